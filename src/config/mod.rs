@@ -1,0 +1,160 @@
+//! Configuration: a TOML file and the environment, read once, validated whole.
+//!
+//! [`load`] turns raw values into the types below or into [`Findings`]: every
+//! problem at once, each with its source, its key and what to do. After it has
+//! returned, nothing in this crate reads a configuration file or the
+//! environment again, and no value needs to be checked a second time.
+
+mod load;
+mod value;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub use load::*;
+pub use value::{ListenAddr, Secret};
+
+pub use crate::domain::policy::PathMatching;
+
+/// The whole validated configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub gate: Gate,
+    pub ops: Ops,
+    pub store: Store,
+    pub cache: Cache,
+    pub touch: Touch,
+    pub log: Log,
+}
+
+/// `[gate]`: the listener that proxies ask.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    pub listen: ListenAddr,
+    /// Networks whose requests are answered; everyone else gets 403.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Where set, only `<app>.<domain>` names an app; any other rest of the
+    /// host is an unknown app.
+    pub domain: Option<String>,
+    pub path_matching: PathMatching,
+    pub header_encoding: HeaderEncoding,
+    /// Refuse a peer signature seen before even where it carries no nonce.
+    pub refuse_replays: bool,
+    /// How long a drain may take before connections are cut.
+    pub drain_timeout: Duration,
+    pub tls: Option<Tls>,
+}
+
+/// What becomes of characters outside latin-1 in a response header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HeaderEncoding {
+    /// One byte a character, `?` for the rest.
+    #[default]
+    Latin1,
+    Utf8,
+}
+
+/// `[gate.tls]`: TLS and, by ALPN, HTTP/2 on the gate listener.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    pub certificate: Certificate,
+    /// PEM file of the authorities whose client certificates are let in; `None` lets in anyone.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Where the gate's certificate comes from.
+#[derive(Debug, Clone)]
+pub enum Certificate {
+    /// PEM files, read again when they change.
+    Given { certificate: PathBuf, key: PathBuf },
+    /// An authority and a certificate made on first start, kept in `directory`
+    /// and renewed before they expire.
+    SelfSigned { directory: PathBuf, names: Vec<String> },
+}
+
+/// `[ops]`: probes, metrics, and what an operator asks.
+#[derive(Debug, Clone)]
+pub struct Ops {
+    pub listen: ListenAddr,
+    /// Bearer token; required unless `listen` is loopback or a socket file.
+    pub token: Option<Secret>,
+}
+
+/// `[store]`: where the box's truth lives.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub kind: StoreKind,
+    /// Folder of `<app>/app_meta.json`.
+    pub installed_apps_dir: PathBuf,
+    /// The zone that ends the box's domain when it is derived from its id.
+    pub zone: String,
+    /// Characters of the id that begin the domain.
+    pub prefix_length: usize,
+}
+
+#[derive(Debug, Clone)]
+pub enum StoreKind {
+    /// A watched folder.
+    Files {
+        path: PathBuf,
+    },
+    Postgres(Postgres),
+}
+
+#[derive(Debug, Clone)]
+pub struct Postgres {
+    /// URL or key-value connection string, as in libpq.
+    pub url: Secret,
+    pub pool_size: u32,
+    /// How long a query may wait for a connection of the pool.
+    pub pool_timeout: Duration,
+    pub connect_timeout: Duration,
+    /// How long one query may take before its connection is given up.
+    pub query_timeout: Duration,
+    /// Whether missing FreeShard tables may be created.
+    pub create_tables: bool,
+}
+
+/// `[cache]`: how long what was read is believed.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    /// Entries a cache may hold.
+    pub capacity: u64,
+    /// Backstop age after which an entry is read again although nothing outdated it.
+    pub ttl: Duration,
+    /// Age after which an entry is read again while the store's notifications are not live.
+    pub degraded_ttl: Duration,
+    /// Age beyond which nothing is decided from an entry, whatever happens.
+    pub max_stale: Duration,
+    /// Period of the heartbeat; two missed periods end *live*.
+    pub heartbeat: Duration,
+}
+
+/// `[touch]`: how uses are written back.
+#[derive(Debug, Clone)]
+pub struct Touch {
+    pub flush_interval: Duration,
+    /// `last_access` of an app is written at most once in this time.
+    pub last_access_every: Duration,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// A `tracing` filter directive: `info`, `nightporter=debug`, …
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// The environment as a map, so that tests need not change the process's own.
+pub type Environment = BTreeMap<String, String>;

@@ -1,0 +1,312 @@
+//! An app's own description, `app_meta.json`, versions 1.0 to 1.3.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// Who may use a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// Anyone.
+    Public,
+    /// A terminal.
+    Private,
+    /// A peer; a terminal is denied.
+    Peer,
+}
+
+/// One entry of `paths`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathRule {
+    pub prefix: String,
+    pub access: Access,
+    /// Header names and the templates of their values.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// What the gate and the pages need of an `app_meta.json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppMeta {
+    pub name: String,
+    pub pretty_name: String,
+    pub icon: String,
+    pub app_version: String,
+    pub entrypoints: Vec<Entrypoint>,
+    /// Longest prefix first, so that the first match governs.
+    pub paths: Vec<PathRule>,
+    pub lifecycle: Lifecycle,
+    pub minimum_portal_size: Size,
+}
+
+/// A port of a container that Traefik routes to.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Entrypoint {
+    pub container_name: String,
+    pub container_port: u16,
+    pub entrypoint_port: EntrypointPort,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EntrypointPort {
+    Http,
+    Mqtt,
+}
+
+/// Sizes of a box, smallest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Size {
+    #[default]
+    Xs,
+    S,
+    M,
+    L,
+    Xl,
+}
+
+/// When an app may sleep. Times are in seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+pub struct Lifecycle {
+    #[serde(default)]
+    pub always_on: bool,
+    #[serde(default)]
+    pub skip_pause: bool,
+    #[serde(default)]
+    pub idle_for_pause: Option<u64>,
+    #[serde(default)]
+    pub idle_for_stop: Option<u64>,
+}
+
+/// Why an `app_meta.json` cannot be used; the text names the key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppMetaError {
+    #[error("not valid JSON: {0}")]
+    Json(String),
+    #[error("the top level must be an object")]
+    NotAnObject,
+    #[error("`v` is {0}; known versions are 1.0, 1.1, 1.2 and 1.3")]
+    Version(String),
+    #[error("{0}")]
+    Shape(String),
+    #[error("`lifecycle`: {0}")]
+    Lifecycle(&'static str),
+}
+
+/// Version 1.3 as it stands in the file; unknown keys are ignored, since other
+/// programs keep theirs there too.
+#[derive(Deserialize)]
+struct Raw {
+    app_version: Option<String>,
+    name: String,
+    pretty_name: String,
+    icon: Option<String>,
+    #[serde(default)]
+    entrypoints: Vec<Entrypoint>,
+    paths: BTreeMap<String, RawPath>,
+    #[serde(default)]
+    lifecycle: Lifecycle,
+    #[serde(default)]
+    minimum_portal_size: Size,
+}
+
+#[derive(Deserialize)]
+struct RawPath {
+    access: Access,
+    headers: Option<BTreeMap<String, String>>,
+}
+
+impl AppMeta {
+    /// Reads any known version, upgrading it on the way.
+    ///
+    /// # Errors
+    /// The first thing that makes the file unusable.
+    pub fn parse(json: &[u8]) -> Result<Self, AppMetaError> {
+        let value: Value =
+            serde_json::from_slice(json).map_err(|error| AppMetaError::Json(error.to_string()))?;
+        let Value::Object(mut object) = value else {
+            return Err(AppMetaError::NotAnObject);
+        };
+        upgrade(&mut object)?;
+        let raw: Raw = serde_json::from_value(Value::Object(object))
+            .map_err(|error| AppMetaError::Shape(error.to_string()))?;
+        Self::from_raw(raw)
+    }
+
+    fn from_raw(raw: Raw) -> Result<Self, AppMetaError> {
+        raw.lifecycle.validate()?;
+        let mut paths: Vec<PathRule> = raw
+            .paths
+            .into_iter()
+            .map(|(prefix, RawPath { access, headers })| PathRule {
+                prefix,
+                access,
+                headers: headers.unwrap_or_default(),
+            })
+            .collect();
+        paths.sort_by(|a, b| b.prefix.len().cmp(&a.prefix.len()));
+        Ok(Self {
+            name: raw.name,
+            pretty_name: raw.pretty_name,
+            icon: raw.icon.unwrap_or_default(),
+            app_version: raw.app_version.unwrap_or_default(),
+            entrypoints: raw.entrypoints,
+            paths,
+            lifecycle: raw.lifecycle,
+            minimum_portal_size: raw.minimum_portal_size,
+        })
+    }
+}
+
+impl Lifecycle {
+    /// Shortest idle time an app may ask for, in seconds.
+    const SHORTEST_IDLE: u64 = 5;
+
+    fn validate(&self) -> Result<(), AppMetaError> {
+        let Self { always_on, skip_pause, idle_for_pause, idle_for_stop } = *self;
+        let refuse = |hint| Err(AppMetaError::Lifecycle(hint));
+        if always_on && (skip_pause || idle_for_pause.is_some() || idle_for_stop.is_some()) {
+            return refuse("always_on excludes skip_pause, idle_for_pause and idle_for_stop");
+        }
+        if skip_pause && idle_for_pause.is_some() {
+            return refuse("skip_pause excludes idle_for_pause");
+        }
+        if [idle_for_pause, idle_for_stop].into_iter().flatten().any(|s| s < Self::SHORTEST_IDLE) {
+            return refuse("idle times are 5 seconds or more");
+        }
+        if let (Some(pause), Some(stop)) = (idle_for_pause, idle_for_stop)
+            && pause >= stop
+        {
+            return refuse("idle_for_pause must be shorter than idle_for_stop");
+        }
+        Ok(())
+    }
+}
+
+/// Brings an object of any known version to 1.3.
+fn upgrade(object: &mut Map<String, Value>) -> Result<(), AppMetaError> {
+    let version = match object.get("v") {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => return Err(AppMetaError::Version("missing".into())),
+    };
+    match version.as_str() {
+        "1.0" => {
+            let name = object.get("name").cloned().unwrap_or(Value::Null);
+            object.insert("pretty_name".into(), pretty(&name));
+            upgrade_lifecycle(object);
+        }
+        "1.1" | "1.2" => upgrade_lifecycle(object),
+        "1.3" => {}
+        _ => return Err(AppMetaError::Version(version)),
+    }
+    Ok(())
+}
+
+/// 1.0 → 1.1: a name to show, made from the app's own.
+fn pretty(name: &Value) -> Value {
+    let Value::String(name) = name else {
+        return name.clone();
+    };
+    let words: Vec<String> = name
+        .split(['-', '_', ' '])
+        .filter(|word| !word.is_empty())
+        .map(|word| {
+            let mut characters = word.chars();
+            characters
+                .next()
+                .map(|first| first.to_uppercase().chain(characters).collect())
+                .unwrap_or_default()
+        })
+        .collect();
+    Value::String(words.join(" "))
+}
+
+/// 1.2 → 1.3: `idle_time_for_shutdown` becomes `idle_for_pause`, unless the app
+/// is always on.
+fn upgrade_lifecycle(object: &mut Map<String, Value>) {
+    let lifecycle = object.entry("lifecycle").or_insert(Value::Null);
+    if lifecycle.is_null() {
+        *lifecycle = Value::Object(Map::new());
+    }
+    if let Value::Object(lifecycle) = lifecycle {
+        let idle = lifecycle.remove("idle_time_for_shutdown");
+        let always_on = lifecycle.get("always_on") == Some(&Value::Bool(true));
+        if let (Some(idle), false) = (idle, always_on) {
+            lifecycle.insert("idle_for_pause".into(), idle);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn parse(value: &Value) -> Result<AppMeta, AppMetaError> {
+        AppMeta::parse(value.to_string().as_bytes())
+    }
+
+    fn minimal() -> Value {
+        json!({
+            "v": "1.3", "app_version": "1", "name": "notes", "pretty_name": "Notes",
+            "icon": "icon.svg", "entrypoints": [],
+            "paths": {"": {"access": "private"}, "/pub": {"access": "public", "headers": null}},
+        })
+    }
+
+    #[test]
+    fn paths_are_ordered_longest_first() {
+        let meta = parse(&minimal()).expect("valid");
+        let prefixes: Vec<_> = meta.paths.iter().map(|rule| rule.prefix.as_str()).collect();
+        assert_eq!(prefixes, ["/pub", ""]);
+        assert_eq!(meta.minimum_portal_size, Size::Xs);
+    }
+
+    #[test]
+    fn every_known_version_reads_as_1_3() {
+        for v in ["1.0", "1.1", "1.2"] {
+            let mut old = minimal();
+            old["v"] = json!(v);
+            old["lifecycle"] = json!({"idle_time_for_shutdown": 60});
+            assert_eq!(parse(&old).expect(v).lifecycle.idle_for_pause, Some(60), "{v}");
+            old["lifecycle"] = json!({"always_on": true, "idle_time_for_shutdown": 60});
+            assert_eq!(parse(&old).expect(v).lifecycle.idle_for_pause, None, "{v}");
+            old["lifecycle"] = Value::Null;
+            assert_eq!(parse(&old).expect(v).lifecycle, Lifecycle::default(), "{v}");
+        }
+        let mut first = minimal();
+        first["v"] = json!("1.0");
+        first["name"] = json!("paperless-ngx");
+        first.as_object_mut().expect("object").remove("pretty_name");
+        assert_eq!(parse(&first).expect("1.0").pretty_name, "Paperless Ngx");
+    }
+
+    #[test]
+    fn lifecycles_that_contradict_themselves_are_refused() {
+        for (lifecycle, part) in [
+            (json!({"always_on": true, "idle_for_stop": 60}), "always_on"),
+            (json!({"skip_pause": true, "idle_for_pause": 60}), "skip_pause"),
+            (json!({"idle_for_stop": 4}), "5 seconds"),
+            (json!({"idle_for_pause": 60, "idle_for_stop": 60}), "shorter"),
+        ] {
+            let mut meta = minimal();
+            meta["lifecycle"] = lifecycle;
+            let error = parse(&meta).expect_err(part).to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn unusable_files_say_why() {
+        assert!(matches!(AppMeta::parse(b"{"), Err(AppMetaError::Json(_))));
+        assert!(matches!(AppMeta::parse(b"[]"), Err(AppMetaError::NotAnObject)));
+        assert!(matches!(AppMeta::parse(b"{}"), Err(AppMetaError::Version(_))));
+        let mut meta = minimal();
+        meta["paths"]["/x"] = json!({"access": "secret"});
+        let error = parse(&meta).expect_err("unknown access").to_string();
+        assert!(error.contains("secret"), "{error}");
+    }
+}

@@ -1,0 +1,8 @@
+//! The rules, and nothing else: what a request names, what an app allows, who
+//! asks, and whether they may. No I/O, no clock, nothing of this crate imported.
+
+pub mod app;
+pub mod client;
+pub mod identity;
+pub mod policy;
+pub mod request;

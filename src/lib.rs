@@ -1,0 +1,6 @@
+//! nightporter
+
+pub mod config;
+pub mod domain;
+pub mod gate;
+pub mod store;

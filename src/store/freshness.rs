@@ -1,0 +1,230 @@
+//! Whether what is cached may be believed.
+//!
+//! Two things end belief. A *notification* says that a key has changed: it
+//! bumps the key's generation, and an entry that carries an older one is
+//! outdated for good. A *reset* says that something may have been missed: it
+//! begins a new epoch, and an entry of an older one is doubtful: it is read
+//! again, but serves up to `max_stale` where the store cannot answer.
+//!
+//! While the link to the store's notifications is *live*, an undisturbed entry
+//! is as good as a query. Live means: a heartbeat has made the round through
+//! the store within the last two periods. A process that was stopped for
+//! longer finds itself degraded before it answers anything.
+
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use foldhash::fast::FixedState;
+
+use super::Table;
+use crate::config;
+
+/// Generations of one table: keys share them by hash, so that a change of one
+/// app outdates one entry in 256 and not all of them.
+const STRIPES: usize = 256;
+
+/// Ends of epochs that are remembered; entries of older ones count from when
+/// they were loaded.
+const REMEMBERED_EPOCHS: usize = 64;
+
+/// A moment on this process's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// Time since an earlier moment; zero where it was not earlier.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// The generation of one key at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    slot: usize,
+    generation: u64,
+}
+
+/// What a cached value carries to be believed: taken *before* it was loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    stamps: [Stamp; 2],
+    epoch: u64,
+    pub loaded: Moment,
+}
+
+/// What to think of a cached value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Belief {
+    /// As good as a query.
+    Good,
+    /// Read again; serves where the store cannot answer.
+    Doubtful,
+    /// Not to be used.
+    Outdated,
+}
+
+/// Generations, epochs and the state of the link.
+#[derive(Debug)]
+pub struct Freshness {
+    generations: Box<[AtomicU64]>,
+    epoch: AtomicU64,
+    live: AtomicBool,
+    /// When the last heartbeat that came back was sent.
+    verified: AtomicU64,
+    /// Epochs that ended, with the last moment each was verified at.
+    ended: Mutex<VecDeque<(u64, Moment)>>,
+    started: Instant,
+    hasher: FixedState,
+    times: config::Cache,
+}
+
+impl Freshness {
+    #[must_use]
+    pub fn new(times: config::Cache) -> Self {
+        let slots = Table::ALL.len() * STRIPES;
+        Self {
+            generations: (0..slots).map(|_| AtomicU64::new(0)).collect(),
+            epoch: AtomicU64::new(0),
+            live: AtomicBool::new(false),
+            verified: AtomicU64::new(0),
+            ended: Mutex::new(VecDeque::new()),
+            started: Instant::now(),
+            hasher: FixedState::default(),
+            times,
+        }
+    }
+
+    #[must_use]
+    pub fn times(&self) -> &config::Cache {
+        &self.times
+    }
+
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        // 584 years of nanoseconds fit.
+        Moment(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn slot(&self, table: Table, key: &str) -> usize {
+        let stripe = usize::try_from(self.hasher.hash_one(key) % STRIPES as u64).unwrap_or(0);
+        table as usize * STRIPES + stripe
+    }
+
+    fn stamp(&self, table: Table, key: &str) -> Stamp {
+        let slot = self.slot(table, key);
+        Stamp { slot, generation: self.generations[slot].load(Ordering::Acquire) }
+    }
+
+    /// Notes where a load begins. Take it before the first query.
+    #[must_use]
+    pub fn origin(&self, tables: [Table; 2], key: &str) -> Origin {
+        Origin {
+            epoch: self.epoch.load(Ordering::Acquire),
+            stamps: tables.map(|table| self.stamp(table, key)),
+            loaded: self.now(),
+        }
+    }
+
+    /// A key has changed.
+    pub fn outdate(&self, table: Table, key: &str) {
+        self.generations[self.slot(table, key)].fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Every key of a table has changed.
+    pub fn outdate_table(&self, table: Table) {
+        let first = table as usize * STRIPES;
+        for generation in &self.generations[first..first + STRIPES] {
+            generation.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Something may have been missed.
+    pub fn reset(&self) {
+        let mut ended = self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let verified = Moment(self.verified.load(Ordering::Acquire));
+        let epoch = self.epoch.fetch_add(1, Ordering::AcqRel);
+        ended.push_back((epoch, verified));
+        if ended.len() > REMEMBERED_EPOCHS {
+            ended.pop_front();
+        }
+    }
+
+    /// A heartbeat sent at `sent` has come back: all that was committed before
+    /// it has been heard.
+    pub fn verify(&self, sent: Moment) {
+        self.verified.fetch_max(sent.0, Ordering::AcqRel);
+        self.live.store(true, Ordering::Release);
+    }
+
+    /// The link is lost or in doubt. What was missed since the last heartbeat
+    /// is not known, hence the reset.
+    pub fn degrade(&self) {
+        if self.live.swap(false, Ordering::AcqRel) {
+            self.reset();
+        }
+    }
+
+    /// Whether notifications are known to arrive.
+    #[must_use]
+    pub fn is_live(&self, now: Moment) -> bool {
+        let verified = Moment(self.verified.load(Ordering::Acquire));
+        self.live.load(Ordering::Acquire) && now.since(verified) <= self.times.heartbeat * 2
+    }
+
+    /// Time since the last heartbeat that came back was sent.
+    #[must_use]
+    pub fn verified_ago(&self, now: Moment) -> Duration {
+        now.since(Moment(self.verified.load(Ordering::Acquire)))
+    }
+
+    /// Whether nothing known has outdated the value since it was loaded.
+    #[must_use]
+    pub fn is_current(&self, origin: &Origin) -> bool {
+        origin
+            .stamps
+            .iter()
+            .all(|stamp| self.generations[stamp.slot].load(Ordering::Acquire) == stamp.generation)
+    }
+
+    /// Whether a load that began at `origin` may still be joined.
+    #[must_use]
+    pub fn is_latest(&self, origin: &Origin) -> bool {
+        self.is_current(origin) && origin.epoch == self.epoch.load(Ordering::Acquire)
+    }
+
+    #[must_use]
+    pub fn belief(&self, origin: &Origin, now: Moment) -> Belief {
+        if !self.is_current(origin) {
+            return Belief::Outdated;
+        }
+        let same_epoch = origin.epoch == self.epoch.load(Ordering::Acquire);
+        let age = now.since(origin.loaded);
+        if same_epoch && age < self.times.ttl && self.is_live(now) {
+            return Belief::Good;
+        }
+        if age < self.times.degraded_ttl {
+            return Belief::Good;
+        }
+        let verified = if same_epoch {
+            Moment(self.verified.load(Ordering::Acquire))
+        } else {
+            self.end_of(origin.epoch).unwrap_or(origin.loaded)
+        };
+        if now.since(verified.max(origin.loaded)) < self.times.max_stale {
+            Belief::Doubtful
+        } else {
+            Belief::Outdated
+        }
+    }
+
+    /// When an ended epoch was last verified.
+    fn end_of(&self, epoch: u64) -> Option<Moment> {
+        let ended = self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        ended.iter().find(|(e, _)| *e == epoch).map(|(_, verified)| *verified)
+    }
+}

@@ -1,0 +1,214 @@
+//! The box's truth, as rows, behind one seam: [`Source`] reads it, [`Cached`]
+//! remembers it, [`Freshness`] says whether to believe what is remembered.
+//!
+//! The two sources, [`postgres`] and [`files`], answer the same questions and
+//! report changes to the same [`Freshness`]; nothing above this module knows
+//! which one a box has.
+//!
+//! Errors: a source says [`Unavailable`] and why; what becomes of it (serve
+//! what is cached, or 503) is decided in [`cache`], once.
+
+pub mod app_meta;
+pub mod cache;
+pub mod files;
+pub mod freshness;
+pub mod postgres;
+pub mod touch;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::config::Secret;
+use crate::domain::app::AppMeta;
+use crate::domain::identity::Identity;
+
+pub use cache::Cached;
+pub use freshness::Freshness;
+
+/// The tables that caches are kept of, each with its own generations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Table {
+    /// The set of installed names; changes when an app comes or goes.
+    AppNames,
+    /// Rows of `installed_apps`, by name.
+    Apps,
+    /// `app_meta.json` files, by app.
+    AppMeta,
+    Identity,
+    /// Rows of `terminals`, by id.
+    Terminals,
+    /// All peers as one set.
+    Peers,
+    /// The key terminal tokens are signed with.
+    TerminalSecret,
+    ManagementSecret,
+}
+
+impl Table {
+    pub const ALL: [Self; 8] = [
+        Self::AppNames,
+        Self::Apps,
+        Self::AppMeta,
+        Self::Identity,
+        Self::Terminals,
+        Self::Peers,
+        Self::TerminalSecret,
+        Self::ManagementSecret,
+    ];
+}
+
+/// The store cannot answer; the text says which part and why, for the log.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct Unavailable(pub Arc<str>);
+
+impl Unavailable {
+    pub fn new(reason: impl std::fmt::Display) -> Self {
+        Self(reason.to_string().into())
+    }
+}
+
+/// The installed names: lower-cased name → name as the store spells it.
+pub type AppNames = HashMap<Box<str>, Arc<str>, foldhash::fast::RandomState>;
+
+/// A row of `installed_apps`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppRow {
+    pub name: Arc<str>,
+    /// One of the contract's words: `running`, `stopped`, …
+    pub status: String,
+}
+
+/// A row of `terminals`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terminal {
+    pub id: Arc<str>,
+    pub name: Arc<str>,
+}
+
+/// A row of `peers` whose key can be used.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub id: Arc<str>,
+    pub name: Arc<str>,
+    /// SPKI PEM.
+    pub public_key_pem: String,
+}
+
+/// An app as the gate needs it: its row and its description.
+#[derive(Debug)]
+pub struct App {
+    pub row: AppRow,
+    /// The description, or why it cannot be used.
+    pub meta: Result<AppMeta, String>,
+}
+
+/// What a touch says was used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Touched {
+    /// `installed_apps.last_access`.
+    App,
+    /// `terminals.last_connection`.
+    Terminal,
+}
+
+/// What a store says of itself to probes.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    /// Connections of the pool and how many of them are idle, where there is a pool.
+    pub pool: Option<(u32, u32)>,
+    /// What is wrong now, in words for the operator; empty where all is well.
+    pub problems: Vec<String>,
+}
+
+/// The two stores behind one seam.
+#[derive(Debug)]
+pub enum Source {
+    Postgres(postgres::Postgres),
+    Files(files::Files),
+}
+
+/// Calls the same method of whichever store there is.
+macro_rules! either {
+    ($self:ident, $store:ident => $call:expr) => {
+        match $self {
+            Source::Postgres($store) => $call,
+            Source::Files($store) => $call,
+        }
+    };
+}
+
+impl Source {
+    /// Prepares the store (migrations, missing files), follows its changes and
+    /// reports them to its [`Freshness`]; runs as long as the process, through
+    /// every fault.
+    pub async fn watch(&self) -> Infallible {
+        either!(self, store => store.watch().await)
+    }
+
+    pub fn health(&self) -> Health {
+        either!(self, store => store.health())
+    }
+
+    /// The names of all installed apps.
+    pub async fn app_names(&self) -> Result<Vec<String>, Unavailable> {
+        either!(self, store => store.app_names().await)
+    }
+
+    pub async fn app(&self, name: &str) -> Result<Option<AppRow>, Unavailable> {
+        either!(self, store => store.app(name).await)
+    }
+
+    /// The default identity; `None` where the box has none yet.
+    pub async fn identity(&self) -> Result<Option<Identity>, Unavailable> {
+        either!(self, store => store.identity().await)
+    }
+
+    pub async fn terminal(&self, id: &str) -> Result<Option<Terminal>, Unavailable> {
+        either!(self, store => store.terminal(id).await)
+    }
+
+    pub async fn terminals(&self) -> Result<Vec<Terminal>, Unavailable> {
+        either!(self, store => store.terminals().await)
+    }
+
+    /// The peers that have a key; rows without one are left out.
+    pub async fn peers(&self) -> Result<Vec<Peer>, Unavailable> {
+        either!(self, store => store.peers().await)
+    }
+
+    pub async fn terminal_secret(&self) -> Result<Option<Secret>, Unavailable> {
+        either!(self, store => store.terminal_secret().await)
+    }
+
+    /// As [`Source::terminal_secret`]; makes a random one where there is none.
+    pub async fn ensure_terminal_secret(&self) -> Result<Secret, Unavailable> {
+        either!(self, store => store.ensure_terminal_secret().await)
+    }
+
+    pub async fn management_secret(&self) -> Result<Option<Secret>, Unavailable> {
+        either!(self, store => store.management_secret().await)
+    }
+
+    /// Adds a terminal; `false` where the id is taken.
+    pub async fn add_terminal(&self, terminal: &Terminal) -> Result<bool, Unavailable> {
+        either!(self, store => store.add_terminal(terminal).await)
+    }
+
+    /// Removes a terminal; `false` where there was none.
+    pub async fn remove_terminal(&self, id: &str) -> Result<bool, Unavailable> {
+        either!(self, store => store.remove_terminal(id).await)
+    }
+
+    /// Writes uses back, all of one table in one statement; a row is never set
+    /// back in time, and a row that is gone is passed over.
+    pub async fn write_touches(
+        &self,
+        touched: Touched,
+        uses: &[(Arc<str>, SystemTime)],
+    ) -> Result<(), Unavailable> {
+        either!(self, store => store.write_touches(touched, uses).await)
+    }
+}
