@@ -176,6 +176,12 @@ impl Freshness {
         self.live.load(Ordering::Acquire) && now.since(verified) <= self.times.heartbeat * 2
     }
 
+    /// Whether a heartbeat ever came back.
+    #[must_use]
+    pub fn was_verified(&self) -> bool {
+        self.verified.load(Ordering::Acquire) > 0
+    }
+
     /// Time since the last heartbeat that came back was sent.
     #[must_use]
     pub fn verified_ago(&self, now: Moment) -> Duration {
