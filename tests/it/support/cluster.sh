@@ -23,9 +23,13 @@ exec 9>"$dir/locked"
 flock 9
 mv "$dir/locked" "$dir/lock"
 
+# A server that was just being started may still write.
 finish() {
-    "$bin/pg_ctl" -D "$dir/data" -m immediate stop >/dev/null 2>&1 9>&- || true
-    rm -rf "$dir"
+    for attempt in 1 2 3 4 5 6 7 8 9 10; do
+        "$bin/pg_ctl" -D "$dir/data" -m immediate stop >/dev/null 2>&1 9>&- || true
+        rm -rf "$dir" 2>/dev/null && return
+        sleep 0.3
+    done
 }
 trap finish EXIT
 trap '' INT TERM HUP
