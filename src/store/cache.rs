@@ -145,7 +145,7 @@ impl<V: Send + Sync + 'static> Cached<V> {
 
     /// Entries held, about.
     #[must_use]
-    pub fn len(&self) -> u64 {
+    pub fn entries(&self) -> u64 {
         match &self.kept {
             Kept::Keyed(entries) => entries.entry_count(),
             Kept::Single(entry) => u64::from(entry.load().is_some()),
