@@ -56,12 +56,7 @@ pub async fn run(
     let freshness = Arc::new(Freshness::new(config.cache.clone()));
     let source = open(&config, &freshness)?;
     let touches = Arc::new(Touches::new(config.touch.clone()));
-    let gate = Arc::new(Gate::new(
-        &config,
-        Arc::clone(&source),
-        freshness,
-        Arc::clone(&touches),
-    ));
+    let gate = Arc::new(Gate::new(&config, Arc::clone(&source), freshness, Arc::clone(&touches)));
 
     let mut parts = Endless::new();
     parts.spawn(follow_store(Arc::clone(&source)));
@@ -185,9 +180,7 @@ async fn drain(
     signals: &mut mpsc::Receiver<Signal>,
 ) -> Result<(), RunError> {
     let [gate, ops] = &mut drains;
-    let second = async {
-        while !matches!(next(signals).await, Signal::Shutdown) {}
-    };
+    let second = async { while !matches!(next(signals).await, Signal::Shutdown) {} };
     let outcome = tokio::select! {
         _ = async { tokio::join!(gate.drain(), ops.drain()) } => return Ok(()),
         () = tokio::time::sleep(deadline) => {

@@ -80,9 +80,10 @@ fn readiness(health: &Health) -> Response {
 
 fn details(health: &Health) -> Response {
     let (status, state) = state(health);
-    let pool = health.store.pool.map(|(connections, idle)| {
-        json!({"connections": connections, "idle": idle})
-    });
+    let pool = health
+        .store
+        .pool
+        .map(|(connections, idle)| json!({"connections": connections, "idle": idle}));
     let body = json!({
         "state": state,
         "listener": if health.live { "live" } else { "degraded" },

@@ -107,7 +107,9 @@ fn render(status: StatusCode, app: &PageApp, icon: Option<&str>) -> String {
     let name: &str = if app.pretty_name.is_empty() { &app.name } else { &app.pretty_name };
     let picture = match icon {
         Some(uri) => format!(r#"<img class="icon" src="{}" alt="">"#, escaped(uri)),
-        None => format!(r#"<div class="icon" aria-hidden="true">{}</div>"#, escaped(&initials(name))),
+        None => {
+            format!(r#"<div class="icon" aria-hidden="true">{}</div>"#, escaped(&initials(name)))
+        }
     };
     fill(TEMPLATE, |hole| match hole {
         "reload" if reloads => r#"<meta http-equiv="refresh" content="5">"#.into(),

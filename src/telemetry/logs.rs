@@ -34,8 +34,7 @@ pub fn install(config: &Log) -> Result<(), LogError> {
         LogFormat::Json => lines.json().flatten_event(true).with_ansi(false).boxed(),
     };
     let subscriber = Registry::default().with(filter).with(lines);
-    tracing::subscriber::set_global_default(subscriber)
-        .map_err(|_| LogError::AlreadyInstalled)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadyInstalled)?;
     FILTER.set(handle).map_err(|_| LogError::AlreadyInstalled)
 }
 

@@ -63,8 +63,7 @@ pub(super) fn ensure(
 fn lock(directory: &Path) -> Result<File, TlsError> {
     let path = directory.join(".lock");
     let open = || {
-        let file =
-            OpenOptions::new().create(true).append(true).mode(PRIVATE).open(&path)?;
+        let file = OpenOptions::new().create(true).append(true).mode(PRIVATE).open(&path)?;
         file.lock()?;
         Ok(file)
     };
@@ -97,7 +96,8 @@ impl Authority {
         let parsed = Parsed::read(certificate_pem.as_bytes())
             .ok_or_else(|| unusable(&certificate, "no certificate in PEM".into()))?;
         if parsed.public_key != signer.subject_public_key_info() {
-            let problem = format!("does not belong to {}; remove both to begin anew", key.display());
+            let problem =
+                format!("does not belong to {}; remove both to begin anew", key.display());
             return Err(unusable(&certificate, problem));
         }
         if parsed.not_after < now + LEAF_LIFE {
