@@ -38,6 +38,9 @@ const MAX_STREAMS: u32 = 1000;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// What an HTTP/2 connection begins with, as far as no HTTP/1 request does.
+const PREFACE: &[u8] = b"PRI * HTTP/2";
+
 /// Most that is read and thrown away before a connection with an unread rest
 /// is closed. Closing at once would make the kernel send a reset, which takes
 /// the answer with it (RFC 9112 section 9.6).
@@ -142,6 +145,8 @@ struct Activity {
     in_flight: AtomicU32,
     /// HTTP/2: no head rule, the pings see to it.
     multiplexed: AtomicBool,
+    /// How many of the connection's first bytes are those of HTTP/2's preface.
+    preface: AtomicU32,
     /// A request came with a body, which nobody reads.
     body_unread: AtomicBool,
 }
@@ -155,8 +160,23 @@ impl Activity {
             head_since: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
             multiplexed: AtomicBool::new(false),
+            preface: AtomicU32::new(0),
             body_unread: AtomicBool::new(false),
         }
+    }
+
+    /// Before anything was asked: is this HTTP/2 (RFC 9113 section 3.4)?
+    fn compare_preface(&self, bytes: &[u8]) {
+        let known = self.preface.load(Ordering::Relaxed) as usize;
+        let Some(expected) = PREFACE.get(known..) else { return };
+        let same = bytes.iter().zip(expected).take_while(|(byte, other)| byte == other).count();
+        if same == expected.len() {
+            self.multiplexed.store(true, Ordering::Relaxed);
+        }
+        // A byte that differs ends the comparison for good.
+        let differs = same < bytes.len().min(expected.len());
+        let known = if differs { PREFACE.len() + 1 } else { known + same };
+        self.preface.store(u32::try_from(known).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     fn bytes_came(&self) {
@@ -211,7 +231,7 @@ impl Drop for InFlight {
 /// The protocols and bounds of all connections.
 pub(super) fn protocols() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().header_read_timeout(None).max_buf_size(MAX_HEAD as usize);
+    builder.http1().header_read_timeout(None).max_header_size(MAX_HEAD as usize);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -290,9 +310,6 @@ async fn answer_one<H: Handler>(
     let has_body = !body.is_end_stream();
     drop(body);
     let http2 = head.version == Version::HTTP_2;
-    if http2 {
-        activity.multiplexed.store(true, Ordering::Relaxed);
-    }
     let caught = AssertUnwindSafe(handler.handle(head)).catch_unwind().await;
     let mut response = caught.unwrap_or_else(|_| {
         meters::panics().increment(1);
@@ -325,7 +342,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
+        if let Some(bytes) = buf.filled().get(before..).filter(|bytes| !bytes.is_empty()) {
+            self.activity.compare_preface(bytes);
             self.activity.bytes_came();
         }
         Poll::Ready(Ok(()))

@@ -95,7 +95,7 @@ fn details(health: &Health) -> Response {
 }
 
 fn metrics(health: &Health) -> Response {
-    meters::note_store(health.live, health.verified_ago);
+    meters::note(health);
     answer::typed(StatusCode::OK, METRICS, meters::render().into())
 }
 

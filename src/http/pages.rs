@@ -92,7 +92,7 @@ async fn data_uri(path: &Path) -> Option<String> {
 }
 
 /// The state in words, and whether the page should try again by itself.
-fn state<'a>(status: StatusCode, app: &'a PageApp) -> (&'a str, bool) {
+fn state(status: StatusCode, app: &PageApp) -> (&str, bool) {
     match (status, app.status.as_str()) {
         (StatusCode::UNAUTHORIZED, _) => ("Access Denied", false),
         (StatusCode::INTERNAL_SERVER_ERROR, _) => ("Error", true),

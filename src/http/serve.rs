@@ -234,3 +234,7 @@ impl Handler for Refuse {
         answer::deny(Reason::UntrustedProxy)
     }
 }
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;

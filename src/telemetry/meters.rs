@@ -14,6 +14,7 @@ use metrics::{
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::domain::policy::Reason;
+use crate::gate::Health;
 use crate::gate::verdict::Verdict;
 
 const VERDICTS: &str = "nightporter_verdicts_total";
@@ -24,6 +25,9 @@ const UNTRUSTED: &str = "nightporter_untrusted_requests_total";
 const PANICS: &str = "nightporter_panics_total";
 const STORE_LIVE: &str = "nightporter_store_live";
 const VERIFIED_AGE: &str = "nightporter_store_verified_age_seconds";
+const CACHE_LOADS: &str = "nightporter_cache_loads_total";
+const CACHE_ENTRIES: &str = "nightporter_cache_entries";
+const TOUCHES: &str = "nightporter_touches_waiting";
 
 /// Upper bounds of the duration histogram, in seconds: a cached answer takes
 /// microseconds, a cold one a query, a timed-out one `store.pool_timeout`.
@@ -61,6 +65,9 @@ fn describe() {
     describe_counter!(PANICS, "Requests answered with 500 because their handler panicked.");
     describe_gauge!(STORE_LIVE, "1 while the store's notifications are known to arrive.");
     describe_gauge!(VERIFIED_AGE, "Seconds since the last heartbeat that came back was sent.");
+    describe_counter!(CACHE_LOADS, "Loads from the store by cache.");
+    describe_gauge!(CACHE_ENTRIES, "Entries held by cache.");
+    describe_gauge!(TOUCHES, "Uses that wait to be written back.");
 }
 
 /// Everything counted so far, as text.
@@ -144,11 +151,23 @@ pub(crate) fn panics() -> Counter {
     counter!(PANICS)
 }
 
-/// The link to the store, noted when somebody looks.
-pub(crate) fn note_store(live: bool, verified_ago: Duration) {
+/// The state of the gate, noted when somebody looks.
+pub(crate) fn note(health: &Health) {
+    let Health { live, ready: _, verified_ago, store: _, touches_waiting, caches } = health;
     recorder();
-    gauge!(STORE_LIVE).set(f64::from(u8::from(live)));
+    gauge!(STORE_LIVE).set(f64::from(u8::from(*live)));
     gauge!(VERIFIED_AGE).set(verified_ago.as_secs_f64());
+    gauge!(TOUCHES).set(precise(*touches_waiting as u64));
+    for (cache, loads, entries) in *caches {
+        counter!(CACHE_LOADS, "cache" => cache).absolute(loads);
+        gauge!(CACHE_ENTRIES, "cache" => cache).set(precise(entries));
+    }
+}
+
+/// A count as a gauge's value; counts here stay far below 2^53.
+#[expect(clippy::cast_precision_loss)]
+fn precise(count: u64) -> f64 {
+    count as f64
 }
 
 #[cfg(test)]
