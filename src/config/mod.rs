@@ -5,7 +5,11 @@
 //! returned, nothing in this crate reads a configuration file or the
 //! environment again, and no value needs to be checked a second time.
 
+mod findings;
+mod given;
+mod keys;
 mod load;
+mod reader;
 mod value;
 
 use std::collections::BTreeMap;
@@ -14,13 +18,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use load::*;
+pub use findings::{Finding, Findings, Origin};
+pub use load::load;
 pub use value::{ListenAddr, Secret};
 
 pub use crate::domain::policy::PathMatching;
 
 /// The whole validated configuration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     pub gate: Gate,
     pub ops: Ops,
@@ -31,7 +36,7 @@ pub struct Config {
 }
 
 /// `[gate]`: the listener that proxies ask.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gate {
     pub listen: ListenAddr,
     /// Networks whose requests are answered; everyone else gets 403.
@@ -58,7 +63,7 @@ pub enum HeaderEncoding {
 }
 
 /// `[gate.tls]`: TLS and, by ALPN, HTTP/2 on the gate listener.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     pub certificate: Certificate,
     /// PEM file of the authorities whose client certificates are let in; `None` lets in anyone.
@@ -66,7 +71,7 @@ pub struct Tls {
 }
 
 /// Where the gate's certificate comes from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Certificate {
     /// PEM files, read again when they change.
     Given { certificate: PathBuf, key: PathBuf },
@@ -76,7 +81,7 @@ pub enum Certificate {
 }
 
 /// `[ops]`: probes, metrics, and what an operator asks.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ops {
     pub listen: ListenAddr,
     /// Bearer token; required unless `listen` is loopback or a socket file.
@@ -84,7 +89,7 @@ pub struct Ops {
 }
 
 /// `[store]`: where the box's truth lives.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
     pub kind: StoreKind,
     /// Folder of `<app>/app_meta.json`.
@@ -95,16 +100,18 @@ pub struct Store {
     pub prefix_length: usize,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreKind {
     /// A watched folder.
     Files {
         path: PathBuf,
+        /// Used instead of the secret that is kept in the folder.
+        terminal_jwt_secret: Option<Secret>,
     },
     Postgres(Postgres),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Postgres {
     /// URL or key-value connection string, as in libpq.
     pub url: Secret,
@@ -119,7 +126,7 @@ pub struct Postgres {
 }
 
 /// `[cache]`: how long what was read is believed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
     /// Entries a cache may hold.
     pub capacity: u64,
@@ -134,7 +141,7 @@ pub struct Cache {
 }
 
 /// `[touch]`: how uses are written back.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Touch {
     pub flush_interval: Duration,
     /// `last_access` of an app is written at most once in this time.
@@ -142,7 +149,7 @@ pub struct Touch {
 }
 
 /// `[log]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     /// A `tracing` filter directive: `info`, `nightporter=debug`, …
     pub level: String,

@@ -1,8 +1,330 @@
 //! One subrequest: its headers in, a [`Verdict`] out.
 //!
 //! The order is the contract's: app, path rule, client, access, headers, touch.
-//! No error becomes a grant: nothing converts into [`Verdict::Grant`], and the
-//! one place that makes one is at the end of [`Gate::auth`].
+//! No error becomes a grant: nothing converts into [`Verdict::Grant`], and each
+//! is made at the end of its method, after everything was checked.
 
+mod client;
 pub mod credentials;
+pub mod explain;
+mod forwarded;
+pub mod headers;
+mod memory;
 pub mod verdict;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::header::{AUTHORIZATION, HOST};
+use http::{HeaderMap, HeaderName};
+
+use crate::config::{self, Config};
+use crate::domain::client::Client;
+use crate::domain::identity::Identity;
+use crate::domain::policy::{Reason, govern};
+use crate::domain::request::{Readings, app_label};
+use crate::store::cache::Entry;
+use crate::store::freshness::Moment;
+use crate::store::touch::Touches;
+use crate::store::{self, Freshness, Source, Unavailable};
+
+use client::{Identified, Once};
+use credentials::management;
+use credentials::replays::Replays;
+use forwarded::Forwarded;
+use headers::HeaderTemplates;
+use memory::{App, Described, Found, Memory, Rendering};
+use verdict::{Headers, Verdict};
+
+/// How often a decision is made anew because a row changed while it was made.
+/// Each attempt needs a change within its own few microseconds (or one load).
+const ATTEMPTS: usize = 16;
+
+/// Decides every subrequest of one box.
+#[derive(Debug)]
+pub struct Gate {
+    config: config::Gate,
+    memory: Memory,
+    replays: Replays,
+    source: Arc<Source>,
+    freshness: Arc<Freshness>,
+    touches: Arc<Touches>,
+}
+
+/// One subrequest, read.
+struct Request<'a> {
+    label: &'a str,
+    readings: &'a Readings<'a>,
+    forwarded: Forwarded<'a>,
+    headers: &'a HeaderMap,
+}
+
+/// The rows that a decision was made from.
+#[derive(Default)]
+struct Evidence {
+    found: Option<Found>,
+    identified: Option<Identified>,
+    identity: Option<Arc<Entry<Option<Identity>>>>,
+}
+
+impl Evidence {
+    /// Whether no notification has outdated any of them.
+    fn is_current(&self, freshness: &Freshness) -> bool {
+        let Self { found, identified, identity } = self;
+        found.as_ref().is_none_or(|found| found.is_current(freshness))
+            && identified.as_ref().is_none_or(|identified| identified.is_current(freshness))
+            && identity.as_ref().is_none_or(|identity| identity.is_current(freshness))
+    }
+}
+
+/// The moment a subrequest is decided at, on both clocks.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    moment: Moment,
+    wall: SystemTime,
+}
+
+/// What a page says of an app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageApp {
+    pub name: Arc<str>,
+    pub pretty_name: String,
+    /// The icon's file name in the app's folder; empty where there is none.
+    pub icon: String,
+    /// The contract's word for the state the store keeps.
+    pub status: String,
+}
+
+/// What the gate says of itself to probes.
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// Notifications are known to arrive.
+    pub live: bool,
+    /// Requests can be answered: the store was heard of within `cache.max_stale`.
+    pub ready: bool,
+    /// Time since the heartbeat that came back last was sent.
+    pub verified_ago: Duration,
+    pub store: store::Health,
+    /// Uses that wait to be written.
+    pub touches_waiting: usize,
+    /// Cache, loads begun since the start, entries held.
+    pub caches: [(&'static str, u64, u64); 7],
+}
+
+impl Gate {
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        source: Arc<Source>,
+        freshness: Arc<Freshness>,
+        touches: Arc<Touches>,
+    ) -> Self {
+        Self {
+            config: config.gate.clone(),
+            memory: Memory::new(config, &source, &freshness, &touches),
+            replays: Replays::default(),
+            source,
+            freshness,
+            touches,
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { moment: self.freshness.now(), wall: SystemTime::now() }
+    }
+
+    /// `/internal/auth`: may this request pass to its app, and with which headers?
+    pub async fn auth(&self, headers: &HeaderMap) -> Verdict {
+        match self.decide(headers).await {
+            Ok(headers) => Verdict::Grant(headers),
+            Err(reason) => Verdict::Deny(reason),
+        }
+    }
+
+    async fn decide(&self, headers: &HeaderMap) -> Result<Headers, Reason> {
+        let forwarded = Forwarded::read(headers)?;
+        let label = app_label(forwarded.host, self.config.domain.as_deref())?;
+        let readings = Readings::of(forwarded.uri)?;
+        let request = Request { label: &label, readings: &readings, forwarded, headers };
+        let mut once = Once::default();
+        for _ in 0..ATTEMPTS {
+            let mut evidence = Evidence::default();
+            let outcome = self.attempt(&request, self.now(), &mut once, &mut evidence).await;
+            // Rows were read one after the other; a change of one while the next
+            // was loaded makes the whole outdated.
+            if evidence.is_current(&self.freshness) {
+                return outcome;
+            }
+        }
+        tracing::warn!("rows changed faster than a request could be decided");
+        Err(Reason::StoreUnavailable)
+    }
+
+    async fn attempt(
+        &self,
+        request: &Request<'_>,
+        now: Now,
+        once: &mut Once,
+        evidence: &mut Evidence,
+    ) -> Result<Headers, Reason> {
+        let Evidence { found, identified, identity } = evidence;
+        let found = found.insert(self.memory.app(request.label, now.moment).await?);
+        let (app, described) = found.described()?;
+        let governed = govern(&described.meta.paths, request.readings, self.config.path_matching)?;
+        let forwarded = Some(&request.forwarded);
+        let identified =
+            identified.insert(self.identify(request.headers, forwarded, now, once).await?);
+        governed.admit(&identified.client)?;
+        let templates = &described.templates[governed.rule];
+        let headers = if templates.is_empty() {
+            Headers::default()
+        } else {
+            let identity = identity.insert(self.memory.identity.get("", now.moment).await?);
+            let rendering = Rendering {
+                app: found.app_entry(),
+                rule: governed.rule,
+                identity: identity.id,
+                client: identified.entry(),
+                peer: identified.peer_id(),
+            };
+            self.render(templates, rendering, &identified.client, identity.value.as_ref())?
+        };
+        self.touches.touch(&app.used, now.wall);
+        Ok(headers)
+    }
+
+    /// The headers of one rule for one client, rendered once.
+    fn render(
+        &self,
+        templates: &HeaderTemplates,
+        rendering: Rendering,
+        client: &Client,
+        identity: Option<&Identity>,
+    ) -> Result<Headers, Reason> {
+        if let Some(headers) = self.memory.rendered(&rendering) {
+            return Ok(headers);
+        }
+        let rendered = templates.render(client, identity, self.config.header_encoding);
+        let headers = rendered.map_err(|error| {
+            tracing::warn!(%error, "a header cannot be rendered; the app answers 503");
+            Reason::BrokenApp
+        })?;
+        self.memory.remember_headers(rendering, Arc::clone(&headers));
+        Ok(headers)
+    }
+
+    /// `/internal/authenticate_terminal`: who is the terminal that asks?
+    pub async fn authenticate_terminal(&self, headers: &HeaderMap) -> Verdict {
+        let mut once = Once::default();
+        for _ in 0..ATTEMPTS {
+            let identified = match self.identify(headers, None, self.now(), &mut once).await {
+                Ok(identified) => identified,
+                Err(error) => return Verdict::Deny(error.into()),
+            };
+            if identified.is_current(&self.freshness) {
+                return match &identified.client {
+                    Client::Terminal(_) => Verdict::Grant(self.introduce(&identified.client)),
+                    Client::Peer(_) | Client::Anonymous => Verdict::Deny(Reason::TerminalRequired),
+                };
+            }
+        }
+        Verdict::Deny(Reason::StoreUnavailable)
+    }
+
+    /// The contract's three headers about a client.
+    fn introduce(&self, client: &Client) -> Headers {
+        let known = client.known();
+        let values = [
+            ("x-ptl-client-type", client.kind()),
+            ("x-ptl-client-id", known.map_or("", |known| &known.id)),
+            ("x-ptl-client-name", known.map_or("", |known| &known.name)),
+        ];
+        values
+            .map(|(name, value)| {
+                let value = headers::encode(value, self.config.header_encoding);
+                (HeaderName::from_static(name), value)
+            })
+            .into()
+    }
+
+    /// `/internal/authenticate_management`: does the caller know the shared secret?
+    pub async fn authenticate_management(&self, headers: &HeaderMap) -> Verdict {
+        for _ in 0..ATTEMPTS {
+            let now = self.now();
+            let secret = match self.memory.management_secret.get("", now.moment).await {
+                Ok(secret) => secret,
+                Err(error) => return Verdict::Deny(error.into()),
+            };
+            let offered = headers.get(AUTHORIZATION);
+            let matches = secret.value.as_ref().is_some_and(|s| management::matches(offered, s));
+            if secret.is_current(&self.freshness) {
+                return if matches {
+                    Verdict::Grant(Headers::default())
+                } else {
+                    Verdict::Deny(Reason::ManagementSecret)
+                };
+            }
+        }
+        Verdict::Deny(Reason::StoreUnavailable)
+    }
+
+    /// The app that a page is about: the first label of `Host`.
+    pub async fn app_for_page(&self, headers: &HeaderMap) -> Option<PageApp> {
+        let host = headers.get(HOST)?.to_str().ok()?;
+        let label = app_label(host, self.config.domain.as_deref()).ok()?;
+        let found = self.memory.app(&label, self.freshness.now()).await.ok()?;
+        let app = found.app()?;
+        let meta = app.described.as_ref().ok().map(|described| &described.meta);
+        Some(PageApp {
+            pretty_name: meta.map_or(&*app.row.name, |meta| &meta.pretty_name).to_owned(),
+            icon: meta.map_or("", |meta| &meta.icon).to_owned(),
+            status: app.row.status.clone(),
+            name: Arc::clone(&app.row.name),
+        })
+    }
+
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let now = self.freshness.now();
+        let live = self.freshness.is_live(now);
+        let verified_ago = self.freshness.verified_ago(now);
+        Health {
+            live,
+            ready: self.freshness.was_verified()
+                && (live || verified_ago < self.freshness.times().max_stale),
+            verified_ago,
+            store: self.source.health(),
+            touches_waiting: self.touches.waiting(),
+            caches: self.memory.counts(),
+        }
+    }
+}
+
+/// The store cannot answer: a denial, and never anything else.
+impl From<Unavailable> for Reason {
+    fn from(error: Unavailable) -> Self {
+        tracing::debug!(%error, "the store cannot answer");
+        Self::StoreUnavailable
+    }
+}
+
+impl Found {
+    fn app(&self) -> Option<&App> {
+        self.app.as_ref()?.value.as_ref()
+    }
+
+    fn described(&self) -> Result<(&App, &Described), Reason> {
+        let app = self.app().ok_or(Reason::UnknownApp)?;
+        let described = app.described.as_ref().map_err(|_| Reason::BrokenApp)?;
+        Ok((app, described))
+    }
+
+    fn app_entry(&self) -> store::cache::EntryId {
+        self.app.as_ref().map_or(store::cache::EntryId::NONE, |app| app.id)
+    }
+
+    fn is_current(&self, freshness: &Freshness) -> bool {
+        self.names.is_current(freshness)
+            && self.app.as_ref().is_none_or(|app| app.is_current(freshness))
+    }
+}

@@ -1,56 +1,489 @@
-//! stub
-use super::{AppRow, Peer, Terminal, Touched, Unavailable};
-use crate::config::Secret;
-use crate::domain::identity::Identity;
-use std::sync::Arc;
-use std::time::SystemTime;
+//! A folder as the store: for a box that has no database and needs none.
+//!
+//! ```text
+//! identity.toml          id, domain, public_key_pem
+//! terminals.toml         [[terminal]] id, name
+//! peers.toml             [[peer]] id, name, public_key_pem
+//! installed_apps/<app>/app_meta.json
+//! terminal_jwt_secret    made by the first `terminal add`, mode 0600
+//! management_secret      one line, optional
+//! uses.json              last uses, written by the process
+//! ```
+//!
+//! A file that is missing is empty. A file that cannot be parsed is unavailable:
+//! what was read from it before serves up to `cache.max_stale`, and its problem
+//! is shown by `check`, the log and the probes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use super::app_meta::{AppMetaDir, FileState};
+use super::{AppRow, Cached, Freshness, Health, Peer, Table, Terminal, Touched, Unavailable};
+use crate::config::{self, Secret};
+use crate::domain::identity::{Identity, derive_domain};
+
+/// Saves of one file that come in this time are read once; editors write in steps.
+const SETTLING: Duration = Duration::from_millis(2);
+
+/// For how long a file that cannot be parsed is taken for one that is being written.
+const BEING_WRITTEN: Duration = Duration::from_millis(100);
+
+const IDENTITY: &str = "identity.toml";
+const TERMINALS: &str = "terminals.toml";
+const PEERS: &str = "peers.toml";
+const TERMINAL_SECRET: &str = "terminal_jwt_secret";
+const MANAGEMENT_SECRET: &str = "management_secret";
+const USES: &str = "uses.json";
+
+/// Files that the gate reads, and the table each of them is.
+const WATCHED: [(&str, Table); 5] = [
+    (IDENTITY, Table::Identity),
+    (TERMINALS, Table::Terminals),
+    (PEERS, Table::Peers),
+    (TERMINAL_SECRET, Table::TerminalSecret),
+    (MANAGEMENT_SECRET, Table::ManagementSecret),
+];
+
+/// The folder.
 #[derive(Debug)]
-pub struct Files;
+pub struct Files {
+    folder: Arc<Folder>,
+    apps: AppMetaDir,
+    /// `terminals.toml`, parsed once per save and not once per terminal.
+    terminals: Arc<Cached<HashMap<Arc<str>, Terminal>>>,
+    given_secret: Option<Secret>,
+    freshness: Arc<Freshness>,
+    problems: Mutex<BTreeMap<&'static str, String>>,
+}
+
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
+    zone: String,
+    prefix_length: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityFile {
+    id: String,
+    domain: Option<String>,
+    #[serde(default)]
+    public_key_pem: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct TerminalsFile {
+    #[serde(default)]
+    terminal: Vec<TerminalEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TerminalEntry {
+    id: String,
+    #[serde(default)]
+    name: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct PeersFile {
+    #[serde(default)]
+    peer: Vec<PeerEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PeerEntry {
+    id: String,
+    #[serde(default)]
+    name: String,
+    public_key_pem: String,
+}
+
 impl Files {
-    pub async fn watch(&self) -> std::convert::Infallible {
-        todo!()
+    #[must_use]
+    pub fn new(
+        path: PathBuf,
+        given_secret: Option<Secret>,
+        store: &config::Store,
+        freshness: Arc<Freshness>,
+    ) -> Self {
+        let folder =
+            Arc::new(Folder { path, zone: store.zone.clone(), prefix_length: store.prefix_length });
+        let reader = Arc::clone(&folder);
+        let terminals = Cached::single(Arc::clone(&freshness), Table::Terminals, move || {
+            let folder = Arc::clone(&reader);
+            async move { folder.terminals().await }
+        });
+        Self {
+            folder,
+            apps: AppMetaDir::new(store.installed_apps_dir.clone()),
+            terminals,
+            given_secret,
+            freshness,
+            problems: Mutex::default(),
+        }
     }
-    pub fn health(&self) -> super::Health {
-        todo!()
-    }
+
     pub async fn app_names(&self) -> Result<Vec<String>, Unavailable> {
-        todo!()
+        self.apps.apps().await
     }
-    pub async fn app(&self, _name: &str) -> Result<Option<AppRow>, Unavailable> {
-        todo!()
+
+    /// A folder keeps no status; `unknown` is the contract's word for that.
+    pub async fn app(&self, name: &str) -> Result<Option<AppRow>, Unavailable> {
+        Ok(Some(AppRow { name: name.into(), status: "unknown".into() }))
     }
+
     pub async fn identity(&self) -> Result<Option<Identity>, Unavailable> {
-        todo!()
+        self.folder.identity().await
     }
-    pub async fn terminal(&self, _id: &str) -> Result<Option<Terminal>, Unavailable> {
-        todo!()
+
+    pub async fn terminal(&self, id: &str) -> Result<Option<Terminal>, Unavailable> {
+        let terminals = self.terminals.get("", self.freshness.now()).await?;
+        Ok(terminals.value.get(id).cloned())
     }
+
     pub async fn terminals(&self) -> Result<Vec<Terminal>, Unavailable> {
-        todo!()
+        Ok(self.folder.terminals().await?.into_values().collect())
     }
+
     pub async fn peers(&self) -> Result<Vec<Peer>, Unavailable> {
-        todo!()
+        self.folder.peers().await
     }
+
     pub async fn terminal_secret(&self) -> Result<Option<Secret>, Unavailable> {
-        todo!()
+        match &self.given_secret {
+            Some(given) => Ok(Some(given.clone())),
+            None => self.folder.secret(TERMINAL_SECRET).await,
+        }
     }
+
     pub async fn ensure_terminal_secret(&self) -> Result<Secret, Unavailable> {
-        todo!()
+        if let Some(secret) = self.terminal_secret().await? {
+            return Ok(secret);
+        }
+        let secret = super::random_secret()?;
+        let folder = Arc::clone(&self.folder);
+        blocking(move || folder.make_secret(TERMINAL_SECRET, &secret)).await?;
+        // Read back: another process may have been first.
+        let made = self.terminal_secret().await?;
+        made.ok_or_else(|| Unavailable::new(format!("{TERMINAL_SECRET}: written, but not found")))
     }
+
     pub async fn management_secret(&self) -> Result<Option<Secret>, Unavailable> {
-        todo!()
+        self.folder.secret(MANAGEMENT_SECRET).await
     }
-    pub async fn add_terminal(&self, _terminal: &Terminal) -> Result<bool, Unavailable> {
-        todo!()
+
+    pub async fn add_terminal(&self, terminal: &Terminal) -> Result<bool, Unavailable> {
+        let (folder, terminal) = (Arc::clone(&self.folder), terminal.clone());
+        blocking(move || folder.edit_terminals(|document| add(document, &terminal))).await
     }
-    pub async fn remove_terminal(&self, _id: &str) -> Result<bool, Unavailable> {
-        todo!()
+
+    pub async fn remove_terminal(&self, id: &str) -> Result<bool, Unavailable> {
+        let (folder, id) = (Arc::clone(&self.folder), id.to_owned());
+        blocking(move || folder.edit_terminals(|document| remove(document, &id))).await
     }
+
     pub async fn write_touches(
         &self,
-        _touched: Touched,
-        _uses: &[(Arc<str>, SystemTime)],
+        touched: Touched,
+        uses: &[(Arc<str>, SystemTime)],
     ) -> Result<(), Unavailable> {
-        todo!()
+        let (folder, uses) = (Arc::clone(&self.folder), uses.to_vec());
+        blocking(move || folder.write_uses(touched, &uses)).await
+    }
+
+    pub fn health(&self) -> Health {
+        let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        Health { pool: None, problems: problems.values().cloned().collect() }
+    }
+
+    /// Reports every save as long as the process runs.
+    pub async fn watch(&self) -> Infallible {
+        let wake = Arc::new(Notify::new());
+        let mut watcher = None;
+        let mut seen = [const { None }; WATCHED.len()];
+        let mut first = true;
+        loop {
+            if watcher.is_none() {
+                watcher = follow(&self.folder.path, Arc::clone(&wake));
+            }
+            let scanned = self.freshness.now();
+            for (before, (file, table)) in seen.iter_mut().zip(WATCHED) {
+                let state = FileState::of(&self.folder.path.join(file));
+                if first || *before != state || self.has_problem(file) {
+                    *before = state;
+                    self.saved(file, table).await;
+                }
+            }
+            first = false;
+            self.check_folder();
+            self.freshness.verify(scanned);
+            if timeout(self.freshness.times().heartbeat, wake.notified()).await.is_ok() {
+                sleep(SETTLING).await;
+            }
+        }
+    }
+
+    /// A file was saved: if it can be used, what was read from it is outdated.
+    /// If not, what was read before is in doubt.
+    async fn saved(&self, file: &'static str, table: Table) {
+        let outcome = match timeout(BEING_WRITTEN, self.folder.until_usable(file)).await {
+            Ok(()) => Ok(()),
+            Err(_) => self.folder.probe(file).await,
+        };
+        let had_problem = self.has_problem(file);
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Ok(()) => {
+                problems.remove(file);
+                self.freshness.outdate_table(table);
+            }
+            Err(error) => {
+                if !had_problem {
+                    tracing::error!(%error, "a file of the store cannot be used");
+                    self.freshness.reset();
+                }
+                problems.insert(file, error.to_string());
+            }
+        }
+    }
+
+    fn has_problem(&self, file: &str) -> bool {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner).contains_key(file)
+    }
+
+    fn check_folder(&self) {
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.folder.path.is_dir() {
+            problems.remove("");
+        } else {
+            let problem = format!("{}: there is no such folder", self.folder.path.display());
+            if problems.insert("", problem.clone()).is_none() {
+                tracing::error!("{problem}");
+            }
+        }
+    }
+}
+
+/// Wakes the scan when anything in the folder is saved.
+fn follow(folder: &Path, wake: Arc<Notify>) -> Option<RecommendedWatcher> {
+    let handler = move |event: notify::Result<notify::Event>| match event {
+        Ok(event) if event.kind.is_access() => {}
+        _ => wake.notify_one(),
+    };
+    let mut watcher = notify::recommended_watcher(handler).ok()?;
+    watcher.watch(folder, RecursiveMode::NonRecursive).ok()?;
+    Some(watcher)
+}
+
+impl Folder {
+    async fn text(&self, file: &str) -> Result<Option<String>, Unavailable> {
+        let path = self.path.join(file);
+        match tokio::fs::read_to_string(&path).await {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Missing files are empty ones, but a folder that is away (not
+                // mounted yet, renamed) says nothing about its files.
+                if self.path.is_dir() { Ok(None) } else { Err(unavailable(&self.path, &error)) }
+            }
+            Err(error) => Err(unavailable(&path, &error)),
+        }
+    }
+
+    async fn parsed<T: DeserializeOwned>(&self, file: &str) -> Result<Option<T>, Unavailable> {
+        let Some(text) = self.text(file).await? else {
+            return Ok(None);
+        };
+        toml::from_str(&text).map(Some).map_err(|error| unavailable(&self.path.join(file), &error))
+    }
+
+    async fn identity(&self) -> Result<Option<Identity>, Unavailable> {
+        let file: Option<IdentityFile> = self.parsed(IDENTITY).await?;
+        Ok(file.map(|IdentityFile { id, domain, public_key_pem }| Identity {
+            domain: domain.unwrap_or_else(|| derive_domain(&id, self.prefix_length, &self.zone)),
+            id,
+            public_key_pem,
+        }))
+    }
+
+    async fn terminals(&self) -> Result<HashMap<Arc<str>, Terminal>, Unavailable> {
+        let file: TerminalsFile = self.parsed(TERMINALS).await?.unwrap_or_default();
+        let mut terminals = HashMap::with_capacity(file.terminal.len());
+        for TerminalEntry { id, name } in file.terminal {
+            let id: Arc<str> = id.into();
+            let terminal = Terminal { id: Arc::clone(&id), name: name.into() };
+            if terminals.insert(id, terminal).is_some() {
+                let twice = "two terminals have the same `id`; remove one of them";
+                return Err(unavailable(&self.path.join(TERMINALS), &twice));
+            }
+        }
+        Ok(terminals)
+    }
+
+    async fn peers(&self) -> Result<Vec<Peer>, Unavailable> {
+        let file: PeersFile = self.parsed(PEERS).await?.unwrap_or_default();
+        let peers = file.peer.into_iter();
+        Ok(peers
+            .map(|PeerEntry { id, name, public_key_pem }| Peer {
+                id: id.into(),
+                name: name.into(),
+                public_key_pem,
+            })
+            .collect())
+    }
+
+    async fn secret(&self, file: &str) -> Result<Option<Secret>, Unavailable> {
+        let text = self.text(file).await?;
+        let text = text.map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
+        Ok(text.filter(|text| !text.is_empty()).map(Secret::new))
+    }
+
+    /// Whether a file can be used.
+    async fn probe(&self, file: &str) -> Result<(), Unavailable> {
+        match file {
+            IDENTITY => self.identity().await.map(drop),
+            TERMINALS => self.terminals().await.map(drop),
+            PEERS => self.peers().await.map(drop),
+            _ => self.secret(file).await.map(drop),
+        }
+    }
+
+    async fn until_usable(&self, file: &str) {
+        while self.probe(file).await.is_err() {
+            sleep(BEING_WRITTEN / 10).await;
+        }
+    }
+
+    fn make_secret(&self, file: &str, secret: &Secret) -> io::Result<()> {
+        let _alone = self.lock()?;
+        let path = self.path.join(file);
+        if path.exists() {
+            return Ok(());
+        }
+        self.replace(file, format!("{}\n", secret.expose()).as_bytes(), 0o600)
+    }
+
+    fn edit_terminals(
+        &self,
+        edit: impl FnOnce(&mut toml_edit::DocumentMut) -> io::Result<bool>,
+    ) -> io::Result<bool> {
+        let _alone = self.lock()?;
+        let path = self.path.join(TERMINALS);
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            read => read?,
+        };
+        let invalid = |error| io::Error::other(format!("{}: {error}", path.display()));
+        let mut document: toml_edit::DocumentMut = text.parse().map_err(invalid)?;
+        let edited = edit(&mut document)?;
+        if edited {
+            let mode = std::fs::metadata(&path).map_or(0o600, |file| file.permissions().mode());
+            self.replace(TERMINALS, document.to_string().as_bytes(), mode & 0o777)?;
+        }
+        Ok(edited)
+    }
+
+    fn write_uses(&self, touched: Touched, uses: &[(Arc<str>, SystemTime)]) -> io::Result<()> {
+        let _alone = self.lock()?;
+        let mut all: BTreeMap<String, BTreeMap<String, u64>> =
+            match std::fs::read(self.path.join(USES)) {
+                // A file nobody can read is no reason to lose the uses to come.
+                Ok(json) => serde_json::from_slice(&json).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+                Err(error) => return Err(error),
+            };
+        let table = match touched {
+            Touched::App => "last_access",
+            Touched::Terminal => "last_connection",
+        };
+        let table = all.entry(table.into()).or_default();
+        for (key, at) in uses {
+            let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let latest = table.entry(key.to_string()).or_default();
+            *latest = seconds.max(*latest);
+        }
+        self.replace(USES, &serde_json::to_vec_pretty(&all)?, 0o600)
+    }
+
+    /// Keeps other processes from editing meanwhile, until it is dropped.
+    fn lock(&self) -> io::Result<std::fs::File> {
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(self.path.join(".lock"))?;
+        file.lock()?;
+        Ok(file)
+    }
+
+    /// Writes a file so that a reader sees the old or the new one, whole.
+    fn replace(&self, file: &str, content: &[u8], mode: u32) -> io::Result<()> {
+        let new = self.path.join(format!(".{file}.new"));
+        let mut options = std::fs::OpenOptions::new();
+        let mut opened = options.create(true).truncate(true).write(true).mode(mode).open(&new)?;
+        opened.write_all(content)?;
+        opened.sync_all()?;
+        std::fs::rename(&new, self.path.join(file))
+    }
+}
+
+fn entries(document: &mut toml_edit::DocumentMut) -> io::Result<&mut toml_edit::ArrayOfTables> {
+    document
+        .entry("terminal")
+        .or_insert_with(|| toml_edit::Item::ArrayOfTables(toml_edit::ArrayOfTables::new()))
+        .as_array_of_tables_mut()
+        .ok_or_else(|| io::Error::other(format!("{TERMINALS}: write terminals as `[[terminal]]`")))
+}
+
+fn has_id(entry: &toml_edit::Table, id: &str) -> bool {
+    entry.get("id").and_then(toml_edit::Item::as_str) == Some(id)
+}
+
+fn add(document: &mut toml_edit::DocumentMut, terminal: &Terminal) -> io::Result<bool> {
+    let entries = entries(document)?;
+    if entries.iter().any(|entry| has_id(entry, &terminal.id)) {
+        return Ok(false);
+    }
+    let mut entry = toml_edit::Table::new();
+    entry.insert("id", toml_edit::value(&*terminal.id));
+    entry.insert("name", toml_edit::value(&*terminal.name));
+    entries.push(entry);
+    Ok(true)
+}
+
+fn remove(document: &mut toml_edit::DocumentMut, id: &str) -> io::Result<bool> {
+    let entries = entries(document)?;
+    let before = entries.len();
+    entries.retain(|entry| !has_id(entry, id));
+    Ok(entries.len() < before)
+}
+
+fn unavailable(path: &Path, error: &dyn std::fmt::Display) -> Unavailable {
+    Unavailable::new(format!("{}: {error}", path.display()))
+}
+
+/// File work that may wait for the disk or a lock.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Unavailable> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(Unavailable::new),
+        Err(error) => Err(Unavailable::new(error)),
     }
 }

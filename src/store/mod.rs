@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::config::Secret;
-use crate::domain::app::AppMeta;
 use crate::domain::identity::Identity;
 
 pub use cache::Cached;
@@ -95,14 +94,6 @@ pub struct Peer {
     pub name: Arc<str>,
     /// SPKI PEM.
     pub public_key_pem: String,
-}
-
-/// An app as the gate needs it: its row and its description.
-#[derive(Debug)]
-pub struct App {
-    pub row: AppRow,
-    /// The description, or why it cannot be used.
-    pub meta: Result<AppMeta, String>,
 }
 
 /// What a touch says was used.
@@ -211,4 +202,12 @@ impl Source {
     ) -> Result<(), Unavailable> {
         either!(self, store => store.write_touches(touched, uses).await)
     }
+}
+
+/// 256 random bits as text.
+fn random_secret() -> Result<Secret, Unavailable> {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| Unavailable::new("the system has no random numbers"))?;
+    Ok(Secret::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
 }

@@ -1,1 +1,220 @@
-//! stub
+//! Uses, written back behind the requests.
+//!
+//! A request only stores a number in a [`Use`]; a task writes what was used,
+//! one statement a table and interval. While the store cannot take them, uses
+//! stay where they are: there is one for each app and terminal, however many
+//! requests there were, so an outage costs no more memory than quiet does.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{Source, Touched};
+use crate::config;
+
+/// The last use of one app or one terminal.
+#[derive(Debug)]
+pub struct Use {
+    touched: Touched,
+    key: Arc<str>,
+    /// Shortest time between two writes, in milliseconds.
+    every: u64,
+    /// Milliseconds since 1970.
+    latest: AtomicU64,
+    written: AtomicU64,
+    /// Whether the next flush knows of it.
+    pending: AtomicBool,
+}
+
+/// Every use since the start, and those still to be written.
+#[derive(Debug)]
+pub struct Touches {
+    times: config::Touch,
+    uses: Mutex<HashMap<(Touched, Arc<str>), Arc<Use>>>,
+    pending: Mutex<Vec<Arc<Use>>>,
+}
+
+/// Entries after which uses nobody holds any more are forgotten.
+const FORGET_ABOVE: usize = 1 << 16;
+
+impl Touches {
+    #[must_use]
+    pub fn new(times: config::Touch) -> Self {
+        Self { times, uses: Mutex::default(), pending: Mutex::default() }
+    }
+
+    /// The use of one row; ask once when the row is loaded, not per request.
+    #[must_use]
+    pub fn of(&self, touched: Touched, key: &Arc<str>) -> Arc<Use> {
+        let mut uses = lock(&self.uses);
+        if uses.len() > FORGET_ABOVE {
+            uses.retain(|_, used| Arc::strong_count(used) > 1);
+        }
+        let every = match touched {
+            Touched::App => self.times.last_access_every,
+            Touched::Terminal => Duration::ZERO,
+        };
+        let used = uses.entry((touched, Arc::clone(key))).or_insert_with(|| {
+            Arc::new(Use {
+                touched,
+                key: Arc::clone(key),
+                every: u64::try_from(every.as_millis()).unwrap_or(u64::MAX),
+                latest: AtomicU64::new(0),
+                written: AtomicU64::new(0),
+                pending: AtomicBool::new(false),
+            })
+        });
+        Arc::clone(used)
+    }
+
+    /// Notes a use at `now`. Takes a lock only for the first use after a write.
+    pub fn touch(&self, used: &Arc<Use>, now: SystemTime) {
+        let now = millis(now);
+        if now < used.written.load(Ordering::Relaxed).saturating_add(used.every) {
+            return;
+        }
+        used.latest.fetch_max(now, Ordering::AcqRel);
+        if !used.pending.load(Ordering::Acquire) && !used.pending.swap(true, Ordering::AcqRel) {
+            lock(&self.pending).push(Arc::clone(used));
+        }
+    }
+
+    /// Uses that wait to be written.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        lock(&self.pending).len()
+    }
+
+    /// Writes now what waits; what the store refuses waits on.
+    pub async fn flush(&self, source: &Source) {
+        let pending = std::mem::take(&mut *lock(&self.pending));
+        if pending.is_empty() {
+            return;
+        }
+        let (apps, terminals): (Vec<_>, Vec<_>) =
+            pending.into_iter().partition(|used| used.touched == Touched::App);
+        for (touched, pending) in [(Touched::App, apps), (Touched::Terminal, terminals)] {
+            if pending.is_empty() {
+                continue;
+            }
+            let uses: Vec<_> = pending.iter().map(|used| used.take()).collect();
+            match source.write_touches(touched, &uses).await {
+                Ok(()) => {
+                    for (used, (_, at)) in pending.iter().zip(&uses) {
+                        used.written.fetch_max(millis(*at), Ordering::AcqRel);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, count = uses.len(), "uses not written; they wait");
+                    self.put_back(pending);
+                }
+            }
+        }
+    }
+
+    fn put_back(&self, refused: Vec<Arc<Use>>) {
+        let mut pending = lock(&self.pending);
+        // One that was touched meanwhile is there already.
+        pending
+            .extend(refused.into_iter().filter(|used| !used.pending.swap(true, Ordering::AcqRel)));
+    }
+
+    /// Flushes at every interval, as long as the process runs.
+    pub async fn run(&self, source: &Source) -> Infallible {
+        loop {
+            tokio::time::sleep(self.times.flush_interval).await;
+            self.flush(source).await;
+        }
+    }
+}
+
+impl Use {
+    /// What is to be written. A touch from here on asks for a write of its own.
+    fn take(&self) -> (Arc<str>, SystemTime) {
+        self.pending.store(false, Ordering::Release);
+        let at = UNIX_EPOCH + Duration::from_millis(self.latest.load(Ordering::Acquire));
+        (Arc::clone(&self.key), at)
+    }
+}
+
+fn millis(at: SystemTime) -> u64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn touches() -> Touches {
+        Touches::new(config::Touch {
+            flush_interval: Duration::from_secs(1),
+            last_access_every: Duration::from_secs(60),
+        })
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn many_uses_are_one_write() {
+        let touches = touches();
+        let used = touches.of(Touched::Terminal, &"t".into());
+        for second in 1..100 {
+            touches.touch(&used, at(second));
+        }
+        assert_eq!(touches.waiting(), 1);
+        assert_eq!(used.take().1, at(99));
+    }
+
+    #[test]
+    fn an_app_is_written_at_most_once_in_its_time() {
+        let touches = touches();
+        let used = touches.of(Touched::App, &"a".into());
+        touches.touch(&used, at(1000));
+        let pending = std::mem::take(&mut *lock(&touches.pending));
+        used.written.store(millis(pending[0].take().1), Ordering::Release);
+        touches.touch(&used, at(1059));
+        assert_eq!(touches.waiting(), 0);
+        touches.touch(&used, at(1060));
+        assert_eq!(touches.waiting(), 1);
+    }
+
+    #[test]
+    fn a_refused_use_waits_once() {
+        let touches = touches();
+        let used = touches.of(Touched::App, &"a".into());
+        touches.touch(&used, at(1000));
+        let pending = std::mem::take(&mut *lock(&touches.pending));
+        pending[0].take();
+        touches.touch(&used, at(1001));
+        touches.put_back(pending);
+        assert_eq!(touches.waiting(), 1);
+        assert_eq!(used.take().1, at(1001));
+    }
+
+    #[test]
+    fn no_use_is_lost_between_touch_and_take() {
+        let touches = touches();
+        let used = touches.of(Touched::Terminal, &"t".into());
+        let last = 20_000;
+        let seen = std::thread::scope(|scope| {
+            scope.spawn(|| (1..=last).for_each(|second| touches.touch(&used, at(second))));
+            let mut seen = SystemTime::UNIX_EPOCH;
+            while seen < at(last) {
+                for used in std::mem::take(&mut *lock(&touches.pending)) {
+                    seen = seen.max(used.take().1);
+                }
+            }
+            seen
+        });
+        assert_eq!(seen, at(last));
+    }
+}

@@ -1,0 +1,173 @@
+//! The names of all keys, and which of them an unknown name was meant to be.
+
+/// Begins the name of every environment variable that is a key.
+const PREFIX: &str = "NIGHTPORTER_";
+
+/// Names the configuration file itself; the command line reads it.
+const CONFIG_VARIABLE: &str = "NIGHTPORTER_CONFIG";
+
+/// How much of a name must be right for it to be taken as a misspelling
+/// (1.0 is equal). Lower values offer `store.url` for `store.uri`, but also
+/// unrelated names of the same section.
+const SIMILAR: f64 = 0.75;
+
+/// Every key, by section. `_file` keys name a file that holds the secret.
+pub(super) const KEYS: [&str; 39] = [
+    "gate.listen",
+    "gate.trusted_proxies",
+    "gate.domain",
+    "gate.path_matching",
+    "gate.header_encoding",
+    "gate.refuse_replays",
+    "gate.drain_timeout",
+    "gate.tls.certificate",
+    "gate.tls.key",
+    "gate.tls.self_signed",
+    "gate.tls.directory",
+    "gate.tls.names",
+    "gate.tls.client_ca",
+    "ops.listen",
+    "ops.token",
+    "ops.token_file",
+    "store.kind",
+    "store.path",
+    "store.terminal_jwt_secret",
+    "store.terminal_jwt_secret_file",
+    "store.url",
+    "store.url_file",
+    "store.pool_size",
+    "store.pool_timeout",
+    "store.connect_timeout",
+    "store.query_timeout",
+    "store.create_tables",
+    "store.installed_apps_dir",
+    "store.zone",
+    "store.prefix_length",
+    "cache.capacity",
+    "cache.ttl",
+    "cache.degraded_ttl",
+    "cache.max_stale",
+    "cache.heartbeat",
+    "touch.flush_interval",
+    "touch.last_access_every",
+    "log.level",
+    "log.format",
+];
+
+/// The key of this exact name.
+pub(super) fn known(name: &str) -> Option<&'static str> {
+    KEYS.iter().copied().find(|key| *key == name)
+}
+
+/// Whether keys of that section exist: `gate`, `gate.tls`, …
+pub(super) fn is_section(name: &str) -> bool {
+    KEYS.iter().any(|key| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+}
+
+/// The variable of a key: `gate.tls.key` → `NIGHTPORTER_GATE__TLS__KEY`.
+pub(super) fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
+}
+
+/// Whether a variable can only be meant for this program.
+///
+/// Orchestrators set `NIGHTPORTER_PORT` and `NIGHTPORTER_SERVICE_HOST` of
+/// themselves where a service is called `nightporter`.
+pub(super) fn is_ours(variable: &str) -> bool {
+    let Some(rest) = variable.strip_prefix(PREFIX) else {
+        return false;
+    };
+    let set_by_orchestrator = rest == "PORT"
+        || rest == "SERVICE_HOST"
+        || rest.starts_with("PORT_")
+        || rest.starts_with("SERVICE_PORT");
+    !set_by_orchestrator && variable != CONFIG_VARIABLE
+}
+
+/// The key that an unknown name most likely means.
+pub(super) fn nearest(name: &str) -> Option<&'static str> {
+    let name = name.to_lowercase();
+    let same_leaf = || {
+        let leaf = name.rsplit('.').next()?;
+        let mut same = KEYS.iter().filter(|key| key.rsplit('.').next() == Some(leaf));
+        same.next().copied().filter(|_| same.next().is_none())
+    };
+    most_similar(&name, KEYS).or_else(same_leaf)
+}
+
+/// The section that an unknown one most likely means.
+pub(super) fn nearest_section(name: &str) -> Option<&'static str> {
+    let sections = KEYS.iter().filter_map(|key| Some(key.rsplit_once('.')?.0));
+    most_similar(name, sections)
+}
+
+/// The key whose variable an unknown one most likely means; words that are
+/// joined by one underscore where two are needed are found too.
+pub(super) fn nearest_variable(name: &str) -> Option<String> {
+    let flat = |name: &str| name.replace("__", "_").to_uppercase();
+    let names = KEYS.map(variable);
+    names.iter().find(|known| flat(known) == flat(name)).cloned().or_else(|| {
+        let rest = name.strip_prefix(PREFIX)?;
+        Some(variable(nearest(&rest.replace("__", "."))?))
+    })
+}
+
+fn most_similar(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'static str>,
+) -> Option<&'static str> {
+    candidates
+        .into_iter()
+        .map(|known| (strsim::normalized_damerau_levenshtein(name, known), known))
+        .filter(|(likeness, _)| *likeness >= SIMILAR)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, known)| known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_name_finds_its_key() {
+        for (wrong, right) in [
+            ("gate.lisen", Some("gate.listen")),
+            ("gate.Listen", Some("gate.listen")),
+            ("gate.trusted_proxy", Some("gate.trusted_proxies")),
+            ("store.pool-size", Some("store.pool_size")),
+            ("gate.heartbeat", Some("cache.heartbeat")),
+            ("gate.colour", None),
+        ] {
+            assert_eq!(nearest(wrong), right, "{wrong}");
+        }
+        assert_eq!(nearest_section("gates"), Some("gate"));
+        assert_eq!(nearest_section("upstream"), None);
+    }
+
+    #[test]
+    fn a_variable_with_too_few_underscores_finds_its_key() {
+        for (wrong, right) in [
+            ("NIGHTPORTER_GATE_LISTEN", Some("NIGHTPORTER_GATE__LISTEN")),
+            ("NIGHTPORTER_GATE_TLS_SELF_SIGNED", Some("NIGHTPORTER_GATE__TLS__SELF_SIGNED")),
+            ("NIGHTPORTER_STORE__POOLSIZE", Some("NIGHTPORTER_STORE__POOL_SIZE")),
+            ("NIGHTPORTER_X", None),
+        ] {
+            assert_eq!(nearest_variable(wrong).as_deref(), right, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn variables_that_orchestrators_set_are_not_ours() {
+        for theirs in [
+            "NIGHTPORTER_PORT",
+            "NIGHTPORTER_PORT_8400_TCP",
+            "NIGHTPORTER_SERVICE_HOST",
+            "NIGHTPORTER_SERVICE_PORT_GATE",
+            "NIGHTPORTER_CONFIG",
+            "PATH",
+        ] {
+            assert!(!is_ours(theirs), "{theirs}");
+        }
+        assert!(is_ours("NIGHTPORTER_GATE_LISTEN"));
+    }
+}

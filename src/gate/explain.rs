@@ -1,0 +1,85 @@
+//! The verdict of one request and each step why, for `nightporter explain`.
+//!
+//! The verdict is the gate's own, from the same call that answers proxies; the
+//! steps are found by asking the same parts again, one by one.
+
+use std::fmt;
+
+use http::HeaderMap;
+
+use crate::domain::policy::{Reason, governing_rule};
+use crate::domain::request::{Readings, app_label};
+
+use super::Gate;
+use super::client::Once;
+use super::forwarded::Forwarded;
+use super::verdict::Verdict;
+
+/// What was found at each step, in the order of the steps.
+#[derive(Debug)]
+pub struct Explanation {
+    pub steps: Vec<Step>,
+    pub verdict: Verdict,
+}
+
+/// One step of a decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What was looked at: `app`, `path`, `client`, …
+    pub subject: &'static str,
+    pub finding: String,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<9} {}", self.subject, self.finding)
+    }
+}
+
+impl Gate {
+    /// Decides a request as [`Gate::auth`] does and says why.
+    pub async fn explain(&self, headers: &HeaderMap) -> Explanation {
+        let mut steps = Vec::new();
+        if let Err(reason) = self.explain_steps(headers, &mut steps).await {
+            steps.push(Step { subject: "stopped", finding: reason.to_string() });
+        }
+        Explanation { steps, verdict: self.auth(headers).await }
+    }
+
+    async fn explain_steps(
+        &self,
+        headers: &HeaderMap,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), Reason> {
+        let mut step = |subject, finding| steps.push(Step { subject, finding });
+        let forwarded = Forwarded::read(headers)?;
+        let label = app_label(forwarded.host, self.config.domain.as_deref())?;
+        step("host", format!("{} names the app `{label}`", forwarded.host));
+        let found = self.memory.app(&label, self.freshness.now()).await?;
+        let app = found.app().ok_or(Reason::UnknownApp)?;
+        step("app", format!("`{}` is installed, status {}", app.row.name, app.row.status));
+        if let Err(problem) = &app.described {
+            step("app", problem.clone());
+        }
+        let (_, described) = found.described()?;
+        let paths = &described.meta.paths;
+        let readings = Readings::of(forwarded.uri)?;
+        for reading in std::iter::once(readings.raw()).chain(readings.others()) {
+            let rule = governing_rule(paths, reading, self.config.path_matching);
+            let rule = rule.map_or_else(
+                || "no rule".to_owned(),
+                |rule| format!("`{}`: {:?}", paths[rule].prefix, paths[rule].access).to_lowercase(),
+            );
+            step("path", format!("{} → {rule}", String::from_utf8_lossy(reading)));
+        }
+        // A replay is judged by the verdict; asking twice must not make one.
+        let mut once = Once::already_judged();
+        let identified = self.identify(headers, Some(&forwarded), self.now(), &mut once).await?;
+        let who = identified.client.known().map_or_else(
+            || identified.client.kind().to_owned(),
+            |known| format!("{} `{}` ({})", identified.client.kind(), known.id, known.name),
+        );
+        step("client", who);
+        Ok(())
+    }
+}

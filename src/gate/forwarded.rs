@@ -1,0 +1,58 @@
+//! What the proxy says of the request it asks about.
+//!
+//! Names are compared exactly: a client's `X_Forwarded_Host` or
+//! `X.Forwarded.Host`, which some servers fold onto the real name, is never read.
+
+use http::{HeaderMap, HeaderName};
+
+use crate::domain::policy::Reason;
+
+const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+const METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
+const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The `X-Forwarded-*` headers that the gate reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Forwarded<'a> {
+    pub host: &'a str,
+    /// Path and query.
+    pub uri: &'a str,
+    /// Only signed requests need it.
+    pub method: Option<&'a str>,
+    /// Only signed requests need it.
+    pub proto: Option<&'a str>,
+}
+
+impl<'a> Forwarded<'a> {
+    /// # Errors
+    /// [`Reason::MalformedRequest`] where host or URI is missing, a header is
+    /// not UTF-8, or any `X-Forwarded-*` header is there twice: which of the
+    /// two the app believes cannot be known.
+    pub fn read(headers: &'a HeaderMap) -> Result<Self, Reason> {
+        if headers.len() != headers.keys_len() {
+            refuse_repeated(headers)?;
+        }
+        Ok(Self {
+            host: text(headers, &HOST)?.ok_or(Reason::MalformedRequest)?,
+            uri: text(headers, &URI)?.ok_or(Reason::MalformedRequest)?,
+            method: text(headers, &METHOD)?,
+            proto: text(headers, &PROTO)?,
+        })
+    }
+}
+
+fn refuse_repeated(headers: &HeaderMap) -> Result<(), Reason> {
+    let forwarded = headers.keys().filter(|name| name.as_str().starts_with("x-forwarded-"));
+    for name in forwarded {
+        if headers.get_all(name).iter().nth(1).is_some() {
+            return Err(Reason::MalformedRequest);
+        }
+    }
+    Ok(())
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Reason> {
+    let value = headers.get(name).map(|value| std::str::from_utf8(value.as_bytes()));
+    value.transpose().map_err(|_| Reason::MalformedRequest)
+}

@@ -1,0 +1,274 @@
+//! What the gate remembers: every table it reads, prepared for deciding, and
+//! what was derived from it.
+//!
+//! Derived values name the entries they were derived from by [`EntryId`]. An
+//! entry that was loaded again has a new one, so what was derived from its
+//! predecessor is not found any more.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::config::{self, Config, Secret};
+use crate::domain::app::AppMeta;
+use crate::domain::client::Known;
+use crate::domain::identity::Identity;
+use crate::store::app_meta::AppMetaDir;
+use crate::store::cache::{Entry, EntryId};
+use crate::store::freshness::Moment;
+use crate::store::touch::{Touches, Use};
+use crate::store::{AppNames, AppRow, Cached, Freshness, Source, Table, Touched, Unavailable};
+
+use super::credentials::peer::PeerKeys;
+use super::credentials::terminal::{Claims, TokenKey};
+use super::headers::HeaderTemplates;
+use super::verdict::Headers;
+
+/// An installed app, prepared.
+#[derive(Debug)]
+pub struct App {
+    pub row: AppRow,
+    /// Its description, or why that cannot be used.
+    pub described: Result<Described, String>,
+    pub used: Arc<Use>,
+}
+
+/// An app's description with its templates compiled, one set for each of `meta.paths`.
+#[derive(Debug)]
+pub struct Described {
+    pub meta: AppMeta,
+    pub templates: Vec<HeaderTemplates>,
+}
+
+/// A paired terminal, prepared.
+#[derive(Debug)]
+pub struct PairedTerminal {
+    pub known: Known,
+    pub used: Arc<Use>,
+}
+
+/// A token that was verified with the secret of one entry.
+#[derive(Debug, Clone)]
+struct VerifiedToken {
+    secret: EntryId,
+    claims: Claims,
+}
+
+/// Names one rendering of one rule's headers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Rendering {
+    pub app: EntryId,
+    pub rule: usize,
+    pub identity: EntryId,
+    /// The terminal's entry, or the peers' with the peer's id.
+    pub client: EntryId,
+    pub peer: Option<Arc<str>>,
+}
+
+type Hasher = foldhash::fast::RandomState;
+type Derived<K, V> = moka::sync::Cache<K, V, Hasher>;
+
+/// All caches of the gate.
+pub struct Memory {
+    pub names: Arc<Cached<AppNames>>,
+    pub apps: Arc<Cached<Option<App>>>,
+    pub identity: Arc<Cached<Option<Identity>>>,
+    pub terminals: Arc<Cached<Option<PairedTerminal>>>,
+    pub peers: Arc<Cached<PeerKeys>>,
+    pub terminal_secret: Arc<Cached<Option<TokenKey>>>,
+    pub management_secret: Arc<Cached<Option<Secret>>>,
+    tokens: Derived<Arc<str>, VerifiedToken>,
+    renderings: Derived<Rendering, Headers>,
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").finish_non_exhaustive()
+    }
+}
+
+impl Memory {
+    pub fn new(
+        config: &Config,
+        source: &Arc<Source>,
+        freshness: &Arc<Freshness>,
+        touches: &Arc<Touches>,
+    ) -> Self {
+        let fresh = || Arc::clone(freshness);
+        /// A loader of one value that asks the source.
+        macro_rules! ask {
+            (|$source:ident| $question:expr) => {{
+                let source = Arc::clone(source);
+                move || {
+                    let $source = Arc::clone(&source);
+                    async move { $question }
+                }
+            }};
+        }
+        Self {
+            names: Cached::single(
+                fresh(),
+                Table::AppNames,
+                ask!(|source| source.app_names().await.map(by_label)),
+            ),
+            apps: apps(config, source, fresh(), touches),
+            identity: Cached::single(
+                fresh(),
+                Table::Identity,
+                ask!(|source| source.identity().await),
+            ),
+            terminals: terminals(source, fresh(), touches),
+            peers: Cached::single(
+                fresh(),
+                Table::Peers,
+                ask!(|source| source.peers().await.map(|peers| PeerKeys::new(&peers))),
+            ),
+            terminal_secret: Cached::single(
+                fresh(),
+                Table::TerminalSecret,
+                ask!(|source| {
+                    let secret = source.terminal_secret().await?;
+                    Ok(secret.map(|secret| TokenKey::new(&secret)))
+                }),
+            ),
+            management_secret: Cached::single(
+                fresh(),
+                Table::ManagementSecret,
+                ask!(|source| source.management_secret().await),
+            ),
+            tokens: derived(&config.cache),
+            renderings: derived(&config.cache),
+        }
+    }
+
+    /// The app a label names, if one is installed.
+    pub async fn app(&self, label: &str, now: Moment) -> Result<Found, Unavailable> {
+        let names = self.names.get("", now).await?;
+        let app = match names.value.get(label) {
+            Some(name) => Some(self.apps.get(name, now).await?),
+            None => None,
+        };
+        Ok(Found { names, app })
+    }
+
+    /// What a token claims, if it was verified with the secret of this entry.
+    pub fn verified(&self, token: &str, secret: EntryId) -> Option<Claims> {
+        let verified = self.tokens.get(token)?;
+        (verified.secret == secret).then_some(verified.claims)
+    }
+
+    pub fn remember_token(&self, token: &str, secret: EntryId, claims: Claims) {
+        self.tokens.insert(token.into(), VerifiedToken { secret, claims });
+    }
+
+    pub fn rendered(&self, rendering: &Rendering) -> Option<Headers> {
+        self.renderings.get(rendering)
+    }
+
+    pub fn remember_headers(&self, rendering: Rendering, headers: Headers) {
+        self.renderings.insert(rendering, headers);
+    }
+
+    /// Loads begun and entries held, by cache, for metrics.
+    pub fn counts(&self) -> [(&'static str, u64, u64); 7] {
+        let Self {
+            names,
+            apps,
+            identity,
+            terminals,
+            peers,
+            terminal_secret,
+            management_secret,
+            tokens: _,
+            renderings: _,
+        } = self;
+        [
+            ("app_names", names.loads(), names.entries()),
+            ("apps", apps.loads(), apps.entries()),
+            ("identity", identity.loads(), identity.entries()),
+            ("terminals", terminals.loads(), terminals.entries()),
+            ("peers", peers.loads(), peers.entries()),
+            ("terminal_secret", terminal_secret.loads(), terminal_secret.entries()),
+            ("management_secret", management_secret.loads(), management_secret.entries()),
+        ]
+    }
+}
+
+/// What the store says of a label.
+pub struct Found {
+    pub names: Arc<Entry<AppNames>>,
+    /// `None` where no app has that name.
+    pub app: Option<Arc<Entry<Option<App>>>>,
+}
+
+/// Installed names by the label that hosts use for them.
+fn by_label(names: Vec<String>) -> AppNames {
+    names.into_iter().map(|name| (name.to_lowercase().into(), name.into())).collect()
+}
+
+fn derived<K, V>(config: &config::Cache) -> Derived<K, V>
+where
+    K: std::hash::Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    moka::sync::Cache::builder()
+        .max_capacity(config.capacity)
+        .time_to_live(config.ttl)
+        .build_with_hasher(Hasher::default())
+}
+
+fn apps(
+    config: &Config,
+    source: &Arc<Source>,
+    freshness: Arc<Freshness>,
+    touches: &Arc<Touches>,
+) -> Arc<Cached<Option<App>>> {
+    let dir = AppMetaDir::new(config.store.installed_apps_dir.clone());
+    let (source, touches) = (Arc::clone(source), Arc::clone(touches));
+    Cached::keyed(freshness, [Table::Apps, Table::AppMeta], move |name| {
+        let (dir, source, touches) = (dir.clone(), Arc::clone(&source), Arc::clone(&touches));
+        async move {
+            let Some(row) = source.app(&name).await? else {
+                return Ok(None);
+            };
+            let described = dir.read(&name).await.and_then(Described::new);
+            if let Err(reason) = &described {
+                tracing::warn!(app = %name, %reason, "the app answers 503");
+            }
+            let used = touches.of(Touched::App, &row.name);
+            Ok(Some(App { row, described, used }))
+        }
+    })
+}
+
+fn terminals(
+    source: &Arc<Source>,
+    freshness: Arc<Freshness>,
+    touches: &Arc<Touches>,
+) -> Arc<Cached<Option<PairedTerminal>>> {
+    let (source, touches) = (Arc::clone(source), Arc::clone(touches));
+    Cached::keyed(freshness, [Table::Terminals; 2], move |id| {
+        let (source, touches) = (Arc::clone(&source), Arc::clone(&touches));
+        async move {
+            let terminal = source.terminal(&id).await?;
+            Ok(terminal.map(|terminal| PairedTerminal {
+                used: touches.of(Touched::Terminal, &terminal.id),
+                known: Known { id: terminal.id, name: terminal.name },
+            }))
+        }
+    })
+}
+
+impl Described {
+    /// Compiles the templates of every path.
+    ///
+    /// # Errors
+    /// The first header whose name or template cannot be used, for the operator.
+    pub fn new(meta: AppMeta) -> Result<Self, String> {
+        let compile = |rule: &crate::domain::app::PathRule| {
+            HeaderTemplates::compile(&rule.headers)
+                .map_err(|error| format!("paths.\"{}\".headers: {error}", rule.prefix))
+        };
+        let templates = meta.paths.iter().map(compile).collect::<Result<_, _>>()?;
+        Ok(Self { meta, templates })
+    }
+}

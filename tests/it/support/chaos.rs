@@ -1,0 +1,167 @@
+//! A network that breaks when told to.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What the network does to what passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    Pass,
+    /// Every connection is reset, new ones too.
+    Cut,
+    /// Connections stay open, nothing passes either way; what was sent
+    /// meanwhile arrives later.
+    Stall,
+    /// What the server sends is lost.
+    LoseAnswers,
+    /// What the client sends is lost.
+    LoseQuestions,
+    /// Everything arrives this much later.
+    Delay(Duration),
+}
+
+/// Stands between a client and a server.
+#[derive(Debug)]
+pub struct ChaosProxy {
+    pub address: SocketAddr,
+    network: watch::Sender<Network>,
+    /// Bumped to reset the connections there are.
+    resets: watch::Sender<u64>,
+    accepted: Arc<AtomicU64>,
+    acceptor: tokio::task::JoinHandle<()>,
+}
+
+impl ChaosProxy {
+    pub async fn before(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let network = watch::Sender::new(Network::Pass);
+        let resets = watch::Sender::new(0);
+        let accepted = Arc::new(AtomicU64::new(0));
+        let acceptor = tokio::spawn(accept(
+            listener,
+            server,
+            network.clone(),
+            resets.clone(),
+            Arc::clone(&accepted),
+        ));
+        Self { address, network, resets, accepted, acceptor }
+    }
+
+    pub fn set(&self, network: Network) {
+        self.network.send_replace(network);
+    }
+
+    /// Resets the connections there are; new ones are let through.
+    pub fn reset(&self) {
+        self.resets.send_modify(|resets| *resets += 1);
+    }
+
+    /// Connections accepted since the start.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for ChaosProxy {
+    fn drop(&mut self) {
+        self.acceptor.abort();
+        self.network.send_replace(Network::Cut);
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    server: SocketAddr,
+    network: watch::Sender<Network>,
+    resets: watch::Sender<u64>,
+    accepted: Arc<AtomicU64>,
+) {
+    loop {
+        let Ok((client, _)) = listener.accept().await else { continue };
+        accepted.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(relay(client, server, network.subscribe(), resets.subscribe()));
+    }
+}
+
+/// Relays one connection until it ends or the network ends it.
+async fn relay(
+    mut client: TcpStream,
+    server: SocketAddr,
+    mut network: watch::Receiver<Network>,
+    mut resets: watch::Receiver<u64>,
+) {
+    resets.mark_unchanged();
+    client.set_nodelay(true).ok();
+    if *network.borrow() == Network::Cut {
+        client.set_zero_linger().ok();
+        return;
+    }
+    let Ok(mut server) = TcpStream::connect(server).await else { return };
+    server.set_nodelay(true).ok();
+    let ended_by_itself = {
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        let questions = pump(from_client, to_server, network.clone(), Network::LoseQuestions);
+        let answers = pump(from_server, to_client, network.clone(), Network::LoseAnswers);
+        tokio::select! {
+            _ = network.wait_for(|network| *network == Network::Cut) => false,
+            _ = resets.changed() => false,
+            lost = questions => !lost,
+            lost = answers => !lost,
+        }
+    };
+    if !ended_by_itself {
+        // Closing then sends a reset, as a cut line's next packet would.
+        client.set_zero_linger().ok();
+        server.set_zero_linger().ok();
+    }
+}
+
+/// Passes one direction on. Ends with the connection, or with `true` when bytes
+/// were lost and the network is well again: a stream with a hole must not go on.
+async fn pump(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    mut network: watch::Receiver<Network>,
+    loses: Network,
+) -> bool {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut lost = false;
+    loop {
+        if network.wait_for(|network| *network != Network::Stall).await.is_err() {
+            return false;
+        }
+        if lost && *network.borrow() != loses {
+            return true;
+        }
+        let read = tokio::select! {
+            read = from.read(&mut buffer) => read,
+            _ = network.changed() => continue,
+        };
+        let Ok(length @ 1..) = read else { return false };
+        // The network may have changed while this was waited for.
+        if network.wait_for(|network| *network != Network::Stall).await.is_err() {
+            return false;
+        }
+        let now = *network.borrow();
+        match now {
+            now if now == loses => {
+                lost = true;
+                continue;
+            }
+            Network::Delay(delay) => tokio::time::sleep(delay).await,
+            _ => {}
+        }
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return false;
+        }
+    }
+}

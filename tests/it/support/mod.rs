@@ -1,0 +1,10 @@
+//! What the tests stand on: a Postgres of their own, a network that can be
+//! broken, boxes to serve, and clients that send exactly what they are told.
+
+pub mod boxes;
+pub mod chaos;
+pub mod client;
+pub mod postgres;
+pub mod sign;
+
+mod tests;
