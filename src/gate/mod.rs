@@ -5,4 +5,5 @@
 //! one place that makes one is at the end of [`Gate::auth`].
 
 pub mod credentials;
+pub mod headers;
 pub mod verdict;
