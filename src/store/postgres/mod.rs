@@ -7,17 +7,6 @@ use std::time::SystemTime;
 #[derive(Debug)]
 pub struct Postgres;
 impl Postgres {
-    pub fn new(
-        _: &crate::config::Postgres,
-        _: &crate::config::Store,
-        _: &crate::config::Touch,
-        _: Arc<super::Freshness>,
-    ) -> Result<Self, Unavailable> {
-        todo!()
-    }
-    pub async fn migrate(&self) -> Result<Vec<String>, Unavailable> {
-        todo!()
-    }
     pub async fn watch(&self) -> std::convert::Infallible {
         todo!()
     }
