@@ -146,7 +146,7 @@ impl AppMeta {
                 headers: headers.unwrap_or_default(),
             })
             .collect();
-        paths.sort_by(|a, b| b.prefix.len().cmp(&a.prefix.len()));
+        paths.sort_by_key(|rule| std::cmp::Reverse(rule.prefix.len()));
         Ok(Self {
             name: raw.name,
             pretty_name: raw.pretty_name,

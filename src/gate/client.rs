@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use crate::domain::client::Client;
 use crate::store::cache::{Entry, EntryId};
@@ -13,6 +13,9 @@ use super::credentials::terminal::{self, Claims, TokenKey};
 use super::forwarded::Forwarded;
 use super::memory::PairedTerminal;
 use super::{Gate, Now};
+
+/// RFC 9421 section 4.2.
+const SIGNATURE: HeaderName = HeaderName::from_static("signature");
 
 /// A client and the rows that vouch for it.
 #[derive(Debug)]
@@ -78,7 +81,7 @@ impl Gate {
             self.identify_terminal(&token, now, &mut identified).await?;
         }
         if let (Client::Anonymous, Some(forwarded)) = (&identified.client, forwarded)
-            && peer::is_signed(headers)
+            && headers.contains_key(SIGNATURE)
         {
             self.identify_peer(headers, forwarded, now, once, &mut identified).await?;
         }
@@ -152,7 +155,6 @@ impl Gate {
         if verified.nonce.is_none() && !self.config.refuse_replays {
             return false;
         }
-        *once.replayed.get_or_insert_with(|| !self.replays.is_first(verified, now.wall))
+        *once.replayed.get_or_insert_with(|| !self.replays.admit(verified, now.wall))
     }
 }
-

@@ -182,13 +182,13 @@ impl Memory {
             renderings: _,
         } = self;
         [
-            ("app_names", names.loads(), names.len()),
-            ("apps", apps.loads(), apps.len()),
-            ("identity", identity.loads(), identity.len()),
-            ("terminals", terminals.loads(), terminals.len()),
-            ("peers", peers.loads(), peers.len()),
-            ("terminal_secret", terminal_secret.loads(), terminal_secret.len()),
-            ("management_secret", management_secret.loads(), management_secret.len()),
+            ("app_names", names.loads(), names.entries()),
+            ("apps", apps.loads(), apps.entries()),
+            ("identity", identity.loads(), identity.entries()),
+            ("terminals", terminals.loads(), terminals.entries()),
+            ("peers", peers.loads(), peers.entries()),
+            ("terminal_secret", terminal_secret.loads(), terminal_secret.entries()),
+            ("management_secret", management_secret.loads(), management_secret.entries()),
         ]
     }
 }

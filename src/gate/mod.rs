@@ -30,7 +30,7 @@ use crate::store::{self, Freshness, Source, Unavailable};
 
 use client::{Identified, Once};
 use credentials::management;
-use credentials::peer::Replays;
+use credentials::replays::Replays;
 use forwarded::Forwarded;
 use headers::HeaderTemplates;
 use memory::{App, Described, Found, Memory, Rendering};
@@ -122,7 +122,7 @@ impl Gate {
         Self {
             config: config.gate.clone(),
             memory: Memory::new(config, &source, &freshness, &touches),
-            replays: Replays::new(config.cache.capacity),
+            replays: Replays::default(),
             source,
             freshness,
             touches,

@@ -192,7 +192,9 @@ impl Report {
                 None => self.came_or_went(app),
             }
         }
-        before.keys().for_each(|gone| self.came_or_went(gone));
+        for gone in before.keys() {
+            self.came_or_went(gone);
+        }
         apps.into_iter().collect()
     }
 }

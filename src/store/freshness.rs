@@ -15,9 +15,10 @@ use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use foldhash::fast::FixedState;
+use tokio::time::Instant;
 
 use super::Table;
 use crate::config;
@@ -232,5 +233,103 @@ impl Freshness {
     fn end_of(&self, epoch: u64) -> Option<Moment> {
         let ended = self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         ended.iter().find(|(e, _)| *e == epoch).map(|(_, verified)| *verified)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLES: [Table; 2] = [Table::Apps, Table::AppMeta];
+
+    fn freshness() -> Freshness {
+        Freshness::new(config::Cache {
+            capacity: 100,
+            ttl: Duration::from_secs(3600),
+            degraded_ttl: Duration::from_secs(1),
+            max_stale: Duration::from_secs(60),
+            heartbeat: Duration::from_secs(5),
+        })
+    }
+
+    async fn pass(seconds: u64) {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+    }
+
+    fn belief(freshness: &Freshness, origin: &Origin) -> Belief {
+        freshness.belief(origin, freshness.now())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_live_entry_is_believed_until_it_is_outdated() {
+        let freshness = freshness();
+        freshness.reset();
+        pass(1).await;
+        let origin = freshness.origin(TABLES, "notes");
+        for _ in 0..100 {
+            pass(5).await;
+            freshness.verify(freshness.now());
+            assert_eq!(belief(&freshness, &origin), Belief::Good);
+        }
+        freshness.outdate(Table::AppMeta, "notes");
+        assert_eq!(belief(&freshness, &origin), Belief::Outdated);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_ttl_is_a_backstop() {
+        let freshness = freshness();
+        pass(1).await;
+        let origin = freshness.origin(TABLES, "notes");
+        pass(3600).await;
+        freshness.verify(freshness.now());
+        assert_eq!(belief(&freshness, &origin), Belief::Doubtful);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_ends_belief_after_two_heartbeats_without_anybodys_help() {
+        let freshness = freshness();
+        pass(1).await;
+        let origin = freshness.origin(TABLES, "notes");
+        freshness.verify(freshness.now());
+        pass(10).await;
+        assert_eq!(belief(&freshness, &origin), Belief::Good);
+        pass(1).await;
+        assert_eq!(belief(&freshness, &origin), Belief::Doubtful);
+        assert!(!freshness.is_live(freshness.now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_serves_longer_than_max_stale_after_it_was_last_verified() {
+        let freshness = freshness();
+        pass(1).await;
+        let origin = freshness.origin(TABLES, "notes");
+        pass(100).await;
+        freshness.verify(freshness.now());
+        pass(3).await;
+        freshness.degrade();
+        // Links that come and go must not make it younger.
+        for _ in 0..11 {
+            pass(5).await;
+            freshness.reset();
+            freshness.verify(freshness.now());
+            assert_eq!(belief(&freshness, &origin), Belief::Doubtful);
+            freshness.degrade();
+        }
+        pass(2).await;
+        assert_eq!(belief(&freshness, &origin), Belief::Outdated);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_that_began_before_a_change_is_not_joined() {
+        let freshness = freshness();
+        let origin = freshness.origin(TABLES, "notes");
+        assert!(freshness.is_latest(&origin));
+        freshness.outdate_table(Table::Terminals);
+        assert!(freshness.is_latest(&origin));
+        freshness.outdate_table(Table::Apps);
+        assert!(!freshness.is_latest(&origin));
+        let origin = freshness.origin(TABLES, "notes");
+        freshness.reset();
+        assert!(freshness.is_current(&origin) && !freshness.is_latest(&origin));
     }
 }

@@ -5,4 +5,7 @@
 //! text of the credential.
 
 pub mod management;
+pub mod peer;
+pub mod replays;
+pub mod target;
 pub mod terminal;

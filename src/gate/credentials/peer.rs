@@ -1,0 +1,428 @@
+//! A peer's signature: HTTP message signatures (RFC 9421) with RSA-PSS and
+//! SHA-512, as `requests-http-signature` makes them.
+//!
+//! The signature covers the request that the peer sent to the proxy, so its
+//! method and URL come from what the proxy says of it. What is not understood
+//! is refused: unknown parameters, component parameters, derived components
+//! other than the three that must be there.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::signature::{ParsedPublicKey, RSA_PSS_2048_8192_SHA512};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use sfv::{
+    BareItem, Dictionary, InnerList, Item, ListEntry, ListSerializer, Parameters, Parser, Version,
+};
+
+use super::target::Target;
+use crate::domain::client::Known;
+use crate::domain::identity::{Identity, short_id};
+use crate::store;
+
+/// The only algorithm. Its salt is as long as its digest, 64 bytes.
+const ALGORITHM: &str = "rsa-pss-sha512";
+
+/// Smallest key, in bits.
+const SMALLEST_KEY: usize = 2048;
+
+/// By how much the clocks of sender and box may differ, in seconds.
+const SKEW: i64 = 5;
+
+/// Age at which a signature ends, in seconds: a day, and the skew.
+pub(super) const MAX_AGE: i64 = 86_400 + SKEW;
+
+/// Longest `Signature-Input` and `Signature`, in bytes. An 8,192-bit key signs in 1,368.
+const MAX_FIELD: usize = 4 * 1024;
+
+/// Most components a signature may cover. Senders cover three to six.
+const MAX_COMPONENTS: usize = 32;
+
+/// Components that must be covered, so that a signature fits one request only.
+const REQUIRED: [&str; 3] = ["@method", "@authority", "@target-uri"];
+
+/// A request as it was signed: what the proxy says of it, and its headers.
+#[derive(Debug, Clone, Copy)]
+pub struct Signed<'a> {
+    pub method: &'a str,
+    /// `https` or `http`.
+    pub proto: &'a str,
+    /// As the peer wrote it, with the port.
+    pub host: &'a str,
+    /// Path and query.
+    pub uri: &'a str,
+    pub headers: &'a HeaderMap,
+}
+
+/// A signature that fits its request and a peer.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    pub peer: Known,
+    pub nonce: Option<Box<str>>,
+    /// SHA-256 of the signature's bytes.
+    pub fingerprint: [u8; 32],
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
+    /// When it ends, skew included.
+    pub expires: SystemTime,
+}
+
+/// Why a signature proves nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    #[error("the request is not signed")]
+    Unsigned,
+    #[error("a signature field is there more than once, or longer than {MAX_FIELD} bytes")]
+    Oversized,
+    #[error("a signature field is not a structured dictionary of the right shape")]
+    Malformed,
+    #[error("there is more than one signature")]
+    Several,
+    #[error("Signature and Signature-Input have different labels")]
+    Label,
+    #[error("a parameter is unknown, or not of its type")]
+    Parameter,
+    #[error("the algorithm is not {ALGORITHM}")]
+    Algorithm,
+    #[error("`created` is missing")]
+    NoCreated,
+    #[error("the signature is from the future")]
+    Future,
+    #[error("the signature is more than a day old")]
+    Old,
+    #[error("the signature has expired")]
+    Expired,
+    #[error("`keyid` is not that of a known peer")]
+    UnknownKey,
+    #[error("@method, @authority and @target-uri must be covered")]
+    Coverage,
+    #[error("a covered component is not supported, repeated, or one of too many")]
+    Component,
+    #[error("a covered header is missing")]
+    MissingHeader,
+    #[error("a covered header has bytes that cannot be signed")]
+    HeaderValue,
+    #[error("method, protocol, host and path make no URL")]
+    Target,
+    #[error("the signature does not match")]
+    Mismatch,
+}
+
+/// The keys of all peers, ready for use.
+#[derive(Default)]
+pub struct PeerKeys {
+    by_key_id: HashMap<Box<str>, Vec<PeerKey>, foldhash::fast::RandomState>,
+}
+
+struct PeerKey {
+    peer: Known,
+    key: ParsedPublicKey,
+}
+
+impl fmt::Debug for PeerKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerKeys").field("key_ids", &self.by_key_id.len()).finish()
+    }
+}
+
+/// Why the row of a peer cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum KeyError {
+    #[error("its id is shorter than {} characters", Identity::SHORT)]
+    Id,
+    #[error("its public key is not PEM of a SubjectPublicKeyInfo")]
+    Pem,
+    #[error("its public key is not RSA of {SMALLEST_KEY} to 8192 bits")]
+    Key,
+}
+
+impl PeerKeys {
+    /// Skips the rows that cannot be used, with a warning each.
+    #[must_use]
+    pub fn new(peers: &[store::Peer]) -> Self {
+        let mut keys = Self::default();
+        for peer in peers {
+            match parse_key(peer) {
+                Ok((key_id, key)) => {
+                    let peer = Known { id: Arc::clone(&peer.id), name: Arc::clone(&peer.name) };
+                    keys.by_key_id.entry(key_id).or_default().push(PeerKey { peer, key });
+                }
+                Err(error) => {
+                    let begins: String = peer.id.chars().take(3).collect();
+                    tracing::warn!("the peer whose id begins with {begins:?} is skipped: {error}");
+                }
+            }
+        }
+        keys
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_key_id.is_empty()
+    }
+}
+
+fn parse_key(peer: &store::Peer) -> Result<(Box<str>, ParsedPublicKey), KeyError> {
+    let key_id = short_id(&peer.id);
+    if key_id.chars().count() != Identity::SHORT {
+        return Err(KeyError::Id);
+    }
+    let pem = pem::parse(&peer.public_key_pem).map_err(|_| KeyError::Pem)?;
+    if pem.tag() != "PUBLIC KEY" {
+        return Err(KeyError::Pem);
+    }
+    // The range of sizes is checked again by each verification.
+    let key = ParsedPublicKey::new(&RSA_PSS_2048_8192_SHA512, pem.contents())
+        .map_err(|_| KeyError::Key)?;
+    check_size(pem.contents())?;
+    Ok((key_id.into(), key))
+}
+
+fn check_size(spki: &[u8]) -> Result<(), KeyError> {
+    use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo};
+    use x509_parser::public_key::PublicKey;
+
+    let (_, spki) = SubjectPublicKeyInfo::from_der(spki).map_err(|_| KeyError::Pem)?;
+    match spki.parsed() {
+        Ok(PublicKey::RSA(key)) if (SMALLEST_KEY..=8192).contains(&key.key_size()) => Ok(()),
+        _ => Err(KeyError::Key),
+    }
+}
+
+/// Verifies a request's signature. Cheap checks come first: without a known
+/// key and all else in order there is no arithmetic.
+///
+/// # Errors
+/// The first rule that the signature breaks.
+pub fn verify(
+    signed: &Signed<'_>,
+    keys: &PeerKeys,
+    now: SystemTime,
+) -> Result<Verified, SignatureError> {
+    let (input, signature) = fields(signed.headers)?;
+    let parameters = SignatureParameters::read(&input.params)?;
+    parameters.check(unix_seconds(now))?;
+    let candidates = keys.by_key_id.get(parameters.key_id).ok_or(SignatureError::UnknownKey)?;
+    let base = signature_base(signed, &input)?;
+    let matching = candidates
+        .iter()
+        .find(|candidate| candidate.key.verify_sig(base.as_bytes(), &signature).is_ok())
+        .ok_or(SignatureError::Mismatch)?;
+    Ok(Verified {
+        peer: matching.peer.clone(),
+        nonce: parameters.nonce.map(Into::into),
+        fingerprint: sha256(&signature),
+        created: parameters.created,
+        expires: parameters.ends(),
+    })
+}
+
+/// Seconds since 1970, rounded down.
+pub(super) fn unix_seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut fingerprint = [0; 32];
+    for (to, from) in fingerprint.iter_mut().zip(digest(&SHA256, bytes).as_ref()) {
+        *to = *from;
+    }
+    fingerprint
+}
+
+/// The one signature: what it covers, and its bytes.
+fn fields(headers: &HeaderMap) -> Result<(InnerList, Vec<u8>), SignatureError> {
+    let input = dictionary(headers, &HeaderName::from_static("signature-input"))?;
+    let signature = dictionary(headers, &HeaderName::from_static("signature"))?;
+    let (input_label, input) = input;
+    let (label, signature) = signature;
+    if label != input_label {
+        return Err(SignatureError::Label);
+    }
+    match (input, signature) {
+        (
+            ListEntry::InnerList(input),
+            ListEntry::Item(Item { bare_item: BareItem::ByteSequence(signature), params }),
+        ) if params.is_empty() => Ok((input, signature)),
+        _ => Err(SignatureError::Malformed),
+    }
+}
+
+/// The only member of a header that is a structured dictionary.
+fn dictionary(
+    headers: &HeaderMap,
+    name: &HeaderName,
+) -> Result<(String, ListEntry), SignatureError> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().ok_or(SignatureError::Unsigned)?.as_bytes();
+    if values.next().is_some() || value.len() > MAX_FIELD {
+        return Err(SignatureError::Oversized);
+    }
+    let mut members = Parser::new(value)
+        .with_version(Version::Rfc8941)
+        .parse::<Dictionary>()
+        .map_err(|_| SignatureError::Malformed)?
+        .into_iter();
+    let (label, entry) = members.next().ok_or(SignatureError::Malformed)?;
+    // A label given twice is one member to the parser: the comma tells.
+    if members.next().is_some() || has_bare_comma(value) {
+        return Err(SignatureError::Several);
+    }
+    Ok((label.as_str().to_owned(), entry))
+}
+
+/// Whether there is a comma outside of strings; in a well-formed dictionary
+/// there are none but those between members.
+fn has_bare_comma(value: &[u8]) -> bool {
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in value {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b',' if !in_string => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// The parameters of a signature (RFC 9421 section 2.3).
+struct SignatureParameters<'a> {
+    created: i64,
+    expires: Option<i64>,
+    key_id: &'a str,
+    algorithm: Option<&'a str>,
+    nonce: Option<&'a str>,
+}
+
+impl<'a> SignatureParameters<'a> {
+    fn read(parameters: &'a Parameters) -> Result<Self, SignatureError> {
+        let (mut created, mut expires) = (None, None);
+        let (mut key_id, mut algorithm, mut nonce) = (None, None, None);
+        for (name, value) in parameters {
+            let text = || value.as_string().map(|text| text.as_str());
+            let number = || value.as_integer().map(i64::from);
+            let read = match name.as_str() {
+                "created" => number().map(|number| created = Some(number)),
+                "expires" => number().map(|number| expires = Some(number)),
+                "keyid" => text().map(|text| key_id = Some(text)),
+                "alg" => text().map(|text| algorithm = Some(text)),
+                "nonce" => text().map(|text| nonce = Some(text)),
+                "tag" => text().map(|_| ()),
+                _ => None,
+            };
+            read.ok_or(SignatureError::Parameter)?;
+        }
+        Ok(Self {
+            created: created.ok_or(SignatureError::NoCreated)?,
+            expires,
+            key_id: key_id.ok_or(SignatureError::UnknownKey)?,
+            algorithm,
+            nonce,
+        })
+    }
+
+    fn check(&self, now: i64) -> Result<(), SignatureError> {
+        if self.algorithm.is_some_and(|algorithm| algorithm != ALGORITHM) {
+            return Err(SignatureError::Algorithm);
+        }
+        if self.created > now + SKEW {
+            return Err(SignatureError::Future);
+        }
+        if self.created < now - MAX_AGE {
+            return Err(SignatureError::Old);
+        }
+        if self.expires.is_some_and(|expires| expires < now - SKEW) {
+            return Err(SignatureError::Expired);
+        }
+        Ok(())
+    }
+
+    /// The first moment at which [`Self::check`] would refuse.
+    fn ends(&self) -> SystemTime {
+        let by_age = self.created.saturating_add(MAX_AGE);
+        let by_sender = self.expires.map_or(i64::MAX, |expires| expires.saturating_add(SKEW));
+        let seconds = u64::try_from(by_age.min(by_sender).saturating_add(1)).unwrap_or_default();
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+}
+
+/// The text that is signed (RFC 9421 section 2.5).
+fn signature_base(signed: &Signed<'_>, input: &InnerList) -> Result<String, SignatureError> {
+    let names = component_names(input)?;
+    let target =
+        Target::new(signed.proto, signed.host, signed.uri).ok_or(SignatureError::Target)?;
+    let method = signed.method;
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if method.is_empty() || !method.bytes().all(is_token) {
+        return Err(SignatureError::Target);
+    }
+    let mut base = String::with_capacity(512);
+    for name in names {
+        base.push('"');
+        base.push_str(name);
+        base.push_str("\": ");
+        match name {
+            "@method" => base.push_str(method),
+            "@authority" => base.push_str(&target.authority),
+            "@target-uri" => base.push_str(&target.uri),
+            _ => push_header(&mut base, signed.headers, name)?,
+        }
+        base.push('\n');
+    }
+    base.push_str("\"@signature-params\": ");
+    let mut list = ListSerializer::with_buffer(&mut base);
+    list.members([&ListEntry::InnerList(input.clone())]);
+    list.finish().ok_or(SignatureError::Malformed)?;
+    Ok(base)
+}
+
+/// The covered components, in the sender's order.
+fn component_names(input: &InnerList) -> Result<Vec<&str>, SignatureError> {
+    if input.items.len() > MAX_COMPONENTS {
+        return Err(SignatureError::Component);
+    }
+    let mut names: Vec<&str> = Vec::with_capacity(input.items.len());
+    for item in &input.items {
+        let name = item.bare_item.as_string().ok_or(SignatureError::Component)?.as_str();
+        let supported = REQUIRED.contains(&name) || is_field_name(name);
+        if !supported || !item.params.is_empty() || names.contains(&name) {
+            return Err(SignatureError::Component);
+        }
+        names.push(name);
+    }
+    if REQUIRED.iter().all(|required| names.contains(required)) {
+        Ok(names)
+    } else {
+        Err(SignatureError::Coverage)
+    }
+}
+
+/// Field names are signed in lower case (RFC 9421 section 2.1).
+fn is_field_name(name: &str) -> bool {
+    HeaderName::from_lowercase(name.as_bytes()).is_ok()
+}
+
+/// The combined value of a header (RFC 9421 section 2.1): each line trimmed, joined by `, `.
+fn push_header(base: &mut String, headers: &HeaderMap, name: &str) -> Result<(), SignatureError> {
+    let mut values = headers.get_all(name).iter().peekable();
+    if values.peek().is_none() {
+        return Err(SignatureError::MissingHeader);
+    }
+    while let Some(value) = values.next() {
+        let value = HeaderValue::to_str(value).map_err(|_| SignatureError::HeaderValue)?;
+        base.push_str(value.trim_matches([' ', '\t']));
+        if values.peek().is_some() {
+            base.push_str(", ");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! `@authority` and `@target-uri` of a signed request (RFC 9421 sections 2.2.2
+//! and 2.2.3), put together from what the proxy says of it.
+//!
+//! The sender signs the URL as its library has normalised it, so the same is
+//! done here: byte for byte what Python's `requests` makes of it, which is
+//! RFC 3986 section 6.2.2 with two turns: dot segments go before percent
+//! signs are decoded, and an empty query goes.
+
+use std::fmt::Write;
+
+/// A request's target, normalised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Lower-cased host, with the port unless it is the scheme's own.
+    pub authority: String,
+    pub uri: String,
+}
+
+impl Target {
+    /// `None` where the parts make no URL, or one that no sender writes so:
+    /// a stray `%`, a fragment, bytes that are not visible ASCII.
+    #[must_use]
+    pub fn new(proto: &str, host: &str, uri: &str) -> Option<Self> {
+        let (scheme, default_port) = scheme(proto)?;
+        let (name, port) = match host.split_once(':') {
+            Some((name, port)) => (name, port_number(port)?),
+            None => (host, None),
+        };
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if name.is_empty() || name.starts_with('.') || !name.bytes().all(fits) {
+            return None;
+        }
+        let name = name.to_ascii_lowercase();
+        let with_port = port.map_or_else(|| name.clone(), |port| format!("{name}:{port}"));
+        let resource = resource(uri)?;
+        let uri = format!("{scheme}://{with_port}{resource}");
+        let authority = if port == Some(default_port) { name } else { with_port };
+        Some(Self { authority, uri })
+    }
+}
+
+/// The scheme as it is signed, and its own port. A proxy names an upgrade to
+/// WebSocket `ws` or `wss`.
+fn scheme(proto: &str) -> Option<(&'static str, u16)> {
+    [("https", 443), ("http", 80), ("wss", 443), ("ws", 80)]
+        .into_iter()
+        .find(|(scheme, _)| scheme.eq_ignore_ascii_case(proto))
+}
+
+/// The outer `None` is of text that is no port; an empty port is none at all.
+#[expect(clippy::option_option, reason = "the two are told apart in one place, just above")]
+fn port_number(text: &str) -> Option<Option<u16>> {
+    if text.is_empty() {
+        return Some(None);
+    }
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten().map(Some)
+}
+
+/// Path and query, normalised.
+fn resource(uri: &str) -> Option<String> {
+    let visible = uri.bytes().all(|byte| byte.is_ascii_graphic());
+    if !uri.starts_with('/') || !visible || uri.contains('#') {
+        return None;
+    }
+    let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+    let mut resource = String::with_capacity(uri.len() + 16);
+    normalise_escapes(&remove_dot_segments(path), "/", &mut resource)?;
+    if !query.is_empty() {
+        resource.push('?');
+        normalise_escapes(query, "/?", &mut resource)?;
+    }
+    Some(resource)
+}
+
+/// `urllib3`'s reading of RFC 3986 section 5.2.4; it differs from the RFC where
+/// an empty segment follows a `..` at the root.
+fn remove_dot_segments(path: &str) -> String {
+    if !path.contains("/.") {
+        return path.to_owned();
+    }
+    let mut kept: Vec<&str> = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "." => {}
+            ".." => {
+                kept.pop();
+            }
+            _ => kept.push(segment),
+        }
+    }
+    if kept.first().is_none_or(|first| !first.is_empty()) {
+        kept.insert(0, "");
+    }
+    if path.ends_with("/.") || path.ends_with("/..") {
+        kept.push("");
+    }
+    kept.join("/")
+}
+
+/// Decodes what need not be encoded, encodes what must be, upper-cases the rest.
+fn normalise_escapes(text: &str, allowed: &str, into: &mut String) -> Option<()> {
+    let mut rest = text.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        if *byte == b'%' {
+            let (digits, after) = rest.split_at_checked(2)?;
+            let value = hex(digits[0])? << 4 | hex(digits[1])?;
+            rest = after;
+            if is_unreserved(value) {
+                into.push(char::from(value));
+            } else {
+                write!(into, "%{value:02X}").ok()?;
+            }
+        } else if is_unreserved(*byte)
+            || b"!$&'()*+,;=:@".contains(byte)
+            || allowed.as_bytes().contains(byte)
+        {
+            into.push(char::from(*byte));
+        } else {
+            write!(into, "%{byte:02X}").ok()?;
+        }
+    }
+    Some(())
+}
+
+/// RFC 3986 section 2.3.
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn targets_are_those_of_python_requests() {
+        let made: Value = serde_json::from_str(include_str!("../../../tests/vectors/targets.json"))
+            .expect("json");
+        let rows = made["targets"].as_array().expect("rows");
+        assert!(rows.len() > 40);
+        for row in rows {
+            let text = |key: &str| row[key].as_str().expect("text");
+            let target = Target::new("https", text("host"), text("uri"));
+            let uri = target.map(|target| target.uri);
+            assert_eq!(uri.as_deref(), Some(text("target")), "{row}");
+        }
+    }
+
+    #[test]
+    fn the_authority_has_no_port_of_the_schemes_own() {
+        for (proto, host, authority) in [
+            ("https", "A.Example", "a.example"),
+            ("https", "a.example:443", "a.example"),
+            ("HTTPS", "a.example:00443", "a.example"),
+            ("wss", "a.example:443", "a.example"),
+            ("http", "a.example:443", "a.example:443"),
+            ("http", "a.example:80", "a.example"),
+            ("ws", "a.example:80", "a.example"),
+            ("https", "a.example:", "a.example"),
+            ("https", "a.example:8443", "a.example:8443"),
+            ("https", "a.example.", "a.example."),
+        ] {
+            let target = Target::new(proto, host, "/").expect(host);
+            assert_eq!(target.authority, authority, "{proto} {host}");
+        }
+    }
+
+    #[test]
+    fn parts_that_make_no_url_are_refused() {
+        for (proto, host, uri) in [
+            ("ftp", "a.example", "/"),
+            ("", "a.example", "/"),
+            ("https", "", "/"),
+            ("https", ":443", "/"),
+            ("https", ".a", "/"),
+            ("https", "a:b", "/"),
+            ("https", "a:+1", "/"),
+            ("https", "a:65536", "/"),
+            ("https", "a:1:2", "/"),
+            ("https", "[::1]", "/"),
+            ("https", "u@a", "/"),
+            ("https", "a/b", "/"),
+            ("https", "a\n", "/"),
+            ("https", "ü", "/"),
+            ("https", "a", ""),
+            ("https", "a", "x"),
+            ("https", "a", "?x"),
+            ("https", "a", "https://a/"),
+            ("https", "a", "/#x"),
+            ("https", "a", "/%"),
+            ("https", "a", "/%1"),
+            ("https", "a", "/%zz"),
+            ("https", "a", "/%+1"),
+            ("https", "a", "/?%"),
+            ("https", "a", "/a b"),
+            ("https", "a", "/a\nb"),
+            ("https", "a", "/ü"),
+        ] {
+            assert_eq!(Target::new(proto, host, uri), None, "{proto} {host} {uri:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived(proto in "\\PC{0,6}", host in "\\PC{0,20}", uri in "\\PC{0,40}") {
+            let _ = Target::new(&proto, &host, &uri);
+            let _ = Target::new("https", &host, &uri);
+        }
+
+        #[test]
+        fn a_target_is_one_line_of_visible_ascii(uri in "/[ -~]{0,40}") {
+            if let Some(target) = Target::new("https", "a.example", &uri) {
+                prop_assert!(target.uri.bytes().all(|byte| byte.is_ascii_graphic()));
+                prop_assert!(target.uri.starts_with("https://a.example/"));
+            }
+        }
+    }
+}
