@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nightporter::config::{self, Config, Environment, ListenAddr};
 use nightporter::{Listeners, Signal};
@@ -97,13 +97,19 @@ impl Nightporter {
 
     /// Asks until the answer has this status; fails if it never has.
     pub async fn until(&self, status: u16, request: &Request) {
-        let mut last = 0;
-        let what = format!("{status} for {request:?}");
-        poll(&what, STARTING, async || {
-            last = self.ask(request).await.status;
-            last == status
-        })
-        .await;
+        let start = Instant::now();
+        loop {
+            let response = self.ask(request).await;
+            if response.status == status {
+                return;
+            }
+            assert!(
+                start.elapsed() < STARTING,
+                "not within {STARTING:?}: {status} for {request:?}; still {response:?}, {}",
+                ask(self.ops, &Request::new("GET", "/healthz")).await.body(),
+            );
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 }
 

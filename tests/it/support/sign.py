@@ -40,7 +40,7 @@ def sign(order):
         order.get("method", "GET"),
         order["url"],
         headers=order.get("headers"),
-        data=order.get("body"),
+        data=order["body"].encode() if "body" in order else None,
         auth=signer,
     )
     return dict(requests.Session().prepare_request(request).headers)
