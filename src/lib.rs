@@ -1,5 +1,6 @@
 //! nightporter
 
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod gate;

@@ -1,0 +1,188 @@
+//! Connections for queries, each used by one query at a time and under a time limit.
+//!
+//! A connection whose query did not come to an end (timed out, or its caller
+//! went away) is never used again: what it would answer next belongs to
+//! another question. Where one stalls, the others of its age are suspect too
+//! and are given up with it, so that a dead link costs one time limit and not
+//! twenty.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bb8::ManageConnection;
+use bb8_postgres::PostgresConnectionManager;
+use tokio::pin;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
+
+use super::super::Unavailable;
+use super::server::{ConnectError, Server, explain};
+use crate::config;
+
+/// A parameter with its type: no round trip is spent on asking the server.
+pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+#[derive(Debug)]
+pub(super) struct Pool {
+    connections: bb8::Pool<Connector>,
+    age: Arc<AtomicU64>,
+    failures: watch::Sender<Option<ConnectError>>,
+    query_timeout: Duration,
+}
+
+/// Makes connections.
+#[derive(Debug)]
+struct Connector {
+    server: Arc<Server>,
+    /// Connections of an earlier age are suspect.
+    age: Arc<AtomicU64>,
+}
+
+struct Connection {
+    client: Client,
+    server: Arc<Server>,
+    age: u64,
+    /// Set while a query is under way, hence for good where it did not end.
+    busy: bool,
+}
+
+/// Why bb8 did not get or keep a connection.
+#[derive(Debug)]
+enum Lost {
+    Connect(ConnectError),
+    Suspect,
+}
+
+impl Pool {
+    pub(super) fn new(config: &config::Postgres, server: Arc<Server>) -> Self {
+        let age = Arc::new(AtomicU64::new(0));
+        let (failures, _) = watch::channel(None);
+        let connections = bb8::Pool::builder()
+            .max_size(config.pool_size)
+            .connection_timeout(config.pool_timeout)
+            .test_on_check_out(true)
+            // A failure is the answer to whoever waits; who asks next tries again.
+            .retry_connection(false)
+            .error_sink(Box::new(FailureSink(failures.clone())))
+            .build_unchecked(Connector { server, age: Arc::clone(&age) });
+        Self { connections, age, failures, query_timeout: config.query_timeout }
+    }
+
+    /// Connections and how many of them are idle.
+    pub(super) fn size(&self) -> (u32, u32) {
+        let state = self.connections.state();
+        (state.connections, state.idle_connections)
+    }
+
+    /// Gives up every connection made so far, each when it is next touched.
+    pub(super) fn suspect_all(&self) {
+        self.age.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) async fn query(
+        &self,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, Unavailable> {
+        let mut connection = self.connection().await?;
+        connection.busy = true;
+        let answer = timeout(self.query_timeout, connection.client.query_typed(sql, parameters));
+        let Ok(answer) = answer.await else {
+            self.suspect_all();
+            return Err(Unavailable::new(format_args!(
+                "a query took longer than {:?}",
+                self.query_timeout
+            )));
+        };
+        connection.busy = false;
+        answer.map_err(|error| Unavailable::new(explain(&error)))
+    }
+
+    /// A connection: an idle one, a new one, or the first that is given back.
+    ///
+    /// bb8 lets a caller wait out `pool_timeout` when connecting fails; here the
+    /// failure is the answer, unless there are connections to wait for.
+    async fn connection(&self) -> Result<bb8::PooledConnection<'_, Connector>, Unavailable> {
+        let mut failures = self.failures.subscribe();
+        let got = self.connections.get();
+        pin!(got);
+        loop {
+            tokio::select! {
+                biased;
+                got = &mut got => return got.map_err(|_| {
+                    Unavailable::new("no connection of the pool became free in time")
+                }),
+                Ok(()) = failures.changed() => {
+                    let failure = failures.borrow_and_update().clone();
+                    if let Some(failure) = failure && self.connections.state().connections == 0 {
+                        return Err(Unavailable::new(failure));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl ManageConnection for Connector {
+    type Connection = Connection;
+    type Error = Lost;
+
+    async fn connect(&self) -> Result<Connection, Lost> {
+        let age = self.age.load(Ordering::Acquire);
+        let connect =
+            async |config, tls| PostgresConnectionManager::new(config, tls).connect().await;
+        let client = self.server.connect(connect).await.map_err(Lost::Connect)?;
+        Ok(Connection { client, server: Arc::clone(&self.server), age, busy: false })
+    }
+
+    /// No round trip: a closed socket is known at once, a dead one costs a time limit.
+    async fn is_valid(&self, connection: &mut Connection) -> Result<(), Lost> {
+        if self.has_broken(connection) { Err(Lost::Suspect) } else { Ok(()) }
+    }
+
+    fn has_broken(&self, connection: &mut Connection) -> bool {
+        connection.busy
+            || connection.client.is_closed()
+            || connection.age != self.age.load(Ordering::Acquire)
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("age", &self.age).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Connection {
+    /// A query that is given up would go on in the server (waiting for a lock,
+    /// say) and hold one of its connections.
+    fn drop(&mut self) {
+        if self.busy
+            && !self.client.is_closed()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let (server, token) = (Arc::clone(&self.server), self.client.cancel_token());
+            runtime.spawn(async move { server.cancel(token).await });
+        }
+    }
+}
+
+/// Tells those who wait for a connection that connecting failed.
+#[derive(Debug, Clone)]
+struct FailureSink(watch::Sender<Option<ConnectError>>);
+
+impl bb8::ErrorSink<Lost> for FailureSink {
+    fn sink(&self, lost: Lost) {
+        if let Lost::Connect(error) = lost {
+            self.0.send_replace(Some(error));
+        }
+    }
+
+    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<Lost>> {
+        Box::new(self.clone())
+    }
+}

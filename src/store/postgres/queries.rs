@@ -1,0 +1,257 @@
+//! What the gate asks of the tables, and the little it writes.
+//!
+//! Each is one statement and one round trip. Columns are cast to the type that
+//! is read, so that a table with `varchar` or an enum serves too.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::signature::{KeyPair, RsaKeyPair};
+use pem::{EncodeConfig, LineEnding, Pem};
+use tokio_postgres::Row;
+use tokio_postgres::types::{FromSql, Type};
+
+use super::super::{AppRow, Peer, Terminal, Touched, Unavailable};
+use super::problems::Subject;
+use super::server::explain;
+use super::{Postgres, random_hex};
+use crate::config::Secret;
+use crate::domain::identity::{Identity, derive_domain, short_id};
+
+const TERMINAL_SECRET: &str = "terminal_jwt_secret";
+const MANAGEMENT_SECRET: &str = "freeshard_controller_shared_key";
+
+/// Locks the rows in the order of their keys, so that two writers cannot wait
+/// for each other, and passes over rows that are as recent already.
+macro_rules! touch {
+    ($table:literal, $key:literal, $column:literal) => {
+        concat!(
+            "WITH used AS (SELECT key, to_timestamp(max(at)) AS at \
+                FROM unnest($1, $2) AS u (key, at) GROUP BY key), \
+            due AS (SELECT t.",
+            $key,
+            " AS key, used.at FROM ",
+            $table,
+            " AS t JOIN used ON used.key = t.",
+            $key,
+            " WHERE t.",
+            $column,
+            " IS NULL OR t.",
+            $column,
+            " < used.at - make_interval(secs => $3) ORDER BY t.",
+            $key,
+            " FOR NO KEY UPDATE OF t) UPDATE ",
+            $table,
+            " AS t SET ",
+            $column,
+            " = due.at FROM due WHERE t.",
+            $key,
+            " = due.key AND (t.",
+            $column,
+            " IS NULL OR t.",
+            $column,
+            " < due.at)"
+        )
+    };
+}
+
+const TOUCH_APPS: &str = touch!("installed_apps", "name", "last_access");
+const TOUCH_TERMINALS: &str = touch!("terminals", "id", "last_connection");
+
+impl Postgres {
+    pub async fn app_names(&self) -> Result<Vec<String>, Unavailable> {
+        let rows = self.pool.query("SELECT name::text FROM installed_apps", &[]).await?;
+        rows.iter().map(|row| get(row, 0)).collect()
+    }
+
+    pub async fn app(&self, name: &str) -> Result<Option<AppRow>, Unavailable> {
+        let sql = "SELECT name::text, coalesce(status::text, 'unknown') FROM installed_apps \
+                   WHERE name = $1";
+        let row = self.row_of(sql, name).await?;
+        row.map(|row| Ok(AppRow { name: arc(&row, 0)?, status: get(&row, 1)? })).transpose()
+    }
+
+    pub async fn identity(&self) -> Result<Option<Identity>, Unavailable> {
+        let sql = "SELECT id::text, coalesce(private_key::text, '') FROM identities \
+                   WHERE is_default ORDER BY id LIMIT 1";
+        let rows = self.pool.query(sql, &[]).await?;
+        let Some(row) = rows.first() else {
+            self.problems.clear(Subject::Identity);
+            return Ok(None);
+        };
+        let (id, private_key): (String, &str) = (get(row, 0)?, get(row, 1)?);
+        let (public_key_pem, problem) = match public_key_pem(private_key) {
+            Ok(pem) => (pem, None),
+            Err(reason) => {
+                (String::new(), Some(format!("the private key of the default identity {reason}")))
+            }
+        };
+        self.problems.note(Subject::Identity, problem);
+        let domain = derive_domain(&id, self.prefix_length, &self.zone);
+        Ok(Some(Identity { id, domain, public_key_pem }))
+    }
+
+    pub async fn terminal(&self, id: &str) -> Result<Option<Terminal>, Unavailable> {
+        let sql = "SELECT id::text, coalesce(name::text, '') FROM terminals WHERE id = $1";
+        let row = self.row_of(sql, id).await?;
+        row.as_ref().map(terminal).transpose()
+    }
+
+    pub async fn terminals(&self) -> Result<Vec<Terminal>, Unavailable> {
+        let sql = "SELECT id::text, coalesce(name::text, '') FROM terminals ORDER BY id";
+        self.pool.query(sql, &[]).await?.iter().map(terminal).collect()
+    }
+
+    pub async fn peers(&self) -> Result<Vec<Peer>, Unavailable> {
+        let sql = "SELECT id::text, coalesce(name::text, ''), public_bytes_b64::text FROM peers \
+                   WHERE public_bytes_b64 IS NOT NULL ORDER BY id";
+        let rows = self.pool.query(sql, &[]).await?;
+        let (mut peers, mut unusable) = (Vec::with_capacity(rows.len()), Vec::new());
+        for row in &rows {
+            let peer = Peer { id: arc(row, 0)?, name: arc(row, 1)?, public_key_pem: get(row, 2)? };
+            if is_public_key(&peer.public_key_pem) {
+                peers.push(peer);
+            } else {
+                unusable.push(short_id(&peer.id).to_owned());
+            }
+        }
+        let problem = (!unusable.is_empty())
+            .then(|| format!("peers whose public key cannot be read: {}", unusable.join(", ")));
+        self.problems.note(Subject::Peers, problem);
+        Ok(peers)
+    }
+
+    pub async fn terminal_secret(&self) -> Result<Option<Secret>, Unavailable> {
+        self.secret(TERMINAL_SECRET, Subject::TerminalSecret).await
+    }
+
+    pub async fn ensure_terminal_secret(&self) -> Result<Secret, Unavailable> {
+        let sql = "INSERT INTO kv_store (key, value) VALUES ($1, to_jsonb($2::text)) \
+                   ON CONFLICT DO NOTHING";
+        if let Some(secret) = self.terminal_secret().await? {
+            return Ok(secret);
+        }
+        let random = random_hex::<32>();
+        self.pool.query(sql, &[(&TERMINAL_SECRET, Type::TEXT), (&random, Type::TEXT)]).await?;
+        // Whoever came first has won: what is in the table counts.
+        self.terminal_secret().await?.ok_or_else(|| {
+            Unavailable::new(format_args!("kv_store['{TERMINAL_SECRET}'] cannot be used as it is"))
+        })
+    }
+
+    pub async fn management_secret(&self) -> Result<Option<Secret>, Unavailable> {
+        self.secret(MANAGEMENT_SECRET, Subject::ManagementSecret).await
+    }
+
+    pub async fn add_terminal(&self, terminal: &Terminal) -> Result<bool, Unavailable> {
+        let sql = "INSERT INTO terminals (id, name, icon) VALUES ($1, $2, 'unknown') \
+                   ON CONFLICT DO NOTHING RETURNING true";
+        let (id, name) = (&*terminal.id, &*terminal.name);
+        let added = self.pool.query(sql, &[(&id, Type::TEXT), (&name, Type::TEXT)]).await?;
+        Ok(!added.is_empty())
+    }
+
+    pub async fn remove_terminal(&self, id: &str) -> Result<bool, Unavailable> {
+        let sql = "DELETE FROM terminals WHERE id = $1 RETURNING true";
+        Ok(self.row_of(sql, id).await?.is_some())
+    }
+
+    pub async fn write_touches(
+        &self,
+        touched: Touched,
+        uses: &[(Arc<str>, SystemTime)],
+    ) -> Result<(), Unavailable> {
+        let (sql, every) = match touched {
+            // Times lose up to a microsecond on their way: who asks at the very
+            // end of the interval is not turned away.
+            Touched::App => {
+                (TOUCH_APPS, self.last_access_every.saturating_sub(Duration::from_millis(1)))
+            }
+            Touched::Terminal => (TOUCH_TERMINALS, Duration::ZERO),
+        };
+        let uses = uses.iter().filter(|(key, _)| can_be_text(key));
+        let (keys, times): (Vec<&str>, Vec<f64>) =
+            uses.map(|(key, at)| (&**key, seconds(*at))).unzip();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let every = every.as_secs_f64();
+        self.pool
+            .query(
+                sql,
+                &[(&keys, Type::TEXT_ARRAY), (&times, Type::FLOAT8_ARRAY), (&every, Type::FLOAT8)],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// The row of a key, where there is one.
+    async fn row_of(&self, sql: &str, key: &str) -> Result<Option<Row>, Unavailable> {
+        if !can_be_text(key) {
+            return Ok(None);
+        }
+        Ok(self.pool.query(sql, &[(&key, Type::TEXT)]).await?.into_iter().next())
+    }
+
+    /// A text of `kv_store`. An empty one is no secret: everyone knows it.
+    async fn secret(&self, key: &str, subject: Subject) -> Result<Option<Secret>, Unavailable> {
+        let sql = "SELECT CASE jsonb_typeof(value) WHEN 'string' THEN value #>> '{}' END \
+                   FROM kv_store WHERE key = $1";
+        let row = self.row_of(sql, key).await?;
+        let text: Option<Option<String>> = row.map(|row| get(&row, 0)).transpose()?;
+        let is_unusable = matches!(text.as_ref().map(Option::as_deref), Some(None | Some("")));
+        let problem = is_unusable.then(|| format!("kv_store['{key}'] is not a text with content"));
+        self.problems.note(subject, problem);
+        Ok(text.flatten().filter(|text| !text.is_empty()).map(Secret::new))
+    }
+}
+
+fn terminal(row: &Row) -> Result<Terminal, Unavailable> {
+    Ok(Terminal { id: arc(row, 0)?, name: arc(row, 1)? })
+}
+
+fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, Unavailable> {
+    row.try_get(column).map_err(|error| Unavailable::new(explain(&error)))
+}
+
+fn arc(row: &Row, column: usize) -> Result<Arc<str>, Unavailable> {
+    get::<&str>(row, column).map(Arc::from)
+}
+
+/// Whether Postgres can hold it as text; nothing that it cannot is a key of a row.
+fn can_be_text(key: &str) -> bool {
+    !key.contains('\0')
+}
+
+/// Seconds since 1970; a time before that counts as 1970.
+fn seconds(at: SystemTime) -> f64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Whether the text is the PEM of a SubjectPublicKeyInfo (RFC 7468 section 13).
+fn is_public_key(text: &str) -> bool {
+    pem::parse(text).is_ok_and(|pem| {
+        pem.tag() == "PUBLIC KEY"
+            && x509_parser::prelude::FromDer::from_der(pem.contents())
+                .is_ok_and(|(_, _): (_, x509_parser::x509::SubjectPublicKeyInfo<'_>)| true)
+    })
+}
+
+/// SPKI PEM of a PKCS#8 PEM, or what is wrong with it.
+fn public_key_pem(private_key: &str) -> Result<String, &'static str> {
+    if private_key.is_empty() {
+        return Err("is missing");
+    }
+    let pem = pem::parse(private_key).map_err(|_| "is not PEM")?;
+    let pair = match pem.tag() {
+        "PRIVATE KEY" => RsaKeyPair::from_pkcs8(pem.contents()),
+        "RSA PRIVATE KEY" => RsaKeyPair::from_der(pem.contents()),
+        _ => return Err("is not PKCS#8"),
+    };
+    let pair = pair.map_err(|_| "is not an RSA key that can be used")?;
+    let der: PublicKeyX509Der<'_> =
+        pair.public_key().as_der().map_err(|_| "has no public key that can be encoded")?;
+    let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
+    Ok(pem::encode_config(&Pem::new("PUBLIC KEY", der.as_ref()), config))
+}

@@ -1,0 +1,329 @@
+//! Where the server is and how to connect to it, from libpq's two kinds of
+//! connection string.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+use tokio::time::timeout;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::PostgresConfigError;
+use super::tls::Tls;
+
+/// Options handed on to the client library.
+const KNOWN: [&str; 18] = [
+    "user",
+    "password",
+    "dbname",
+    "options",
+    "application_name",
+    "host",
+    "hostaddr",
+    "port",
+    "connect_timeout",
+    "tcp_user_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
+    "target_session_attrs",
+    "channel_binding",
+    "load_balance_hosts",
+    "sslnegotiation",
+];
+
+/// The library's own idle time before the first keepalive, two hours: not set by anyone.
+const UNSET_KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// A silent peer is given up after 15 + 3 × 5 seconds.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// A server to connect to.
+#[derive(Debug)]
+pub(super) struct Server {
+    config: tokio_postgres::Config,
+    tls: Tls,
+    /// For all hosts of the connection string together.
+    timeout: Duration,
+}
+
+/// Why there is no connection, in words for the operator.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct ConnectError(String);
+
+/// Words of a connection string: options that are the library's, as it takes
+/// them, and those that are ours.
+#[derive(Default)]
+struct Options {
+    rest: String,
+    sslmode: Option<String>,
+    sslrootcert: Option<String>,
+    /// The last option that was understood: a position that gives nothing away.
+    last: String,
+}
+
+impl Server {
+    /// Reads a URL or a key-value string. No error quotes it: it holds a password.
+    pub(super) fn parse(
+        text: &str,
+        connect_timeout: Duration,
+        query_timeout: Duration,
+    ) -> Result<Self, PostgresConfigError> {
+        let text = text.trim();
+        let is_url = ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme));
+        let options = if is_url { Options::of_url(text)? } else { Options::of_pairs(text)? };
+        let mut tls = Tls::parse(options.sslmode.as_deref(), options.sslrootcert.as_deref())?;
+        let mut config: tokio_postgres::Config =
+            options.rest.parse().map_err(|error| PostgresConfigError(explain(&error)))?;
+        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+            return Err(PostgresConfigError::new("no host is given"));
+        }
+        let is_local = |host: &Host| matches!(host, Host::Unix(_));
+        if config.get_hostaddrs().is_empty() && config.get_hosts().iter().all(is_local) {
+            // libpq: sslmode is ignored for Unix domain sockets.
+            tls = Tls::parse(Some("disable"), None)?;
+        }
+        if config.get_application_name().is_none() {
+            config.application_name("nightporter");
+        }
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(connect_timeout);
+        }
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(query_timeout);
+        }
+        if config.get_keepalives_idle() == UNSET_KEEPALIVE {
+            config.keepalives_idle(KEEPALIVE_IDLE);
+        }
+        if config.get_keepalives_interval().is_none() {
+            config.keepalives_interval(KEEPALIVE_INTERVAL);
+        }
+        if config.get_keepalives_retries().is_none() {
+            config.keepalives_retries(KEEPALIVE_RETRIES);
+        }
+        let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
+        let one = config.get_connect_timeout().copied().unwrap_or(connect_timeout);
+        let timeout = one.saturating_mul(u32::try_from(hosts).unwrap_or(u32::MAX));
+        Ok(Self { config, tls, timeout })
+    }
+
+    /// Connects by `connect`, in each way that `sslmode` allows.
+    pub(super) async fn connect<C>(
+        &self,
+        connect: impl AsyncFn(tokio_postgres::Config, MakeRustlsConnect) -> Attempt<C>,
+    ) -> Result<C, ConnectError> {
+        let attempts = async {
+            let connector = self.tls.connector().await?;
+            let mut refusals = String::new();
+            for mode in self.tls.attempts() {
+                let mut config = self.config.clone();
+                config.ssl_mode(*mode);
+                match connect(config, connector.clone()).await {
+                    Ok(connection) => return Ok(connection),
+                    Err(error) => {
+                        let way = if *mode == SslMode::Disable { "; without TLS: " } else { "; " };
+                        refusals.push_str(way);
+                        refusals.push_str(&explain(&error));
+                        if !is_refusal(&error) {
+                            break;
+                        }
+                    }
+                }
+            }
+            Err(refusals.trim_start_matches("; ").to_owned())
+        };
+        match timeout(self.timeout, attempts).await {
+            Ok(connected) => connected.map_err(ConnectError),
+            Err(_) => Err(ConnectError(format!("no connection within {:?}", self.timeout))),
+        }
+    }
+
+    /// Asks the server to stop what a connection is doing; nobody waits for it.
+    pub(super) async fn cancel(&self, token: tokio_postgres::CancelToken) {
+        if let Ok(connector) = self.tls.connector().await {
+            let _unreachable_is_as_good =
+                timeout(self.timeout, token.cancel_query(connector)).await;
+        }
+    }
+}
+
+type Attempt<C> = Result<C, tokio_postgres::Error>;
+
+/// Whether the server may answer otherwise with or without TLS: it refused the
+/// login (SQLSTATE class 28, as `hostssl` and `hostnossl` lines do) or the handshake failed.
+fn is_refusal(error: &tokio_postgres::Error) -> bool {
+    if let Some(code) = error.code() {
+        return code.code().starts_with("28");
+    }
+    error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .and_then(io::Error::get_ref)
+        .is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+/// The whole chain of an error, without the details of a database error: those
+/// quote rows.
+pub(super) fn explain(error: &tokio_postgres::Error) -> String {
+    if let Some(refused) = error.as_db_error() {
+        return format!("{} (SQLSTATE {})", refused.message(), refused.code().code());
+    }
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl Options {
+    /// `postgres://user:password@host:port/dbname?option=value&…`, cut at the
+    /// same places where the library cuts it.
+    fn of_url(url: &str) -> Result<Self, PostgresConfigError> {
+        let authority = url.find('@').unwrap_or(0);
+        let Some(query) = url[authority..].find('?').map(|at| authority + at) else {
+            return Ok(Self { rest: url.into(), ..Self::default() });
+        };
+        let mut options = Self { rest: url[..query].into(), ..Self::default() };
+        let mut separator = '?';
+        for pair in url[query + 1..].split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let decoded = |text| {
+                percent_decode_str(text)
+                    .decode_utf8()
+                    .map_err(|_| options.misplaced("is not UTF-8"))
+            };
+            let (name, plain) = (decoded(key)?, decoded(value)?);
+            if !options.take(&name, &plain)? {
+                options.rest.push(separator);
+                options.rest.push_str(pair);
+                separator = '&';
+            }
+        }
+        Ok(options)
+    }
+
+    /// `option=value option='va lue' …`, with `\` before a quote or a backslash.
+    fn of_pairs(text: &str) -> Result<Self, PostgresConfigError> {
+        let mut options = Self::default();
+        let mut rest = text.trim_start();
+        while !rest.is_empty() {
+            let (name, tail) = rest.split_once('=').ok_or_else(|| {
+                options.misplaced("is no `option=value`; a URL begins with `postgres://`")
+            })?;
+            let (value, tail) = quoted(tail.trim_start())
+                .ok_or_else(|| options.misplaced("has a quote that is not closed"))?;
+            if !options.take(name.trim_end(), &value)? {
+                let escaped = value.replace('\\', r"\\").replace('\'', r"\'");
+                options.rest.push_str(&format!("{}='{escaped}' ", name.trim_end()));
+            }
+            rest = tail.trim_start();
+        }
+        Ok(options)
+    }
+
+    /// Keeps an option that is ours; `false` for one of the library's.
+    fn take(&mut self, name: &str, value: &str) -> Result<bool, PostgresConfigError> {
+        let ours = match name {
+            "sslmode" => {
+                self.sslmode = Some(value.into());
+                true
+            }
+            "sslrootcert" => {
+                self.sslrootcert = Some(value.into());
+                true
+            }
+            name if KNOWN.contains(&name) => false,
+            _ => return Err(self.misplaced("is not one that is known here")),
+        };
+        self.last = name.into();
+        Ok(ours)
+    }
+
+    fn misplaced(&self, what: impl fmt::Display) -> PostgresConfigError {
+        let place = match self.last.as_str() {
+            "" => "the first option".to_owned(),
+            last => format!("the option after `{last}`"),
+        };
+        PostgresConfigError(format!("{place} {what}"))
+    }
+}
+
+/// One value off the front of a key-value string, and the rest.
+fn quoted(text: &str) -> Option<(String, &str)> {
+    let (mut value, is_quoted) = (String::new(), text.starts_with('\''));
+    let mut characters = text.char_indices().skip(usize::from(is_quoted));
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '\\' => value.extend(characters.next().map(|(_, next)| next)),
+            '\'' if is_quoted => return Some((value, &text[at + 1..])),
+            _ if !is_quoted && character.is_whitespace() => return Some((value, &text[at..])),
+            _ => value.push(character),
+        }
+    }
+    (!is_quoted).then_some((value, ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Server, PostgresConfigError> {
+        Server::parse(text, Duration::from_secs(3), Duration::from_secs(5))
+    }
+
+    #[test]
+    fn both_kinds_of_string_say_the_same() {
+        for text in [
+            "postgres://me:p%20w'%5C@db:5433/box?sslmode=verify-ca&sslrootcert=%2Fca.pem&options=-c%20x%3D1",
+            r"host=db port = 5433 user=me password='p w\'\\' dbname=box sslrootcert=/ca.pem options='-c x=1' sslmode=verify-ca",
+        ] {
+            let server = parse(text).expect(text);
+            assert_eq!(server.config.get_hosts(), [Host::Tcp("db".into())]);
+            assert_eq!(server.config.get_ports(), [5433]);
+            assert_eq!(server.config.get_user(), Some("me"));
+            assert_eq!(server.config.get_password(), Some(&br"p w'\"[..]));
+            assert_eq!(server.config.get_dbname(), Some("box"));
+            assert_eq!(server.config.get_options(), Some("-c x=1"));
+            assert_eq!(server.config.get_application_name(), Some("nightporter"));
+            assert_eq!(server.tls, Tls::parse(Some("verify-ca"), Some("/ca.pem")).expect("valid"));
+        }
+    }
+
+    #[test]
+    fn no_error_and_no_debug_output_gives_the_password_away() {
+        for text in [
+            "postgres://me:hush?hush@db/box",
+            "postgres://me:hu@hush:hush/box",
+            "postgres://me@db/box?password=hush&hush=1",
+            "host=db password=x hush",
+            "host=db password=x hush=1",
+            "host=db password='hush",
+            "hush",
+            "user=me password=hush",
+            "postgres://me:hush@db/box?sslmode=hush",
+        ] {
+            let error = parse(text).expect_err(text).to_string();
+            assert!(!error.contains("hush"), "{error}");
+        }
+        let server = parse("postgres://me:hush@db/box").expect("valid");
+        assert!(!format!("{server:?}").contains("hush"));
+    }
+
+    #[test]
+    fn sslmode_is_ignored_for_socket_files() {
+        let server = parse("host=/run/postgresql sslmode=require").expect("valid");
+        assert_eq!(server.tls.attempts(), [SslMode::Disable]);
+    }
+}
