@@ -143,10 +143,12 @@ impl Source {
                 let secret = terminal_jwt_secret.clone();
                 Self::Files(files::Files::new(path.clone(), secret, &config.store, freshness))
             }
-            StoreKind::Postgres(postgres) => {
-                let _ = postgres;
-                Self::Postgres(postgres::Postgres)
-            }
+            StoreKind::Postgres(server) => Self::Postgres(postgres::Postgres::new(
+                server,
+                &config.store,
+                &config.touch,
+                freshness,
+            )?),
         })
     }
 
