@@ -242,4 +242,4 @@ impl Handler for Refuse {
 
 #[cfg(test)]
 #[path = "serve_tests.rs"]
-mod tests;
+pub(crate) mod tests;
