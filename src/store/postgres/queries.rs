@@ -12,10 +12,10 @@ use pem::{EncodeConfig, LineEnding, Pem};
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 
-use super::super::{AppRow, Peer, Terminal, Touched, Unavailable};
+use super::super::{AppRow, Peer, Terminal, Touched, Unavailable, random_secret};
+use super::Postgres;
 use super::problems::Subject;
 use super::server::explain;
-use super::{Postgres, random_hex};
 use crate::config::Secret;
 use crate::domain::identity::{Identity, derive_domain, short_id};
 
@@ -132,7 +132,8 @@ impl Postgres {
         if let Some(secret) = self.terminal_secret().await? {
             return Ok(secret);
         }
-        let random = random_hex::<32>();
+        let random = random_secret()?;
+        let random = random.expose();
         self.pool.query(sql, &[(&TERMINAL_SECRET, Type::TEXT), (&random, Type::TEXT)]).await?;
         // Whoever came first has won: what is in the table counts.
         self.terminal_secret().await?.ok_or_else(|| {
