@@ -5,6 +5,7 @@
 //! returned, nothing in this crate reads a configuration file or the
 //! environment again, and no value needs to be checked a second time.
 
+mod differing;
 mod findings;
 mod given;
 mod keys;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::header::{AUTHORIZATION, HOST};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::{self, Config};
 use crate::domain::client::Client;
@@ -241,7 +241,9 @@ impl Gate {
         ];
         values
             .map(|(name, value)| {
-                let value = headers::encode(value, self.config.header_encoding);
+                // A name too long for a header is left out rather than cut.
+                let value = headers::encode(value, self.config.header_encoding)
+                    .unwrap_or(HeaderValue::from_static(""));
                 (HeaderName::from_static(name), value)
             })
             .into()

@@ -207,11 +207,10 @@ impl<V: Send + Sync + 'static> Cached<V> {
                 (Some(Ok(entry)), _) if self.freshness.is_current(&entry.origin) => {
                     return Ok(entry);
                 }
-                // Outdated while it loaded: what came is no answer any more.
-                (Some(Ok(_)), _) => {}
                 (Some(Err(_)) | None, Some(entry)) => return Ok(Arc::clone(entry)),
                 (Some(Err(error)), None) => return Err(error),
-                (None, None) => {}
+                // Outdated while it loaded: what came is no answer any more.
+                (Some(Ok(_)) | None, _) => {}
             }
         }
     }

@@ -487,3 +487,6 @@ async fn blocking<T: Send + 'static>(
         Err(error) => Err(Unavailable::new(error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::Secret;
+use crate::config::{Config, Secret, StoreKind};
 use crate::domain::identity::Identity;
 
 pub use cache::Cached;
@@ -132,6 +132,26 @@ macro_rules! either {
 }
 
 impl Source {
+    /// The configured store, not yet connected: [`Source::watch`] does that.
+    pub fn open(
+        config: &Config,
+        freshness: &Arc<Freshness>,
+    ) -> Result<Self, postgres::PostgresConfigError> {
+        let freshness = Arc::clone(freshness);
+        Ok(match &config.store.kind {
+            StoreKind::Files { path, terminal_jwt_secret } => {
+                let secret = terminal_jwt_secret.clone();
+                Self::Files(files::Files::new(path.clone(), secret, &config.store, freshness))
+            }
+            StoreKind::Postgres(postgres) => Self::Postgres(postgres::Postgres::new(
+                postgres,
+                &config.store,
+                &config.touch,
+                freshness,
+            )?),
+        })
+    }
+
     /// Prepares the store (migrations, missing files), follows its changes and
     /// reports them to its [`Freshness`]; runs as long as the process, through
     /// every fault.

@@ -4,4 +4,5 @@
 #[allow(dead_code)]
 mod support;
 
+mod proxies;
 mod store_postgres;

@@ -151,8 +151,98 @@ def targets():
     return {"made_with": [version("requests"), version("urllib3")], "targets": rows}
 
 
+def headers():
+    import jinja2
+
+    class Scope:
+        def __init__(self, **variables):
+            vars(self).update(variables)
+
+    long_id = "ff1gfzyxwv" * 10 + "abc"
+    pem = "-----BEGIN PUBLIC KEY-----\nMIIB\n-----END PUBLIC KEY-----\n"
+    box = {"domain": "ff1gfz.box.example", "id": long_id, "short_id": "ff1gfz", "public_key_pem": pem}
+    clients = [
+        {"client_type": "terminal", "client_id": "t3rm1n", "client_name": "Zoë's Müller <phone> & ☎ \"x\""},
+        {"client_type": "peer", "client_id": long_id[::-1], "client_name": "{{ portal.id }}\nSet-Cookie: a"},
+        {"client_type": "anonymous", "client_id": "", "client_name": ""},
+    ]
+    real = [
+        "{{ auth.client_type }}", "{{ auth.client_id }}", "{{ auth.client_name }}", "{{ portal.domain }}",
+        "{{ portal.id }}", "{{ portal.short_id }}", "{{ portal.public_key_pem }}", "{{ portal.id[:6] }}@example.com",
+        "admin@{{ portal.domain }}", "admin", "true", "", "https://notes.{{ portal.domain }}/",
+    ]  # fmt: skip
+    odd = [
+        # line ends and white space
+        "a\n", "a\n\n", "a\r\n", "a\rb", "a\r\nb\n", "\n", "\n\n", "{{ auth.client_type }}\n", "{{ auth.client_type }}\n\n",
+        "{{ auth.client_type }}\r\n", "{{\nauth.client_type\n}}", "{{ '\n' }}", "{{ 'a\r\nb' }}", " a {{- ' b ' -}} c ",
+        " a {%- if true -%} b {%- endif -%} c ", "a {%+ if true +%} b {% endif %}", "{% if true %}\na\n{% endif %}\n", "  {% if true %}a{% endif %}  ",
+        "{{auth.client_type}}", "{{   auth . client_type   }}", "\u00fc{{ 'ü' }}☎",
+        # no code, or half of it
+        "{", "}}", "{ {", "{#", "{# a #}", "a{# b #}c", "a{#- b -#} c", "{{", "{{ }}", "{{ '}}' }}", "{{ '{{' }}", "{% raw %}{{ x }}{% endraw %}",
+        "{% endif %}", "{% if true %}", "{{ auth.client_id", "{% %}", "${{ auth.client_type }}", "{{ {} }}", "{{ # }}", "{{ a b }}", "# for x in y", "## x",
+        # what is not there
+        "{{ nope }}", "{{ nope.x }}", "{{ auth.nope }}", "{{ auth.nope.x }}", "{{ auth['client_id'] }}", "{{ auth['nope'] }}", "{{ nope[0] }}",
+        "{{ portal.id[200] }}", "{{ portal.id[200:] }}", "{{ auth.client_id[0] }}", "{{ nope ~ 'x' }}", "{{ auth.nope ~ 'x' }}", "{{ nope|upper }}",
+        "{{ nope|length }}", "{{ nope == '' }}", "{{ not nope }}", "{{ nope or 'x' }}", "{{ nope is defined }}", "{{ auth.client_id is defined }}",
+        "{{ auth.nope is not defined }}", "{{ nope is undefined }}", "{{ nope + 'x' }}", "{{ nope() }}",
+        # slices
+        "{{ portal.id[6:] }}", "{{ portal.id[-6:] }}", "{{ portal.id[:-6] }}", "{{ portal.id[2] }}", "{{ portal.id[-1] }}", "{{ portal.id[::2] }}",
+        "{{ portal.id[::-1] }}", "{{ portal.id[8:2] }}", "{{ portal.id[8:2:-1] }}", "{{ portal.id[:6][1:] }}", "{{ auth.client_name[:4] }}", "{{ 'ü☎x'[1] }}",
+        "{{ portal.id[0:6:0] }}", "{{ portal.id['a':] }}", "{{ portal.id[1.0] }}", "{{ portal.short_id[none:3] }}",
+        # conditions
+        "{% if auth.client_type == 'terminal' %}t{% elif auth.client_type == 'peer' %}p{% else %}a{% endif %}",
+        "{{ 'yes' if auth.client_id else 'no' }}", "{{ 'yes' if auth.client_type == 'peer' }}", "{{ auth.client_id or 'none' }}", "{{ auth.client_id and 'some' }}",
+        "{{ auth.client_type in 'terminal,peer' }}", "{{ auth.client_type not in 'terminal' }}", "{{ auth.client_type in ['peer'] }}", "{{ 'a' < 'b' }}",
+        "{{ 1 < 2 < 3 }}", "{{ 3 > 2 > 2 }}", "{{ 1 == 1.0 }}", "{{ '1' == 1 }}", "{{ 'a' < 1 }}", "{{ 1 in 'a1' }}", "{{ not true }}", "{{ true and none }}",
+        "{{ not auth.client_id == 'x' }}", "{{ auth.client_type != 'peer' }}", "{% if not auth.client_id %}x{% endif %}", "{{ 1 if 0 else 2 }}", "{{ 'a' if '' }}",
+        # literals
+        "{{ true }}", "{{ True }}", "{{ false }}", "{{ none }}", "{{ None }}", "{{ 1 }}", "{{ -1 }}", "{{ 1.0 }}", "{{ 1e3 }}", "{{ 0x10 }}", "{{ 1_000 }}",
+        "{{ 'a' 'b' }}", "{{ 'a' \"b\" }}", "{{ '\\n' }}", "{{ '\\x41' }}", "{{ '\\u00fc' }}", "{{ '\\101' }}", "{{ '\\q' }}", "{{ '\\'' }}", "{{ [1, 2] }}",
+        "{{ {'a': 1} }}", "{{ (1, 2) }}", "{{ ('a') }}", "{{ ('a',)[0] }}", "{{ ['a', 'b'][1] }}", "{{ {'a': 'b'}.a }}", "{{ {'a': 'b'}['a'] }}", "{{ 99999999999999999999 }}",
+        # arithmetic and text
+        "{{ 1 + 2 * 3 }}", "{{ 7 / 2 }}", "{{ 8 / 2 }}", "{{ 7 // 2 }}", "{{ -7 // 2 }}", "{{ (-7) // 2 }}", "{{ 7 // -2 }}", "{{ -7 % 3 }}", "{{ (-7) % 3 }}", "{{ 7 % -3 }}",
+        "{{ 2 ** 3 }}", "{{ 2 ** 3 ** 2 }}", "{{ -2 ** 2 }}", "{{ 2 ** -1 }}", "{{ 2 ** 100 }}", "{{ 2 ** 200 }}", "{{ 1 // 0 }}", "{{ 1 % 0 }}", "{{ true + 1 }}", "{{ 'a' + 'b' }}",
+        "{{ 'a' + 1 }}", "{{ 'a' * 3 }}", "{{ 3 * 'a' }}", "{{ '%s' % 'a' }}", "{{ -'a' }}", "{{ 5 - 3 }}", "{{ - 5 }}", "{{ +5 }}", "{{ 9223372036854775807 + 1 }}",
+        "{{ 'a' ~ 'b' }}", "{{ auth.client_type ~ '-' ~ portal.short_id }}", "{{ portal.id[:6] ~ 1 }}", "{{ 'a' ~ true }}", "{{ 'a' ~ 1.5 }}", "{{ 'a' ~ none }}", "{{ auth ~ '' }}",
+        "{{ 'a' ~ (1 == 1) }}", "{{ 'a' ~ [1] }}", "{{ '~' }}", "{{ 'a~b' ~ 'c' }}", "{{ auth.client_id|length ~ 'x' }}", "{{- 'a' ~ 'b' -}}", "{{ 'a' ~ 1_0 }}", "{{ 1 ~ 2 }}",
+        "{{ 'a' ~ 'b' == 'ab' }}", "{{ 1 == 1 ~ '' }}", "{% set x = true ~ 'a' %}{{ x }}", "{% if true ~ '' == 'True' %}a{% endif %}", "{{ '\\'' ~ true }}", "{{ 007 ~ '' }}",
+        "{% raw %}{{{% endraw %}{{ true ~ '' }}", "{# {{ #}{{ true ~ '' }}", "{# ' #}{{ true ~ '' }}", "{% raw %}'{% endraw %}{{ true ~ '' }}",
+        # filters
+        "{{ auth.client_name|upper }}", "{{ auth.client_name|lower }}", "{{ 'Straße ǆ ΑΣ İ'|upper }}", "{{ 'STRASSE ΑΣ İ'|lower }}", "{{ auth.client_id|length }}", "{{ ' a '|trim }}",
+        "{{ 'xax'|trim('x') }}", "{{ auth.client_id|default('x') }}", "{{ auth.client_id|default('x', true) }}", "{{ auth.client_id|default('x', boolean=true) }}", "{{ nope|default }}",
+        "{{ auth.client_id|default('x', boolean=false) }}", "{{ nope|default('x') }}", "{{ nope.x|default('x') }}", "{{ auth.nope|d('x') }}", "{{ auth.client_id|default(1, 1) }}",
+        "{{ portal.domain|replace('.', '-') }}", "{{ portal.domain|replace('.', '-', 1) }}", "{{ portal.domain|replace('', '-') }}", "{{ 'a1'|replace(1, 2) }}", "{{ portal.id|first }}", "{{ portal.id|last }}",
+        "{{ ''|first }}", "{{ 1|upper }}", "{{ true|upper }}", "{{ true|lower }}", "{{ none|upper }}", "{{ 1.5|upper }}", "{{ [1]|upper }}", "{{ none|lower }}", "{{ 1.0|trim }}", "{{ true|replace('T', 'x') }}",
+        "{{ true|trim }}", "{{ none|default('x', true) }}", "{{ 'x'|replace('x', true) }}", "{{ [true]|first }}", "{{ [1, 2]|length }}", "{{ 5|length }}", "{{ auth|length }}", "{{ 'a'|upper|lower }}", "{{ auth.client_id|upper or 'x' }}",
+        "{{ 'a'|title }}", "{{ 'a'|capitalize }}", "{{ '<'|e }}", "{{ 'a'|safe }}", "{{ [1, 2]|join }}", "{{ 'a'|nope }}", "{{ 'a b'|urlencode }}", "{{ auth|tojson }}", "{{ 'a'|string }}", "{{ '1'|int }}",
+        "{% filter upper %}a{{ auth.client_type }}{% endfilter %}", "{{ 'a'|list }}", "{{ 'abc'|reverse }}", "{{ 'a' is string }}", "{{ 3 is odd }}", "{{ 'a'|attr('x') }}",
+        # statements, functions, methods
+        "{% set x = portal.id %}{{ x }}", "{% set x %}a{% endset %}{{ x }}", "{% for i in [1, 2] %}{{ i }}{% endfor %}", "{% for i in [1, 2] %}{{ loop.index }}{% endfor %}", "{% for c in portal.short_id %}{{ c }}.{% endfor %}",
+        "{% for c in nope %}x{% else %}none{% endfor %}", "{% for k in {'b': 1, 'a': 2} %}{{ k }}{% endfor %}", "{% for i in [true] %}{{ i }}{% endfor %}", "{% with a = 'b' %}{{ a }}{% endwith %}", "{% include 'x' %}",
+        "{% import 'x' as y %}", "{% block a %}b{% endblock %}", "{% macro m() %}a{% endmacro %}{{ m() }}", "{% autoescape true %}{{ '<' }}{% endautoescape %}", "{% do 1 %}", "{% call x() %}{% endcall %}", "{% extends 'x' %}", "{{ range(3) }}",
+        "{{ range(3)|length }}", "{% for i in range(3) %}{{ i }}{% endfor %}", "{{ dict(a=1) }}", "{{ namespace() }}", "{{ lipsum() }}", "{{ cycler('a') }}", "{{ joiner() }}", "{{ self }}", "{{ loop }}", "{{ caller }}", "{{ auth }}", "{{ portal }}",
+        "{{ auth.client_type.upper() }}", "{{ portal.domain.split('.')[0] }}", "{{ auth.client_id.startswith('t') }}", "{{ 'a'.join(['b', 'c']) }}", "{{ auth.__class__ }}", "{{ auth.__class__.__mro__ }}", "{{ auth.items }}", "{{ portal.keys() }}",
+        "{{ ''.__class__ }}", "{{ 'a'.upper }}", "{{ auth.client_id.x }}", "{{ auth.client_type.0 }}", "{{ portal.id.0 }}", "{{ [1, 2].0 }}", "{{ true is true }}", "{{ auth is mapping }}", "{% set auth = 'x' %}{{ auth }}", "{% set auth = {'client_id': true} %}{{ auth.client_id ~ '' }}",
+        "{% for auth in [{'a': none}] %}{{ auth.a ~ '' }}{% endfor %}", "{% with auth = {'a': true} %}{{ auth.a ~ '' }}{% endwith %}", "{{ auth if false else 'x' }}", "{{ auth == portal }}", "{{ auth == auth }}", "{{ auth in [auth] }}", "{{ 'id' in portal }}", "{{ 'client_id' in auth }}", "{{ not auth }}", "{% if auth %}x{% endif %}",
+        "{% for k in auth %}{{ k }}{% endfor %}", "{{ auth['client' ~ '_id'] }}", "{{ auth[0] }}", "{{ auth[:1] }}", "{{ portal.short_id|first|upper }}", "{{ true == 1 }}", "{{ 1 == true }}", "{{ none == false }}", "{{ true < 2 }}", "{{ [1] == [1] }}", "{{ [1] + [2] }}", "{{ ([1] + [2])[1] }}",
+    ]  # fmt: skip
+    environment = jinja2.Environment(autoescape=False)
+
+    def text(source, client):
+        try:
+            return environment.from_string(source).render(auth=Scope(**client), portal=Scope(**box))
+        except Exception:
+            return None
+
+    templates = [
+        {"source": source, "real": source in real, "texts": [text(source, client) for client in clients]}
+        for source in real + odd
+    ]
+    return {"made_with": [version("jinja2")], "box": box, "clients": clients, "templates": templates}
+
+
 if __name__ == "__main__":
-    made = {"peers": peers, "targets": targets}[sys.argv[1]]()
+    made = {"peers": peers, "targets": targets, "headers": headers}[sys.argv[1]]()
     with open(sys.argv[2], "w") as file:
         json.dump(made, file, indent=1)
         file.write("\n")

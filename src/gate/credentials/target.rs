@@ -94,7 +94,10 @@ fn remove_dot_segments(path: &str) -> String {
     if path.ends_with("/.") || path.ends_with("/..") {
         kept.push("");
     }
-    kept.join("/")
+    match kept.join("/") {
+        empty if empty.is_empty() => "/".to_owned(),
+        path => path,
+    }
 }
 
 /// Decodes what need not be encoded, encodes what must be, upper-cases the rest.

@@ -1,0 +1,118 @@
+//! The apps' descriptions, one by one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::Report;
+use super::repeated::repeated_keys;
+use super::rules::{Doubt, doubts};
+use crate::config::Config;
+use crate::domain::app::{AppMeta, PathRule};
+use crate::domain::client::{Client, Known};
+use crate::domain::identity::Identity;
+use crate::domain::request::app_label;
+use crate::gate::headers::HeaderTemplates;
+
+/// What every header's name begins with: proxies pass on nothing else, and
+/// keep clients from sending it.
+const GRANTED: &str = "x-ptl-";
+
+/// Looks at every folder of `store.installed_apps_dir`.
+pub(super) fn all(config: &Config, report: &mut Report) {
+    let dir = &config.store.installed_apps_dir;
+    let folders = match std::fs::read_dir(dir) {
+        Ok(folders) => folders,
+        Err(error) => {
+            let hint = "set `store.installed_apps_dir` to the folder of the apps";
+            return report.error(dir, "", format!("cannot be read: {error}"), hint);
+        }
+    };
+    let names: BTreeSet<String> = folders
+        .filter_map(Result::ok)
+        .filter(|folder| folder.path().is_dir())
+        .map(|folder| folder.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    let mut labels = BTreeMap::new();
+    for name in &names {
+        let file = dir.join(name).join("app_meta.json");
+        if let Some(other) = labels.insert(name.to_ascii_lowercase(), name) {
+            let hint = "hosts are read in lower case; rename one of the two";
+            report.error(&file, "", format!("no host tells it from the app `{other}`"), hint);
+        }
+        one(config, name, &file, report);
+    }
+}
+
+fn one(config: &Config, name: &str, file: &Path, report: &mut Report) {
+    let json = match std::fs::read(file) {
+        Ok(json) => json,
+        Err(error) => {
+            let hint = "write the file, or remove the folder if no app is meant";
+            return report.error(file, "", format!("cannot be read: {error}"), hint);
+        }
+    };
+    let meta = match AppMeta::parse(&json) {
+        Ok(meta) => meta,
+        Err(error) => return report.error(file, "", error, "until then the app answers 503"),
+    };
+    for key in repeated_keys(&json) {
+        report.warning(file, key, "stands twice; the last one counts", "remove one of them");
+    }
+    let label = app_label(name, None);
+    if !label.is_ok_and(|label| label.eq_ignore_ascii_case(name)) {
+        let hint = "name the folder with letters, digits, `-` and `_` only";
+        report.warning(file, "", format!("no host can name the app `{name}`"), hint);
+    }
+    if meta.name != name {
+        let problem = format!("is `{}`, and the folder is `{name}`", meta.name);
+        report.warning(file, "name", problem, "the folder's name counts; make them the same");
+    }
+    for Doubt { prefix, problem, hint } in doubts(&meta.paths, config.gate.path_matching) {
+        report.warning(file, key_of(&prefix), problem, &hint);
+    }
+    for rule in &meta.paths {
+        headers(config, rule, file, report);
+    }
+}
+
+fn headers(config: &Config, rule: &PathRule, file: &Path, report: &mut Report) {
+    let key = |header: &str| format!("{}.headers.{header:?}", key_of(&rule.prefix));
+    let mut names = BTreeMap::new();
+    for (header, template) in &rule.headers {
+        let lower = header.to_ascii_lowercase();
+        if !lower.starts_with(GRANTED) {
+            let hint = "proxies pass on `X-Ptl-*` only, and keep clients from sending those";
+            report.warning(file, key(header), "never reaches the app", hint);
+        }
+        if let Some(other) = names.insert(lower, header) {
+            let hint = "names of headers have no case; remove one of them";
+            report.warning(file, key(header), format!("is the same header as `{other}`"), hint);
+        }
+        let alone = BTreeMap::from([(header.clone(), template.clone())]);
+        if let Err(problem) = renders(config, &alone) {
+            report.error(file, key(header), problem, "until then the app answers 503");
+        }
+    }
+}
+
+/// Whether templates render for every kind of client.
+fn renders(config: &Config, headers: &BTreeMap<String, String>) -> Result<(), String> {
+    let templates = HeaderTemplates::compile(headers).map_err(|error| error.to_string())?;
+    let known = Known { id: "sample".into(), name: "Sample".into() };
+    let identity = Identity {
+        id: "sample".repeat(17),
+        domain: "box.example".into(),
+        public_key_pem: String::new(),
+    };
+    for client in [Client::Terminal(known.clone()), Client::Peer(known), Client::Anonymous] {
+        templates
+            .render(&client, Some(&identity), config.gate.header_encoding)
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+fn key_of(prefix: &str) -> String {
+    format!("paths.{prefix:?}")
+}

@@ -1,0 +1,212 @@
+//! `nightporter check`: everything that is wrong, or not as it looks, before
+//! anyone finds out the other way.
+
+mod app;
+mod repeated;
+mod rules;
+
+use std::fmt;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use ipnet::IpNet;
+use serde_json::json;
+
+use super::open::open;
+use super::{Answer, NO, wait};
+use crate::config::{Config, Finding, Findings, Origin, StoreKind};
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Print the findings as a JSON array
+    #[arg(long)]
+    json: bool,
+    /// Exit with code 0 where there are warnings only
+    #[arg(long)]
+    allow_warnings: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Severity {
+    /// Something does not work.
+    Error,
+    /// Something works otherwise than it looks.
+    Warning,
+}
+
+/// A finding and how bad it is.
+#[derive(Debug)]
+struct Remark {
+    severity: Severity,
+    finding: Finding,
+}
+
+/// Everything found so far.
+#[derive(Debug, Default)]
+struct Report(Vec<Remark>);
+
+pub(super) fn run(
+    options: &Options,
+    config: Result<Config, Findings>,
+    out: &mut dyn Write,
+) -> Answer {
+    let mut report = Report::default();
+    match config {
+        Err(findings) => {
+            let errors = findings.0.into_iter();
+            report.0.extend(errors.map(|finding| Remark { severity: Severity::Error, finding }));
+        }
+        Ok(config) => {
+            settings(&config, &mut report);
+            wait(async { Ok(tables(&config, &mut report).await) })?;
+            app::all(&config, &mut report);
+        }
+    }
+    report.print(options.json, out)?;
+    let counts = |remark: &Remark| !options.allow_warnings || remark.severity == Severity::Error;
+    Ok(if report.0.iter().any(counts) { NO.into() } else { ExitCode::SUCCESS })
+}
+
+impl Report {
+    fn error(
+        &mut self,
+        file: &Path,
+        key: impl Into<String>,
+        problem: impl fmt::Display,
+        hint: &str,
+    ) {
+        self.add(Severity::Error, file, key, problem, hint);
+    }
+
+    fn warning(
+        &mut self,
+        file: &Path,
+        key: impl Into<String>,
+        problem: impl fmt::Display,
+        hint: &str,
+    ) {
+        self.add(Severity::Warning, file, key, problem, hint);
+    }
+
+    fn add(
+        &mut self,
+        severity: Severity,
+        file: &Path,
+        key: impl Into<String>,
+        problem: impl fmt::Display,
+        hint: &str,
+    ) {
+        let origin = Origin::File(file.into(), None);
+        let (key, problem, hint) = (key.into(), problem.to_string(), hint.into());
+        self.0.push(Remark { severity, finding: Finding { origin, key, problem, hint } });
+    }
+
+    fn print(&self, as_json: bool, out: &mut dyn Write) -> std::io::Result<()> {
+        if as_json {
+            let remarks: Vec<_> = self.0.iter().map(Remark::json).collect();
+            return writeln!(out, "{:#}", serde_json::Value::from(remarks));
+        }
+        for Remark { severity, finding } in &self.0 {
+            writeln!(out, "{}: {finding}", severity.as_str())?;
+        }
+        match self.0.len() {
+            0 => writeln!(out, "nothing to complain about"),
+            1 => writeln!(out, "1 finding"),
+            many => writeln!(out, "{many} findings"),
+        }
+    }
+}
+
+impl Remark {
+    fn json(&self) -> serde_json::Value {
+        let Self { severity, finding: Finding { origin, key, problem, hint } } = self;
+        json!({
+            "severity": severity.as_str(),
+            "source": origin.to_string(),
+            "key": key,
+            "problem": problem,
+            "hint": hint,
+        })
+    }
+}
+
+impl Severity {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+/// Settings that are valid and yet weaker than they look.
+fn settings(config: &Config, report: &mut Report) {
+    let everyone = config.gate.trusted_proxies.iter().find(|network| network.prefix_len() == 0);
+    if let Some(network) = everyone
+        && config.gate.tls.as_ref().is_none_or(|tls| tls.client_ca.is_none())
+    {
+        report.warning(
+            Path::new("configuration"),
+            "gate.trusted_proxies",
+            format!("{network} lets anyone ask, and write `X-Forwarded-*` as they like"),
+            "name the proxies' own networks, or ask for client certificates",
+        );
+    }
+    for (at, network) in config.gate.trusted_proxies.iter().enumerate() {
+        let wider = |other: &IpNet| other != network && other.contains(network);
+        if config.gate.trusted_proxies.iter().any(wider)
+            || config.gate.trusted_proxies[..at].contains(network)
+        {
+            report.warning(
+                Path::new("configuration"),
+                "gate.trusted_proxies",
+                format!("{network} is part of another network of the list"),
+                "remove it",
+            );
+        }
+    }
+}
+
+/// The files of a box without a database. A database is not asked: a check
+/// must work before there is one.
+async fn tables(config: &Config, report: &mut Report) {
+    let source = match open(config) {
+        Ok((source, _)) => source,
+        Err(problem) => {
+            let hint = "correct the connection string";
+            return report.error(Path::new("configuration"), "", problem, hint);
+        }
+    };
+    let StoreKind::Files { path, .. } = &config.store.kind else {
+        return;
+    };
+    if !path.is_dir() {
+        report.error(path, "", "there is no such folder", "set `store.path` to the box's folder");
+        return;
+    }
+    let identity = source.identity().await;
+    if let Ok(Some(identity)) = &identity
+        && let Some(domain) = &config.gate.domain
+        && !identity.domain.eq_ignore_ascii_case(domain)
+    {
+        report.warning(
+            &path.join("identity.toml"),
+            "domain",
+            format!("is `{}`, and `gate.domain` is `{domain}`", identity.domain),
+            "apps are told the one and found at the other; make them the same",
+        );
+    }
+    let problems = [
+        identity.err(),
+        source.terminals().await.err(),
+        source.peers().await.err(),
+        source.terminal_secret().await.err(),
+        source.management_secret().await.err(),
+    ];
+    for problem in problems.into_iter().flatten() {
+        // The text names its file.
+        report.error(path, "", problem, "correct the file");
+    }
+}

@@ -1,0 +1,102 @@
+//! `nightporter explain`: the verdict of one request and each step why, by the
+//! gate's own code against the live store.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use clap::Args;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::open::open;
+use super::{Answer, Failure, NO, wait};
+use crate::config::Config;
+use crate::gate::Gate;
+use crate::gate::credentials::terminal as token;
+use crate::gate::verdict::Verdict;
+use crate::store::Source;
+use crate::store::touch::Touches;
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// The host that is asked for, as `notes.box.example`
+    #[arg(long)]
+    host: String,
+    /// The path, with the query if there is one
+    #[arg(long, default_value = "/")]
+    uri: String,
+    #[arg(long, default_value = "GET")]
+    method: String,
+    /// The `Cookie` header, as `authorization=...`
+    #[arg(long, conflicts_with = "terminal")]
+    cookie: Option<String>,
+    /// Ask as this terminal, with a token made for it here
+    #[arg(long, value_name = "ID")]
+    terminal: Option<String>,
+    /// A further header of the request, as `name: value`
+    #[arg(long = "header", value_name = "HEADER")]
+    headers: Vec<String>,
+}
+
+pub(super) fn run(options: &Options, config: &Config, out: &mut dyn Write) -> Answer {
+    wait(async {
+        let (source, freshness) = open(config)?;
+        let headers = options.headers(&source).await?;
+        let touches = Touches::new(config.touch.clone());
+        let gate = Gate::new(config, source, freshness, Arc::new(touches));
+        let explanation = gate.explain(&headers).await;
+        for step in &explanation.steps {
+            writeln!(out, "{step}")?;
+        }
+        match explanation.verdict {
+            Verdict::Grant(headers) => {
+                writeln!(out, "{:<9} grant", "verdict")?;
+                for (name, value) in headers.iter() {
+                    writeln!(out, "{:<9} {name}: {}", "header", value.as_bytes().escape_ascii())?;
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+            Verdict::Deny(reason) => {
+                writeln!(out, "{:<9} deny: {reason}", "verdict")?;
+                Ok(NO.into())
+            }
+        }
+    })
+}
+
+impl Options {
+    /// The request as a proxy would forward it.
+    async fn headers(&self, source: &Source) -> Result<HeaderMap, Failure> {
+        let Self { host, uri, method, cookie, terminal, headers: further } = self;
+        let mut headers = HeaderMap::new();
+        let mut add = |name: &str, text: &str| {
+            let unusable = || Failure::Told(format!("`{name}: {text}` is no header"));
+            let name = HeaderName::try_from(name).map_err(|_| unusable())?;
+            let value = HeaderValue::try_from(text).map_err(|_| unusable())?;
+            headers.append(name, value);
+            Ok::<_, Failure>(())
+        };
+        add("x-forwarded-host", host)?;
+        add("x-forwarded-uri", uri)?;
+        add("x-forwarded-method", method)?;
+        add("x-forwarded-proto", "https")?;
+        if let Some(cookie) = cookie {
+            add("cookie", cookie)?;
+        }
+        if let Some(id) = terminal {
+            let secret = source.terminal_secret().await?.ok_or_else(|| {
+                let hint = "the first `nightporter terminal add` makes it";
+                Failure::Told(format!("the box has no secret for terminals' tokens; {hint}"))
+            })?;
+            let token = token::issue(&secret, id, SystemTime::now())
+                .map_err(|error| Failure::Told(format!("no token can be made: {error}")))?;
+            add("cookie", &format!("authorization={token}"))?;
+        }
+        for header in further {
+            let (name, value) = header.split_once(':').unwrap_or((header, ""));
+            add(name.trim(), value.trim())?;
+        }
+        Ok(headers)
+    }
+}

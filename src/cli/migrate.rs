@@ -1,0 +1,28 @@
+//! `nightporter migrate`: what `serve` does to the database at its start, now.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use super::open::open;
+use super::{Answer, wait};
+use crate::config::Config;
+use crate::store::Source;
+
+pub(super) fn run(config: &Config, out: &mut dyn Write) -> Answer {
+    wait(async {
+        let (source, _) = open(config)?;
+        match &*source {
+            Source::Files(_) => writeln!(out, "the files store has no schema")?,
+            Source::Postgres(postgres) => {
+                let applied = postgres.migrate().await?;
+                for migration in &applied {
+                    writeln!(out, "applied {migration}")?;
+                }
+                if applied.is_empty() {
+                    writeln!(out, "the schema is up to date")?;
+                }
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}

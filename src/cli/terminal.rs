@@ -1,0 +1,114 @@
+//! `nightporter terminal`: who may use what is private.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use clap::Subcommand;
+
+use super::open::open;
+use super::{Answer, Failure, NO, domain, wait};
+use crate::config::Config;
+use crate::domain::identity::encode_id;
+use crate::gate::credentials::terminal as token;
+use crate::store::{Source, Terminal};
+
+/// Random bytes of a new id; they make eight characters.
+const ID_BYTES: usize = 5;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Action {
+    /// Add a terminal and print its cookie, which is not shown again
+    Add {
+        /// A name to know it by
+        name: String,
+        /// Its id [default: a random one]
+        #[arg(long)]
+        id: Option<String>,
+        /// Print the whole value of a `Set-Cookie` header
+        #[arg(long)]
+        set_cookie: bool,
+    },
+    /// Print id and name of every terminal
+    List,
+    /// Remove a terminal; its cookie is worth nothing at once
+    Remove { id: String },
+}
+
+pub(super) fn run(action: &Action, config: &Config, out: &mut dyn Write) -> Answer {
+    wait(async {
+        let (source, _) = open(config)?;
+        match action {
+            Action::Add { name, id, set_cookie } => {
+                add(config, &source, name, id.as_deref(), *set_cookie, out).await
+            }
+            Action::List => list(&source, out).await,
+            Action::Remove { id } => remove(&source, id, out).await,
+        }
+    })
+}
+
+/// The cookie alone goes to `out`, so that a script can take it from there.
+async fn add(
+    config: &Config,
+    source: &Source,
+    name: &str,
+    id: Option<&str>,
+    set_cookie: bool,
+    out: &mut dyn Write,
+) -> Answer {
+    let id = match id {
+        Some(id) if id.is_empty() || id.chars().any(char::is_control) => {
+            return Err(Failure::Told("an id is text without control characters".into()));
+        }
+        Some(id) => id.to_owned(),
+        None => random_id()?,
+    };
+    // Everything that can be missing is asked for before the terminal is there.
+    let domain = if set_cookie { Some(domain(config, source).await?) } else { None };
+    let secret = source.ensure_terminal_secret().await?;
+    let now = SystemTime::now();
+    let token = token::issue(&secret, &id, now)
+        .map_err(|error| Failure::Told(format!("no token can be made: {error}")))?;
+    if !source.add_terminal(&Terminal { id: id.as_str().into(), name: name.into() }).await? {
+        return Err(Failure::Told(format!("a terminal has the id `{id}` already")));
+    }
+    match domain {
+        Some(domain) => writeln!(out, "{}", token::cookie(&token, &domain, now))?,
+        None => writeln!(out, "authorization={token}")?,
+    }
+    out.flush()?;
+    let told = writeln!(
+        std::io::stderr(),
+        "terminal `{id}` ({name}) is added; its cookie is not shown again"
+    );
+    Ok(told.map(|()| ExitCode::SUCCESS)?)
+}
+
+async fn list(source: &Source, out: &mut dyn Write) -> Answer {
+    let mut terminals = source.terminals().await?;
+    terminals.sort_by(|a, b| a.id.cmp(&b.id));
+    let width = terminals.iter().map(|terminal| terminal.id.chars().count()).max().unwrap_or(0);
+    for Terminal { id, name } in &terminals {
+        // A name is anyone's text: it must not move the reader's cursor.
+        writeln!(out, "{:<width$}  {}", id.escape_debug(), name.escape_debug())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn remove(source: &Source, id: &str, out: &mut dyn Write) -> Answer {
+    if source.remove_terminal(id).await? {
+        writeln!(out, "terminal `{id}` is removed")?;
+        Ok(ExitCode::SUCCESS)
+    } else {
+        writeln!(out, "no terminal has the id `{id}`")?;
+        Ok(NO.into())
+    }
+}
+
+fn random_id() -> Result<String, Failure> {
+    let mut bytes = [0; ID_BYTES];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| Failure::Told("the system has no random numbers".into()))?;
+    Ok(encode_id(&bytes))
+}

@@ -1,0 +1,150 @@
+//! Answers that are the same every time, and the one map from [`Reason`] to HTTP.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http_body_util::Full;
+
+use super::Response;
+use crate::domain::policy::Reason;
+use crate::gate::verdict::Verdict;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// How long a proxy should wait when the store cannot answer: entries are
+/// loaded again on demand, so a second is enough to see it recover.
+const STORE_RETRY: HeaderValue = HeaderValue::from_static("1");
+
+/// The status and body of each denial.
+fn of_reason(reason: Reason) -> (StatusCode, &'static str) {
+    match reason {
+        Reason::TerminalRequired | Reason::PeerRequired | Reason::ManagementSecret => {
+            (StatusCode::UNAUTHORIZED, r#"{"detail":"Unauthorized"}"#)
+        }
+        Reason::UnknownApp => (StatusCode::NOT_FOUND, r#"{"detail":"Not Found"}"#),
+        Reason::NoMatchingRule | Reason::UntrustedProxy => {
+            (StatusCode::FORBIDDEN, r#"{"detail":"Forbidden"}"#)
+        }
+        Reason::MalformedRequest | Reason::AmbiguousPath => {
+            (StatusCode::BAD_REQUEST, r#"{"detail":"Bad Request"}"#)
+        }
+        Reason::BrokenApp | Reason::StoreUnavailable => {
+            (StatusCode::SERVICE_UNAVAILABLE, r#"{"detail":"Service Unavailable"}"#)
+        }
+    }
+}
+
+pub(crate) fn of_verdict(verdict: &Verdict) -> Response {
+    match verdict {
+        Verdict::Grant(headers) => grant(headers),
+        Verdict::Deny(reason) => deny(*reason),
+    }
+}
+
+fn grant(headers: &[(HeaderName, HeaderValue)]) -> Response {
+    // Room for our two and the two that hyper adds.
+    let mut map = HeaderMap::with_capacity(headers.len() + 4);
+    for (name, value) in headers {
+        map.append(name.clone(), value.clone());
+    }
+    // Ours come last and win: an app's template cannot make an answer cacheable.
+    map.insert(CONTENT_TYPE, JSON);
+    map.insert(CACHE_CONTROL, NO_STORE);
+    with(StatusCode::OK, map, Bytes::from_static(b"null"))
+}
+
+pub(crate) fn deny(reason: Reason) -> Response {
+    let (status, body) = of_reason(reason);
+    let mut response = fixed(status, body);
+    match reason {
+        Reason::StoreUnavailable => {
+            response.headers_mut().insert(RETRY_AFTER, STORE_RETRY);
+        }
+        Reason::UntrustedProxy => {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        _ => {}
+    }
+    response
+}
+
+/// A JSON answer whose body is known at compile time.
+pub(crate) fn fixed(status: StatusCode, body: &'static str) -> Response {
+    json(status, Bytes::from_static(body.as_bytes()))
+}
+
+pub(crate) fn json(status: StatusCode, body: Bytes) -> Response {
+    typed(status, JSON, body)
+}
+
+pub(crate) fn typed(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response {
+    let mut map = HeaderMap::with_capacity(4);
+    map.insert(CONTENT_TYPE, content_type);
+    map.insert(CACHE_CONTROL, NO_STORE);
+    with(status, map, body)
+}
+
+fn with(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+pub(crate) fn not_found() -> Response {
+    fixed(StatusCode::NOT_FOUND, r#"{"detail":"Not Found"}"#)
+}
+
+pub(crate) fn internal_error() -> Response {
+    fixed(StatusCode::INTERNAL_SERVER_ERROR, r#"{"detail":"Internal Server Error"}"#)
+}
+
+/// RFC 6750 section 3.
+pub(crate) fn bearer_required() -> Response {
+    let mut response = fixed(StatusCode::UNAUTHORIZED, r#"{"detail":"Unauthorized"}"#);
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_status() {
+        for (reason, status) in [
+            (Reason::UntrustedProxy, 403),
+            (Reason::MalformedRequest, 400),
+            (Reason::AmbiguousPath, 400),
+            (Reason::UnknownApp, 404),
+            (Reason::NoMatchingRule, 403),
+            (Reason::TerminalRequired, 401),
+            (Reason::PeerRequired, 401),
+            (Reason::BrokenApp, 503),
+            (Reason::ManagementSecret, 401),
+            (Reason::StoreUnavailable, 503),
+        ] {
+            let response = deny(reason);
+            assert_eq!(response.status(), status, "{reason}");
+            assert_eq!(response.headers()[CACHE_CONTROL], "no-store", "{reason}");
+            let retry = response.headers().contains_key(RETRY_AFTER);
+            assert_eq!(retry, reason == Reason::StoreUnavailable, "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_grant_carries_its_headers_and_is_never_cacheable() {
+        let headers = [
+            (HeaderName::from_static("x-ptl-client-id"), HeaderValue::from_static("t1")),
+            (CACHE_CONTROL, HeaderValue::from_static("max-age=60")),
+        ];
+        let response = of_verdict(&Verdict::Grant(Arc::from(headers)));
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["x-ptl-client-id"], "t1");
+        let caching: Vec<_> = response.headers().get_all(CACHE_CONTROL).iter().collect();
+        assert_eq!(caching, ["no-store"]);
+    }
+}

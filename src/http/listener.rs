@@ -1,0 +1,231 @@
+//! Sockets, bound before anything else starts.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use crate::config::{Config, ListenAddr};
+
+/// Connections that may wait for accept; the kernel caps it at
+/// `net.core.somaxconn`, which is 4096 on Linux since 5.4.
+const BACKLOG: i32 = 4096;
+
+/// Who may open a socket file: owner and group, so that a proxy is let in by
+/// its group.
+const SOCKET_MODE: u32 = 0o660;
+
+/// A listener that could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {addr}: {source}")]
+pub struct BindError {
+    pub addr: ListenAddr,
+    pub source: io::Error,
+}
+
+/// The process's listeners. Bound by the caller of [`crate::run`], so that a
+/// test can bind port 0 and ask what it got.
+#[derive(Debug)]
+pub struct Listeners {
+    pub gate: Listener,
+    pub ops: Listener,
+}
+
+impl Listeners {
+    pub fn bind(config: &Config) -> Result<Self, BindError> {
+        Ok(Self {
+            gate: Listener::bind(&config.gate.listen)?,
+            ops: Listener::bind(&config.ops.listen)?,
+        })
+    }
+}
+
+/// A bound socket. Its file, if it has one, goes when it is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Bound,
+    addr: ListenAddr,
+}
+
+#[derive(Debug)]
+enum Bound {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Listener {
+    pub fn bind(addr: &ListenAddr) -> Result<Self, BindError> {
+        let bound = match addr {
+            ListenAddr::Tcp(addr) => bind_tcp(*addr),
+            ListenAddr::Unix(path) => bind_unix(path),
+        };
+        let (socket, addr) = bound.map_err(|source| BindError { addr: addr.clone(), source })?;
+        Ok(Self { socket, addr })
+    }
+
+    /// The address obtained: with a real port where port 0 was asked for.
+    #[must_use]
+    pub fn addr(&self) -> &ListenAddr {
+        &self.addr
+    }
+
+    pub(super) fn accepting(self) -> io::Result<Accepting> {
+        Ok(match (self.socket, self.addr) {
+            (Bound::Unix(socket), ListenAddr::Unix(path)) => {
+                Accepting::Unix(UnixListener::from_std(socket)?, SocketFile::new(path)?)
+            }
+            (Bound::Tcp(socket), _) => Accepting::Tcp(TcpListener::from_std(socket)?),
+            (Bound::Unix(_), ListenAddr::Tcp(_)) => return Err(io::ErrorKind::InvalidInput.into()),
+        })
+    }
+}
+
+fn bind_tcp(addr: SocketAddr) -> io::Result<(Bound, ListenAddr)> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    // Accepted sockets inherit it, which saves a call for each.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    let listener = std::net::TcpListener::from(socket);
+    let addr = listener.local_addr()?;
+    Ok((Bound::Tcp(listener), ListenAddr::Tcp(addr)))
+}
+
+fn bind_unix(path: &Path) -> io::Result<(Bound, ListenAddr)> {
+    remove_stale(path)?;
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    listener.set_nonblocking(true)?;
+    Ok((Bound::Unix(listener), ListenAddr::Unix(path.into())))
+}
+
+/// Removes the socket file of a process that is gone, and nothing else.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let kind = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !kind.is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file is not a socket"));
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A listener on the runtime.
+#[derive(Debug)]
+pub(super) enum Accepting {
+    Tcp(TcpListener),
+    Unix(UnixListener, #[expect(dead_code, reason = "kept for its drop")] SocketFile),
+}
+
+/// Who connected.
+#[derive(Debug)]
+pub(super) enum Peer {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+impl Accepting {
+    pub(super) async fn accept(&self) -> io::Result<Peer> {
+        match self {
+            Self::Tcp(listener) => {
+                listener.accept().await.map(|(stream, addr)| Peer::Tcp(stream, addr))
+            }
+            Self::Unix(listener, _) => {
+                listener.accept().await.map(|(stream, _)| Peer::Unix(stream))
+            }
+        }
+    }
+}
+
+/// Removes a socket file when its listener goes, unless another process has
+/// put its own in the place.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn new(path: PathBuf) -> io::Result<Self> {
+        let inode = inode(&path)?;
+        Ok(Self { path, inode })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+            // Nothing depends on it: the next start removes a stale file, too.
+            std::fs::remove_file(&self.path).ok();
+        }
+    }
+}
+
+fn inode(path: &Path) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::symlink_metadata(path).map(|metadata| metadata.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_0_reports_the_port_it_got() {
+        let listener =
+            Listener::bind(&"127.0.0.1:0".parse().expect("address")).expect("a free port");
+        let ListenAddr::Tcp(addr) = listener.addr() else { panic!("not TCP") };
+        assert_ne!(addr.port(), 0);
+    }
+
+    #[tokio::test]
+    async fn accepted_sockets_do_not_delay() {
+        let listener =
+            Listener::bind(&"127.0.0.1:0".parse().expect("address")).expect("a free port");
+        let ListenAddr::Tcp(addr) = *listener.addr() else { panic!("not TCP") };
+        let accepting = listener.accepting().expect("a runtime");
+        let _client = TcpStream::connect(addr).await.expect("connects");
+        let Peer::Tcp(stream, _) = accepting.accept().await.expect("accepts") else {
+            panic!("not TCP")
+        };
+        assert!(stream.nodelay().expect("an option of TCP"));
+    }
+
+    #[tokio::test]
+    async fn only_a_dead_socket_file_is_replaced() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("gate.sock");
+        let addr = ListenAddr::Unix(path.clone());
+
+        let first = Listener::bind(&addr).expect("binds");
+        let mode = std::fs::metadata(&path).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, SOCKET_MODE);
+        let taken = Listener::bind(&addr).expect_err("somebody answers there");
+        assert_eq!(taken.source.kind(), io::ErrorKind::AddrInUse);
+
+        drop(first);
+        assert!(path.exists(), "left behind, as by a process that was killed");
+        let second = Listener::bind(&addr).expect("replaces the stale file");
+        drop(second.accepting().expect("a runtime"));
+        assert!(!path.exists(), "removed at the end of a listener that served");
+
+        std::fs::write(&path, "precious").expect("writes");
+        let refused = Listener::bind(&addr).expect_err("not a socket");
+        assert_eq!(refused.source.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read_to_string(&path).expect("still there"), "precious");
+    }
+}

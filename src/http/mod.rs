@@ -1,0 +1,37 @@
+//! The only place that accepts connections and knows hyper's server side.
+//!
+//! [`Listeners`] binds, [`serve`] accepts and drives connections, a
+//! [`Handler`] turns one request head into one answer: [`routes`] for the
+//! gate's listener, [`ops`] for the operator's. Nobody here reads a request
+//! body; the type of [`Handler::handle`] does not even offer one.
+//!
+//! Errors: what goes wrong on one connection ends that connection and is
+//! logged at debug level, since a peer can cause it at will. A panic in a
+//! handler is 500 for its request. Only a listener that cannot bind ends the
+//! process.
+
+pub(crate) mod answer;
+mod connection;
+mod listener;
+pub(crate) mod ops;
+mod pages;
+pub(crate) mod routes;
+mod serve;
+pub(crate) mod tls;
+
+use std::future::Future;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http_body_util::Full;
+
+pub use connection::Limits;
+pub use listener::{BindError, Listener, Listeners};
+pub(crate) use serve::{Drain, Server};
+
+pub(crate) type Response = http::Response<Full<Bytes>>;
+
+/// Turns one request head into one answer.
+pub(crate) trait Handler: Send + Sync + 'static {
+    fn handle(&self, head: Parts) -> impl Future<Output = Response> + Send;
+}

@@ -1,0 +1,76 @@
+//! What the gate's listener answers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::request::Parts;
+use tracing::debug;
+
+use super::pages::Pages;
+use super::{Handler, Response, answer, ops};
+use crate::gate::Gate;
+use crate::gate::verdict::Verdict;
+use crate::telemetry::meters::{Endpoint, Verdicts};
+
+const APP_ERROR: &str = "/internal/app_error/";
+
+/// The contract's endpoints, and the probes.
+pub(crate) struct GateRoutes {
+    gate: Arc<Gate>,
+    pages: Pages,
+    verdicts: Arc<Verdicts>,
+}
+
+impl GateRoutes {
+    pub(crate) fn new(gate: Arc<Gate>, installed_apps_dir: PathBuf) -> Self {
+        let pages = Pages::new(installed_apps_dir);
+        Self { gate, pages, verdicts: Verdicts::new() }
+    }
+
+    async fn decide(&self, endpoint: Endpoint, head: &Parts) -> Response {
+        let began = Instant::now();
+        let verdict = match endpoint {
+            Endpoint::Auth => self.gate.auth(&head.headers).await,
+            Endpoint::Terminal => self.gate.authenticate_terminal(&head.headers).await,
+            Endpoint::Management => self.gate.authenticate_management(&head.headers).await,
+        };
+        self.verdicts.count(endpoint, &verdict, began);
+        match &verdict {
+            Verdict::Grant(_) => debug!(endpoint = endpoint.as_str(), "granted"),
+            Verdict::Deny(reason) => {
+                debug!(endpoint = endpoint.as_str(), reason = reason.as_str(), "denied");
+            }
+        }
+        answer::of_verdict(&verdict)
+    }
+}
+
+impl Handler for GateRoutes {
+    async fn handle(&self, mut head: Parts) -> Response {
+        let endpoint = match head.uri.path() {
+            "/internal/auth" => Endpoint::Auth,
+            "/internal/authenticate_terminal" => Endpoint::Terminal,
+            "/internal/authenticate_management" => Endpoint::Management,
+            path => {
+                if let Some(status) = path.strip_prefix(APP_ERROR) {
+                    let status = status.parse();
+                    take_host_of_target(&mut head);
+                    let app = self.gate.app_for_page(&head.headers).await;
+                    return self.pages.app_error(status.ok(), app).await;
+                }
+                return ops::probe(path, || self.gate.health()).unwrap_or_else(answer::not_found);
+            }
+        };
+        self.decide(endpoint, &head).await
+    }
+}
+
+/// An authority in the request target stands for the Host header (RFC 9113
+/// section 8.3.1, RFC 9112 section 3.2.2).
+fn take_host_of_target(head: &mut Parts) {
+    let Some(authority) = head.uri.authority() else { return };
+    if let Ok(host) = authority.as_str().parse() {
+        head.headers.insert(http::header::HOST, host);
+    }
+}

@@ -1,0 +1,277 @@
+//! An authority of the box's own and the certificate it signs for the gate.
+//!
+//! The proxy is given `ca.pem` once; the certificate beneath it is renewed
+//! without anybody noticing. All files are written under a lock, so that
+//! processes that start at once agree on one authority.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData,
+};
+use tracing::{info, warn};
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{TlsError, certificates, read, unusable};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const CA_LIFE: Duration = DAY.saturating_mul(3650);
+const LEAF_LIFE: Duration = DAY.saturating_mul(90);
+
+/// Certificates begin this long ago, for proxies whose clock is slow.
+const BACKDATED: Duration = Duration::from_secs(60 * 60);
+
+const PUBLIC: u32 = 0o644;
+const PRIVATE: u32 = 0o600;
+
+/// Where the certificate and its key are.
+pub(super) fn leaf_files(directory: &Path) -> (PathBuf, PathBuf) {
+    (directory.join("cert.pem"), directory.join("key.pem"))
+}
+
+/// The certificate and its key in PEM, made or renewed where they must be.
+pub(super) fn ensure(
+    directory: &Path,
+    names: &[String],
+    now: SystemTime,
+) -> Result<(Vec<u8>, Vec<u8>), TlsError> {
+    fs::create_dir_all(directory).map_err(|source| cannot_write(directory, source))?;
+    let _lock = lock(directory)?;
+    let authority = match Authority::stored(directory, now)? {
+        Some(authority) => authority,
+        None => Authority::create(directory, now)?,
+    };
+    let (certificate, key) = leaf_files(directory);
+    match reason_to_issue(&certificate, &key, &authority, names, now)? {
+        Some(reason) => {
+            info!(reason, "a new certificate for the gate");
+            issue(&certificate, &key, &authority, names, now)
+        }
+        None => Ok((read(&certificate)?, read(&key)?)),
+    }
+}
+
+/// Held until dropped.
+fn lock(directory: &Path) -> Result<File, TlsError> {
+    let path = directory.join(".lock");
+    let open = || {
+        let file = OpenOptions::new().create(true).append(true).mode(PRIVATE).open(&path)?;
+        file.lock()?;
+        Ok(file)
+    };
+    open().map_err(|source| cannot_write(&path, source))
+}
+
+/// Who signs.
+struct Authority {
+    key: KeyPair,
+    certificate_pem: String,
+    key_id: Vec<u8>,
+}
+
+impl Authority {
+    fn files(directory: &Path) -> (PathBuf, PathBuf) {
+        (directory.join("ca.pem"), directory.join("ca.key"))
+    }
+
+    /// The authority in the folder; `None` where there is none or it would not
+    /// outlive what it signs.
+    fn stored(directory: &Path, now: SystemTime) -> Result<Option<Self>, TlsError> {
+        let (certificate, key) = Self::files(directory);
+        let (Some(certificate_pem), Some(key_pem)) = (text(&certificate)?, text(&key)?) else {
+            return Ok(None);
+        };
+        // Whatever is wrong with it, replacing an authority cuts off every proxy
+        // that trusts it: that is for a person to do.
+        let signer = KeyPair::from_pem(&key_pem)
+            .map_err(|error| unusable(&key, format!("no private key in PEM: {error}")))?;
+        let parsed = Parsed::read(certificate_pem.as_bytes())
+            .ok_or_else(|| unusable(&certificate, "no certificate in PEM".into()))?;
+        if parsed.public_key != signer.subject_public_key_info() {
+            let problem =
+                format!("does not belong to {}; remove both to begin anew", key.display());
+            return Err(unusable(&certificate, problem));
+        }
+        if parsed.not_after < now + LEAF_LIFE {
+            warn!("the certificate authority is about to expire; proxies need the new ca.pem");
+            return Ok(None);
+        }
+        Ok(Some(Self { key: signer, key_id: parsed.subject_key_id, certificate_pem }))
+    }
+
+    fn create(directory: &Path, now: SystemTime) -> Result<Self, TlsError> {
+        let key = KeyPair::generate()?;
+        let mut params = params(&[], "nightporter authority", now, CA_LIFE)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key)?;
+        let certificate_pem = certificate.pem();
+        let key_id = params.key_identifier(&key);
+        let (certificate_file, key_file) = Self::files(directory);
+        write(&key_file, key.serialize_pem().as_bytes(), PRIVATE)?;
+        write(&certificate_file, certificate_pem.as_bytes(), PUBLIC)?;
+        info!(file = %certificate_file.display(), "a new certificate authority");
+        Ok(Self { key, certificate_pem, key_id })
+    }
+}
+
+/// Why the stored certificate cannot go on, if it cannot.
+fn reason_to_issue(
+    certificate: &Path,
+    key: &Path,
+    authority: &Authority,
+    names: &[String],
+    now: SystemTime,
+) -> Result<Option<&'static str>, TlsError> {
+    let (Some(certificate), Some(key)) = (text(certificate)?, text(key)?) else {
+        return Ok(Some("there was none"));
+    };
+    let (Some(leaf), Ok(key)) = (Parsed::read(certificate.as_bytes()), KeyPair::from_pem(&key))
+    else {
+        return Ok(Some("the former was damaged"));
+    };
+    let life = leaf.not_after.duration_since(leaf.not_before).unwrap_or_default();
+    Ok(if leaf.public_key != key.subject_public_key_info() {
+        Some("the former did not belong to its key")
+    } else if leaf.authority_key_id != authority.key_id {
+        Some("the authority has changed")
+    } else if leaf.names != names.iter().map(|name| canonical(name)).collect() {
+        Some("the names have changed")
+    } else if now >= leaf.not_before + life * 2 / 3 {
+        Some("two thirds of the former's life are over")
+    } else if now < leaf.not_before {
+        Some("the former is not valid yet")
+    } else {
+        None
+    })
+}
+
+fn issue(
+    certificate: &Path,
+    key: &Path,
+    authority: &Authority,
+    names: &[String],
+    now: SystemTime,
+) -> Result<(Vec<u8>, Vec<u8>), TlsError> {
+    let issuer = Issuer::from_ca_cert_pem(&authority.certificate_pem, &authority.key)?;
+    let pair = KeyPair::generate()?;
+    let mut params = params(names, "nightporter", now, LEAF_LIFE)?;
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let certificate_pem = params.signed_by(&pair, &issuer)?.pem().into_bytes();
+    let key_pem = pair.serialize_pem().into_bytes();
+    // A crash between the two leaves a pair that does not match: the next
+    // start sees it and issues again.
+    write(key, &key_pem, PRIVATE)?;
+    write(certificate, &certificate_pem, PUBLIC)?;
+    Ok((certificate_pem, key_pem))
+}
+
+fn params(
+    names: &[String],
+    common_name: &str,
+    now: SystemTime,
+    life: Duration,
+) -> Result<CertificateParams, TlsError> {
+    let mut params = CertificateParams::new(names)?;
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.not_before = (now - BACKDATED).into();
+    params.not_after = (now + life).into();
+    Ok(params)
+}
+
+/// What is asked of a stored certificate.
+struct Parsed {
+    not_before: SystemTime,
+    not_after: SystemTime,
+    public_key: Vec<u8>,
+    subject_key_id: Vec<u8>,
+    authority_key_id: Vec<u8>,
+    names: BTreeSet<String>,
+}
+
+impl Parsed {
+    fn read(pem: &[u8]) -> Option<Self> {
+        let chain = certificates(pem, Path::new("")).ok()?;
+        let (_, certificate) = X509Certificate::from_der(chain.first()?).ok()?;
+        let mut parsed = Self {
+            not_before: time(certificate.validity().not_before.timestamp())?,
+            not_after: time(certificate.validity().not_after.timestamp())?,
+            public_key: certificate.public_key().raw.to_vec(),
+            subject_key_id: Vec::new(),
+            authority_key_id: Vec::new(),
+            names: BTreeSet::new(),
+        };
+        for extension in certificate.extensions() {
+            match extension.parsed_extension() {
+                ParsedExtension::SubjectKeyIdentifier(id) => parsed.subject_key_id = id.0.into(),
+                ParsedExtension::AuthorityKeyIdentifier(id) => {
+                    parsed.authority_key_id = id.key_identifier.as_ref()?.0.into();
+                }
+                ParsedExtension::SubjectAlternativeName(names) => {
+                    parsed.names = names.general_names.iter().filter_map(name).collect();
+                }
+                _ => {}
+            }
+        }
+        Some(parsed)
+    }
+}
+
+fn time(seconds: i64) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds.try_into().ok()?))
+}
+
+fn name(general: &GeneralName<'_>) -> Option<String> {
+    match general {
+        GeneralName::DNSName(name) => Some(canonical(name)),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => Some(IpAddr::from(<[u8; 4]>::try_from(*bytes).ok()?).to_string()),
+            _ => Some(IpAddr::from(<[u8; 16]>::try_from(*bytes).ok()?).to_string()),
+        },
+        _ => None,
+    }
+}
+
+/// One spelling of each name.
+fn canonical(name: &str) -> String {
+    name.parse::<IpAddr>().map_or_else(|_| name.to_ascii_lowercase(), |ip| ip.to_string())
+}
+
+/// A file's text; `None` where there is no file.
+fn text(path: &Path) -> Result<Option<String>, TlsError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(TlsError::Read { path: path.into(), source }),
+    }
+}
+
+/// Replaces a file whole: readers see the former or the new one.
+fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), TlsError> {
+    let beside = path.with_extension("new");
+    let replace = || {
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+        file.write_all(contents)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    replace().map_err(|source| cannot_write(path, source))
+}
+
+fn cannot_write(path: &Path, source: std::io::Error) -> TlsError {
+    TlsError::Write { path: path.into(), source }
+}

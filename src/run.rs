@@ -1,0 +1,206 @@
+//! The life of the process: start, serve, reload, drain.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::gate::Gate;
+use crate::http::ops::OpsRoutes;
+use crate::http::routes::GateRoutes;
+use crate::http::tls::{Tls, TlsError};
+use crate::http::{Drain, Limits, Listeners, Server};
+use crate::signals::Signal;
+use crate::store::app_meta::AppMetaDir;
+use crate::store::postgres::PostgresConfigError;
+use crate::store::touch::Touches;
+use crate::store::{Freshness, Source};
+use crate::telemetry::{logs, meters};
+
+/// How long the last uses may take to be written when everything else is done.
+const LAST_FLUSH: Duration = Duration::from_secs(2);
+
+/// Why the process ended otherwise than asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("gate.tls: {0}")]
+    Tls(#[from] TlsError),
+    #[error("store: {0}")]
+    Store(#[from] PostgresConfigError),
+    #[error("cannot listen: {0}")]
+    Listen(#[from] std::io::Error),
+    /// One of the tasks that never end has ended.
+    #[error("a part of the process broke: {0}")]
+    Broken(tokio::task::JoinError),
+    /// A second signal came while connections drained.
+    #[error("aborted while draining")]
+    Aborted,
+}
+
+/// Tasks that never end. One that does, does by a panic, and ends the process:
+/// a gate without its store's listener must not go on as if nothing had happened.
+type Endless = JoinSet<Infallible>;
+
+/// Serves until told to stop, or until something breaks that cannot.
+///
+/// Connections that are being answered have `gate.drain_timeout` to finish.
+pub async fn run(
+    config: Arc<Config>,
+    listeners: Listeners,
+    mut signals: mpsc::Receiver<Signal>,
+) -> Result<(), RunError> {
+    let tls = config.gate.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
+    let freshness = Arc::new(Freshness::new(config.cache.clone()));
+    let source = Arc::new(Source::open(&config, &freshness)?);
+    let touches = Arc::new(Touches::new(config.touch.clone()));
+    let gate =
+        Gate::new(&config, Arc::clone(&source), Arc::clone(&freshness), Arc::clone(&touches));
+    let gate = Arc::new(gate);
+
+    let mut parts = Endless::new();
+    parts.spawn(follow_store(Arc::clone(&source)));
+    parts.spawn(follow_apps(
+        AppMetaDir::new(config.store.installed_apps_dir.clone()),
+        freshness,
+        matches!(*source, Source::Files(_)),
+    ));
+    parts.spawn(write_touches(Arc::clone(&touches), Arc::clone(&source)));
+    parts.spawn(meters::upkeep());
+    if let Some(tls) = &tls {
+        parts.spawn(Arc::clone(tls).follow());
+    }
+
+    let mut doors = Endless::new();
+    let drains = open_doors(&config, &gate, tls.as_ref(), listeners, &mut doors)?;
+
+    serve(&config, tls.as_deref(), &mut signals, [&mut parts, &mut doors]).await?;
+    doors.shutdown().await;
+    info!("draining; a second signal aborts");
+    let drained = drain(drains, config.gate.drain_timeout, &mut signals).await;
+    if timeout(LAST_FLUSH, touches.flush(&source)).await.is_err() {
+        warn!("the store took too long; the last uses are not written");
+    }
+    parts.shutdown().await;
+    drained
+}
+
+async fn follow_store(source: Arc<Source>) -> Infallible {
+    source.watch().await
+}
+
+/// On the files store the folders are the set of installed apps too.
+async fn follow_apps(dir: AppMetaDir, freshness: Arc<Freshness>, names: bool) -> Infallible {
+    dir.watch(freshness, names).await
+}
+
+async fn write_touches(touches: Arc<Touches>, source: Arc<Source>) -> Infallible {
+    touches.run(&source).await
+}
+
+/// Starts to accept on both listeners.
+fn open_doors(
+    config: &Config,
+    gate: &Arc<Gate>,
+    tls: Option<&Arc<Tls>>,
+    listeners: Listeners,
+    doors: &mut Endless,
+) -> Result<[Drain; 2], RunError> {
+    let Listeners { gate: gate_listener, ops: ops_listener } = listeners;
+    let pages = config.store.installed_apps_dir.clone();
+    let routes = Arc::new(GateRoutes::new(Arc::clone(gate), pages));
+    let (accept, gate_drain) = Server::new("gate", routes, Limits::default())
+        .trusting(config.gate.trusted_proxies.clone())
+        .over(tls.cloned())
+        .start(gate_listener)?;
+    doors.spawn(accept);
+    let routes = Arc::new(OpsRoutes::new(Arc::clone(gate), config.ops.token.clone()));
+    let (accept, ops_drain) = Server::new("ops", routes, Limits::default()).start(ops_listener)?;
+    doors.spawn(accept);
+    Ok([gate_drain, ops_drain])
+}
+
+/// Until the first signal to stop, or until a part breaks.
+async fn serve(
+    config: &Config,
+    tls: Option<&Tls>,
+    signals: &mut mpsc::Receiver<Signal>,
+    [parts, doors]: [&mut Endless; 2],
+) -> Result<(), RunError> {
+    let mut current = config.clone();
+    loop {
+        let ended = tokio::select! {
+            signal = next(signals) => match signal {
+                Signal::Shutdown => return Ok(()),
+                Signal::Reload(new) => {
+                    reload(&mut current, &new, tls);
+                    continue;
+                }
+            },
+            Some(ended) = parts.join_next() => ended,
+            Some(ended) = doors.join_next() => ended,
+        };
+        match ended {
+            Ok(never) => match never {},
+            Err(error) => {
+                error!(%error, "a part of the process broke");
+                return Err(RunError::Broken(error));
+            }
+        }
+    }
+}
+
+/// The next signal; waits for ever once nobody can send one.
+async fn next(signals: &mut mpsc::Receiver<Signal>) -> Signal {
+    match signals.recv().await {
+        Some(signal) => signal,
+        None => std::future::pending().await,
+    }
+}
+
+/// Takes what can be taken while running and says what cannot.
+fn reload(current: &mut Config, new: &Config, tls: Option<&Tls>) {
+    if let Some(tls) = tls {
+        tls.refresh(std::time::SystemTime::now());
+    }
+    if new.log.level != current.log.level {
+        match logs::set_level(&new.log.level) {
+            Ok(()) => info!(level = new.log.level, "log level changed"),
+            Err(error) => warn!(%error, "log level not changed"),
+        }
+        current.log.level.clone_from(&new.log.level);
+    }
+    let waiting = current.differing(new);
+    if waiting.is_empty() {
+        info!("reloaded");
+    } else {
+        warn!(keys = waiting.join(", "), "reloaded, but these changes need a restart");
+    }
+}
+
+/// Waits for running requests, for as long as they may take.
+async fn drain(
+    mut drains: [Drain; 2],
+    deadline: Duration,
+    signals: &mut mpsc::Receiver<Signal>,
+) -> Result<(), RunError> {
+    let [gate, ops] = &mut drains;
+    let second = async { while !matches!(next(signals).await, Signal::Shutdown) {} };
+    let outcome = tokio::select! {
+        _ = async { tokio::join!(gate.drain(), ops.drain()) } => return Ok(()),
+        () = tokio::time::sleep(deadline) => {
+            warn!("requests are still running after gate.drain_timeout; they are cut");
+            Ok(())
+        }
+        () = second => {
+            warn!("second signal: running requests are cut");
+            Err(RunError::Aborted)
+        }
+    };
+    tokio::join!(gate.abort(), ops.abort());
+    outcome
+}

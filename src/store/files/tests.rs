@@ -1,0 +1,189 @@
+use std::future::Future;
+use std::time::Instant;
+
+use super::*;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+struct House {
+    dir: tempfile::TempDir,
+    files: Arc<Files>,
+    freshness: Arc<Freshness>,
+}
+
+fn house() -> House {
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(dir.path().join("installed_apps")).expect("a folder");
+    let freshness = Arc::new(Freshness::new(config::Cache {
+        capacity: 100,
+        ttl: Duration::from_secs(3600),
+        degraded_ttl: Duration::from_millis(50),
+        max_stale: Duration::from_secs(2),
+        heartbeat: Duration::from_millis(200),
+    }));
+    let path = dir.path().to_owned();
+    let store = config::Store {
+        kind: config::StoreKind::Files { path: path.clone(), terminal_jwt_secret: None },
+        installed_apps_dir: path.join("installed_apps"),
+        zone: "box.example".into(),
+        prefix_length: 6,
+    };
+    let files = Arc::new(Files::new(path, None, &store, Arc::clone(&freshness)));
+    House { dir, files, freshness }
+}
+
+impl House {
+    fn write(&self, file: &str, text: &str) {
+        std::fs::write(self.dir.path().join(file), text).expect("written");
+    }
+
+    /// Follows the folder until the test ends.
+    async fn watched(self) -> Self {
+        let files = Arc::clone(&self.files);
+        tokio::spawn(async move { files.watch().await });
+        let dir = AppMetaDir::new(self.dir.path().join("installed_apps"));
+        let freshness = Arc::clone(&self.freshness);
+        tokio::spawn(async move { dir.watch(freshness, true).await });
+        poll(|| async { self.freshness.is_live(self.freshness.now()) }).await;
+        self
+    }
+
+    async fn has_terminal(&self, id: &str) -> bool {
+        self.files.terminal(id).await.is_ok_and(|terminal| terminal.is_some())
+    }
+}
+
+async fn poll<F: Future<Output = bool>>(condition: impl Fn() -> F) {
+    let began = Instant::now();
+    while !condition().await {
+        assert!(began.elapsed() < DEADLINE, "did not come to pass");
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_empty_folder_is_an_empty_box() {
+    let House { files, dir: _dir, .. } = house();
+    assert_eq!(files.identity().await.expect("empty"), None);
+    assert!(files.terminals().await.expect("empty").is_empty());
+    assert!(files.peers().await.expect("empty").is_empty());
+    assert!(files.app_names().await.expect("empty").is_empty());
+    assert!(files.terminal_secret().await.expect("empty").is_none());
+}
+
+#[tokio::test]
+async fn a_folder_that_is_away_is_not_an_empty_box() {
+    let House { files, dir, .. } = house();
+    drop(dir);
+    assert!(files.identity().await.is_err());
+    assert!(files.terminals().await.is_err());
+    assert!(files.app_names().await.is_err());
+}
+
+#[tokio::test]
+async fn an_identity_has_a_domain_given_or_derived() {
+    let house = house();
+    house.write(IDENTITY, "id = \"ABCdefghi\"");
+    let identity = house.files.identity().await.expect("read").expect("there");
+    assert_eq!(identity.domain, "abcdef.box.example");
+    house.write(IDENTITY, "id = \"x\"\ndomain = \"home.example\"");
+    let identity = house.files.identity().await.expect("read").expect("there");
+    assert_eq!(identity.domain, "home.example");
+}
+
+#[tokio::test]
+async fn a_saved_file_is_a_notification() {
+    let house = house().watched().await;
+    for round in 0..20 {
+        let id = format!("t{round}");
+        house.write(TERMINALS, &format!("[[terminal]]\nid = \"{id}\"\nname = \"n\""));
+        poll(|| house.has_terminal(&id)).await;
+    }
+    std::fs::remove_file(house.dir.path().join(TERMINALS)).expect("removed");
+    poll(|| async { !house.has_terminal("t19").await }).await;
+}
+
+#[tokio::test]
+async fn a_broken_file_is_doubt_and_then_unavailable_but_never_empty() {
+    let house = house();
+    house.write(TERMINALS, "[[terminal]]\nid = \"a\"");
+    let house = house.watched().await;
+    assert!(house.has_terminal("a").await);
+    house.write(TERMINALS, "[[terminal]\nid = ");
+    poll(|| async { !house.files.health().problems.is_empty() }).await;
+    assert!(house.files.health().problems[0].contains(TERMINALS));
+    assert!(house.has_terminal("a").await, "what was read before serves for a while");
+    poll(|| async { house.files.terminal("a").await.is_err() }).await;
+    house.write(TERMINALS, "[[terminal]]\nid = \"b\"");
+    poll(|| house.has_terminal("b")).await;
+    assert!(!house.has_terminal("a").await);
+    poll(|| async { house.files.health().problems.is_empty() }).await;
+}
+
+#[tokio::test]
+async fn terminals_are_added_and_removed_without_losing_what_the_owner_wrote() {
+    let house = house();
+    house.write(TERMINALS, "# my devices\n[[terminal]]\nid = \"a\" # the phone\nname = \"A\"\n");
+    let terminal = |id: &str| Terminal { id: id.into(), name: "B \"quoted\" ü".into() };
+    assert!(house.files.add_terminal(&terminal("b")).await.expect("added"));
+    assert!(!house.files.add_terminal(&terminal("b")).await.expect("there already"));
+    assert!(house.has_terminal("b").await);
+    assert!(house.files.remove_terminal("b").await.expect("removed"));
+    assert!(!house.files.remove_terminal("b").await.expect("gone already"));
+    let text = std::fs::read_to_string(house.dir.path().join(TERMINALS)).expect("read");
+    assert!(text.contains("# my devices") && text.contains("# the phone"), "{text}");
+}
+
+#[tokio::test]
+async fn the_secret_is_made_once_and_for_the_owner_only() {
+    let house = house();
+    let first = house.files.ensure_terminal_secret().await.expect("made");
+    let second = house.files.ensure_terminal_secret().await.expect("kept");
+    assert_eq!(first, second);
+    assert_eq!(first.expose().len(), 64);
+    let metadata = std::fs::metadata(house.dir.path().join(TERMINAL_SECRET)).expect("there");
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn uses_are_merged_and_never_set_back() {
+    let house = house();
+    let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+    for (key, seconds) in [("a", 100), ("b", 50), ("a", 90)] {
+        let uses = [(Arc::from(key), at(seconds))];
+        house.files.write_touches(Touched::App, &uses).await.expect("written");
+    }
+    let text = std::fs::read_to_string(house.dir.path().join(USES)).expect("read");
+    let uses: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(uses, serde_json::json!({"last_access": {"a": 100, "b": 50}}));
+}
+
+#[tokio::test]
+async fn apps_come_change_and_go_with_their_folders() {
+    let house = house().watched().await;
+    let origin = |table| house.freshness.origin([table; 2], "notes");
+    let apps = house.dir.path().join("installed_apps");
+    for _ in 0..20 {
+        let (names, meta) = (origin(Table::AppNames), origin(Table::AppMeta));
+        std::fs::create_dir(apps.join("notes")).expect("made");
+        std::fs::write(apps.join("notes/app_meta.json"), "{}").expect("written");
+        poll(|| async {
+            !house.freshness.is_current(&names) && !house.freshness.is_current(&meta)
+        })
+        .await;
+        poll(|| async { house.files.app_names().await.is_ok_and(|names| names == ["notes"]) })
+            .await;
+        // Saved in place, and saved as editors do.
+        let meta = origin(Table::AppMeta);
+        std::fs::write(apps.join("notes/app_meta.json"), "{ }").expect("written");
+        poll(|| async { !house.freshness.is_current(&meta) }).await;
+        let meta = origin(Table::AppMeta);
+        std::fs::write(apps.join("notes/.new"), "{  }").expect("written");
+        std::fs::rename(apps.join("notes/.new"), apps.join("notes/app_meta.json")).expect("moved");
+        poll(|| async { !house.freshness.is_current(&meta) }).await;
+        let names = origin(Table::AppNames);
+        std::fs::remove_dir_all(apps.join("notes")).expect("removed");
+        poll(|| async { !house.freshness.is_current(&names) }).await;
+        poll(|| async { house.files.app_names().await.is_ok_and(|names| names.is_empty()) }).await;
+    }
+}

@@ -1,0 +1,52 @@
+//! Log lines, on standard error: text for people or JSON for collectors.
+
+use std::sync::OnceLock;
+
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+
+use crate::config::{Log, LogFormat};
+
+/// The filter in force, so that it can be changed while running.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// Why logging could not be set up or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("`{level}` is no log level or filter: {source}")]
+    Level { level: String, source: ParseError },
+    #[error("logging has been set up already")]
+    AlreadyInstalled,
+    #[error("logging has not been set up by this program")]
+    NotInstalled,
+}
+
+/// Sets logging up, once in a process.
+pub fn install(config: &Log) -> Result<(), LogError> {
+    let (filter, handle) = reload::Layer::new(parse(&config.level)?);
+    let lines = fmt::layer().with_writer(std::io::stderr).with_target(true);
+    let lines = match config.format {
+        LogFormat::Text => {
+            let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            lines.with_ansi(color).boxed()
+        }
+        LogFormat::Json => lines.json().flatten_event(true).with_ansi(false).boxed(),
+    };
+    let subscriber = Registry::default().with(filter).with(lines);
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadyInstalled)?;
+    FILTER.set(handle).map_err(|_| LogError::AlreadyInstalled)
+}
+
+/// Changes the level while running.
+pub fn set_level(level: &str) -> Result<(), LogError> {
+    let filter = parse(level)?;
+    let handle = FILTER.get().ok_or(LogError::NotInstalled)?;
+    handle.reload(filter).map_err(|_| LogError::NotInstalled)
+}
+
+fn parse(level: &str) -> Result<EnvFilter, LogError> {
+    EnvFilter::builder()
+        .parse(level)
+        .map_err(|source| LogError::Level { level: level.to_owned(), source })
+}

@@ -1,0 +1,197 @@
+//! Metrics, named `nightporter_…` and rendered in Prometheus' text format.
+//!
+//! What is counted on the way of a request is registered once and kept as a
+//! handle; nothing is looked up by name there.
+
+use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
+};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::domain::policy::Reason;
+use crate::gate::Health;
+use crate::gate::verdict::Verdict;
+
+const VERDICTS: &str = "nightporter_verdicts_total";
+const DURATION: &str = "nightporter_request_duration_seconds";
+const CONNECTIONS: &str = "nightporter_connections";
+const ACCEPTED: &str = "nightporter_connections_accepted_total";
+const UNTRUSTED: &str = "nightporter_untrusted_requests_total";
+const PANICS: &str = "nightporter_panics_total";
+const STORE_LIVE: &str = "nightporter_store_live";
+const VERIFIED_AGE: &str = "nightporter_store_verified_age_seconds";
+const CACHE_LOADS: &str = "nightporter_cache_loads_total";
+const CACHE_ENTRIES: &str = "nightporter_cache_entries";
+const TOUCHES: &str = "nightporter_touches_waiting";
+
+/// Upper bounds of the duration histogram, in seconds: a cached answer takes
+/// microseconds, a cold one a query, a timed-out one `store.pool_timeout`.
+const DURATION_BUCKETS: [f64; 12] =
+    [5e-6, 10e-6, 25e-6, 50e-6, 100e-6, 500e-6, 1e-3, 5e-3, 25e-3, 100e-3, 1.0, 10.0];
+
+/// The exporter keeps each duration until it is next called; at 100,000
+/// requests/s a second of them is under a megabyte.
+const UPKEEP: Duration = Duration::from_secs(1);
+
+/// The recorder, installed on first use and once in a process.
+fn recorder() -> &'static PrometheusHandle {
+    static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+    RECORDER.get_or_init(|| {
+        let matcher = Matcher::Full(DURATION.to_owned());
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(matcher, &DURATION_BUCKETS)
+            .unwrap_or_default()
+            .build_recorder();
+        let handle = recorder.handle();
+        if metrics::set_global_recorder(recorder).is_err() {
+            tracing::warn!("another metrics recorder was installed first; /metrics will be empty");
+        }
+        describe();
+        handle
+    })
+}
+
+fn describe() {
+    describe_counter!(VERDICTS, "Verdicts by endpoint and reason; `grant` is no denial.");
+    describe_histogram!(DURATION, "Time from a request's head to its verdict.");
+    describe_gauge!(CONNECTIONS, "Open connections by listener.");
+    describe_counter!(ACCEPTED, "Connections accepted by listener.");
+    describe_counter!(UNTRUSTED, "Requests from outside the trusted proxies.");
+    describe_counter!(PANICS, "Requests answered with 500 because their handler panicked.");
+    describe_gauge!(STORE_LIVE, "1 while the store's notifications are known to arrive.");
+    describe_gauge!(VERIFIED_AGE, "Seconds since the last heartbeat that came back was sent.");
+    describe_counter!(CACHE_LOADS, "Loads from the store by cache.");
+    describe_gauge!(CACHE_ENTRIES, "Entries held by cache.");
+    describe_gauge!(TOUCHES, "Uses that wait to be written back.");
+}
+
+/// Everything counted so far, as text.
+pub(crate) fn render() -> String {
+    recorder().render()
+}
+
+/// Keeps the recorder small.
+pub(crate) async fn upkeep() -> Infallible {
+    loop {
+        tokio::time::sleep(UPKEEP).await;
+        recorder().run_upkeep();
+    }
+}
+
+/// What asks for a verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    Auth,
+    Terminal,
+    Management,
+}
+
+impl Endpoint {
+    const ALL: [Self; 3] = [Self::Auth, Self::Terminal, Self::Management];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Auth => "auth",
+            Self::Terminal => "authenticate_terminal",
+            Self::Management => "authenticate_management",
+        }
+    }
+}
+
+/// Handles of all that is counted of verdicts.
+pub(crate) struct Verdicts([OfEndpoint; Endpoint::ALL.len()]);
+
+struct OfEndpoint {
+    grants: Counter,
+    denials: [Counter; Reason::ALL.len()],
+    duration: Histogram,
+}
+
+impl Verdicts {
+    pub(crate) fn new() -> Arc<Self> {
+        recorder();
+        Arc::new(Self(Endpoint::ALL.map(|endpoint| {
+            let endpoint = endpoint.as_str();
+            let counted = |reason| counter!(VERDICTS, "endpoint" => endpoint, "reason" => reason);
+            OfEndpoint {
+                grants: counted("grant"),
+                denials: Reason::ALL.map(|reason| counted(reason.as_str())),
+                duration: histogram!(DURATION, "endpoint" => endpoint),
+            }
+        })))
+    }
+
+    pub(crate) fn count(&self, endpoint: Endpoint, verdict: &Verdict, began: Instant) {
+        let Self(endpoints) = self;
+        let OfEndpoint { grants, denials, duration } = &endpoints[endpoint as usize];
+        match verdict {
+            Verdict::Grant(_) => grants.increment(1),
+            Verdict::Deny(reason) => denials[*reason as usize].increment(1),
+        }
+        duration.record(began.elapsed());
+    }
+}
+
+/// Open and accepted connections of one listener.
+pub(crate) fn connections(listener: &'static str) -> (Gauge, Counter) {
+    recorder();
+    (gauge!(CONNECTIONS, "listener" => listener), counter!(ACCEPTED, "listener" => listener))
+}
+
+pub(crate) fn untrusted() -> Counter {
+    counter!(UNTRUSTED)
+}
+
+pub(crate) fn panics() -> Counter {
+    counter!(PANICS)
+}
+
+/// The state of the gate, noted when somebody looks.
+pub(crate) fn note(health: &Health) {
+    let Health { live, ready: _, verified_ago, store: _, touches_waiting, caches } = health;
+    recorder();
+    gauge!(STORE_LIVE).set(f64::from(u8::from(*live)));
+    gauge!(VERIFIED_AGE).set(verified_ago.as_secs_f64());
+    gauge!(TOUCHES).set(precise(*touches_waiting as u64));
+    for (cache, loads, entries) in *caches {
+        counter!(CACHE_LOADS, "cache" => cache).absolute(loads);
+        gauge!(CACHE_ENTRIES, "cache" => cache).set(precise(entries));
+    }
+}
+
+/// A count as a gauge's value; counts here stay far below 2^53.
+#[expect(clippy::cast_precision_loss)]
+fn precise(count: u64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_are_indexed_by_what_they_count() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index, "{reason}");
+        }
+        for (index, endpoint) in Endpoint::ALL.into_iter().enumerate() {
+            assert_eq!(endpoint as usize, index, "{endpoint:?}");
+        }
+    }
+
+    #[test]
+    fn a_denial_is_rendered_under_its_reason() {
+        let verdicts = Verdicts::new();
+        let verdict = Verdict::Deny(Reason::AmbiguousPath);
+        verdicts.count(Endpoint::Management, &verdict, Instant::now());
+        let text = render();
+        let line = r#"nightporter_verdicts_total{endpoint="authenticate_management",reason="ambiguous_path"} 1"#;
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("nightporter_request_duration_seconds_bucket"), "{text}");
+    }
+}

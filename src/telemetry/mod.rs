@@ -1,0 +1,5 @@
+//! What the process says of itself: [`logs`] and [`meters`]. No client id, name
+//! or token reaches either.
+
+pub mod logs;
+pub mod meters;

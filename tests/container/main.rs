@@ -1,0 +1,204 @@
+//! The shipped Dockerfile and `deploy/compose.yml`, run for real on images made
+//! of this machine. A test target of its own: cargo runs targets one after the
+//! other, so a release build takes no time from tests that measure.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+#[path = "../it/support/client.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod client;
+mod images;
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::client::{Connection, Request, Response, poll};
+use crate::images::{APP, IMAGE, POSTGRES, REPOSITORY, TRAEFIK, docker, output, run};
+
+static BUILT: LazyLock<()> = LazyLock::new(images::build_nightporter);
+
+const STARTING: Duration = Duration::from_secs(60);
+
+/// A container that ends with the test.
+struct Container(String);
+
+impl Container {
+    fn inspect(&self, what: &str) -> String {
+        run(docker().args(["inspect", "--format", what, &self.0]))
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let logs = output(docker().args(["logs", &self.0]));
+            eprintln!("{}", String::from_utf8_lossy(&logs.stdout));
+            eprintln!("{}", String::from_utf8_lossy(&logs.stderr));
+        }
+        output(docker().args(["rm", "--force", "--volumes", &self.0]));
+    }
+}
+
+async fn ask(address: SocketAddr, request: &Request) -> Option<Response> {
+    Connection::open(address).await.ok()?.ask(request).await.ok()
+}
+
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound")
+}
+
+/// What the sample box serves, readable by whoever runs in the container.
+fn open_to_all(folder: &Path) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("readable").path();
+        if path.is_dir() {
+            open_to_all(&path);
+        } else {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("ours");
+        }
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("ours");
+}
+
+fn copy(from: &str, to: &Path) {
+    fs::create_dir_all(to.parent().expect("inside")).expect("writable");
+    run(Command::new("cp").arg("-r").arg(Path::new(REPOSITORY).join(from)).arg(to));
+    open_to_all(to);
+}
+
+#[tokio::test]
+async fn the_image_runs_as_nobody_becomes_healthy_and_answers() {
+    LazyLock::force(&BUILT);
+    let size: u64 = run(docker().args(["image", "inspect", "--format", "{{.Size}}", IMAGE]))
+        .parse()
+        .expect("bytes");
+    println!("image: {} bytes, {:.1} MiB", size, size as f64 / f64::from(1 << 20));
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    copy("config/box", &folder.path().join("box"));
+    let public = free_address();
+    let container = Container(run(docker()
+        .args(["run", "--detach", "--read-only", "--cap-drop=ALL"])
+        .arg(format!("--publish={public}:8400"))
+        .arg(format!("--volume={}:/var/lib/nightporter/box", folder.path().join("box").display()))
+        .arg(IMAGE)));
+
+    poll("the container is healthy", STARTING, async || {
+        container.inspect("{{.State.Health.Status}}") == "healthy"
+    })
+    .await;
+    let response = ask(public, &Request::auth("wiki.box.example", "/")).await.expect("an answer");
+    assert_eq!(response.status, 200, "{response:?}");
+    assert_eq!(response.text("x-ptl-client-type"), Some("anonymous"));
+    let response = ask(public, &Request::auth("notes.box.example", "/")).await.expect("an answer");
+    assert_eq!(response.status, 401, "{response:?}");
+
+    assert_eq!(container.inspect("{{.Config.User}}"), "65532:65532");
+    let process = container.inspect("{{.State.Pid}}");
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("runs here");
+    assert!(status.contains("\nUid:\t65532\t65532\t65532\t65532\n"), "{status}");
+}
+
+/// The shipped composition, started in a copy of `deploy/` and `config/`.
+struct Composition {
+    folder: TempDir,
+    public: SocketAddr,
+}
+
+impl Composition {
+    fn up() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        copy("deploy", &folder.path().join("deploy"));
+        copy("config/box", &folder.path().join("config/box"));
+        let secrets = folder.path().join("deploy/secrets");
+        fs::create_dir_all(&secrets).expect("writable");
+        let password = run(Command::new("openssl").args(["rand", "-hex", "24"]));
+        let url = format!("postgres://nightporter:{password}@postgres/box\n");
+        fs::write(secrets.join("database_url"), url).expect("writable");
+        fs::write(secrets.join("database_password"), password).expect("writable");
+        let composition = Self { folder, public: free_address() };
+        run(composition.compose().args(["up", "--detach", "--no-build"]));
+        composition
+    }
+
+    /// `docker compose` or the older `docker-compose`, on the shipped file.
+    fn compose(&self) -> Command {
+        let plugin = output(docker().args(["compose", "version"])).status.success();
+        let mut command = if plugin { docker() } else { Command::new("docker-compose") };
+        if plugin {
+            command.arg("compose");
+        }
+        let file = self.folder.path().join("deploy/compose.yml");
+        command
+            .args(["--project-name", &format!("nightporter-test-{}", std::process::id())])
+            .arg("--file")
+            .arg(file)
+            .env("LISTEN", self.public.to_string())
+            .env("NIGHTPORTER_IMAGE", IMAGE)
+            .env("TRAEFIK_IMAGE", TRAEFIK)
+            .env("POSTGRES_IMAGE", POSTGRES)
+            .env("NOTES_IMAGE", APP)
+            .env("WIKI_IMAGE", APP);
+        command
+    }
+
+    fn nightporter(&self, args: &[&str]) -> String {
+        let container = run(self.compose().args(["ps", "--quiet", "nightporter"]));
+        run(docker().args(["exec", &container, "nightporter"]).args(args))
+    }
+
+    async fn ask(&self, host: &str, cookie: Option<&str>) -> Option<Response> {
+        let request = Request::new("GET", "/debian_version").without("Host").header("Host", host);
+        let request = cookie.iter().fold(request, |request, value| request.header("Cookie", value));
+        ask(self.public, &request).await
+    }
+}
+
+impl Drop for Composition {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let logs = output(self.compose().args(["logs", "--no-color", "--tail=40"]));
+            eprintln!("{}", String::from_utf8_lossy(&logs.stdout));
+        }
+        output(self.compose().args(["down", "--volumes", "--timeout=1"]));
+    }
+}
+
+#[tokio::test]
+async fn the_composition_guards_its_apps_over_http2() {
+    LazyLock::force(&BUILT);
+    images::build_neighbours();
+    let composition = Composition::up();
+
+    poll("a public app is open to all", STARTING, async || {
+        composition.ask("wiki.box.example", None).await.is_some_and(|r| r.status == 200)
+    })
+    .await;
+    let denied = composition.ask("notes.box.example", None).await.expect("an answer");
+    assert_eq!(denied.status, 401, "{denied:?}");
+
+    let added = composition.nightporter(&["terminal", "add", "laptop"]);
+    let cookie = cookie(&added);
+    poll("a new terminal is let in", STARTING, async || {
+        let response = composition.ask("notes.box.example", Some(&cookie)).await;
+        response.is_some_and(|response| response.status == 200)
+    })
+    .await;
+    let forged = format!("{cookie}x");
+    let denied = composition.ask("notes.box.example", Some(&forged)).await.expect("an answer");
+    assert_eq!(denied.status, 401, "{denied:?}");
+}
+
+/// `authorization=<token>` out of what `terminal add` printed.
+fn cookie(printed: &str) -> String {
+    let start = printed.find("authorization=").unwrap_or_else(|| panic!("no cookie: {printed}"));
+    let end = |c: char| c == ';' || c.is_whitespace();
+    printed[start..].split(end).next().expect("not empty").to_owned()
+}

@@ -1,0 +1,332 @@
+//! Real proxies, started from the files under `deploy/` with nothing but
+//! addresses and paths replaced, in front of the real program on the sample box.
+
+mod echo;
+mod programs;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::support::client::{Connection, Request, Response, ask, poll};
+use crate::support::sign;
+
+use self::echo::{Seen, web_socket};
+use self::programs::{Program, free_address, install, traefik};
+
+const STARTING: Duration = Duration::from_secs(20);
+const SECRET: &str = "terminal-secret-of-the-sample-box-0123456789";
+/// The paired device of `config/box`.
+const TERMINAL: &str = "laptop";
+
+/// nightporter on a copy of the sample box, and the app behind the proxy.
+struct House {
+    folder: TempDir,
+    gate: SocketAddr,
+    ops: SocketAddr,
+    app: SocketAddr,
+    _nightporter: Program,
+}
+
+impl House {
+    async fn open(tls: bool) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path();
+        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/box"), &path.join("box"));
+        fs::write(path.join("box/terminal_jwt_secret"), SECRET).expect("writable");
+        let (gate, ops) = (free_address(), free_address());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nightporter"));
+        command
+            .env_clear()
+            .current_dir(path)
+            .env("NIGHTPORTER_GATE__LISTEN", gate.to_string())
+            .env("NIGHTPORTER_OPS__LISTEN", ops.to_string())
+            .env("NIGHTPORTER_STORE__PATH", "box")
+            .env("NIGHTPORTER_LOG__LEVEL", "debug");
+        if tls {
+            command
+                .env("NIGHTPORTER_GATE__TLS__SELF_SIGNED", "true")
+                .env("NIGHTPORTER_GATE__TLS__DIRECTORY", "tls")
+                .env("NIGHTPORTER_GATE__TLS__NAMES", "nightporter,127.0.0.1");
+        }
+        let nightporter = Program::start(&mut command, path);
+        poll("nightporter is ready", STARTING, async || {
+            try_ask(ops, &Request::new("GET", "/readyz")).await.is_some_and(|r| r.status == 200)
+        })
+        .await;
+        Self { gate, ops, app: echo::serve().await, folder, _nightporter: nightporter }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What stands for the gate and the apps in every shipped file.
+    fn neighbours(&self) -> [(&'static str, String); 3] {
+        let app = self.app.to_string();
+        [
+            ("127.0.0.1:8400", self.gate.to_string()),
+            ("127.0.0.1:8081", app.clone()),
+            ("127.0.0.1:8082", app),
+        ]
+    }
+
+    /// Traefik with these routes; `keep_aliases` leaves the stripping to the
+    /// middleware alone, as in front of a Traefik that is set up otherwise.
+    fn traefik(&self, routes: &Path, keep_aliases: bool) -> (Program, SocketAddr) {
+        let public = free_address();
+        let mut replacements = vec![
+            ("address: \":80\"", format!("address: \"{public}\"")),
+            ("/etc/traefik/dynamic.yml", routes.display().to_string()),
+        ];
+        if keep_aliases {
+            replacements
+                .push(("aliasHeadersStrategy: delete", "aliasHeadersStrategy: keep".into()));
+        }
+        let configuration = install("traefik/traefik.yml", self.path(), &replacements);
+        let mut command = Command::new(traefik());
+        command.arg(format!("--configfile={}", configuration.display()));
+        (Program::start(&mut command, self.path()), public)
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("writable");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let from = entry.expect("readable").path();
+        let to = to.join(from.file_name().expect("a name"));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            fs::copy(&from, &to).expect("copied");
+        }
+    }
+}
+
+/// The answer of something that may not listen yet.
+async fn try_ask(address: SocketAddr, request: &Request) -> Option<Response> {
+    Connection::open(address).await.ok()?.ask(request).await.ok()
+}
+
+/// A client's request for the sample app `notes`.
+fn notes(path: &str) -> Request {
+    Request::new("GET", path).without("Host").header("Host", "notes.box.example")
+}
+
+fn with_cookie(request: Request) -> Request {
+    request.cookie(sign::token(SECRET, TERMINAL))
+}
+
+/// Asks for what must be granted: what the app saw of it.
+async fn passes(proxy: SocketAddr, request: &Request) -> Seen {
+    let response = ask(proxy, request).await;
+    assert_eq!(response.status, 200, "{request:?} {response:?}");
+    serde_json::from_slice(&response.body).expect("the app's answer")
+}
+
+const ANONYMOUS: [(&str, &str); 1] = [("x-ptl-client-type", "anonymous")];
+const GRANTED: [(&str, &str); 4] = [
+    ("x-ptl-client-id", TERMINAL),
+    ("x-ptl-client-name", "Laptop"),
+    ("x-ptl-client-type", "terminal"),
+    ("x-ptl-user", "f68xf7@box.example"),
+];
+
+fn assert_granted(seen: &Seen, expected: &[(&str, &str)]) {
+    let expected: Vec<_> =
+        expected.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+    assert_eq!(seen.granted(), expected, "{seen:?}");
+}
+
+/// All that a proxy has to show.
+async fn prove(proxy: SocketAddr) {
+    poll("the proxy is ready", STARTING, async || {
+        try_ask(proxy, &notes("/shared/")).await.is_some_and(|response| response.status == 200)
+    })
+    .await;
+    decides(proxy).await;
+    strips(proxy).await;
+    believes_nothing_forwarded(proxy).await;
+    keeps_what_connection_lists(proxy).await;
+    upgrades(proxy).await;
+}
+
+async fn decides(proxy: SocketAddr) {
+    let seen = passes(proxy, &notes("/shared/a%2Fb?x=1")).await;
+    assert!(seen.line.starts_with("GET /shared/a%2Fb?x=1 "), "{seen:?}");
+    assert_granted(&seen, &ANONYMOUS);
+
+    let response = ask(proxy, &notes("/")).await;
+    assert_eq!(response.status, 401);
+    assert!(response.body().contains("Access Denied"), "no page: {response:?}");
+
+    assert_granted(&passes(proxy, &with_cookie(notes("/"))).await, &GRANTED);
+
+    let post = Request::new("POST", "/shared/").without("Host").header("Host", "notes.box.example");
+    let bytes = [&post.header("Content-Length", "4").bytes()[..], b"body"].concat();
+    let mut connection = Connection::open(proxy).await.expect("the proxy listens");
+    let response = connection.ask_bytes(&bytes).await.expect("an answer");
+    let seen: Seen = serde_json::from_slice(&response.body).expect("the app's answer");
+    assert_eq!((seen.body.as_str(), response.status), ("body", 200), "{seen:?}");
+    assert!(seen.line.starts_with("POST /shared/ "), "{seen:?}");
+}
+
+/// Every separator that a header's name may have (RFC 9110 section 5.6.2), in
+/// every place, and every case.
+fn forgeries() -> Vec<String> {
+    let mut names: Vec<String> = ["X-Ptl-Client-Id", "x-ptl-client-id", "X-PTL-CLIENT-ID"]
+        .into_iter()
+        .chain(["x_ptl-client.id", "X.ptl_User", "X-Ptl_Client_Name", "X-Ptl-Anything"])
+        .map(Into::into)
+        .collect();
+    for separator in "!#$%&'*+-.^_`|~".chars() {
+        let with = |name: &str| name.replace('-', separator.encode_utf8(&mut [0; 4]));
+        names.extend(["X-Ptl-Client-Id", "x-ptl-client-type", "X-PTL-USER"].map(with));
+    }
+    names
+}
+
+async fn strips(proxy: SocketAddr) {
+    let forgeries = forgeries();
+    for name in &forgeries {
+        let forge = |request: Request| request.header(name, "forged").header(name, "forged again");
+        assert_granted(&passes(proxy, &forge(notes("/shared/"))).await, &ANONYMOUS);
+        assert_granted(&passes(proxy, &with_cookie(forge(notes("/")))).await, &GRANTED);
+    }
+    let all = |request: Request| request.headers(forgeries.iter().map(|name| (name, "forged")));
+    assert_granted(&passes(proxy, &all(notes("/shared/"))).await, &ANONYMOUS);
+    assert_granted(&passes(proxy, &all(with_cookie(notes("/")))).await, &GRANTED);
+    assert_eq!(ask(proxy, &all(notes("/"))).await.status, 401);
+}
+
+async fn believes_nothing_forwarded(proxy: SocketAddr) {
+    let forwarded = [
+        ("X-Forwarded-Uri", "/shared/"),
+        ("X-Forwarded-Host", "wiki.box.example"),
+        ("X-Forwarded-Method", "OPTIONS"),
+        ("X-Forwarded-Proto", "https"),
+        ("X_Forwarded_Uri", "/shared/"),
+        ("X.Forwarded.Host", "wiki.box.example"),
+        ("x_forwarded-uri", "/shared/"),
+    ];
+    for header in forwarded {
+        let response = ask(proxy, &notes("/").headers([header, header])).await;
+        assert_eq!(response.status, 401, "{header:?} {response:?}");
+    }
+    assert_eq!(ask(proxy, &notes("/").headers(forwarded)).await.status, 401);
+}
+
+/// A client can have headers dropped on the way by listing them in Connection
+/// (RFC 9110 section 7.6.1), but not those that say who it is.
+async fn keeps_what_connection_lists(proxy: SocketAddr) {
+    let listed = "X-Ptl-Client-Id, X-Ptl-Client-Type, X-Forwarded-Uri, X-Forwarded-Host";
+    let request = notes("/").header("Connection", listed);
+    assert_eq!(ask(proxy, &request).await.status, 401);
+    assert_granted(&passes(proxy, &with_cookie(request)).await, &GRANTED);
+}
+
+async fn upgrades(proxy: SocketAddr) {
+    assert_eq!(web_socket(proxy, notes("/shared/live")).await, Ok(()));
+    assert_eq!(web_socket(proxy, with_cookie(notes("/live"))).await, Ok(()));
+    assert_eq!(web_socket(proxy, notes("/live")).await, Err(401));
+}
+
+#[tokio::test]
+async fn traefik_over_plain_http() {
+    let house = House::open(false).await;
+    let routes = install("traefik/plain.yml", house.path(), &house.neighbours());
+    let (_traefik, public) = house.traefik(&routes, false);
+    prove(public).await;
+}
+
+#[tokio::test]
+async fn traefik_strips_with_the_middleware_alone() {
+    let house = House::open(false).await;
+    let routes = install("traefik/plain.yml", house.path(), &house.neighbours());
+    let (_traefik, public) = house.traefik(&routes, true);
+    prove(public).await;
+}
+
+#[tokio::test]
+async fn traefik_over_tls_and_http2() {
+    let house = House::open(true).await;
+    let replacements = [
+        ("https://nightporter:8400", format!("https://{}", house.gate)),
+        ("/run/nightporter/tls/ca.pem", house.path().join("tls/ca.pem").display().to_string()),
+        ("http://notes:80", format!("http://{}", house.app)),
+        ("http://wiki:80", format!("http://{}", house.app)),
+    ];
+    let routes = install("traefik/tls.yml", house.path(), &replacements);
+    let (_traefik, public) = house.traefik(&routes, false);
+    prove(public).await;
+    assert_only_http2(house.ops).await;
+}
+
+/// Every connection to the gate agreed on HTTP/2.
+async fn assert_only_http2(ops: SocketAddr) {
+    let response = ask(ops, &Request::new("GET", "/metrics")).await;
+    let handshakes: Vec<_> = response
+        .body()
+        .lines()
+        .filter(|line| line.starts_with("nightporter_tls_handshakes_total{"))
+        .collect();
+    assert!(!handshakes.is_empty(), "{}", response.body());
+    assert!(handshakes.iter().all(|line| line.contains(r#"protocol="h2""#)), "{handshakes:?}");
+}
+
+#[tokio::test]
+async fn caddy() {
+    let house = House::open(false).await;
+    let public = free_address();
+    let [gate, notes, wiki] = house.neighbours();
+    let port = |app: &str| format!("http://{app}.box.example:{}", public.port());
+    let replacements = [
+        gate,
+        notes,
+        wiki,
+        ("http://notes.box.example", port("notes")),
+        ("http://wiki.box.example", port("wiki")),
+    ];
+    let configuration = install("caddy/Caddyfile", house.path(), &replacements);
+    let mut command = Command::new("caddy");
+    command
+        .args(["run", "--adapter", "caddyfile", "--config"])
+        .arg(configuration)
+        .env("XDG_CONFIG_HOME", house.path())
+        .env("XDG_DATA_HOME", house.path());
+    let _caddy = Program::start(&mut command, house.path());
+    prove(public).await;
+}
+
+#[tokio::test]
+async fn nginx() {
+    let house = House::open(false).await;
+    let public = free_address();
+    let [gate, notes, wiki] = house.neighbours();
+    let replacements = [gate, notes, wiki, ("listen 80;", format!("listen {public};"))];
+    let site = install("nginx/nightporter.conf", house.path(), &replacements);
+    // Debian's nginx.conf around the shipped file, without its own log, user and pid.
+    let main = house.path().join("nginx.conf");
+    let folder = house.path().display();
+    let text = format!(
+        "load_module /usr/lib/nginx/modules/ngx_http_headers_more_filter_module.so;
+         daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr;
+         events {{}}
+         http {{
+             access_log off;
+             client_body_temp_path {folder}/bodies; proxy_temp_path {folder}/proxied;
+             fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+             include {};
+         }}",
+        site.display()
+    );
+    fs::write(&main, text).expect("writable");
+    let mut command = Command::new("nginx");
+    command.arg("-c").arg(main).args(["-g", "", "-e", "stderr"]);
+    let _nginx = Program::start(&mut command, house.path());
+    prove(public).await;
+}

@@ -1,0 +1,68 @@
+//! Programs that a test starts from the files under `deploy/`.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+/// A running program; ends with the test.
+#[derive(Debug)]
+pub(super) struct Program {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Program {
+    /// Starts it with what it says going to a file in `folder`.
+    pub(super) fn start(command: &mut Command, folder: &Path) -> Self {
+        let name = Path::new(command.get_program()).file_name().expect("a name").to_owned();
+        let log = folder.join(name).with_extension("log");
+        let out = File::create(&log).expect("writable");
+        let command = command.stdout(out.try_clone().expect("a file")).stderr(out);
+        let child = command.spawn().unwrap_or_else(|error| {
+            panic!("{}: {error}; `tests/run` installs it", command.get_program().display())
+        });
+        Self { child, log }
+    }
+
+    pub(super) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+        if std::thread::panicking() {
+            eprintln!("{}:\n{}", self.log.display(), self.log());
+        }
+    }
+}
+
+/// A port that was free a moment ago.
+pub(super) fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound")
+}
+
+/// Writes a shipped file into `folder` with nothing but these texts replaced,
+/// each of which must be there.
+pub(super) fn install(shipped: &str, folder: &Path, replacements: &[(&str, String)]) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(shipped);
+    let mut text = fs::read_to_string(source).expect("shipped");
+    for (old, new) in replacements {
+        assert!(text.contains(old), "{shipped} has no {old:?}");
+        text = text.replace(old, new);
+    }
+    let path = folder.join(Path::new(shipped).file_name().expect("a name"));
+    fs::write(&path, text).expect("writable");
+    path
+}
+
+/// Traefik from the virtual environment: `NIGHTPORTER_TEST_VENV`, or `target/venv`.
+pub(super) fn traefik() -> PathBuf {
+    let venv = std::env::var_os("NIGHTPORTER_TEST_VENV")
+        .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv").into(), PathBuf::from);
+    venv.join("bin/traefik")
+}
