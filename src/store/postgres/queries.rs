@@ -230,7 +230,7 @@ fn seconds(at: SystemTime) -> f64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// Whether the text is the PEM of a SubjectPublicKeyInfo (RFC 7468 section 13).
+/// Whether the text is the PEM of a `SubjectPublicKeyInfo` (RFC 7468 section 13).
 fn is_public_key(text: &str) -> bool {
     pem::parse(text).is_ok_and(|pem| {
         pem.tag() == "PUBLIC KEY"

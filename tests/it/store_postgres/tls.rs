@@ -95,8 +95,7 @@ impl Server {
         let (port, name) = (self.database.server_address().port(), &self.database.name);
         let url = format!("postgres://guest@{host}:{port}/{name}?{options}");
         let store = Store::open(&settings(&url));
-        if let Err(error) = store.postgres.app_names().await {
-            println!("{options}: {error}");
+        if store.postgres.app_names().await.is_err() {
             return Not;
         }
         let sql = "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \

@@ -21,9 +21,10 @@ async fn followed() -> (Database, Store) {
     (database, store)
 }
 
-/// Runs a write and tells which of the keys `notes`, `t` and the singles it outdated.
+/// Runs a write to other tables than `installed_apps` and tells what it
+/// outdated of the keys `notes`, `t` and the singles.
 async fn outdated_by(database: &Database, store: &Store, sql: &str) -> Vec<Table> {
-    let keys = Table::ALL.map(|table| {
+    let origins = Table::ALL.map(|table| {
         let key = match table {
             Apps => "notes",
             Terminals => "t",
@@ -31,17 +32,15 @@ async fn outdated_by(database: &Database, store: &Store, sql: &str) -> Vec<Table
         };
         (table, store.origin(table, key))
     });
-    // A second app, in another stripe, shows that all before it has been heard.
-    let mark = store.origin(Apps, "mark");
+    // An app that comes afterwards shows that all before it has been heard.
+    let mark = store.origin(AppNames, "");
     database.batch(sql).await;
-    database.batch("INSERT INTO installed_apps (name) VALUES ('mark')").await;
+    database.insert_app(&format!("after {sql}"), "running").await;
     until("the mark is heard", async || !store.is_current(&mark)).await;
-    database.batch("DELETE FROM installed_apps WHERE name = 'mark'").await;
-    let names = |table: &Table| *table != AppNames || sql.contains("installed_apps");
-    keys.iter()
-        .filter(|(_, origin)| !store.is_current(origin))
+    origins
+        .iter()
+        .filter(|(table, origin)| *table != AppNames && !store.is_current(origin))
         .map(|(table, _)| *table)
-        .filter(names)
         .collect()
 }
 
