@@ -6,3 +6,4 @@ mod support;
 
 mod proxies;
 mod server;
+mod store_postgres;
