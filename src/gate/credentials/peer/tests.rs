@@ -144,11 +144,10 @@ impl Request {
     ) -> Self {
         let names: Vec<_> = components.iter().map(|(name, _)| *name).collect();
         let input = format!("({}){parameters}", names.join(" "));
-        let mut base = String::new();
-        for (name, value) in components {
-            base += &format!("{name}: {value}\n");
-        }
-        base += &format!("\"@signature-params\": {input}");
+        let mut lines: Vec<_> =
+            components.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        lines.push(format!("\"@signature-params\": {input}"));
+        let base = lines.join("\n");
         let mut signature = vec![0; key.public_modulus_len()];
         key.sign(encoding, &SystemRandom::new(), base.as_bytes(), &mut signature).expect("signs");
         self.header("signature-input", &format!("sig={input}"))
@@ -197,7 +196,7 @@ fn every_vector_is_refused_once_any_signed_part_changes() {
             refused("method", &|r| r.method.push('X'));
             refused("method case", &|r| r.method = r.method.to_lowercase());
             refused("proto", &|r| {
-                r.proto = if r.proto == "http" { "https" } else { "http" }.into()
+                r.proto = if r.proto == "http" { "https" } else { "http" }.into();
             });
             refused("host", &|r| r.host.insert(0, 'x'));
             refused("trailing dot", &|r| r.host = "tmpl.w2wqjf.freeshard.test.".into());
@@ -554,7 +553,7 @@ fn a_request_that_makes_no_url_is_refused() {
     refused(&|r| r.host.push('\n'));
     refused(&|r| r.uri.clear());
     refused(&|r| r.uri.push_str("#x"));
-    refused(&|r| r.uri.push_str("%"));
+    refused(&|r| r.uri.push('%'));
     refused(&|r| r.uri.push('\n'));
 }
 
