@@ -143,9 +143,9 @@ impl Source {
                 let secret = terminal_jwt_secret.clone();
                 Self::Files(files::Files::new(path.clone(), secret, &config.store, freshness))
             }
-            StoreKind::Postgres(postgres) => {
-                let _ = postgres;
-                Self::Postgres(postgres::Postgres)
+            StoreKind::Postgres(server) => {
+                let (store, touch) = (&config.store, &config.touch);
+                Self::Postgres(postgres::Postgres::new(server, store, touch, freshness)?)
             }
         })
     }
