@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 #[allow(dead_code)]
+mod contract;
 mod support;
 
 mod proxies;
