@@ -136,7 +136,7 @@ impl Source {
     pub fn open(
         config: &Config,
         freshness: &Arc<Freshness>,
-    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<Self, postgres::PostgresConfigError> {
         let freshness = Arc::clone(freshness);
         Ok(match &config.store.kind {
             StoreKind::Files { path, terminal_jwt_secret } => {
