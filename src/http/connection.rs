@@ -231,7 +231,7 @@ impl Drop for InFlight {
 /// The protocols and bounds of all connections.
 pub(super) fn protocols() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().header_read_timeout(None).max_header_size(MAX_HEAD as usize);
+    builder.http1().header_read_timeout(None).max_buf_size(MAX_HEAD as usize);
     builder
         .http2()
         .timer(TokioTimer::new())
