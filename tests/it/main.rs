@@ -5,6 +5,7 @@
 mod contract;
 mod support;
 
+mod cli;
 mod proxies;
 mod server;
 mod store_postgres;
