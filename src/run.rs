@@ -16,6 +16,8 @@ use crate::http::routes::GateRoutes;
 use crate::http::tls::{Tls, TlsError};
 use crate::http::{Drain, Limits, Listeners, Server};
 use crate::signals::Signal;
+use crate::store::app_meta::AppMetaDir;
+use crate::store::postgres::PostgresConfigError;
 use crate::store::touch::Touches;
 use crate::store::{Freshness, Source};
 use crate::telemetry::{logs, meters};
@@ -29,7 +31,7 @@ pub enum RunError {
     #[error("gate.tls: {0}")]
     Tls(#[from] TlsError),
     #[error("store: {0}")]
-    Store(Box<dyn std::error::Error + Send + Sync>),
+    Store(#[from] PostgresConfigError),
     #[error("cannot listen: {0}")]
     Listen(#[from] std::io::Error),
     /// One of the tasks that never end has ended.
@@ -54,12 +56,19 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let tls = config.gate.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
     let freshness = Arc::new(Freshness::new(config.cache.clone()));
-    let source = open(&config, &freshness)?;
+    let source = Arc::new(Source::open(&config, &freshness)?);
     let touches = Arc::new(Touches::new(config.touch.clone()));
-    let gate = Arc::new(Gate::new(&config, Arc::clone(&source), freshness, Arc::clone(&touches)));
+    let gate =
+        Gate::new(&config, Arc::clone(&source), Arc::clone(&freshness), Arc::clone(&touches));
+    let gate = Arc::new(gate);
 
     let mut parts = Endless::new();
     parts.spawn(follow_store(Arc::clone(&source)));
+    parts.spawn(follow_apps(
+        AppMetaDir::new(config.store.installed_apps_dir.clone()),
+        freshness,
+        matches!(*source, Source::Files(_)),
+    ));
     parts.spawn(write_touches(Arc::clone(&touches), Arc::clone(&source)));
     parts.spawn(meters::upkeep());
     if let Some(tls) = &tls {
@@ -80,13 +89,13 @@ pub async fn run(
     drained
 }
 
-fn open(config: &Config, freshness: &Arc<Freshness>) -> Result<Arc<Source>, RunError> {
-    let source = Source::open(config, freshness).map_err(RunError::Store)?;
-    Ok(Arc::new(source))
-}
-
 async fn follow_store(source: Arc<Source>) -> Infallible {
     source.watch().await
+}
+
+/// On the files store the folders are the set of installed apps too.
+async fn follow_apps(dir: AppMetaDir, freshness: Arc<Freshness>, names: bool) -> Infallible {
+    dir.watch(freshness, names).await
 }
 
 async fn write_touches(touches: Arc<Touches>, source: Arc<Source>) -> Infallible {
@@ -194,4 +203,64 @@ async fn drain(
     };
     tokio::join!(gate.abort(), ops.abort());
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::tests::{Busy, busy};
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    async fn drained(
+        drains: [Drain; 2],
+        deadline: Duration,
+        signals: &mut mpsc::Receiver<Signal>,
+    ) -> Result<(), RunError> {
+        let draining = drain(drains, deadline, signals);
+        timeout(PATIENCE, draining).await.expect("in time")
+    }
+
+    #[tokio::test]
+    async fn a_drain_ends_when_the_last_request_does() {
+        let (Busy { puppet, drain, .. }, Busy { puppet: other, drain: other_drain, .. }) =
+            (busy().await, busy().await);
+        let (_sender, mut signals) = mpsc::channel(1);
+        puppet.let_go();
+        other.let_go();
+        let outcome = drained([drain, other_drain], PATIENCE * 2, &mut signals).await;
+        assert!(matches!(outcome, Ok(())), "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn a_drain_has_a_deadline() {
+        let (one, other) = (busy().await, busy().await);
+        let (_sender, mut signals) = mpsc::channel(1);
+        let deadline = Duration::from_millis(100);
+        let began = std::time::Instant::now();
+        let outcome = drained([one.drain, other.drain], deadline, &mut signals).await;
+        assert!(matches!(outcome, Ok(())), "{outcome:?}");
+        assert!(began.elapsed() >= deadline);
+    }
+
+    #[tokio::test]
+    async fn a_second_signal_aborts_and_a_reload_does_not() {
+        let (one, other) = (busy().await, busy().await);
+        let (sender, mut signals) = mpsc::channel(2);
+        let config = crate::config::load(None, &crate::config::Environment::new());
+        let config = Arc::new(config.expect("defaults"));
+        sender.send(Signal::Reload(config)).await.expect("room");
+        let drains = [one.drain, other.drain];
+        let draining = tokio::spawn(async move { drain(drains, PATIENCE * 2, &mut signals).await });
+        let taken = async {
+            while sender.capacity() < 2 {
+                tokio::task::yield_now().await
+            }
+        };
+        timeout(PATIENCE, taken).await.expect("the reload is taken");
+        assert!(!draining.is_finished());
+        sender.send(Signal::Shutdown).await.expect("room");
+        let outcome = timeout(PATIENCE, draining).await.expect("in time").expect("no panic");
+        assert!(matches!(outcome, Err(RunError::Aborted)), "{outcome:?}");
+    }
 }

@@ -136,16 +136,16 @@ impl Source {
     pub fn open(
         config: &Config,
         freshness: &Arc<Freshness>,
-    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<Self, postgres::PostgresConfigError> {
         let freshness = Arc::clone(freshness);
         Ok(match &config.store.kind {
             StoreKind::Files { path, terminal_jwt_secret } => {
                 let secret = terminal_jwt_secret.clone();
                 Self::Files(files::Files::new(path.clone(), secret, &config.store, freshness))
             }
-            StoreKind::Postgres(postgres) => {
-                let _ = postgres;
-                Self::Postgres(postgres::Postgres)
+            StoreKind::Postgres(server) => {
+                let (store, touch) = (&config.store, &config.touch);
+                Self::Postgres(postgres::Postgres::new(server, store, touch, freshness)?)
             }
         })
     }
