@@ -66,8 +66,8 @@ fn lower(label: &str) -> Cow<'_, str> {
 ///
 /// Backends differ in what they do to a path before they act on it: decode it,
 /// once or (behind a proxy that decodes too) twice; fold `.` and `..`; fold
-/// repeated slashes; take `\` for `/`; cut matrix parameters; cut again at a
-/// `?`, `#` or NUL that decoding revealed. The readings are all results of any
+/// repeated slashes; take `\` for `/`; take overlong UTF-8 for what it spells;
+/// cut matrix parameters; cut again at a `?`, `#` or NUL that decoding revealed. The readings are all results of any
 /// sequence of these steps, so that a rule can be asked of each of them.
 #[derive(Debug)]
 pub struct Readings<'a> {
@@ -82,6 +82,10 @@ impl<'a> Readings<'a> {
     /// [`Reason::MalformedRequest`] where the target is not a path (RFC 9112
     /// section 3.2.1), [`Reason::AmbiguousPath`] where there are too many readings.
     pub fn of(target: &'a str) -> Result<Self, Reason> {
+        // No request target has them; two values that a proxy joined would.
+        if target.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
+            return Err(Reason::MalformedRequest);
+        }
         let end = target.find(['?', '#']).unwrap_or(target.len());
         let raw = &target.as_bytes()[..end];
         if raw.first() != Some(&b'/') {
@@ -108,7 +112,7 @@ fn is_plain(path: &[u8]) -> bool {
     let mut previous = 0;
     for (at, byte) in path.iter().enumerate() {
         match byte {
-            b'%' | b'\\' | b';' | 0 => return false,
+            b'%' | b'\\' | b';' | 0xc0 | 0xc1 => return false,
             b'/' if previous == b'/' => return false,
             b'.' if previous == b'/' && dots_only(&path[at..]) => return false,
             _ => {}
@@ -139,6 +143,7 @@ fn explore(raw: &[u8]) -> Result<Vec<Vec<u8>>, Reason> {
             (decodes, Some(fold_dots(&path))),
             (decodes, Some(fold_slashes(&path))),
             (decodes, Some(turn_backslashes(&path))),
+            (decodes, Some(shorten_overlong(&path))),
             (decodes, Some(cut_parameters(&path))),
             (decodes, Some(cut_tail(&path))),
         ];
@@ -195,6 +200,25 @@ fn fold_slashes(path: &[u8]) -> Vec<u8> {
 
 fn turn_backslashes(path: &[u8]) -> Vec<u8> {
     path.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect()
+}
+
+/// ASCII spelled in two bytes, which RFC 3629 section 3 forbids and old decoders take.
+fn shorten_overlong(path: &[u8]) -> Vec<u8> {
+    let mut short = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let [first, tail @ ..] = rest {
+        rest = match (first, tail) {
+            (0xc0 | 0xc1, [second @ 0x80..=0xbf, tail @ ..]) => {
+                short.push((first & 1) << 6 | (second & 0x3f));
+                tail
+            }
+            _ => {
+                short.push(*first);
+                tail
+            }
+        };
+    }
+    short
 }
 
 /// Cuts `;…` from every segment (RFC 3986 section 3.3 calls them parameters).
@@ -283,6 +307,7 @@ mod tests {
             ("/x%2fy/../%70rivate", "/private"),
             ("/pub/..%2fprivate%3f/../../pub/x", "/private"),
             ("/pub/..%2fprivate%00/../../pub/x", "/private"),
+            ("/pub/%c0%ae%c0%ae%c0%afprivate", "/private"),
             ("/a/./b", "/a/b"),
             ("/a/..", "/"),
             ("/../..", "/"),
@@ -297,7 +322,7 @@ mod tests {
 
     #[test]
     fn targets_that_are_no_path_are_refused() {
-        for target in ["", "?", "*", "http://x/", "a/b", "\\a"] {
+        for target in ["", "?", "*", "http://x/", "a/b", "\\a", "/a, /b", "/a\tb", "/a?b c"] {
             assert_eq!(Readings::of(target).expect_err(target), Reason::MalformedRequest);
         }
     }

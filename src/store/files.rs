@@ -231,8 +231,9 @@ impl Files {
                 }
             }
             first = false;
-            self.check_folder();
-            self.freshness.verify(scanned);
+            if self.is_there() {
+                self.freshness.verify(scanned);
+            }
             if timeout(self.freshness.times().heartbeat, wake.notified()).await.is_ok() {
                 sleep(SETTLING).await;
             }
@@ -267,15 +268,18 @@ impl Files {
         self.problems.lock().unwrap_or_else(PoisonError::into_inner).contains_key(file)
     }
 
-    fn check_folder(&self) {
+    /// Whether there is a folder that could vouch for anything.
+    fn is_there(&self) -> bool {
         let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         if self.folder.path.is_dir() {
             problems.remove("");
+            true
         } else {
             let problem = format!("{}: there is no such folder", self.folder.path.display());
             if problems.insert("", problem.clone()).is_none() {
                 tracing::error!("{problem}");
             }
+            false
         }
     }
 }
