@@ -1,4 +1,91 @@
-//! nightporter
+//! nightporter: a forwardAuth sidecar for self-hosted boxes.
+//!
+//! A proxy asks it about every request; it answers from memory who may pass,
+//! and with which headers. This page is the map of the house, its invariants
+//! and the way of one request.
+//!
+//! # The words
+//!
+//! A **box** is the machine, with one default **identity** (`portal` in header
+//! templates). An **app** is installed on it: a row and an `app_meta.json`. The
+//! **client** that asks is a **terminal** (a paired device, known by its
+//! token), a **peer** (another box, known by its signature) or anonymous. The
+//! **gate** answers a subrequest with a **verdict**. A **generation** counts
+//! the changes of a cached table; an entry must carry the current one to be
+//! believed.
+//!
+//! # The rooms
+//!
+//! ```text
+//! main.rs      exit code only
+//! cli/         one file a subcommand
+//! run.rs       the life of the process: start, serve, reload, drain
+//! signals.rs   what the process is told from outside
+//! config/      raw TOML and environment -> validated Config; no I/O after load
+//! domain/      pure: request (host, readings of a path), app (app_meta 1.0 to
+//!              1.3), identity, client, policy (who may)
+//! gate/        one subrequest: forwarded (what the proxy says), credentials
+//!              (terminal, peer, management), memory (what is cached), headers,
+//!              verdict, explain
+//! store/       the box's truth: postgres, files and the app_meta folder; what
+//!              is remembered of it (cache), whether to believe that
+//!              (freshness), and uses written back (touch)
+//! http/        listeners, TLS, routes, pages; nothing else knows hyper's server
+//! telemetry/   logs and metrics
+//! ```
+//!
+//! Arrows point one way: `main → cli → run`; `run → http → gate → store`;
+//! `gate → domain`; `domain` imports nothing of ours. `config` is read by all
+//! and reads only `domain`.
+//!
+//! # The way of one request
+//!
+//! 1. `http` accepts it, from a trusted proxy, and hands its headers to
+//!    [`gate::Gate::auth`].
+//! 2. `X-Forwarded-Host` and `-Uri` are read; a repeated header is malformed.
+//!    The host's first label names the app; the path is read in every way a
+//!    backend might read it ([`domain::request::Readings`]).
+//! 3. The set of installed names says whether there is such an app: a random
+//!    host costs no query.
+//! 4. Each reading of the path finds its rule. The strictest wins; the headers
+//!    are those of the raw reading's rule ([`domain::policy`]).
+//! 5. The client: its token, else its signature, else anonymous. A verified
+//!    token is remembered together with the secret it was verified with.
+//! 6. Access is checked, headers are rendered or remembered, the use is noted.
+//! 7. Every row that was used is asked once more whether a notification has
+//!    outdated it meanwhile; if so, all is decided again.
+//!
+//! In the steady state no step waits for anything: there is no query, no lock
+//! that requests share, and no write.
+//!
+//! # Caches that cannot lie
+//!
+//! [`store::Cached`] loads in single flight, detached from who asks, and notes
+//! the generation of what it reads *before* it reads. [`store::Freshness`] holds
+//! the generations and knows whether notifications arrive. So a notification
+//! that overtakes a load outdates what the load brings, and a cache that may
+//! have missed something reads again.
+//!
+//! While *live*, an undisturbed entry is as good as a query. *Degraded* (the
+//! link is lost, or no heartbeat came back within two periods), an entry older
+//! than `cache.degraded_ttl` is read again; where the store cannot answer, it
+//! serves until `cache.max_stale` after it was last known to be good, and then
+//! the answer is 503. An entry that a notification has outdated never serves.
+//!
+//! # Invariants
+//!
+//! 1. `domain` does no I/O and never reads a clock: time comes in as an argument.
+//! 2. Only `store` speaks SQL, only `http` accepts connections.
+//! 3. A gate answer never waits for a write.
+//! 4. No error becomes a grant: there is no conversion from any error type to
+//!    one, and a panic is a 500.
+//! 5. A grant is never decided from a row that a processed notification has
+//!    outdated, and never, under any fault, from one that was last known to be
+//!    good more than `cache.max_stale` ago.
+//! 6. Side effects (cache loads, writes) run in tasks of their own: a handler
+//!    is dropped when its client goes away.
+//! 7. A secret, a token, a full client id or a client's name never reaches a
+//!    log line or a metric label.
 
 pub mod cli;
 pub mod config;

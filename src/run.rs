@@ -204,3 +204,63 @@ async fn drain(
     tokio::join!(gate.abort(), ops.abort());
     outcome
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::tests::{Busy, busy};
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    async fn drained(
+        drains: [Drain; 2],
+        deadline: Duration,
+        signals: &mut mpsc::Receiver<Signal>,
+    ) -> Result<(), RunError> {
+        let draining = drain(drains, deadline, signals);
+        timeout(PATIENCE, draining).await.expect("in time")
+    }
+
+    #[tokio::test]
+    async fn a_drain_ends_when_the_last_request_does() {
+        let (Busy { puppet, drain, .. }, Busy { puppet: other, drain: other_drain, .. }) =
+            (busy().await, busy().await);
+        let (_sender, mut signals) = mpsc::channel(1);
+        puppet.let_go();
+        other.let_go();
+        let outcome = drained([drain, other_drain], PATIENCE * 2, &mut signals).await;
+        assert!(matches!(outcome, Ok(())), "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn a_drain_has_a_deadline() {
+        let (one, other) = (busy().await, busy().await);
+        let (_sender, mut signals) = mpsc::channel(1);
+        let deadline = Duration::from_millis(100);
+        let began = std::time::Instant::now();
+        let outcome = drained([one.drain, other.drain], deadline, &mut signals).await;
+        assert!(matches!(outcome, Ok(())), "{outcome:?}");
+        assert!(began.elapsed() >= deadline);
+    }
+
+    #[tokio::test]
+    async fn a_second_signal_aborts_and_a_reload_does_not() {
+        let (one, other) = (busy().await, busy().await);
+        let (sender, mut signals) = mpsc::channel(2);
+        let config = crate::config::load(None, &crate::config::Environment::new());
+        let config = Arc::new(config.expect("defaults"));
+        sender.send(Signal::Reload(config)).await.expect("room");
+        let drains = [one.drain, other.drain];
+        let draining = tokio::spawn(async move { drain(drains, PATIENCE * 2, &mut signals).await });
+        let taken = async {
+            while sender.capacity() < 2 {
+                tokio::task::yield_now().await
+            }
+        };
+        timeout(PATIENCE, taken).await.expect("the reload is taken");
+        assert!(!draining.is_finished());
+        sender.send(Signal::Shutdown).await.expect("room");
+        let outcome = timeout(PATIENCE, draining).await.expect("in time").expect("no panic");
+        assert!(matches!(outcome, Err(RunError::Aborted)), "{outcome:?}");
+    }
+}

@@ -17,10 +17,10 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use http::{HeaderValue, Request, Version, header};
 use hyper::body::{Body, Incoming};
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tracing::{debug, error};
 
@@ -38,8 +38,9 @@ const MAX_STREAMS: u32 = 1000;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What an HTTP/2 connection begins with, as far as no HTTP/1 request does.
-const PREFACE: &[u8] = b"PRI * HTTP/2";
+/// What an HTTP/2 connection begins with (RFC 9113 section 3.4), as far as no
+/// HTTP/1 request does.
+const PREFACE: &[u8; 12] = b"PRI * HTTP/2";
 
 /// Most that is read and thrown away before a connection with an unread rest
 /// is closed. Closing at once would make the kernel send a reset, which takes
@@ -145,8 +146,6 @@ struct Activity {
     in_flight: AtomicU32,
     /// HTTP/2: no head rule, the pings see to it.
     multiplexed: AtomicBool,
-    /// How many of the connection's first bytes are those of HTTP/2's preface.
-    preface: AtomicU32,
     /// A request came with a body, which nobody reads.
     body_unread: AtomicBool,
 }
@@ -160,23 +159,8 @@ impl Activity {
             head_since: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
             multiplexed: AtomicBool::new(false),
-            preface: AtomicU32::new(0),
             body_unread: AtomicBool::new(false),
         }
-    }
-
-    /// Before anything was asked: is this HTTP/2 (RFC 9113 section 3.4)?
-    fn compare_preface(&self, bytes: &[u8]) {
-        let known = self.preface.load(Ordering::Relaxed) as usize;
-        let Some(expected) = PREFACE.get(known..) else { return };
-        let same = bytes.iter().zip(expected).take_while(|(byte, other)| byte == other).count();
-        if same == expected.len() {
-            self.multiplexed.store(true, Ordering::Relaxed);
-        }
-        // A byte that differs ends the comparison for good.
-        let differs = same < bytes.len().min(expected.len());
-        let known = if differs { PREFACE.len() + 1 } else { known + same };
-        self.preface.store(u32::try_from(known).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     fn bytes_came(&self) {
@@ -228,24 +212,41 @@ impl Drop for InFlight {
     }
 }
 
-/// The protocols and bounds of all connections.
-pub(super) fn protocols() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().header_read_timeout(None).max_buf_size(MAX_HEAD as usize);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEAD)
-        .max_concurrent_streams(MAX_STREAMS)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT);
-    builder
+/// The two protocols of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
 }
 
-/// Drives one connection to its end.
+/// The protocols, with their bounds.
+#[derive(Debug, Clone)]
+pub(super) struct Protocols {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+}
+
+impl Protocols {
+    pub(super) fn new() -> Self {
+        let mut http1 = http1::Builder::new();
+        http1.header_read_timeout(None).max_header_size(MAX_HEAD as usize);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .max_header_list_size(MAX_HEAD)
+            .max_concurrent_streams(MAX_STREAMS)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT);
+        Self { http1, http2 }
+    }
+}
+
+/// Drives one connection to its end. Where the protocol has not been agreed on,
+/// the first bytes tell.
 pub(super) async fn drive<IO, H>(
     io: IO,
-    protocols: &auto::Builder<TokioExecutor>,
+    agreed: Option<Protocol>,
+    protocols: &Protocols,
     handler: &Arc<H>,
     pulse: &Arc<Pulse>,
     limits: &Limits,
@@ -254,30 +255,70 @@ pub(super) async fn drive<IO, H>(
     H: Handler,
 {
     let activity = Arc::new(Activity::new(Arc::clone(pulse)));
+    let mut io = Watched::new(io, Arc::clone(&activity));
+    let protocol = match agreed {
+        Some(protocol) => protocol,
+        None => match supervise(io.sniff(), |_| false, &activity, limits).await {
+            Some(Ok(protocol)) => protocol,
+            Some(Err(_)) | None => return,
+        },
+    };
     let service = service_fn({
         let (handler, activity) = (Arc::clone(handler), Arc::clone(&activity));
         move |request| answer_one(Arc::clone(&handler), Arc::clone(&activity), request)
     });
-    let io = TokioIo::new(Watched { inner: io, activity: Arc::clone(&activity), lingered: 0 });
-    let mut connection = pin!(protocols.serve_connection(io, service));
+    let io = TokioIo::new(io);
+    let ended = match protocol {
+        Protocol::Http1 => {
+            let connection = protocols.http1.serve_connection(io, service);
+            let drain = |connection: Pin<&mut http1::Connection<_, _>>| {
+                connection.graceful_shutdown();
+                true
+            };
+            supervise(connection, drain, &activity, limits).await
+        }
+        Protocol::Http2 => {
+            activity.multiplexed.store(true, Ordering::Relaxed);
+            let connection = protocols.http2.serve_connection(io, service);
+            let drain = |connection: Pin<&mut http2::Connection<_, _, _>>| {
+                connection.graceful_shutdown();
+                true
+            };
+            supervise(connection, drain, &activity, limits).await
+        }
+    };
+    if let Some(Err(error)) = ended {
+        debug!(%error, "connection ended");
+    }
+}
+
+/// Polls a connection until it ends, or until it has to: `None`. `drain` asks
+/// it to come to an end and says whether that may take a while.
+async fn supervise<F: Future>(
+    future: F,
+    drain: impl Fn(Pin<&mut F>) -> bool,
+    activity: &Activity,
+    limits: &Limits,
+) -> Option<F::Output> {
+    let pulse = &activity.pulse;
+    let mut future = pin!(future);
     loop {
         let mut beat = pin!(pulse.beat.notified());
         beat.as_mut().enable();
         let seen = pulse.load();
         match phase_of(seen) {
-            Phase::Running => {
-                if let Some(why) = activity.overdue(tick_of(seen), limits) {
-                    debug!(why, "connection closed");
-                    return;
-                }
-            }
-            Phase::Draining => connection.as_mut().graceful_shutdown(),
-            Phase::Aborting => return,
+            Phase::Running => {}
+            Phase::Draining if drain(future.as_mut()) => {}
+            Phase::Draining | Phase::Aborting => return None,
+        }
+        if let Some(why) = activity.overdue(tick_of(seen), limits) {
+            debug!(why, "connection closed");
+            return None;
         }
         let mut registered = false;
         let ended = poll_fn(|cx| {
-            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                return Poll::Ready(Some(result));
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
             }
             if pulse.load() != seen {
                 return Poll::Ready(None);
@@ -291,11 +332,8 @@ pub(super) async fn drive<IO, H>(
             Poll::Pending
         })
         .await;
-        if let Some(result) = ended {
-            if let Err(error) = result {
-                debug!(%error, "connection ended");
-            }
-            return;
+        if ended.is_some() {
+            return ended;
         }
     }
 }
@@ -330,8 +368,32 @@ async fn answer_one<H: Handler>(
 struct Watched<IO> {
     inner: IO,
     activity: Arc<Activity>,
+    /// The first bytes, read to tell the protocol and not passed on yet.
+    sniffed: ([u8; PREFACE.len()], std::ops::Range<usize>),
     /// Bytes thrown away after the last answer.
     lingered: usize,
+}
+
+impl<IO: AsyncRead + Unpin> Watched<IO> {
+    fn new(inner: IO, activity: Arc<Activity>) -> Self {
+        Self { inner, activity, sniffed: ([0; PREFACE.len()], 0..0), lingered: 0 }
+    }
+
+    /// Reads until the first bytes tell the protocol.
+    async fn sniff(&mut self) -> io::Result<Protocol> {
+        let Self { inner, activity, sniffed: (bytes, filled), .. } = self;
+        while PREFACE.starts_with(&bytes[..filled.end]) {
+            if filled.end == PREFACE.len() {
+                return Ok(Protocol::Http2);
+            }
+            match inner.read(&mut bytes[filled.end..]).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => filled.end += read,
+            }
+            activity.bytes_came();
+        }
+        Ok(Protocol::Http1)
+    }
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
@@ -340,11 +402,17 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let Self { inner, activity, sniffed: (bytes, waiting), .. } = &mut *self;
+        let passed_on = waiting.len().min(buf.remaining());
+        buf.put_slice(&bytes[waiting.start..waiting.start + passed_on]);
+        waiting.start += passed_on;
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        if let Some(bytes) = buf.filled().get(before..).filter(|bytes| !bytes.is_empty()) {
-            self.activity.compare_preface(bytes);
-            self.activity.bytes_came();
+        match Pin::new(inner).poll_read(cx, buf) {
+            Poll::Pending if passed_on > 0 => return Poll::Ready(Ok(())),
+            polled => ready!(polled)?,
+        }
+        if buf.filled().len() > before {
+            activity.bytes_came();
         }
         Poll::Ready(Ok(()))
     }

@@ -27,6 +27,8 @@ use http_body_util::Full;
 
 pub use connection::Limits;
 pub use listener::{BindError, Listener, Listeners};
+#[cfg(test)]
+pub(crate) use serve::tests;
 pub(crate) use serve::{Drain, Server};
 
 pub(crate) type Response = http::Response<Full<Bytes>>;

@@ -84,11 +84,20 @@ fn details(health: &Health) -> Response {
         .store
         .pool
         .map(|(connections, idle)| json!({"connections": connections, "idle": idle}));
+    let caches: serde_json::Map<_, _> = health
+        .caches
+        .iter()
+        .map(|(name, loads, entries)| {
+            ((*name).to_owned(), json!({"loads": loads, "entries": entries}))
+        })
+        .collect();
     let body = json!({
         "state": state,
         "listener": if health.live { "live" } else { "degraded" },
         "pool": pool,
         "store": {"problems": health.store.problems},
+        "touches_waiting": health.touches_waiting,
+        "caches": caches,
         "ages": {"verified_seconds": health.verified_ago.as_secs_f64()},
     });
     answer::json(status, body.to_string().into())

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use hyper_util::rt::TokioExecutor;
-use hyper_util::server::conn::auto;
 use ipnet::IpNet;
 use metrics::{Counter, Gauge};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -16,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info};
 
-use super::connection::{self, Limits, Phase, Pulse};
+use super::connection::{self, Limits, Phase, Protocol, Protocols, Pulse};
 use super::listener::{Accepting, Peer};
 use super::tls::Tls;
 use super::{Handler, Listener, Response, answer};
@@ -35,7 +33,7 @@ pub(crate) struct Server<H> {
     /// Networks whose requests are answered; `None` answers everyone.
     trusted: Option<Vec<IpNet>>,
     tls: Option<Arc<Tls>>,
-    protocols: auto::Builder<TokioExecutor>,
+    protocols: Protocols,
     limits: Limits,
     pulse: Arc<Pulse>,
     open: Gauge,
@@ -74,7 +72,7 @@ impl<H: Handler> Server<H> {
             refuse: Arc::new(Refuse),
             trusted: None,
             tls: None,
-            protocols: connection::protocols(),
+            protocols: Protocols::new(),
             limits,
             pulse: Arc::new(Pulse::new()),
             open,
@@ -167,24 +165,32 @@ impl<H: Handler> Server<H> {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Some(tls) = &self.tls else {
-            return self.drive(stream, trusted).await;
+            return self.drive(stream, None, trusted).await;
         };
         match timeout(self.limits.handshake, tls.acceptor().accept(stream)).await {
-            Ok(Ok(stream)) => self.drive(stream, trusted).await,
+            Ok(Ok(stream)) => {
+                let agreed = match stream.get_ref().1.alpn_protocol() {
+                    Some(b"h2") => Some(Protocol::Http2),
+                    Some(_) => Some(Protocol::Http1),
+                    None => None,
+                };
+                meters::handshake(agreed == Some(Protocol::Http2)).increment(1);
+                self.drive(stream, agreed, trusted).await;
+            }
             Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
             Err(_) => debug!("TLS handshake took too long"),
         }
     }
 
-    async fn drive<IO>(&self, stream: IO, trusted: bool)
+    async fn drive<IO>(&self, stream: IO, agreed: Option<Protocol>, trusted: bool)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self { handler, refuse, protocols, pulse, limits, .. } = self;
         if trusted {
-            connection::drive(stream, protocols, handler, pulse, limits).await;
+            connection::drive(stream, agreed, protocols, handler, pulse, limits).await;
         } else {
-            connection::drive(stream, protocols, refuse, pulse, limits).await;
+            connection::drive(stream, agreed, protocols, refuse, pulse, limits).await;
         }
     }
 }
@@ -237,4 +243,4 @@ impl Handler for Refuse {
 
 #[cfg(test)]
 #[path = "serve_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
@@ -32,10 +32,16 @@ const LONG: Limits = Limits {
 };
 
 /// Answers, panics, or waits until it is let go.
-#[derive(Default)]
-struct Puppet {
+#[derive(Debug, Default)]
+pub(crate) struct Puppet {
     waiting: Notify,
     go: Notify,
+}
+
+impl Puppet {
+    pub(crate) fn let_go(&self) {
+        self.go.notify_one();
+    }
 }
 
 impl Handler for Puppet {
@@ -80,6 +86,22 @@ impl Running {
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.addr).await.expect("connects")
     }
+}
+
+/// A server with one request that runs until it is let go.
+pub(crate) struct Busy {
+    pub(crate) puppet: Arc<Puppet>,
+    pub(crate) drain: Drain,
+    _client: TcpStream,
+}
+
+pub(crate) async fn busy() -> Busy {
+    let server = Running::new(LONG);
+    let mut client = server.connect().await;
+    client.write_all(b"GET /wait HTTP/1.1\r\nhost: gate\r\n\r\n").await.expect("sends");
+    server.puppet.waiting.notified().await;
+    server.accepting.abort();
+    Busy { puppet: server.puppet, drain: server.drain, _client: client }
 }
 
 const GET: &[u8] = b"GET /x HTTP/1.1\r\nhost: gate\r\n\r\n";
@@ -176,7 +198,7 @@ async fn a_running_request_is_not_idle() {
     stream.write_all(b"GET /wait HTTP/1.1\r\nhost: gate\r\n\r\n").await.expect("sends");
     server.puppet.waiting.notified().await;
     assert!(stays_open(&mut stream, Duration::from_millis(800)).await);
-    server.puppet.go.notify_one();
+    server.puppet.let_go();
     assert!(answer_on(&mut stream).await.starts_with("HTTP/1.1 200"));
 }
 
@@ -283,7 +305,7 @@ async fn a_drain_lets_running_requests_finish_and_closes_the_rest() {
     closes(&mut idle).await;
     assert!(TcpStream::connect(addr).await.is_err(), "nobody accepts any more");
     assert!(!draining.is_finished(), "a request is still running");
-    puppet.go.notify_one();
+    puppet.let_go();
     let answer = answer_on(&mut busy).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     closes(&mut busy).await;

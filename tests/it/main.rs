@@ -4,5 +4,8 @@
 #[allow(dead_code)]
 mod support;
 
+mod cli;
+mod contract;
 mod proxies;
+mod server;
 mod store_postgres;

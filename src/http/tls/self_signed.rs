@@ -275,3 +275,7 @@ fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), TlsError> {
 fn cannot_write(path: &Path, source: std::io::Error) -> TlsError {
     TlsError::Write { path: path.into(), source }
 }
+
+#[cfg(test)]
+#[path = "self_signed_tests.rs"]
+mod tests;

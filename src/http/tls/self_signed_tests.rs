@@ -1,0 +1,120 @@
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn parsed(pem: &[u8]) -> Parsed {
+    Parsed::read(pem).expect("a certificate")
+}
+
+#[test]
+fn what_was_made_is_kept() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let directory = directory.path().join("made/if/missing");
+    let asked = names(&["gate.internal", "127.0.0.1", "::1"]);
+    let now = SystemTime::now();
+    let first = ensure(&directory, &asked, now).expect("made");
+    assert_eq!(ensure(&directory, &asked, now).expect("kept"), first);
+
+    let leaf = parsed(&first.0);
+    assert_eq!(leaf.names, asked.iter().cloned().collect());
+    assert!(leaf.not_before <= now && leaf.not_after > now + LEAF_LIFE - DAY);
+    let authority = parsed(&fs::read(directory.join("ca.pem")).expect("an authority"));
+    assert!(authority.not_after > now + CA_LIFE - DAY);
+    assert_eq!(leaf.authority_key_id, authority.subject_key_id);
+    for (file, expected) in
+        [("ca.key", PRIVATE), ("key.pem", PRIVATE), ("ca.pem", PUBLIC), ("cert.pem", PUBLIC)]
+    {
+        let mode = fs::metadata(directory.join(file)).expect(file).permissions().mode();
+        assert_eq!(mode & 0o777, expected, "{file}");
+    }
+}
+
+#[test]
+fn a_certificate_is_renewed_at_two_thirds_of_its_life_under_the_same_authority() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (directory, asked) = (directory.path(), names(&["gate"]));
+    let now = SystemTime::now();
+    let (first, _) = ensure(directory, &asked, now).expect("made");
+    let authority = fs::read(directory.join("ca.pem")).expect("an authority");
+
+    let (same, _) = ensure(directory, &asked, now + DAY * 59).expect("kept");
+    assert_eq!(same, first);
+    let later = now + DAY * 61;
+    let (renewed, _) = ensure(directory, &asked, later).expect("renewed");
+    assert_ne!(renewed, first);
+    assert!(parsed(&renewed).not_after > later + LEAF_LIFE - DAY);
+    assert_eq!(fs::read(directory.join("ca.pem")).expect("an authority"), authority);
+
+    let (from_the_future, _) = ensure(directory, &asked, now).expect("made anew");
+    assert_ne!(from_the_future, renewed, "not valid yet, where the clock was set back");
+}
+
+#[test]
+fn an_authority_never_ends_before_what_it_signs() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (directory, asked) = (directory.path(), names(&["gate"]));
+    let now = SystemTime::now();
+    ensure(directory, &asked, now).expect("made");
+    let late = now + CA_LIFE - DAY * 30;
+    let (leaf, _) = ensure(directory, &asked, late).expect("made");
+    let authority = parsed(&fs::read(directory.join("ca.pem")).expect("an authority"));
+    assert!(authority.not_after >= parsed(&leaf).not_after);
+    assert_eq!(authority.subject_key_id, parsed(&leaf).authority_key_id);
+}
+
+#[test]
+fn new_names_damage_and_a_crash_halfway_lead_to_a_new_certificate() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (directory, now) = (directory.path(), SystemTime::now());
+    let (certificate, key) = leaf_files(directory);
+    let (first, first_key) = ensure(directory, &names(&["gate"]), now).expect("made");
+
+    let (same, _) = ensure(directory, &names(&["GATE"]), now).expect("the same name");
+    assert_eq!(same, first);
+    let asked = names(&["gate", "10.0.0.1"]);
+    let (second, _) = ensure(directory, &asked, now).expect("made");
+    assert_eq!(parsed(&second).names, asked.iter().cloned().collect());
+
+    fs::write(&certificate, "not a certificate").expect("writes");
+    let (third, _) = ensure(directory, &asked, now).expect("made");
+    assert_ne!(third, second);
+
+    fs::write(&key, first_key).expect("writes");
+    let (fourth, fourth_key) = ensure(directory, &asked, now).expect("made");
+    assert_ne!(fourth, third);
+    assert_eq!(fs::read(&key).expect("a key"), fourth_key);
+
+    fs::remove_file(&key).expect("removes");
+    assert_ne!(ensure(directory, &asked, now).expect("made").0, fourth);
+}
+
+#[test]
+fn an_authority_that_does_not_fit_its_key_is_left_to_a_person() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (directory, asked) = (directory.path(), names(&["gate"]));
+    let now = SystemTime::now();
+    ensure(directory, &asked, now).expect("made");
+    let authority = fs::read(directory.join("ca.pem")).expect("an authority");
+    let other = KeyPair::generate().expect("a key").serialize_pem();
+    fs::write(directory.join("ca.key"), other).expect("writes");
+    let error = ensure(directory, &asked, now).expect_err("refused").to_string();
+    assert!(error.contains("does not belong"), "{error}");
+    assert_eq!(fs::read(directory.join("ca.pem")).expect("an authority"), authority);
+}
+
+#[test]
+fn those_who_start_at_once_agree() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, asked) = (directory.path(), names(&["gate"]));
+    let now = SystemTime::now();
+    let made: Vec<_> = std::thread::scope(|scope| {
+        let starts: Vec<_> =
+            (0..16).map(|_| scope.spawn(|| ensure(path, &asked, now).expect("made"))).collect();
+        starts.into_iter().map(|start| start.join().expect("no panic")).collect()
+    });
+    assert!(made.iter().all(|pair| *pair == made[0]));
+}
