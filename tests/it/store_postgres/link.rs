@@ -41,10 +41,12 @@ async fn every_fault_of_the_network_is_noticed_and_got_over() {
         store.until_degraded().await;
         until("told", async || !store.postgres.health().problems.is_empty()).await;
         assert!(!store.freshness.is_latest(&before), "{fault:?}: read again");
+        let between = store.origin(Table::Apps, "notes");
         proxy.set(Network::Pass);
         // What a half-open connection swallowed never comes: it is made anew.
         proxy.reset();
         has_healed(&store, &database).await;
+        assert!(!store.freshness.is_latest(&between), "{fault:?}: nobody listened meanwhile");
     }
 }
 
