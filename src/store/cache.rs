@@ -167,6 +167,18 @@ impl<V: Send + Sync + 'static> Cached<V> {
         self.load(key, kept).await
     }
 
+    /// As [`Self::get`], but nothing doubtful: for the loader of another cache,
+    /// which would take what it is given for fresh.
+    ///
+    /// # Errors
+    /// [`Unavailable`] where the store cannot answer.
+    pub async fn get_undoubted(self: &Arc<Self>, key: &str, now: Moment) -> Loaded<V> {
+        match self.lookup(key) {
+            Some(entry) if self.freshness.belief(&entry.origin, now) == Belief::Good => Ok(entry),
+            _ => self.load(key, None).await,
+        }
+    }
+
     fn lookup(&self, key: &str) -> Option<Arc<Entry<V>>> {
         match &self.kept {
             Kept::Keyed(entries) => entries.get(key),
@@ -433,6 +445,21 @@ mod tests {
         row.fails.store(true, Ordering::SeqCst);
         assert!(ask(&cached, &freshness).await.is_err());
         assert!(!entry.is_usable(&freshness, freshness.now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loader_of_another_cache_is_given_nothing_doubtful() {
+        let (freshness, row) = (freshness(), Arc::new(Row::default()));
+        let cached = cached(&freshness, &row);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        freshness.verify(freshness.now());
+        ask(&cached, &freshness).await.expect("loaded");
+        row.fails.store(true, Ordering::SeqCst);
+        assert!(cached.get_undoubted("key", freshness.now()).await.is_ok());
+        freshness.degrade();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(ask(&cached, &freshness).await.is_ok());
+        assert!(cached.get_undoubted("key", freshness.now()).await.is_err());
     }
 
     /// Forces the race 40,000 times: every load reads the row, then the row
