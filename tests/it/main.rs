@@ -6,6 +6,8 @@ mod support;
 
 mod cli;
 mod contract;
+mod faults;
 mod proxies;
+mod revocation;
 mod server;
 mod store_postgres;
