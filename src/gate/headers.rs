@@ -1,11 +1,9 @@
 //! The headers that an app's rule adds to a granted request, as Jinja2 templates.
 //!
 //! The templates are written for Python's Jinja2. What is rendered here is the
-//! same text; a template that would come out differently, or that Jinja2 itself
-//! cannot render, is refused when the app is loaded: each is rendered once for
-//! each kind of client, and only strings, whole numbers and truth values may be
-//! printed. There are no filters but `default`, `first`, `last`, `length`,
-//! `lower`, `replace`, `trim` and `upper`, no functions and no methods.
+//! same text; a template that might come out differently is refused when the
+//! app is loaded: it must keep to the part of the language that [`syntax`]
+//! knows, and is rendered once for each kind of client.
 //!
 //! Some header names are refused, for what they would do to others than the app:
 //! - hop-by-hop and framing headers (RFC 9110 section 7.6.1) and `Content-*`
@@ -14,6 +12,8 @@
 //!   may reach, and are not the app's to send from here;
 //! - `Forwarded`, `X-Forwarded-*`, `X-Real-Ip` and `Host` would take the place
 //!   of what the proxy says of the request.
+
+mod syntax;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
@@ -87,8 +87,8 @@ pub enum TemplateProblem {
     Twice,
     #[error("the template is longer than {MAX_LEN} bytes")]
     TooLong,
-    #[error("`~` is supported between plain strings and variables only")]
-    Tilde,
+    #[error("{0}")]
+    Unsupported(&'static str),
     #[error("the template cannot be used: {0}")]
     Template(String),
 }
@@ -171,9 +171,7 @@ impl Template {
         if !source.contains('{') {
             return Ok(Self::Literal(source.strip_suffix('\n').unwrap_or(&source).to_owned()));
         }
-        if !tildes_are_plain(&source) {
-            return Err(TemplateProblem::Tilde);
-        }
+        syntax::check(&source)?;
         let template = Self::Jinja(source);
         for variables in SAMPLES.iter() {
             template
@@ -198,67 +196,6 @@ fn reason(error: &Error) -> String {
         let _ = write!(reason, ": {detail}");
     }
     reason
-}
-
-/// Whether `~`, which makes text of anything in its own way, stands between
-/// operands only that are the same text in Python.
-fn tildes_are_plain(source: &str) -> bool {
-    let mut rest = source;
-    while let Some(start) = rest.find("{{").into_iter().chain(rest.find("{%")).min() {
-        let code = &rest[start + 2..];
-        let Some((operands, after)) = split_at_tildes(code) else {
-            // Not closed: the parser will say so.
-            return true;
-        };
-        if operands.len() > 1 && !operands.iter().all(|operand| is_plain_operand(operand)) {
-            return false;
-        }
-        rest = after;
-    }
-    true
-}
-
-/// The text between the tildes of a tag, and what follows the tag.
-fn split_at_tildes(code: &str) -> Option<(Vec<&str>, &str)> {
-    let (mut operands, mut begin) = (Vec::new(), 0);
-    let (mut quote, mut escaped) = (None, false);
-    for (at, byte) in code.bytes().enumerate() {
-        match (quote, byte) {
-            _ if escaped => escaped = false,
-            (Some(_), b'\\') => escaped = true,
-            (Some(open), _) if byte == open => quote = None,
-            (Some(_), _) => {}
-            (None, b'"' | b'\'') => quote = Some(byte),
-            (None, b'~') => {
-                operands.push(&code[begin..at]);
-                begin = at + 1;
-            }
-            (None, b'}') if matches!(code.as_bytes().get(at.wrapping_sub(1)), Some(b'%')) => {
-                operands.push(&code[begin..at - 1]);
-                return Some((operands, &code[at + 1..]));
-            }
-            (None, b'}') if code.as_bytes().get(at + 1) == Some(&b'}') => {
-                operands.push(&code[begin..at]);
-                return Some((operands, &code[at + 2..]));
-            }
-            (None, _) => {}
-        }
-    }
-    None
-}
-
-/// A string, a whole number, or a variable with attributes, slices and filters
-/// that take no argument.
-fn is_plain_operand(operand: &str) -> bool {
-    let operand = operand.trim_matches(['-', '+', ' ']);
-    if let Some(quote) = operand.chars().next().filter(|first| matches!(first, '"' | '\'')) {
-        let inner = operand[1..].strip_suffix(quote);
-        return inner.is_some_and(|inner| !inner.contains([quote, '\\']));
-    }
-    let is_number = !operand.is_empty() && operand.bytes().all(|byte| byte.is_ascii_digit());
-    let is_variable = ["auth.", "portal."].iter().any(|scope| operand.starts_with(scope));
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.[]:-|".contains(&byte);
-    is_number || (is_variable && operand.bytes().all(plain))
 }
 
 static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {

@@ -143,12 +143,10 @@ impl Source {
                 let secret = terminal_jwt_secret.clone();
                 Self::Files(files::Files::new(path.clone(), secret, &config.store, freshness))
             }
-            StoreKind::Postgres(postgres) => Self::Postgres(postgres::Postgres::new(
-                postgres,
-                &config.store,
-                &config.touch,
-                freshness,
-            )?),
+            StoreKind::Postgres(server) => {
+                let (store, touch) = (&config.store, &config.touch);
+                Self::Postgres(postgres::Postgres::new(server, store, touch, freshness)?)
+            }
         })
     }
 

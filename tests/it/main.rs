@@ -5,5 +5,7 @@
 mod support;
 
 mod cli;
+mod contract;
 mod proxies;
 mod server;
+mod store_postgres;

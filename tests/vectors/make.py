@@ -11,6 +11,7 @@ and again with requests-http-signature 2 for peers-2.0.json; jinja2 for
 import datetime
 import importlib.metadata
 import json
+import random
 import sys
 
 CREATED = 1795251867
@@ -151,6 +152,57 @@ def targets():
     return {"made_with": [version("requests"), version("urllib3")], "targets": rows}
 
 
+def wild(random):
+    """A random template of the supported part of the language, or near it."""
+    pick = random.choice
+
+    def operand():
+        term = pick(
+            ["'a'", '"B ü"', "''", "'x-y'", "7", "0", "nope", "auth.nope", "portal['id']", "auth['client_id']"]
+            + ["auth.client_type", "auth.client_id", "auth.client_name", "portal.domain", "portal.short_id"] * 3
+        )  # fmt: skip
+        if "." in term or "[" in term:
+            term += pick([""] * 6 + ["[:6]", "[2:]", "[-3:]", "[:-2]", "[1:3]", "[0]", "[-1]", "[99]", "[5:2]", "[:]", "[::2]"])
+        for _ in range(pick([0, 0, 0, 1, 1, 2])):
+            term += pick(
+                ["|upper", "|lower", "|trim", "|length", "|first", "|last", "|default('d')", "|d('d', true)"]
+                + ["|default", "|replace('.', '-')", "|replace('e', '')", " | upper", "|default('d', false)", "|title"]
+            )  # fmt: skip
+        return term
+
+    def expression(depth=0):
+        kind = random.randrange(12 if depth < 3 else 6)
+        if kind < 4:
+            return operand()
+        if kind < 6:
+            return operand() + " ~ " + operand()
+        if kind < 8:
+            return f"{operand()} {pick(['==', '!=', '=='])} {operand()}"
+        if kind == 8:
+            return f"{expression(depth + 1)} {pick(['and', 'or'])} {expression(depth + 1)}"
+        if kind == 9:
+            return f"{expression(depth + 1)} if {expression(depth + 1)}" + pick([f" else {expression(depth + 1)}", ""])
+        if kind == 10:
+            return pick(["not {}", "({})", "not ({})", "({})|upper", "({}) ~ 'x'", "({}) == 'a'"]).format(expression(depth + 1))
+        return f"{operand()} is {pick(['', 'not '])}{pick(['defined', 'undefined', 'none'])}"
+
+    def tag(depth=0):
+        left, right = pick(["", "", "", "-"]), pick(["", "", "", "-"])
+        kind = random.randrange(8)
+        if kind < 5 or depth > 2:
+            return f"{{{{{left} {expression()} {right}}}}}"
+        if kind < 7:
+            middle = pick(["", f"{{% else %}}{text(depth + 1)}", f"{{% elif {expression()} %}}{text(depth + 1)}"])
+            return f"{{%{left} if {expression()} %}}{text(depth + 1)}{middle}{{% endif {right}%}}"
+        return f"{{#{left} {pick(['note', '{{ x }}', '{% if %}', chr(39)])} {right}#}}"
+
+    def text(depth=0):
+        around = ["", "", "a", " b ", "\n", " \n ", "}}", "{", "c\n", "ü", "%}", "'", "#"]
+        return "".join(pick(around) + tag(depth) + pick(around) for _ in range(pick([1, 1, 2])))
+
+    return text()
+
+
 def headers():
     import jinja2
 
@@ -221,7 +273,7 @@ def headers():
         "{% for c in nope %}x{% else %}none{% endfor %}", "{% for k in {'b': 1, 'a': 2} %}{{ k }}{% endfor %}", "{% for i in [true] %}{{ i }}{% endfor %}", "{% with a = 'b' %}{{ a }}{% endwith %}", "{% include 'x' %}",
         "{% import 'x' as y %}", "{% block a %}b{% endblock %}", "{% macro m() %}a{% endmacro %}{{ m() }}", "{% autoescape true %}{{ '<' }}{% endautoescape %}", "{% do 1 %}", "{% call x() %}{% endcall %}", "{% extends 'x' %}", "{{ range(3) }}",
         "{{ range(3)|length }}", "{% for i in range(3) %}{{ i }}{% endfor %}", "{{ dict(a=1) }}", "{{ namespace() }}", "{{ lipsum() }}", "{{ cycler('a') }}", "{{ joiner() }}", "{{ self }}", "{{ loop }}", "{{ caller }}", "{{ auth }}", "{{ portal }}",
-        "{{ auth.client_type.upper() }}", "{{ portal.domain.split('.')[0] }}", "{{ auth.client_id.startswith('t') }}", "{{ 'a'.join(['b', 'c']) }}", "{{ auth.__class__ }}", "{{ auth.__class__.__mro__ }}", "{{ auth.items }}", "{{ portal.keys() }}",
+        "{{ auth.client_type.upper() }}", "{{ auth.domain[:6] }}", "{{ portal.client_id[:6] }}", "{{ auth['x'][:6] }}", "{{ portal.domain.split('.')[0] }}", "{{ auth.client_id.startswith('t') }}", "{{ 'a'.join(['b', 'c']) }}", "{{ auth.__class__ }}", "{{ auth.__class__.__mro__ }}", "{{ auth.items }}", "{{ portal.keys() }}",
         "{{ ''.__class__ }}", "{{ 'a'.upper }}", "{{ auth.client_id.x }}", "{{ auth.client_type.0 }}", "{{ portal.id.0 }}", "{{ [1, 2].0 }}", "{{ true is true }}", "{{ auth is mapping }}", "{% set auth = 'x' %}{{ auth }}", "{% set auth = {'client_id': true} %}{{ auth.client_id ~ '' }}",
         "{% for auth in [{'a': none}] %}{{ auth.a ~ '' }}{% endfor %}", "{% with auth = {'a': true} %}{{ auth.a ~ '' }}{% endwith %}", "{{ auth if false else 'x' }}", "{{ auth == portal }}", "{{ auth == auth }}", "{{ auth in [auth] }}", "{{ 'id' in portal }}", "{{ 'client_id' in auth }}", "{{ not auth }}", "{% if auth %}x{% endif %}",
         "{% for k in auth %}{{ k }}{% endfor %}", "{{ auth['client' ~ '_id'] }}", "{{ auth[0] }}", "{{ auth[:1] }}", "{{ portal.short_id|first|upper }}", "{{ true == 1 }}", "{{ 1 == true }}", "{{ none == false }}", "{{ true < 2 }}", "{{ [1] == [1] }}", "{{ [1] + [2] }}", "{{ ([1] + [2])[1] }}",
@@ -236,7 +288,7 @@ def headers():
 
     templates = [
         {"source": source, "real": source in real, "texts": [text(source, client) for client in clients]}
-        for source in real + odd
+        for source in real + odd + [wild(random.Random(seed)) for seed in range(600)]
     ]
     return {"made_with": [version("jinja2")], "box": box, "clients": clients, "templates": templates}
 

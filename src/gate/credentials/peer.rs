@@ -305,7 +305,7 @@ impl<'a> SignatureParameters<'a> {
         let (mut created, mut expires) = (None, None);
         let (mut key_id, mut algorithm, mut nonce) = (None, None, None);
         for (name, value) in parameters {
-            let text = || value.as_string().map(|text| text.as_str());
+            let text = || value.as_string().map(sfv::StringRef::as_str);
             let number = || value.as_integer().map(i64::from);
             let read = match name.as_str() {
                 "created" => number().map(|number| created = Some(number)),

@@ -155,3 +155,99 @@ fn fingerprint(verified: &Verified) -> Fingerprint {
     }
     fingerprint
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+    use crate::domain::client::Known;
+
+    const CREATED: i64 = 1_795_251_867;
+
+    fn at(seconds: i64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs())
+    }
+
+    fn now() -> SystemTime {
+        at(CREATED + 1)
+    }
+
+    fn used(id: &str, created: i64, nonce: Option<&str>, fingerprint: u8) -> Verified {
+        Verified {
+            peer: Known { id: id.into(), name: "Peer".into() },
+            nonce: nonce.map(Into::into),
+            fingerprint: [fingerprint; 32],
+            created,
+            expires: at(CREATED + MAX_AGE + 1),
+        }
+    }
+
+    #[test]
+    fn a_signature_is_admitted_once() {
+        let replays = Replays::default();
+        assert!(replays.admit(&used("a", CREATED, None, 1), now()));
+        assert!(!replays.admit(&used("a", CREATED, None, 1), now()));
+        assert!(!replays.admit(&used("a", CREATED, None, 1), at(CREATED + MAX_AGE)));
+
+        // Signed anew, the same request has another signature.
+        assert!(replays.admit(&used("a", CREATED, None, 2), now()));
+
+        // A nonce counts whatever the signature over it, but for one peer only.
+        assert!(replays.admit(&used("a", CREATED, Some("n"), 1), now()));
+        assert!(!replays.admit(&used("a", CREATED, Some("n"), 2), now()));
+        assert!(replays.admit(&used("a", CREATED, Some("m"), 1), now()));
+        assert!(replays.admit(&used("b", CREATED, Some("n"), 1), now()));
+        assert_eq!(replays.len(), 5);
+    }
+
+    #[test]
+    fn the_memory_of_signatures_ends_with_their_validity() {
+        let replays = Replays::default();
+        assert!(replays.admit(&used("a", CREATED, None, 1), now()));
+        assert!(replays.admit(&used("b", CREATED, None, 1), now()));
+        let later = CREATED + MAX_AGE + 1;
+        assert!(replays.admit(&used("c", later, None, 1), at(later)));
+        assert_eq!(replays.len(), 1);
+    }
+
+    #[test]
+    fn full_memory_refuses_old_signatures_rather_than_forget_them() {
+        let replays = Replays::with_capacity(100);
+        let quiet = used("quiet", CREATED, None, 1);
+        assert!(replays.admit(&quiet, now()));
+        let loud: Vec<_> = (0..1000).map(|n| used("loud", CREATED + n, None, 1)).collect();
+        for verified in &loud {
+            assert!(replays.admit(verified, now()), "a fresh signature is always admitted");
+            assert!(replays.len() <= 100);
+        }
+        for verified in &loud {
+            assert!(!replays.admit(verified, now()), "none is admitted twice");
+        }
+        assert!(!replays.admit(&quiet, now()), "one peer does not push out another");
+        assert!(replays.len() <= 100);
+    }
+
+    #[test]
+    fn one_of_many_racing_replays_wins() {
+        let replays = Replays::default();
+        for round in 0..200u8 {
+            let verified = used("a", CREATED, None, round);
+            let (barrier, wins) = (Barrier::new(8), AtomicUsize::new(0));
+            thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        barrier.wait();
+                        if replays.admit(&verified, now()) {
+                            wins.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+            });
+            assert_eq!(wins.load(Ordering::Relaxed), 1, "round {round}");
+        }
+    }
+}

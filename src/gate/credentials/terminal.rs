@@ -26,7 +26,7 @@ const COOKIE_NAME: &[u8] = b"authorization";
 const MAX_LEN: usize = 8 * 1024;
 
 /// For how long a browser keeps the cookie: 3,560 days, as at pairing.
-const COOKIE_LIFETIME: Duration = Duration::from_secs(3560 * 24 * 60 * 60);
+const COOKIE_LIFETIME: Duration = Duration::from_hours(3560 * 24);
 
 /// The token's header, as `PyJWT` writes it.
 const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;

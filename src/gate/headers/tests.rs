@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn template(source: &str) -> BTreeMap<String, String> {
@@ -97,4 +99,109 @@ fn names_that_would_speak_to_others_are_refused() {
     let twice = ["X-A", "x-a"].map(|name| (name.to_owned(), String::new()));
     let error = HeaderTemplates::compile(&BTreeMap::from(twice)).expect_err("twice");
     assert_eq!(error.problem, TemplateProblem::Twice);
+}
+
+#[test]
+fn templates_that_would_differ_fail_or_grow_are_refused_with_a_reason() {
+    let nested = format!("{{{{ {}'a'{} }}}}", "(".repeat(100), ")".repeat(100));
+    let long = "x".repeat(MAX_LEN + 1);
+    for (source, reason) in [
+        ("{{ ''[::-1] }}", "supported"),
+        ("{{ auth.client_id[::-1] }}", "subscripts"),
+        ("{{ 'a' * 999999999 }}", "supported"),
+        ("{% for a in auth.client_id %}{% endfor %}", "statements"),
+        ("{{ range(3) }}", "variables of `auth` and `portal`"),
+        ("{{ auth.nope.x }}", "supported"),
+        ("{{ nope|length }}", "template cannot be used"),
+        ("{{ auth.client_id|title }}", "filter is not supported"),
+        ("{{ auth.client_id|trim('x') }}", "other arguments"),
+        ("{{ auth", "attribute"),
+        ("{{ 'a", "no end"),
+        ("{# a", "no end"),
+        ("{% if auth.client_id %}", "template cannot be used"),
+        (nested.as_str(), "too deeply"),
+        (long.as_str(), "longer"),
+    ] {
+        let error = HeaderTemplates::compile(&template(source)).expect_err(source).to_string();
+        assert!(error.contains(reason) && error.contains("X-Ptl-Test"), "{source}: {error}");
+    }
+}
+
+#[test]
+fn a_value_that_is_too_long_is_an_error_that_names_the_header_only() {
+    let templates = HeaderTemplates::compile(&template("{{ auth.client_name }}")).expect("fine");
+    let client = named(&"secret".repeat(MAX_LEN / 6 + 1));
+    let error = templates.render(&client, None, HeaderEncoding::Latin1).expect_err("long");
+    assert_eq!(error.to_string(), "header \"x-ptl-test\": the value is longer than 8192 bytes");
+}
+
+proptest! {
+    #[test]
+    fn any_template_is_survived(source in "(\\{\\{|\\{%|\\{#|\\PC{0,8}|auth\\.|portal|\\[|\\]|if |'|\\}\\}|%\\}|#\\}|~|\\|){0,12}") {
+        let _ = HeaderTemplates::compile(&template(&source));
+    }
+
+    #[test]
+    fn any_name_becomes_one_line(name in any::<String>()) {
+        for encoding in [HeaderEncoding::Latin1, HeaderEncoding::Utf8] {
+            let value = value("<{{ auth.client_name[:100] }}>", &named(&name), encoding);
+            prop_assert!(value.iter().all(|byte| *byte >= 0x20 && *byte != 0x7f));
+            prop_assert!(value.starts_with(b"<") && value.ends_with(b">"));
+        }
+    }
+}
+
+fn made() -> serde_json::Value {
+    serde_json::from_str(include_str!("../../../tests/vectors/headers.json")).expect("json")
+}
+
+#[test]
+fn templates_render_as_jinja2_does_or_are_refused() {
+    let made = made();
+    let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
+    let identity = Identity {
+        id: text(&made["box"]["id"]),
+        domain: text(&made["box"]["domain"]),
+        public_key_pem: text(&made["box"]["public_key_pem"]),
+    };
+    let clients: Vec<_> = made["clients"]
+        .as_array()
+        .expect("clients")
+        .iter()
+        .map(|client| {
+            let known = || Known {
+                id: text(&client["client_id"]).into(),
+                name: text(&client["client_name"]).into(),
+            };
+            match client["client_type"].as_str() {
+                Some("terminal") => Client::Terminal(known()),
+                Some("peer") => Client::Peer(known()),
+                _ => Client::Anonymous,
+            }
+        })
+        .collect();
+    let (mut same, mut refused, mut wrong) = (0, Vec::new(), Vec::new());
+    for template in made["templates"].as_array().expect("templates") {
+        let source = template["source"].as_str().expect("source");
+        let compiled = match Template::compile(source) {
+            Ok(compiled) => compiled,
+            Err(problem) => {
+                assert_eq!(template["real"], false, "{source}: {problem}");
+                refused.push(source);
+                continue;
+            }
+        };
+        for (client, expected) in clients.iter().zip(template["texts"].as_array().expect("texts")) {
+            match compiled.render(&variables(client, Some(&identity))) {
+                Ok(text) if Some(text.as_str()) == expected.as_str() => same += 1,
+                Err(_) if template["real"] == false => {}
+                other => wrong.push(format!("{source:?}: {other:?}, but Jinja2 {expected:?}")),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(same > 1000, "only {same} texts compared, {} templates refused", refused.len());
+    for source in ["{{ 'a' ~ true }}", "{{ portal.id[::-1] }}", "{{ 'a' * 3 }}", "{{ auth }}"] {
+        assert!(refused.contains(&source), "{source}");
+    }
 }

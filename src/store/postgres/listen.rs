@@ -22,7 +22,7 @@ use super::super::{Freshness, Table};
 use super::migrate::{INSPECT, MigrateError, Triggers, inspect, migrate};
 use super::problems::Subject;
 use super::server::{ConnectError, explain};
-use super::{Postgres, random_hex};
+use super::{Postgres, random_name};
 
 const CHANNEL: &str = "nightporter";
 
@@ -109,7 +109,7 @@ impl Postgres {
         let connect = async |config: tokio_postgres::Config, tls| config.connect(tls).await;
         let (client, connection) = self.server.connect(connect).await?;
         let (heard, echoes) = watch::channel(0);
-        let name = random_hex::<8>();
+        let name = random_name();
         tokio::select! {
             // Notifications first: a heartbeat must not overtake them.
             biased;
@@ -189,6 +189,8 @@ impl Postgres {
             };
             let triggers = triggers?;
             if triggers != installed || !triggers.are_complete() {
+                // A search path that was changed holds for new connections only.
+                self.pool.suspect_all();
                 return Err(Lost::Triggers);
             }
             self.freshness.verify(sent);

@@ -32,7 +32,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a trigger may wait for its table. While it waits, so do all
 /// writers that come after it.
-const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '500ms'";
 
 /// Migrations, first to last. One that was released is never changed.
 const MIGRATIONS: [(&str, &str); 1] = [("V1__notifications", FUNCTIONS)];
@@ -50,6 +50,9 @@ struct Watched {
     /// Keys that the gate reads; empty for all.
     keys: &'static [&'static str],
 }
+
+/// A row's coming, change and going, and TRUNCATE.
+const TRIGGERS_A_TABLE: usize = 4;
 
 const TABLES: [Watched; 5] = [
     Watched {
@@ -91,9 +94,6 @@ const TABLES: [Watched; 5] = [
     },
 ];
 
-/// What [`INSPECT`] counts where nothing is missing: four triggers a table.
-const TRIGGERS: i64 = 4 * TABLES.len() as i64;
-
 /// Counts our triggers on the tables as this connection resolves their names,
 /// and takes a fingerprint of them. `xmin` changes with every `ALTER`, so that a
 /// trigger that was away for a moment is told from one that was not.
@@ -122,7 +122,7 @@ impl Triggers {
     }
 
     pub(super) fn are_complete(self) -> bool {
-        self.found == TRIGGERS
+        usize::try_from(self.found) == Ok(TRIGGERS_A_TABLE * TABLES.len())
     }
 }
 
@@ -283,7 +283,7 @@ impl Watched {
     }
 
     /// Names of the triggers and what follows `AFTER` in each.
-    fn triggers(&self) -> [(&'static str, String); 4] {
+    fn triggers(&self) -> [(&'static str, String); TRIGGERS_A_TABLE] {
         let Self { name, key, .. } = self;
         let row = format!("EXECUTE FUNCTION nightporter.notify_row('{name}', '{key}')");
         let old = self.is_read("OLD").map(|read| format!("WHEN ({read})")).unwrap_or_default();

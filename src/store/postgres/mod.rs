@@ -92,10 +92,45 @@ impl Postgres {
     }
 }
 
-/// Random bytes in hex.
-fn random_hex<const BYTES: usize>() -> String {
-    let mut bytes = [0; BYTES];
+/// Tells one process's heartbeats from another's.
+fn random_name() -> String {
+    let mut bytes = [0; 8];
     // aws-lc aborts the process rather than give bytes that are not random.
     let _never_fails = aws_lc_rs::rand::fill(&mut bytes);
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:016x}", u64::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `check` does so.
+    #[test]
+    fn a_store_can_be_made_without_a_runtime_and_a_server() {
+        let second = Duration::from_secs(1);
+        let config = config::Postgres {
+            url: config::Secret::new("postgres://nobody@nowhere.invalid/box"),
+            pool_size: 4,
+            pool_timeout: second,
+            connect_timeout: second,
+            query_timeout: second,
+            create_tables: true,
+        };
+        let store = config::Store {
+            kind: config::StoreKind::Postgres(config.clone()),
+            installed_apps_dir: "/nowhere".into(),
+            zone: "box.example".into(),
+            prefix_length: 6,
+        };
+        let touch = config::Touch { flush_interval: second, last_access_every: second };
+        let freshness = Arc::new(Freshness::new(config::Cache {
+            capacity: 1,
+            ttl: second,
+            degraded_ttl: second,
+            max_stale: second,
+            heartbeat: second,
+        }));
+        let store = Postgres::new(&config, &store, &touch, freshness).expect("valid");
+        assert_eq!(store.health().pool, Some((0, 0)));
+    }
 }

@@ -7,8 +7,8 @@
 //! twenty.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bb8::ManageConnection;
@@ -28,9 +28,13 @@ pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 #[derive(Debug)]
 pub(super) struct Pool {
-    connections: bb8::Pool<Connector>,
+    /// Made by the first query: bb8 needs a runtime from the start.
+    connections: OnceLock<bb8::Pool<Connector>>,
+    server: Arc<Server>,
     age: Arc<AtomicU64>,
     failures: watch::Sender<Option<ConnectError>>,
+    max_size: u32,
+    wait_timeout: Duration,
     query_timeout: Duration,
 }
 
@@ -59,22 +63,39 @@ enum Lost {
 
 impl Pool {
     pub(super) fn new(config: &config::Postgres, server: Arc<Server>) -> Self {
-        let age = Arc::new(AtomicU64::new(0));
-        let (failures, _) = watch::channel(None);
-        let connections = bb8::Pool::builder()
-            .max_size(config.pool_size)
-            .connection_timeout(config.pool_timeout)
-            .test_on_check_out(true)
-            // A failure is the answer to whoever waits; who asks next tries again.
-            .retry_connection(false)
-            .error_sink(Box::new(FailureSink(failures.clone())))
-            .build_unchecked(Connector { server, age: Arc::clone(&age) });
-        Self { connections, age, failures, query_timeout: config.query_timeout }
+        Self {
+            connections: OnceLock::new(),
+            server,
+            age: Arc::default(),
+            failures: watch::Sender::new(None),
+            max_size: config.pool_size,
+            wait_timeout: config.pool_timeout,
+            query_timeout: config.query_timeout,
+        }
+    }
+
+    fn connections(&self) -> &bb8::Pool<Connector> {
+        self.connections.get_or_init(|| {
+            let (server, age) = (Arc::clone(&self.server), Arc::clone(&self.age));
+            bb8::Pool::builder()
+                .max_size(self.max_size)
+                .connection_timeout(self.wait_timeout)
+                .test_on_check_out(true)
+                // Those that are not needed grow old and are closed.
+                .queue_strategy(bb8::QueueStrategy::Lifo)
+                // A failure is the answer to whoever waits; who asks next tries again.
+                .retry_connection(false)
+                .error_sink(Box::new(FailureSink(self.failures.clone())))
+                .build_unchecked(Connector { server, age })
+        })
     }
 
     /// Connections and how many of them are idle.
     pub(super) fn size(&self) -> (u32, u32) {
-        let state = self.connections.state();
+        let Some(connections) = self.connections.get() else {
+            return (0, 0);
+        };
+        let state = connections.state();
         (state.connections, state.idle_connections)
     }
 
@@ -108,7 +129,7 @@ impl Pool {
     /// failure is the answer, unless there are connections to wait for.
     async fn connection(&self) -> Result<bb8::PooledConnection<'_, Connector>, Unavailable> {
         let mut failures = self.failures.subscribe();
-        let got = self.connections.get();
+        let got = self.connections().get();
         pin!(got);
         loop {
             tokio::select! {
@@ -118,7 +139,7 @@ impl Pool {
                 }),
                 Ok(()) = failures.changed() => {
                     let failure = failures.borrow_and_update().clone();
-                    if let Some(failure) = failure && self.connections.state().connections == 0 {
+                    if let Some(failure) = failure && self.connections().state().connections == 0 {
                         return Err(Unavailable::new(failure));
                     }
                 }

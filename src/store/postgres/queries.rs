@@ -12,10 +12,10 @@ use pem::{EncodeConfig, LineEnding, Pem};
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 
-use super::super::{AppRow, Peer, Terminal, Touched, Unavailable};
+use super::super::{AppRow, Peer, Terminal, Touched, Unavailable, random_secret};
+use super::Postgres;
 use super::problems::Subject;
 use super::server::explain;
-use super::{Postgres, random_hex};
 use crate::config::Secret;
 use crate::domain::identity::{Identity, derive_domain, short_id};
 
@@ -132,7 +132,8 @@ impl Postgres {
         if let Some(secret) = self.terminal_secret().await? {
             return Ok(secret);
         }
-        let random = random_hex::<32>();
+        let random = random_secret()?;
+        let random = random.expose();
         self.pool.query(sql, &[(&TERMINAL_SECRET, Type::TEXT), (&random, Type::TEXT)]).await?;
         // Whoever came first has won: what is in the table counts.
         self.terminal_secret().await?.ok_or_else(|| {
@@ -229,7 +230,7 @@ fn seconds(at: SystemTime) -> f64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// Whether the text is the PEM of a SubjectPublicKeyInfo (RFC 7468 section 13).
+/// Whether the text is the PEM of a `SubjectPublicKeyInfo` (RFC 7468 section 13).
 fn is_public_key(text: &str) -> bool {
     pem::parse(text).is_ok_and(|pem| {
         pem.tag() == "PUBLIC KEY"

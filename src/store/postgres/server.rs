@@ -166,7 +166,7 @@ fn is_refusal(error: &tokio_postgres::Error) -> bool {
         .source()
         .and_then(|source| source.downcast_ref::<io::Error>())
         .and_then(io::Error::get_ref)
-        .is_some_and(|inner| inner.is::<rustls::Error>())
+        .is_some_and(<dyn StdError + Send + Sync>::is::<rustls::Error>)
 }
 
 /// The whole chain of an error, without the details of a database error: those
@@ -226,7 +226,7 @@ impl Options {
                 .ok_or_else(|| options.misplaced("has a quote that is not closed"))?;
             if !options.take(name.trim_end(), &value)? {
                 let escaped = value.replace('\\', r"\\").replace('\'', r"\'");
-                options.rest.push_str(&format!("{}='{escaped}' ", name.trim_end()));
+                options.rest.extend([name.trim_end(), "='", &escaped, "' "]);
             }
             rest = tail.trim_start();
         }
@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn no_error_and_no_debug_output_gives_the_password_away() {
         for text in [
-            "postgres://me:hush?hush@db/box",
+            "postgres://me@db/box?hush",
             "postgres://me:hu@hush:hush/box",
             "postgres://me@db/box?password=hush&hush=1",
             "host=db password=x hush",

@@ -1,5 +1,5 @@
 //! TLS to the server, with `sslmode` and `sslrootcert` as libpq has them
-//! (PostgreSQL manual, 34.19 "SSL Support").
+//! (its manual, section "SSL Support").
 //!
 //! Two differences: a certificate names its host in `subjectAltName` only, and
 //! `verify-*` without `sslrootcert` is refused instead of looking into a home

@@ -261,7 +261,7 @@ fn replace(path: &Path, bytes: &[u8]) {
     std::fs::rename(&new, path).expect("the same folder");
 }
 
-/// A TOML basic string; JSON's escapes are among TOML's.
+/// A TOML basic string; JSON's escapes are among TOML's, which asks for one more.
 fn toml_text(text: &str) -> String {
-    Value::from(text).to_string()
+    Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }

@@ -1,5 +1,6 @@
 //! An HTTP/1.1 client that sends the bytes it is given, wrong ones too.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,10 +13,16 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A request as bytes, built piece by piece without any check.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request {
     line: Vec<u8>,
     headers: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(&self.bytes()))
+    }
 }
 
 impl Request {

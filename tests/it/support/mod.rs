@@ -5,6 +5,7 @@ pub mod boxes;
 pub mod chaos;
 pub mod client;
 pub mod postgres;
+pub mod server;
 pub mod sign;
 
 mod tests;

@@ -22,23 +22,25 @@ class Signer(HTTPSignatureAuth):
 
 def sign(order):
     expires_in = order.get("expires_in")
+    # Only newer versions know it.
+    tag = {"tag": order["tag"]} if "tag" in order else {}
     signer = Signer(
         signature_algorithm=getattr(algorithms, order.get("algorithm", "RSA_PSS_SHA512")),
         key=order["key"].encode(),
         key_id=order["keyid"],
         covered_component_ids=order.get("components") or ("@method", "@authority", "@target-uri"),
         label=order.get("label"),
-        tag=order.get("tag"),
         include_alg=order.get("include_alg", True),
         use_nonce=order.get("nonce", False),
         expires_in=None if expires_in is None else datetime.timedelta(seconds=expires_in),
+        **tag,
     )
     signer.created_ago = order.get("created_ago", 0)
     request = requests.Request(
         order.get("method", "GET"),
         order["url"],
         headers=order.get("headers"),
-        data=order.get("body"),
+        data=order["body"].encode() if "body" in order else None,
         auth=signer,
     )
     return dict(requests.Session().prepare_request(request).headers)

@@ -1,0 +1,6 @@
+//! The contract with a box's core and its proxy, row by row, on both stores.
+
+mod access;
+mod credentials;
+mod headers;
+mod rows;

@@ -1,0 +1,265 @@
+//! The link and the pool under faults.
+
+use std::io::Write as _;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nightporter::store::Table;
+
+use super::{QUERY_TIMEOUT, Store, settings, until};
+use crate::support::chaos::{ChaosProxy, Network};
+use crate::support::postgres::{Cluster, Database};
+
+/// A box behind a breakable network, and a store that follows it.
+async fn behind_a_proxy() -> (Database, ChaosProxy, Store) {
+    let database = Cluster::shared().database().await;
+    let proxy = ChaosProxy::before(database.server_address()).await;
+    let store = Store::live(&database.url_at(proxy.address)).await;
+    (database, proxy, store)
+}
+
+/// Live again, with everything read anew, changes heard, and queries answered.
+async fn has_healed(store: &Store, database: &Database) {
+    store.until_live().await;
+    let apps = store.origin(Table::AppNames, "");
+    let name = format!("app {:?}", Instant::now());
+    database.insert_app(&name, "running").await;
+    until("a change is heard", async || !store.is_current(&apps)).await;
+    until("queries are answered", async || {
+        store.postgres.app(&name).await.is_ok_and(|row| row.is_some())
+    })
+    .await;
+    assert_eq!(store.postgres.health().problems, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn every_fault_of_the_network_is_noticed_and_got_over() {
+    let (database, proxy, store) = behind_a_proxy().await;
+    for fault in [Network::Cut, Network::Stall, Network::LoseAnswers, Network::LoseQuestions] {
+        let before = store.origin(Table::Apps, "notes");
+        proxy.set(fault);
+        store.until_degraded().await;
+        until("told", async || !store.postgres.health().problems.is_empty()).await;
+        assert!(!store.freshness.is_latest(&before), "{fault:?}: read again");
+        proxy.set(Network::Pass);
+        // What a half-open connection swallowed never comes: it is made anew.
+        proxy.reset();
+        has_healed(&store, &database).await;
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_only_stalled_goes_on_without_a_new_network() {
+    let (database, proxy, store) = behind_a_proxy().await;
+    proxy.set(Network::Stall);
+    store.until_degraded().await;
+    proxy.set(Network::Pass);
+    has_healed(&store, &database).await;
+}
+
+#[tokio::test]
+async fn a_slow_network_is_no_fault() {
+    let (database, proxy, store) = behind_a_proxy().await;
+    proxy.set(Network::Delay(Duration::from_millis(20)));
+    let verified = |store: &Store| store.freshness.verified_ago(store.freshness.now());
+    until("a slow heartbeat comes back", async || verified(&store) < Duration::from_millis(60))
+        .await;
+    assert!(store.is_live());
+    has_healed(&store, &database).await;
+}
+
+#[tokio::test]
+async fn ended_backends_and_restarts_are_got_over() {
+    let cluster = Cluster::own();
+    let database = cluster.database().await;
+    let store = Store::live(&database.url()).await;
+    let before = store.origin(Table::Apps, "notes");
+    assert!(database.terminate_backends().await >= 2);
+    until("read again", async || !store.freshness.is_latest(&before)).await;
+    has_healed(&store, &database).await;
+
+    cluster.crash().await;
+    store.until_degraded().await;
+    let asked = Instant::now();
+    store.postgres.app("notes").await.expect_err("down");
+    assert!(asked.elapsed() < QUERY_TIMEOUT, "a refused connection is an answer");
+    cluster.start().await;
+    store.until_live().await;
+    until("queries are answered", async || store.postgres.app("notes").await.is_ok()).await;
+
+    let before = store.origin(Table::Apps, "notes");
+    cluster.restart().await;
+    until("read again", async || !store.freshness.is_latest(&before)).await;
+    store.until_live().await;
+}
+
+#[tokio::test]
+async fn a_server_that_comes_up_later_is_waited_for() {
+    let database = Cluster::shared().database().await;
+    let proxy = ChaosProxy::before(database.server_address()).await;
+    proxy.set(Network::Cut);
+    let store = Store::watch(&settings(&database.url_at(proxy.address)));
+    until("told", async || !store.postgres.health().problems.is_empty()).await;
+    let asked = Instant::now();
+    store.postgres.identity().await.expect_err("not there yet");
+    assert!(asked.elapsed() < Duration::from_secs(5), "the pool's patience is ten seconds");
+    proxy.set(Network::Pass);
+    has_healed(&store, &database).await;
+}
+
+#[tokio::test]
+async fn unreadable_notifications_are_doubts_and_foreign_heartbeats_are_not() {
+    let database = Cluster::shared().database().await;
+    let (store, other) = (Store::live(&database.url()).await, Store::live(&database.url()).await);
+    let before = store.origin(Table::Apps, "notes");
+    for _ in 0..3 {
+        let mark = store.origin(Table::AppNames, "");
+        let sent = other.freshness.now();
+        until("the other's heartbeat", async || {
+            other.freshness.verified_ago(other.freshness.now()) < other.freshness.now().since(sent)
+        })
+        .await;
+        database.batch("INSERT INTO installed_apps (name) VALUES ('x')").await;
+        until("heard", async || !store.is_current(&mark)).await;
+        database.batch("DELETE FROM installed_apps").await;
+    }
+    assert!(store.freshness.is_latest(&before), "{:?}", store.postgres.health().problems);
+    for junk in ["", "{}", "not JSON", r#"{"table":"elsewhere","op":"insert","key":"x"}"#] {
+        let before = store.origin(Table::Apps, "notes");
+        database.execute("SELECT pg_notify('nightporter', $1)", &[&junk]).await;
+        until(junk, async || !store.freshness.is_latest(&before)).await;
+        has_healed(&store, &database).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_connection_is_never_used_again() {
+    let database = Cluster::shared().database().await;
+    database.create_freeshard_tables().await;
+    let proxy = ChaosProxy::before(database.server_address()).await;
+    let store = Store::open(&settings(&database.url_at(proxy.address)));
+    store.postgres.app("notes").await.expect("answers");
+    assert_eq!((proxy.accepted(), store.postgres.health().pool), (1, Some((1, 1))));
+    for fault in [Network::Stall, Network::LoseAnswers] {
+        proxy.set(fault);
+        let (accepted, asked) = (proxy.accepted(), Instant::now());
+        store.postgres.app("notes").await.expect_err("stalled");
+        assert!(asked.elapsed() < QUERY_TIMEOUT * 2);
+        proxy.set(Network::Pass);
+        store.postgres.app("notes").await.expect("answers over a new connection");
+        assert!(proxy.accepted() > accepted);
+    }
+}
+
+#[tokio::test]
+async fn a_query_nobody_waits_for_leaves_no_answer_to_the_next() {
+    let database = Cluster::shared().database().await;
+    database.create_freeshard_tables().await;
+    database.insert_terminal("t", "Phone").await;
+    let store = Store::open(&settings(&database.url()));
+    for _ in 0..20 {
+        let hurried = Duration::from_micros(300);
+        let _cut_short = tokio::time::timeout(hurried, store.postgres.app_names()).await;
+        let terminal = store.postgres.terminal("t").await.expect("answers").expect("is there");
+        assert_eq!(&*terminal.name, "Phone");
+    }
+}
+
+#[tokio::test]
+async fn a_query_that_waits_for_a_lock_is_given_up_in_the_server_too() {
+    let database = Cluster::shared().database().await;
+    database.create_freeshard_tables().await;
+    let mut owner = database.connect().await;
+    let open = owner.transaction().await.expect("begins");
+    open.batch_execute("LOCK TABLE installed_apps").await.expect("locks");
+    let store = Store::open(&settings(&database.url()));
+    let error = store.postgres.app("notes").await.expect_err("locked").to_string();
+    assert!(error.contains("1s"), "{error}");
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                   AND application_name = 'nightporter'";
+    until("the server has let it go", async || {
+        let row = database.client.query_one(waiting, &[]).await.expect("answers");
+        row.get::<_, i64>(0) == 0
+    })
+    .await;
+    open.rollback().await.expect("unlocks");
+    store.postgres.app("notes").await.expect("answers");
+}
+
+/// A real pgbouncer in front of a server.
+struct Pooler {
+    child: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Pooler {
+    fn before(database: &Database, mode: &str) -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("a folder");
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = free.local_addr().expect("bound").port();
+        drop(free);
+        let (server, name) = (database.server_address(), &database.name);
+        let path = folder.path().join("pgbouncer.ini");
+        let mut file = std::fs::File::create(&path).expect("writable");
+        write!(
+            file,
+            "[databases]\n{name} = host={} port={} user=postgres\n[pgbouncer]\n\
+             listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
+             auth_type = any\npool_mode = {mode}\n",
+            server.ip(),
+            server.port()
+        )
+        .expect("writable");
+        let readable = |mode| std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(folder.path(), readable(0o755)).expect("mine");
+        std::fs::set_permissions(&path, readable(0o644)).expect("mine");
+        let is_root = Command::new("id").arg("-u").output().expect("id").stdout == b"0\n";
+        let mut command = if is_root {
+            // pgbouncer refuses root, as Postgres does.
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "pgbouncer"]);
+            command
+        } else {
+            Command::new("pgbouncer")
+        };
+        command.arg("-q").arg(&path).current_dir("/").stderr(Stdio::null());
+        let child = command.spawn().expect("pgbouncer; on Debian: apt-get install pgbouncer");
+        Self { child, port, _folder: folder }
+    }
+
+    fn url(&self, database: &Database) -> String {
+        format!("postgresql://postgres@127.0.0.1:{}/{}", self.port, database.name)
+    }
+}
+
+#[tokio::test]
+async fn a_pooler_that_swallows_listen_is_never_believed() {
+    let database = Cluster::shared().database().await;
+    let pooler = Pooler::before(&database, "transaction");
+    let store = Store::watch(&settings(&pooler.url(&database)));
+    until("the problem is told", async || {
+        assert!(!store.is_live());
+        let problems = store.postgres.health().problems;
+        problems.iter().any(|problem| problem.contains("transaction-pooling"))
+    })
+    .await;
+    // Queries work all the same.
+    database.insert_app("notes", "running").await;
+    assert_eq!(store.postgres.app_names().await.expect("answers"), ["notes"]);
+    assert!(!store.is_live());
+
+    let pooler = Pooler::before(&database, "session");
+    let store = Store::live(&pooler.url(&database)).await;
+    let names = store.origin(Table::AppNames, "");
+    database.insert_app("wiki", "running").await;
+    until("heard", async || !store.is_current(&names)).await;
+}
