@@ -6,7 +6,7 @@ mod programs;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -73,6 +73,35 @@ impl House {
             ("127.0.0.1:8081", app.clone()),
             ("127.0.0.1:8082", app),
         ]
+    }
+
+    /// The output of `nightporter traefik`, as it is, with the apps where they listen.
+    fn printed_routes(&self, tls: bool) -> PathBuf {
+        let meta = self.path().join("box/installed_apps/notes/app_meta.json");
+        let text = fs::read_to_string(&meta).expect("readable");
+        let entrypoint = "\"container_name\": \"notes\", \"container_port\": 80";
+        assert!(text.contains(entrypoint), "{text}");
+        let (ip, port) = (self.app.ip(), self.app.port());
+        let here = format!("\"container_name\": \"{ip}\", \"container_port\": {port}");
+        fs::write(&meta, text.replace(entrypoint, &here)).expect("writable");
+
+        let scheme = if tls { "https" } else { "http" };
+        let address = format!("{scheme}://{}", self.gate);
+        let ca = self.path().join("tls/ca.pem");
+        let printed = Command::new(env!("CARGO_BIN_EXE_nightporter"))
+            .args(["traefik", "--entrypoint", "web", "--address", &address, "--ca"])
+            .arg(ca)
+            .env_clear()
+            .current_dir(self.path())
+            .env("NIGHTPORTER_STORE__PATH", "box")
+            .env("NIGHTPORTER_GATE__TLS__SELF_SIGNED", tls.to_string())
+            .env("NIGHTPORTER_GATE__TLS__NAMES", "nightporter,127.0.0.1")
+            .output()
+            .expect("runs");
+        assert!(printed.status.success(), "{printed:?}");
+        let routes = self.path().join("printed.yml");
+        fs::write(&routes, printed.stdout).expect("writable");
+        routes
     }
 
     /// Traefik with these routes; `keep_aliases` leaves the stripping to the
@@ -249,6 +278,16 @@ async fn traefik_strips_with_the_middleware_alone() {
     let routes = install("traefik/plain.yml", house.path(), &house.neighbours());
     let (_traefik, public) = house.traefik(&routes, true);
     prove(public).await;
+}
+
+#[tokio::test]
+async fn traefik_with_what_the_subcommand_prints() {
+    for tls in [false, true] {
+        let house = House::open(tls).await;
+        let routes = house.printed_routes(tls);
+        let (_traefik, public) = house.traefik(&routes, false);
+        prove(public).await;
+    }
 }
 
 #[tokio::test]
