@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 #[allow(dead_code)]
-mod contract;
 mod support;
 
+mod contract;
+mod process;
 mod proxies;
 mod server;
 mod store_postgres;
