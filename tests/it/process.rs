@@ -37,6 +37,8 @@ impl Program {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = lines.next().unwrap_or_else(|| panic!("{}", log.lock().unwrap())).unwrap();
         let gate = line.strip_prefix("gate listening on ").expect(&line).parse().unwrap();
+        // Or the program would write to a pipe that nobody reads.
+        assert!(lines.next().unwrap().unwrap().starts_with("ops listening on "));
         Self { child, gate, log }
     }
 
