@@ -21,6 +21,7 @@ const VERDICTS: &str = "nightporter_verdicts_total";
 const DURATION: &str = "nightporter_request_duration_seconds";
 const CONNECTIONS: &str = "nightporter_connections";
 const ACCEPTED: &str = "nightporter_connections_accepted_total";
+const HANDSHAKES: &str = "nightporter_tls_handshakes_total";
 const UNTRUSTED: &str = "nightporter_untrusted_requests_total";
 const PANICS: &str = "nightporter_panics_total";
 const STORE_LIVE: &str = "nightporter_store_live";
@@ -61,6 +62,7 @@ fn describe() {
     describe_histogram!(DURATION, "Time from a request's head to its verdict.");
     describe_gauge!(CONNECTIONS, "Open connections by listener.");
     describe_counter!(ACCEPTED, "Connections accepted by listener.");
+    describe_counter!(HANDSHAKES, "TLS handshakes by the protocol they agreed on.");
     describe_counter!(UNTRUSTED, "Requests from outside the trusted proxies.");
     describe_counter!(PANICS, "Requests answered with 500 because their handler panicked.");
     describe_gauge!(STORE_LIVE, "1 while the store's notifications are known to arrive.");
@@ -141,6 +143,11 @@ impl Verdicts {
 pub(crate) fn connections(listener: &'static str) -> (Gauge, Counter) {
     recorder();
     (gauge!(CONNECTIONS, "listener" => listener), counter!(ACCEPTED, "listener" => listener))
+}
+
+/// TLS handshakes that agreed on HTTP/2, and those that did not.
+pub(crate) fn handshake(http2: bool) -> Counter {
+    counter!(HANDSHAKES, "protocol" => if http2 { "h2" } else { "http/1.1" })
 }
 
 pub(crate) fn untrusted() -> Counter {

@@ -121,7 +121,7 @@ fn machine() -> String {
     files.extend([library.into(), rust.join("bin"), rust.join("lib"), cargo.join("registry")]);
     let path = format!("ENV PATH={}/bin:/usr/bin:/bin", rust.display());
     let home = format!("ENV CARGO_HOME={} CARGO_NET_OFFLINE=true", cargo.display());
-    import(&tag, &files, &["--exclude=libLLVM-14*"], &[&path, &home]);
+    import(&tag, &files, &["--exclude=libLLVM-*"], &[&path, &home]);
     tag
 }
 

@@ -4,6 +4,7 @@
 #[allow(dead_code)]
 mod support;
 
+mod cli;
 mod contract;
 mod process;
 mod proxies;
