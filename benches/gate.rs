@@ -86,7 +86,7 @@ fn gate(criterion: &mut Criterion) {
     let config = config::load(Some(&sample.config("")), &Environment::new()).expect("valid");
     let gate = serve(&config);
     let mut group = criterion.benchmark_group("auth");
-    let token = ("cookie".to_owned(), sample.cookie(0));
+    let token = ("cookie".to_owned(), SampleBox::cookie(0));
     let uri = "/peer/item";
     let [input, signature] = sample.signature(&sample::host(0), uri);
     let signature = [("signature-input".to_owned(), input), ("signature".to_owned(), signature)];

@@ -55,7 +55,7 @@ fn probe(ops: SocketAddr) -> Option<String> {
 pub fn print_crowd(length: &Length) {
     let (apps, requests) = (length.apps, length.requests);
     let sample = SampleBox::new(apps, apps);
-    let cookies = (0..apps).map(|terminal| sample.cookie(terminal)).collect();
+    let cookies = (0..apps).map(SampleBox::cookie).collect();
     let ((target, server), ready) = start(&sample.config(""));
     std::thread::sleep(SETTLING);
     let before = server.resident();

@@ -199,7 +199,7 @@ async fn load(prepared: &Arc<Prepared>, slice: Slice) -> Load {
     let mut taken: Vec<u64> = askers.join_all().await.into_iter().flatten().collect();
     let seconds = began.elapsed().as_secs_f64();
     taken.sort_unstable();
-    let at = |percent| taken[(taken.len() * percent / 100).min(taken.len() - 1)];
+    let at = |percent: usize| taken[(taken.len() * percent / 100).min(taken.len() - 1)];
     Load { requests: taken.len(), seconds, p50: at(50), p99: at(99) }
 }
 

@@ -96,7 +96,7 @@ fn scenarios(sample: &SampleBox) -> Vec<Scenario> {
         headers
     };
     let plain = vec![ask("/public/page", vec![])];
-    let token = vec![ask("/page", vec![("cookie", sample.cookie(0))])];
+    let token = vec![ask("/page", vec![("cookie", SampleBox::cookie(0))])];
     let denied = vec![ask("/page", vec![])];
     let signed = |number| {
         let uri = format!("/peer/item{number}");
@@ -193,7 +193,7 @@ fn measure(sample: &SampleBox, scenario: &Scenario, length: &Length) -> Vec<[Mea
             throughput: requests / seconds,
             p50: float(p50) / 1e3,
             p99: float(p99) / 1e3,
-            cpu: (server.cpu() - before).as_secs_f64() * 1e6 / requests,
+            cpu: float(server.cpu() - before) / requests,
         }
     };
     for server in servers {

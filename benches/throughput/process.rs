@@ -4,7 +4,6 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
 
 /// Scheduler ticks a second, as `/proc` counts them on every Linux in use.
 const TICKS: u64 = 100;
@@ -65,14 +64,14 @@ impl Process {
         std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).expect("it runs")
     }
 
-    /// Processor time used so far, by all threads, in user space and kernel.
-    pub fn cpu(&self) -> Duration {
+    /// Processor time used so far, by all threads, in user space and kernel; in microseconds.
+    pub fn cpu(&self) -> u64 {
         let stat = self.proc("stat");
         // The name, in parentheses, may hold anything; utime is the 14th field.
         let (_, fields) = stat.rsplit_once(')').expect("a name");
         let times = fields.split_whitespace().skip(11).take(2);
         let ticks: u64 = times.map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
-        Duration::from_millis(ticks * 1000 / TICKS)
+        ticks * 1_000_000 / TICKS
     }
 
     /// Resident memory, in KiB.
