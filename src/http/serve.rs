@@ -174,6 +174,7 @@ impl<H: Handler> Server<H> {
                     Some(_) => Some(Protocol::Http1),
                     None => None,
                 };
+                meters::handshake(matches!(agreed, Some(Protocol::Http2))).increment(1);
                 self.drive(stream, agreed, trusted).await;
             }
             Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
