@@ -6,6 +6,7 @@ mod support;
 
 mod cli;
 mod contract;
+mod hostile;
 mod proxies;
 mod server;
 mod store_postgres;
