@@ -6,6 +6,7 @@ mod support;
 
 mod cli;
 mod contract;
+mod hostile;
 mod process;
 mod proxies;
 mod server;
