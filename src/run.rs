@@ -254,7 +254,7 @@ mod tests {
         let draining = tokio::spawn(async move { drain(drains, PATIENCE * 2, &mut signals).await });
         let taken = async {
             while sender.capacity() < 2 {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
         };
         timeout(PATIENCE, taken).await.expect("the reload is taken");

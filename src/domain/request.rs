@@ -207,16 +207,13 @@ fn shorten_overlong(path: &[u8]) -> Vec<u8> {
     let mut short = Vec::with_capacity(path.len());
     let mut rest = path;
     while let [first, tail @ ..] = rest {
-        rest = match (first, tail) {
-            (0xc0 | 0xc1, [second @ 0x80..=0xbf, tail @ ..]) => {
-                short.push((first & 1) << 6 | (second & 0x3f));
-                tail
-            }
-            _ => {
-                short.push(*first);
-                tail
-            }
-        };
+        if let (0xc0 | 0xc1, [second @ 0x80..=0xbf, tail @ ..]) = (first, tail) {
+            short.push((first & 1) << 6 | (second & 0x3f));
+            rest = tail;
+        } else {
+            short.push(*first);
+            rest = tail;
+        }
     }
     short
 }

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use metrics::{Counter, Gauge};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info};
 
 use super::connection::{self, Limits, Phase, Protocol, Protocols, Pulse};
@@ -24,6 +24,10 @@ use crate::telemetry::meters;
 /// Pauses after an accept that failed for want of resources.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// At its limit of open files a process fails at every other accept; that is
+/// said once in this time.
+const SAID_EVERY: Duration = Duration::from_secs(60);
 
 /// One listener with all it needs to answer.
 pub(crate) struct Server<H> {
@@ -123,6 +127,7 @@ impl<H: Handler> Server<H> {
             }
         });
         let mut pause = FIRST_PAUSE;
+        let mut said: Option<Instant> = None;
         loop {
             match accepting.accept().await {
                 Ok(accepted) => {
@@ -132,8 +137,9 @@ impl<H: Handler> Server<H> {
                 }
                 Err(error) if is_the_peers(&error) => debug!(%error, "a peer left before accept"),
                 Err(error) => {
-                    if pause == FIRST_PAUSE {
+                    if said.is_none_or(|said| said.elapsed() >= SAID_EVERY) {
                         error!(%error, "{}: cannot accept; trying on, with pauses", self.name);
+                        said = Some(Instant::now());
                     }
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);

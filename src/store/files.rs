@@ -144,8 +144,8 @@ impl Files {
     }
 
     /// A folder keeps no status; `unknown` is the contract's word for that.
-    pub async fn app(&self, name: &str) -> Result<Option<AppRow>, Unavailable> {
-        Ok(Some(AppRow { name: name.into(), status: "unknown".into() }))
+    pub fn app(&self, name: &str) -> AppRow {
+        AppRow { name: name.into(), status: "unknown".into() }
     }
 
     pub async fn identity(&self) -> Result<Option<Identity>, Unavailable> {

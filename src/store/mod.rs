@@ -17,6 +17,7 @@ pub mod touch;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -167,7 +168,10 @@ impl Source {
     }
 
     pub async fn app(&self, name: &str) -> Result<Option<AppRow>, Unavailable> {
-        either!(self, store => store.app(name).await)
+        match self {
+            Self::Postgres(store) => store.app(name).await,
+            Self::Files(store) => Ok(Some(store.app(name))),
+        }
     }
 
     /// The default identity; `None` where the box has none yet.
@@ -227,5 +231,10 @@ fn random_secret() -> Result<Secret, Unavailable> {
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes)
         .map_err(|_| Unavailable::new("the system has no random numbers"))?;
-    Ok(Secret::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    Ok(Secret::new(text))
 }

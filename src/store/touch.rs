@@ -28,11 +28,13 @@ pub struct Use {
     pending: AtomicBool,
 }
 
+type Uses = HashMap<(Touched, Arc<str>), Arc<Use>>;
+
 /// Every use since the start, and those still to be written.
 #[derive(Debug)]
 pub struct Touches {
     times: config::Touch,
-    uses: Mutex<HashMap<(Touched, Arc<str>), Arc<Use>>>,
+    uses: Mutex<Uses>,
     pending: Mutex<Vec<Arc<Use>>>,
 }
 

@@ -7,6 +7,8 @@ mod support;
 mod cli;
 mod contract;
 mod faults;
+mod hostile;
+mod process;
 mod proxies;
 mod revocation;
 mod server;

@@ -6,7 +6,7 @@ mod programs;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -25,11 +25,12 @@ const TERMINAL: &str = "laptop";
 
 /// nightporter on a copy of the sample box, and the app behind the proxy.
 struct House {
-    folder: TempDir,
     gate: SocketAddr,
     ops: SocketAddr,
     app: SocketAddr,
     _nightporter: Program,
+    /// The last to go: it holds the logs.
+    folder: TempDir,
 }
 
 impl House {
@@ -46,7 +47,7 @@ impl House {
             .env("NIGHTPORTER_GATE__LISTEN", gate.to_string())
             .env("NIGHTPORTER_OPS__LISTEN", ops.to_string())
             .env("NIGHTPORTER_STORE__PATH", "box")
-            .env("NIGHTPORTER_LOG__LEVEL", "debug");
+            .env("NIGHTPORTER_LOG__LEVEL", "info,nightporter=debug");
         if tls {
             command
                 .env("NIGHTPORTER_GATE__TLS__SELF_SIGNED", "true")
@@ -73,6 +74,35 @@ impl House {
             ("127.0.0.1:8081", app.clone()),
             ("127.0.0.1:8082", app),
         ]
+    }
+
+    /// The output of `nightporter traefik`, as it is, with the apps where they listen.
+    fn printed_routes(&self, tls: bool) -> PathBuf {
+        let meta = self.path().join("box/installed_apps/notes/app_meta.json");
+        let text = fs::read_to_string(&meta).expect("readable");
+        let entrypoint = "\"container_name\": \"notes\", \"container_port\": 80";
+        assert!(text.contains(entrypoint), "{text}");
+        let (ip, port) = (self.app.ip(), self.app.port());
+        let here = format!("\"container_name\": \"{ip}\", \"container_port\": {port}");
+        fs::write(&meta, text.replace(entrypoint, &here)).expect("writable");
+
+        let scheme = if tls { "https" } else { "http" };
+        let address = format!("{scheme}://{}", self.gate);
+        let ca = self.path().join("tls/ca.pem");
+        let printed = Command::new(env!("CARGO_BIN_EXE_nightporter"))
+            .args(["traefik", "--entrypoint", "web", "--address", &address, "--ca"])
+            .arg(ca)
+            .env_clear()
+            .current_dir(self.path())
+            .env("NIGHTPORTER_STORE__PATH", "box")
+            .env("NIGHTPORTER_GATE__TLS__SELF_SIGNED", tls.to_string())
+            .env("NIGHTPORTER_GATE__TLS__NAMES", "nightporter,127.0.0.1")
+            .output()
+            .expect("runs");
+        assert!(printed.status.success(), "{printed:?}");
+        let routes = self.path().join("printed.yml");
+        fs::write(&routes, printed.stdout).expect("writable");
+        routes
     }
 
     /// Traefik with these routes; `keep_aliases` leaves the stripping to the
@@ -142,12 +172,17 @@ fn assert_granted(seen: &Seen, expected: &[(&str, &str)]) {
     assert_eq!(seen.granted(), expected, "{seen:?}");
 }
 
-/// All that a proxy has to show.
-async fn prove(proxy: SocketAddr) {
+/// A proxy listens before it knows its routes.
+async fn is_ready(proxy: SocketAddr) {
     poll("the proxy is ready", STARTING, async || {
         try_ask(proxy, &notes("/shared/")).await.is_some_and(|response| response.status == 200)
     })
     .await;
+}
+
+/// All that a proxy has to show.
+async fn prove(proxy: SocketAddr) {
+    is_ready(proxy).await;
     decides(proxy).await;
     strips(proxy).await;
     believes_nothing_forwarded(proxy).await;
@@ -252,6 +287,16 @@ async fn traefik_strips_with_the_middleware_alone() {
 }
 
 #[tokio::test]
+async fn traefik_with_what_the_subcommand_prints() {
+    for tls in [false, true] {
+        let house = House::open(tls).await;
+        let routes = house.printed_routes(tls);
+        let (_traefik, public) = house.traefik(&routes, false);
+        prove(public).await;
+    }
+}
+
+#[tokio::test]
 async fn traefik_over_tls_and_http2() {
     let house = House::open(true).await;
     let replacements = [
@@ -262,8 +307,11 @@ async fn traefik_over_tls_and_http2() {
     ];
     let routes = install("traefik/tls.yml", house.path(), &replacements);
     let (_traefik, public) = house.traefik(&routes, false);
-    prove(public).await;
+    is_ready(public).await;
+    decides(public).await;
+    // Before any upgrade: for the page of a denied one Traefik speaks HTTP/1.1.
     assert_only_http2(house.ops).await;
+    prove(public).await;
 }
 
 /// Every connection to the gate agreed on HTTP/2.
@@ -274,7 +322,7 @@ async fn assert_only_http2(ops: SocketAddr) {
         .lines()
         .filter(|line| line.starts_with("nightporter_tls_handshakes_total{"))
         .collect();
-    assert!(!handshakes.is_empty(), "{}", response.body());
+    assert!(!handshakes.is_empty(), "no TLS at all");
     assert!(handshakes.iter().all(|line| line.contains(r#"protocol="h2""#)), "{handshakes:?}");
 }
 

@@ -38,7 +38,7 @@ struct Running {
     gate: ListenAddr,
     ops: ListenAddr,
     signals: mpsc::Sender<Signal>,
-    running: JoinHandle<Result<(), RunError>>,
+    task: JoinHandle<Result<(), RunError>>,
 }
 
 fn config(sample: &SampleBox, folder: &Path, sections: &str) -> Arc<Config> {
@@ -65,8 +65,8 @@ impl Running {
         let listeners = Listeners::bind(&config).unwrap();
         let (gate, ops) = (listeners.gate.addr().clone(), listeners.ops.addr().clone());
         let (signals, receiver) = mpsc::channel(4);
-        let running = tokio::spawn(run(config, listeners, receiver));
-        Self { sample, folder, gate, ops, signals, running }
+        let task = tokio::spawn(run(config, listeners, receiver));
+        Self { sample, folder, gate, ops, signals, task }
     }
 
     fn gate(&self) -> SocketAddr {
@@ -74,7 +74,7 @@ impl Running {
     }
 
     async fn ended(self) -> Result<(), RunError> {
-        timeout(PATIENCE, self.running).await.expect("ends in time").expect("no panic")
+        timeout(PATIENCE, self.task).await.expect("ends in time").expect("no panic")
     }
 }
 
@@ -225,7 +225,7 @@ async fn socket_files_serve_both_listeners() {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
     process.signals.send(Signal::Shutdown).await.unwrap();
-    process.running.await.unwrap().unwrap();
+    process.task.await.unwrap().unwrap();
     assert!(paths.iter().all(|path| !path.exists()), "left behind");
 }
 
@@ -334,16 +334,9 @@ async fn a_self_signed_gate_speaks_http2_and_http1_to_whoever_has_its_authority(
         "self_signed = true\ndirectory = \"{folder}/tls\"\nnames = [\"localhost\", \"127.0.0.1\"]\n",
     ))
     .await;
-    let authority = std::fs::read(process.folder.path().join("tls/ca.pem"));
-    // Made before the process serves, hence there as soon as it does.
-    let authority = match authority {
-        Ok(pem) => pem,
-        Err(_) => {
-            let path = process.folder.path().join("tls/cert.pem");
-            until("a certificate is made", async || path.exists()).await;
-            std::fs::read(process.folder.path().join("tls/ca.pem")).unwrap()
-        }
-    };
+    let path = process.folder.path().join("tls/cert.pem");
+    until("a certificate is made", async || path.exists()).await;
+    let authority = std::fs::read(path.with_file_name("ca.pem")).unwrap();
     for (alpn, expected) in [
         (&[&b"h2"[..], b"http/1.1"][..], Some(&b"h2"[..])),
         (&[&b"http/1.1"[..]][..], Some(b"http/1.1")),

@@ -60,7 +60,10 @@ pub(super) fn run(
         }
         Ok(config) => {
             settings(&config, &mut report);
-            wait(async { Ok(tables(&config, &mut report).await) })?;
+            wait(async {
+                tables(&config, &mut report).await;
+                Ok(())
+            })?;
             app::all(&config, &mut report);
         }
     }

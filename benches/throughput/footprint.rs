@@ -1,0 +1,99 @@
+//! What the real binary takes: disk, time to start, memory.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::load::{Load, Orders, Requests, Slice, Wire};
+use crate::process::Process;
+use crate::sample::SampleBox;
+use crate::{CONCURRENCY, Length, ask, median, start_load};
+
+/// Until memory is looked at: what only a start needs is freed by then.
+const SETTLING: Duration = Duration::from_secs(1);
+
+pub fn print(length: &Length) {
+    let binary = Path::new(env!("CARGO_BIN_EXE_nightporter"));
+    let size = std::fs::metadata(binary).expect("built").len();
+    println!("binary      {:.1} MB (target 15)", float(size) / 1e6);
+
+    let sample = SampleBox::new(10, 10);
+    let config = sample.config("");
+    let starts: Vec<_> = (0..length.starts).map(|_| start(&config)).collect();
+    let milliseconds = starts.iter().map(|(_, taken)| taken.as_secs_f64() * 1e3);
+    let (median, [least, most]) = median(milliseconds);
+    println!("ready       {median:.0} ms after exec [{least:.0}, {most:.0}] (target 100)");
+    drop(starts);
+
+    let ((_, server), _) = start(&config);
+    std::thread::sleep(SETTLING);
+    println!("idle        {:.1} MiB resident (target 15)", mebibytes(server.resident()));
+}
+
+/// Starts the real binary; returns it with its gate's address, and how long it
+/// took until it was live.
+fn start(config: &Path) -> ((SocketAddr, Process), Duration) {
+    let began = Instant::now();
+    let mut server = Process::nightporter(config);
+    let (gate, ops) = (server.address(), server.address());
+    while !probe(ops).is_some_and(|answer| answer.contains(r#"{"state":"live"}"#)) {
+        assert!(began.elapsed() < Duration::from_secs(60), "not live");
+    }
+    ((gate, server), began.elapsed())
+}
+
+fn probe(ops: SocketAddr) -> Option<String> {
+    let mut stream = TcpStream::connect(ops).ok()?;
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.starts_with("HTTP/1.1 200").then_some(answer)
+}
+
+/// Memory after many requests, each of another terminal for another app.
+pub fn print_crowd(length: &Length) {
+    let (apps, requests) = (length.apps, length.requests);
+    let sample = SampleBox::new(apps, apps);
+    let cookies = (0..apps).map(SampleBox::cookie).collect();
+    let ((target, server), ready) = start(&sample.config(""));
+    std::thread::sleep(SETTLING);
+    let before = server.resident();
+    let orders = Orders {
+        wire: Wire::KeepAlive,
+        concurrency: CONCURRENCY,
+        requests: Requests::Pairs { apps, cookies },
+        status: 200,
+        body: "null".into(),
+        certificate: None,
+    };
+    let mut load = start_load(&sample, &orders);
+    let slice = Slice { target, longest: length.crowd, most: requests };
+    let Load { requests, seconds, p50, p99 } = ask(&mut load, slice);
+    let after = server.resident();
+    println!(
+        "crowd       {apps} apps, {apps} terminals: ready in {:.0} ms",
+        ready.as_secs_f64() * 1e3
+    );
+    println!(
+        "            {:.1} MiB resident before and {:.1} after {requests} requests, each of \
+         another app and terminal",
+        mebibytes(before),
+        mebibytes(after)
+    );
+    let (p50, p99) = (float(p50) / 1e3, float(p99) / 1e3);
+    println!(
+        "            {:.0} requests/s, p50 {p50:.0} µs, p99 {p99:.0} µs",
+        float(requests as u64) / seconds
+    );
+}
+
+fn mebibytes(kibibytes: u64) -> f64 {
+    float(kibibytes) / 1024.0
+}
+
+/// Numbers here stay far below 2^53.
+#[expect(clippy::cast_precision_loss)]
+pub fn float(number: u64) -> f64 {
+    number as f64
+}

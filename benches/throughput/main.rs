@@ -1,0 +1,300 @@
+//! nightporter beside a bare hyper server that gives the same answers.
+//!
+//! `cargo bench --bench throughput [-- --quick] [-- --only NAME]`. Both servers
+//! are driven in turn within one run, so that whatever else the machine does
+//! meets both; the ratios are of neighbouring slices. It reports and judges
+//! nothing: a figure is worth no more than the machine was quiet.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod bare;
+mod footprint;
+mod load;
+mod process;
+#[path = "../sample/mod.rs"]
+mod sample;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::TokioIo;
+
+use bare::Answer;
+use footprint::float;
+use load::{Headers, Load, Orders, Requests, Slice, Wire};
+use process::Process;
+use sample::SampleBox;
+
+/// Requests under way at a time.
+const CONCURRENCY: usize = 64;
+
+/// Signatures in rotation; every one is verified each time it comes.
+const SIGNATURES: usize = 1000;
+
+/// How long a run takes.
+struct Length {
+    pairs: usize,
+    slice: Duration,
+    starts: usize,
+    apps: usize,
+    requests: usize,
+    /// At most for all of `requests`.
+    crowd: Duration,
+}
+
+const FULL: Length = Length {
+    pairs: 7,
+    slice: Duration::from_millis(1250),
+    starts: 11,
+    apps: 10_000,
+    requests: 1_000_000,
+    crowd: Duration::from_secs(120),
+};
+
+const QUICK: Length = Length {
+    pairs: 3,
+    slice: Duration::from_millis(300),
+    starts: 3,
+    apps: 1000,
+    requests: 50_000,
+    crowd: Duration::from_secs(20),
+};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["part", "bare", orders] => bare::serve(Path::new(orders)),
+        ["part", "load", orders] => load::run(Path::new(orders)),
+        // `cargo test` runs benchmarks too, without this.
+        _ if !words.contains(&"--bench") => println!("measured by `cargo bench`"),
+        _ => {
+            let length = if words.contains(&"--quick") { &QUICK } else { &FULL };
+            let only = words.windows(2).find_map(|pair| (pair[0] == "--only").then_some(pair[1]));
+            report(length, |name| only.is_none_or(|only| name.contains(only)));
+        }
+    }
+}
+
+/// What is compared.
+struct Scenario {
+    name: &'static str,
+    wire: Wire,
+    requests: Vec<Headers>,
+    /// Least share of the bare server's throughput and most of its p99 that are aimed at.
+    target: Option<(f64, f64)>,
+}
+
+fn scenarios(sample: &SampleBox) -> Vec<Scenario> {
+    use Wire::{Fresh, Http2, KeepAlive};
+    let ask = |uri: &str, credentials: Vec<(&str, String)>| {
+        let mut headers = sample::forwarded(&sample::host(0), uri);
+        headers.extend(credentials.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        headers
+    };
+    let plain = vec![ask("/public/page", vec![])];
+    let token = vec![ask("/page", vec![("cookie", SampleBox::cookie(0))])];
+    let denied = vec![ask("/page", vec![])];
+    let signed = |number| {
+        let uri = format!("/peer/item{number}");
+        let [input, signature] = sample.signature(&sample::host(0), &uri);
+        ask(&uri, vec![("signature-input", input), ("signature", signature)])
+    };
+    let peer: Vec<_> = (0..SIGNATURES).map(signed).collect();
+    let target = Some((0.90, 1.15));
+    [
+        ("plain, keep-alive", KeepAlive, &plain, target),
+        ("token, keep-alive", KeepAlive, &token, target),
+        ("peer, keep-alive", KeepAlive, &peer, None),
+        ("denied, keep-alive", KeepAlive, &denied, None),
+        ("plain, new connection", Fresh, &plain, None),
+        ("token, new connection", Fresh, &token, None),
+        ("peer, new connection", Fresh, &peer, None),
+        ("denied, new connection", Fresh, &denied, None),
+        ("plain, TLS and HTTP/2", Http2, &plain, None),
+        ("token, TLS and HTTP/2", Http2, &token, None),
+    ]
+    .map(|(name, wire, requests, target)| Scenario {
+        name,
+        wire,
+        requests: requests.clone(),
+        target,
+    })
+    .into()
+}
+
+fn report(length: &Length, wanted: impl Fn(&str) -> bool) {
+    if wanted("footprint") {
+        footprint::print(length);
+    }
+    let sample = SampleBox::new(10, 10);
+    let scenarios = scenarios(&sample);
+    if scenarios.iter().any(|scenario| wanted(scenario.name)) {
+        println!(
+            "\nmedians of {} pairs of {:?}, {CONCURRENCY} requests at a time; ratios are \
+             nightporter to bare, [least, most] of the pairs\n",
+            length.pairs, length.slice
+        );
+    }
+    for scenario in scenarios.iter().filter(|scenario| wanted(scenario.name)) {
+        print(scenario, &measure(&sample, scenario, length));
+    }
+    if wanted("crowd") {
+        footprint::print_crowd(length);
+    }
+}
+
+/// One slice of one server.
+#[derive(Debug, Clone, Copy)]
+struct Measured {
+    throughput: f64,
+    /// Microseconds.
+    p50: f64,
+    p99: f64,
+    /// Processor time of the server for each request, in microseconds.
+    cpu: f64,
+}
+
+/// Slices of the bare server and of nightporter, in pairs.
+fn measure(sample: &SampleBox, scenario: &Scenario, length: &Length) -> Vec<[Measured; 2]> {
+    let mut nightporter = Process::nightporter(&sample.config(""));
+    let mut gate = nightporter.address();
+    let answer = first_answer(gate, &scenario.requests[0]);
+    let mut tls = None;
+    if scenario.wire == Wire::Http2 {
+        let (pair, config) = certificate(sample);
+        tls = Some(pair);
+        nightporter = Process::nightporter(&sample.config(&config));
+        gate = nightporter.address();
+    }
+    let orders = sample.path().join("bare.json");
+    let certificate = tls.as_ref().map(|(certificate, _)| certificate.clone());
+    write_orders(&orders, &bare::Orders { answer: answer.clone(), tls });
+    let mut bare = Process::part("bare", &orders);
+    let servers = [(bare.address(), &bare), (gate, &nightporter)];
+    let orders = Orders {
+        wire: scenario.wire,
+        concurrency: CONCURRENCY,
+        requests: Requests::Listed(scenario.requests.clone()),
+        status: answer.status,
+        body: answer.body,
+        certificate,
+    };
+    let mut load = start_load(sample, &orders);
+    let mut slice = |(target, server): (SocketAddr, &Process), longest| {
+        let before = server.cpu();
+        let Load { requests, seconds, p50, p99 } =
+            ask(&mut load, Slice { target, longest, most: usize::MAX });
+        let requests = float(requests as u64);
+        Measured {
+            throughput: requests / seconds,
+            p50: float(p50) / 1e3,
+            p99: float(p99) / 1e3,
+            cpu: float(server.cpu() - before) / requests,
+        }
+    };
+    for server in servers {
+        slice(server, length.slice / 3);
+    }
+    let pair = |number: usize| {
+        // Each goes first every other time.
+        let [first, second] = if number.is_multiple_of(2) { [0, 1] } else { [1, 0] };
+        let mut measured = [first, second].map(|index| slice(servers[index], length.slice));
+        if first != 0 {
+            measured.reverse();
+        }
+        measured
+    };
+    (0..length.pairs).map(pair).collect()
+}
+
+fn print(scenario: &Scenario, pairs: &[[Measured; 2]]) {
+    let row = |name: &str, unit: &str, of: fn(&Measured) -> f64, target: Option<String>| {
+        let [bare, ours] =
+            [0, 1].map(|server| median(pairs.iter().map(|pair| of(&pair[server]))).0);
+        let (ratio, [least, most]) = median(pairs.iter().map(|[bare, ours]| of(ours) / of(bare)));
+        let target = target.map_or_else(String::new, |target| format!("  (target {target})"));
+        println!(
+            "  {name:<10} bare {bare:>8.1}  nightporter {ours:>8.1} {unit:<10} \
+             ratio {ratio:.3} [{least:.3}, {most:.3}]{target}"
+        );
+    };
+    let (least, most) = scenario.target.unzip();
+    println!("{}", scenario.name);
+    row("throughput", "requests/s", |slice| slice.throughput, least.map(|t| format!("≥ {t:.2}")));
+    row("p50", "µs", |slice| slice.p50, None);
+    row("p99", "µs", |slice| slice.p99, most.map(|t| format!("≤ {t:.2}")));
+    row("processor", "µs/request", |slice| slice.cpu, None);
+    println!();
+}
+
+/// The median, the least and the most.
+fn median(numbers: impl Iterator<Item = f64>) -> (f64, [f64; 2]) {
+    let mut numbers: Vec<f64> = numbers.collect();
+    numbers.sort_by(f64::total_cmp);
+    (numbers[numbers.len() / 2], [numbers[0], numbers[numbers.len() - 1]])
+}
+
+fn start_load(sample: &SampleBox, orders: &Orders) -> Process {
+    let path = sample.path().join("load.json");
+    write_orders(&path, orders);
+    Process::part("load", &path)
+}
+
+fn write_orders(path: &Path, orders: &impl serde::Serialize) {
+    std::fs::write(path, serde_json::to_vec(orders).expect("JSON")).expect("writable");
+}
+
+fn ask(load: &mut Process, slice: Slice) -> Load {
+    load.tell(&serde_json::to_string(&slice).expect("JSON"));
+    serde_json::from_str(&load.hear()).expect("a load")
+}
+
+/// What nightporter answers once it can.
+#[tokio::main(flavor = "current_thread")]
+async fn first_answer(gate: SocketAddr, headers: &Headers) -> Answer {
+    loop {
+        let stream = tokio::net::TcpStream::connect(gate).await.expect("it listens");
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+        tokio::spawn(connection);
+        let mut request = http::Request::get("/internal/auth");
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Empty::<Bytes>::new()).expect("a request");
+        let response = sender.send_request(request).await.expect("an answer");
+        let status = response.status().as_u16();
+        if status == 503 {
+            continue;
+        }
+        let own = response
+            .headers()
+            .iter()
+            .filter(|(name, _)| !matches!(name.as_str(), "date" | "content-length"));
+        let text = |value: &http::HeaderValue| value.to_str().expect("ASCII").to_owned();
+        let headers = own.map(|(name, value)| (name.to_string(), text(value))).collect();
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        let body = String::from_utf8(body.into()).expect("UTF-8");
+        return Answer { status, headers, body };
+    }
+}
+
+/// A certificate and its key, and the configuration that serves it.
+fn certificate(sample: &SampleBox) -> ((String, String), String) {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let pair = (cert.pem(), signing_key.serialize_pem());
+    let (certificate, key) = (sample.path().join("gate.pem"), sample.path().join("gate.key"));
+    std::fs::write(&certificate, &pair.0).expect("writable");
+    std::fs::write(&key, &pair.1).expect("writable");
+    let config = format!(
+        "[gate.tls]\ncertificate = \"{}\"\nkey = \"{}\"\n",
+        certificate.display(),
+        key.display()
+    );
+    (pair, config)
+}

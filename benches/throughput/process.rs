@@ -1,0 +1,90 @@
+//! The processes of a run: each server is its own, and so is who asks.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+/// Scheduler ticks a second, as `/proc` counts them on every Linux in use.
+const TICKS: u64 = 100;
+
+/// A child that is told lines and tells lines; it dies when dropped.
+pub struct Process {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Process {
+    pub fn start(command: &mut Command) -> Self {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a program");
+        let input = child.stdin.take().expect("piped");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        Self { child, input, output }
+    }
+
+    /// Another part of this program.
+    pub fn part(name: &str, argument: &Path) -> Self {
+        let this = std::env::current_exe().expect("this program");
+        Self::start(Command::new(this).args(["part", name]).arg(argument))
+    }
+
+    /// The real binary.
+    pub fn nightporter(config: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nightporter"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("NIGHTPORTER_") {
+                command.env_remove(name);
+            }
+        }
+        // What it logs here is that a benchmark ends it without a word.
+        Self::start(command.arg("--config").arg(config).stderr(Stdio::null()))
+    }
+
+    pub fn tell(&mut self, line: &str) {
+        writeln!(self.input, "{line}").and_then(|()| self.input.flush()).expect("a listener");
+    }
+
+    pub fn hear(&mut self) -> String {
+        let mut line = String::new();
+        let read = self.output.read_line(&mut line).expect("text");
+        assert!(read > 0, "a part of the benchmark ended early");
+        line
+    }
+
+    /// The address at the end of the next line.
+    pub fn address(&mut self) -> SocketAddr {
+        let line = self.hear();
+        let address = line.split_whitespace().next_back().and_then(|word| word.parse().ok());
+        address.unwrap_or_else(|| panic!("{line:?} names no address"))
+    }
+
+    fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).expect("it runs")
+    }
+
+    /// Processor time used so far, by all threads, in user space and kernel; in microseconds.
+    pub fn cpu(&self) -> u64 {
+        let stat = self.proc("stat");
+        // The name, in parentheses, may hold anything; utime is the 14th field.
+        let (_, fields) = stat.rsplit_once(')').expect("a name");
+        let times = fields.split_whitespace().skip(11).take(2);
+        let ticks: u64 = times.map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+        ticks * 1_000_000 / TICKS
+    }
+
+    /// Resident memory, in KiB.
+    pub fn resident(&self) -> u64 {
+        let status = self.proc("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it runs");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

@@ -1,0 +1,189 @@
+//! The program as its operator meets it: started, signalled, starved.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::boxes::{SampleBox, Store};
+use crate::support::client::{Request, ask, poll};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// `nightporter serve` as a process of its own; killed when dropped.
+struct Program {
+    child: Child,
+    gate: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+impl Program {
+    /// Starts under a limit of open files.
+    fn start(config: &Path, open_files: u32) -> Self {
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("ulimit -n {open_files}; exec \"$@\""), "sh"])
+            .arg(env!("CARGO_BIN_EXE_nightporter"))
+            .arg("serve")
+            .env("NIGHTPORTER_CONFIG", config)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = follow(child.stderr.take().unwrap());
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = lines.next().unwrap_or_else(|| panic!("{}", log.lock().unwrap())).unwrap();
+        let gate = line.strip_prefix("gate listening on ").expect(&line).parse().unwrap();
+        // Or the program would write to a pipe that nobody reads.
+        assert!(lines.next().unwrap().unwrap().starts_with("ops listening on "));
+        Self { child, gate, log }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("sh").args(["-c", "kill -$0 $1", name, &pid]).status().unwrap();
+        assert!(status.success());
+    }
+
+    fn logged(&self, text: &str) -> usize {
+        self.log.lock().unwrap().matches(text).count()
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        poll("the program ends", PATIENCE, async || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        status.unwrap()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn follow(mut stderr: ChildStderr) -> Arc<Mutex<String>> {
+    let log = Arc::new(Mutex::new(String::new()));
+    let writer = Arc::clone(&log);
+    std::thread::spawn(move || {
+        let mut chunk = [0; 4096];
+        while let Ok(read @ 1..) = stderr.read(&mut chunk) {
+            writer.lock().unwrap().push_str(&String::from_utf8_lossy(&chunk[..read]));
+        }
+    });
+    log
+}
+
+const PORTS: &str = "[gate]\nlisten = \"127.0.0.1:0\"\n[ops]\nlisten = \"127.0.0.1:0\"\n";
+
+fn write(sample: &SampleBox, sections: &str) -> std::path::PathBuf {
+    let path = sample.folder().join("nightporter.toml");
+    std::fs::write(&path, format!("{}{sections}", sample.store_config())).unwrap();
+    path
+}
+
+async fn sample() -> SampleBox {
+    let sample = SampleBox::new(Store::Files).await;
+    sample.add_app("notes", &json!({"": {"access": "public"}})).await;
+    sample
+}
+
+async fn answers(program: &Program) {
+    poll("the gate answers", PATIENCE, async || {
+        ask(program.gate, &Request::auth("notes.box.test", "/")).await.status == 200
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn running_out_of_file_descriptors_is_survived_and_said_once() {
+    let sample = sample().await;
+    let program = Program::start(&write(&sample, PORTS), 64);
+    answers(&program).await;
+    let flood: Vec<_> = (0..100).map(|_| TcpStream::connect(program.gate).unwrap()).collect();
+    poll("it is said", PATIENCE, async || program.logged("cannot accept") > 0).await;
+    drop(flood);
+    answers(&program).await;
+    assert_eq!(program.logged("cannot accept"), 1, "{}", program.log.lock().unwrap());
+}
+
+#[tokio::test]
+async fn a_hangup_changes_the_level_and_names_what_waits_for_a_restart() {
+    let sample = sample().await;
+    let program = Program::start(&write(&sample, PORTS), 256);
+    answers(&program).await;
+    assert_eq!(program.logged("granted"), 0, "debug lines at level info");
+
+    write(&sample, &format!("{PORTS}[log]\nlevel = \"debug\"\n[cache]\ncapacity = 4711\n"));
+    program.signal("HUP");
+    poll("reloaded", PATIENCE, async || program.logged("need a restart") == 1).await;
+    assert_eq!(program.logged("cache.capacity"), 1, "{}", program.log.lock().unwrap());
+    assert_eq!(program.logged("log.level"), 0, "{}", program.log.lock().unwrap());
+    answers(&program).await;
+    poll("debug lines", PATIENCE, async || program.logged("granted") > 0).await;
+
+    write(&sample, &format!("{PORTS}[nonsense]\nx = 1\n"));
+    program.signal("HUP");
+    poll("refused", PATIENCE, async || program.logged("not reloaded") == 1).await;
+    answers(&program).await;
+}
+
+#[tokio::test]
+async fn sigterm_ends_it_well() {
+    let sample = sample().await;
+    let mut program = Program::start(&write(&sample, PORTS), 256);
+    answers(&program).await;
+    let _idle = TcpStream::connect(program.gate).unwrap();
+    program.signal("TERM");
+    let began = Instant::now();
+    assert!(program.ended().await.success(), "{}", program.log.lock().unwrap());
+    assert!(began.elapsed() < Duration::from_secs(5), "{}", program.log.lock().unwrap());
+}
+
+#[tokio::test]
+async fn a_second_signal_cuts_what_runs() {
+    let sample = sample().await;
+    // Takes connections and never says a word, so that requests wait.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgres://nobody@{}/none", silent.local_addr().unwrap());
+    let path = sample.folder().join("nightporter.toml");
+    let waits = "[store]\npool_timeout = \"60s\"\nconnect_timeout = \"60s\"\n";
+    let store = sample.store_config_with(Some(&url)).replace("[store]\n", waits);
+    let gate = PORTS.replace("[ops]", "drain_timeout = \"60s\"\n[ops]");
+    std::fs::write(&path, format!("{store}{gate}")).unwrap();
+    let mut program = Program::start(&path, 256);
+
+    let gate = program.gate;
+    let request = Request::auth("notes.box.test", "/").bytes();
+    let waiting = tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(gate).unwrap();
+        std::io::Write::write_all(&mut stream, &request).unwrap();
+        stream.set_read_timeout(Some(PATIENCE * 2)).unwrap();
+        let mut answer = Vec::new();
+        // Cut off, by an end or by a reset.
+        stream.read_to_end(&mut answer).ok();
+        answer
+    });
+    let probe = Request::new("GET", "/healthz");
+    poll("the request runs", PATIENCE, async || {
+        let health = ask(gate, &probe).await;
+        let health: serde_json::Value = serde_json::from_slice(&health.body).unwrap();
+        health["caches"]["app_names"]["loads"].as_u64() > Some(0)
+    })
+    .await;
+    program.signal("TERM");
+    poll("draining", PATIENCE, async || program.logged("draining") > 0).await;
+    assert!(program.child.try_wait().unwrap().is_none(), "waits for the request");
+    program.signal("INT");
+    let status = program.ended().await;
+    assert!(status.code().is_some_and(|code| code != 0), "{status}");
+    assert_eq!(waiting.await.unwrap(), b"");
+}
