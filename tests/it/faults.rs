@@ -19,6 +19,10 @@ use verifier::{HEARTBEAT, LIVE_BOUND, MAX_STALE, TIMES, Verifier, furnish};
 
 /// Shorter than `max_stale` even for what was verified two heartbeats before.
 const SHORT: Duration = Duration::from_millis(1500);
+/// For so long after a fault begins nobody may be refused: `max_stale` counts
+/// from the last heartbeat, and the machine is busy.
+const SURELY_SERVED: Duration = Duration::from_millis(3000 - 2 * 200 - 600);
+/// Longer than `max_stale`.
 const LONG: Duration = Duration::from_millis(3000 + 1500);
 
 /// What a test expects of a fault.
@@ -58,7 +62,7 @@ impl Town {
         let url = sample.database().url_at(proxy.address);
         let porter = Nightporter::start(config(&(sample.store_config_with(Some(&url)) + TIMES)));
         porter.ready().await;
-        let verifier = Verifier::begin(&sample, porter.gate, porter.ops).await;
+        let verifier = Verifier::begin(&sample, porter.gate, porter.ops);
         Self { verifier, _porter: porter, proxy, sample }
     }
 
@@ -105,7 +109,7 @@ impl Town {
         let bound = began + MAX_STALE;
         assert_eq!(verifier.granted(bound, Instant::now()), 0, "{fault}: granted beyond the bound");
         assert!(verifier.refused(bound, Instant::now()) > 0, "{fault}: nobody was refused");
-        let surely_within = bound - 2 * HEARTBEAT - Duration::from_millis(600);
+        let surely_within = began + SURELY_SERVED;
         assert_eq!(verifier.refused(began, surely_within), 0, "{fault}: refused within the bound");
         self.proxy.set(Network::Pass);
         let healed = Instant::now();
@@ -299,11 +303,10 @@ async fn a_crash_and_a_restart_of_the_server_are_outlived() {
             assert_eq!(verifier.granted(bound, Instant::now()), 0, "{fault}: beyond the bound");
             assert!(verifier.refused(bound, Instant::now()) > 0, "{fault}: nobody was refused");
         }
-        let down_for = began.elapsed();
         cluster.start().await;
         verifier.settled(fault).await;
         println!("{fault}: live again {:?} after it began", began.elapsed());
-        if down_for < MAX_STALE - 2 * HEARTBEAT && began.elapsed() < MAX_STALE {
+        if began.elapsed() < SURELY_SERVED {
             let refused = verifier.refused(began, Instant::now());
             assert_eq!(refused, 0, "{fault}: refused within the bound");
         }
@@ -346,7 +349,7 @@ async fn a_file_that_breaks_serves_until_the_bound_and_returns() {
         }
         let refused_at = refused_at.unwrap_or_else(|| panic!("{file}: never refused"));
         println!("{file}: broken; refused after {refused_at:?}");
-        assert!(refused_at < Duration::from_secs(3), "{file}: refused only at {refused_at:?}");
+        assert!(refused_at < Duration::from_secs(2), "{file}: refused only at {refused_at:?}");
         std::fs::write(&path, whole).unwrap();
     }
     porter.until(200, &question).await;

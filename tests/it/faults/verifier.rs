@@ -156,7 +156,7 @@ pub async fn furnish(sample: &SampleBox) {
 
 impl Verifier {
     /// Begins; `gate` and `ops` serve a furnished box and are live.
-    pub async fn begin(sample: &SampleBox, gate: SocketAddr, ops: SocketAddr) -> Self {
+    pub fn begin(sample: &SampleBox, gate: SocketAddr, ops: SocketAddr) -> Self {
         let shared = Arc::new(Shared {
             gate,
             terminal: History::default(),
