@@ -4,9 +4,12 @@
 #[allow(dead_code)]
 mod support;
 
+mod burst;
 mod cli;
 mod contract;
 mod hostile;
 mod proxies;
+mod queries;
+mod revocation;
 mod server;
 mod store_postgres;
