@@ -4,10 +4,13 @@
 #[allow(dead_code)]
 mod support;
 
+mod burst;
 mod cli;
 mod contract;
 mod hostile;
 mod process;
 mod proxies;
+mod queries;
+mod revocation;
 mod server;
 mod store_postgres;
