@@ -105,16 +105,18 @@ impl AppMetaDir {
     /// Reports changes of the folder as long as the process runs. With `names`
     /// the folders are the set of installed apps too.
     pub async fn watch(&self, freshness: Arc<Freshness>, names: bool) -> Infallible {
-        let report = Arc::new(Report { dir: self.dir.clone(), freshness, names });
+        // Events name absolute paths, however the folder was named.
+        let dir = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
+        let report = Arc::new(Report { dir: dir.clone(), freshness, names });
         let mut seen = HashMap::new();
         let mut watch = Watch::begin(&report);
         loop {
-            watch.follow(&self.dir);
-            let dir = self.dir.clone();
-            let listed = tokio::task::spawn_blocking(move || list(&dir)).await;
+            watch.follow(&dir);
+            let listing = dir.clone();
+            let listed = tokio::task::spawn_blocking(move || list(&listing)).await;
             if let Ok(Ok(apps)) = listed {
                 for (app, _) in &apps {
-                    watch.follow(&self.dir.join(app));
+                    watch.follow(&dir.join(app));
                 }
                 seen = report.differences(seen, apps);
             }

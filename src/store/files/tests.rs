@@ -12,6 +12,10 @@ struct House {
 }
 
 fn house() -> House {
+    house_beating(Duration::from_millis(200))
+}
+
+fn house_beating(heartbeat: Duration) -> House {
     let dir = tempfile::tempdir().expect("a folder");
     std::fs::create_dir(dir.path().join("installed_apps")).expect("a folder");
     let freshness = Arc::new(Freshness::new(config::Cache {
@@ -19,7 +23,7 @@ fn house() -> House {
         ttl: Duration::from_secs(3600),
         degraded_ttl: Duration::from_millis(50),
         max_stale: Duration::from_secs(2),
-        heartbeat: Duration::from_millis(200),
+        heartbeat,
     }));
     let path = dir.path().to_owned();
     let store = config::Store {
@@ -186,4 +190,28 @@ async fn apps_come_change_and_go_with_their_folders() {
         poll(|| async { !house.freshness.is_current(&names) }).await;
         poll(|| async { house.files.app_names().await.is_ok_and(|names| names.is_empty()) }).await;
     }
+}
+
+/// Names a folder by the way to it from the working directory.
+fn relative(path: &Path) -> PathBuf {
+    let here = std::env::current_dir().expect("a working directory");
+    let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
+    up.join(path.strip_prefix("/").expect("an absolute path"))
+}
+
+#[tokio::test]
+async fn an_app_is_followed_where_its_folder_is_named_relatively() {
+    // No second scan before the deadline: only the kernel's watch can tell.
+    let house = house_beating(6 * DEADLINE);
+    let origin = || house.freshness.origin([Table::AppMeta; 2], "notes");
+    let apps = house.dir.path().join("installed_apps");
+    std::fs::create_dir(apps.join("notes")).expect("made");
+    std::fs::write(apps.join("notes/app_meta.json"), "{}").expect("written");
+    let first = origin();
+    let (dir, freshness) = (AppMetaDir::new(relative(&apps)), Arc::clone(&house.freshness));
+    tokio::spawn(async move { dir.watch(freshness, true).await });
+    poll(|| async { !house.freshness.is_current(&first) }).await;
+    let second = origin();
+    std::fs::write(apps.join("notes/app_meta.json"), "{ }").expect("written");
+    poll(|| async { !house.freshness.is_current(&second) }).await;
 }
