@@ -4,9 +4,14 @@
 #[allow(dead_code)]
 mod support;
 
+mod burst;
 mod cli;
 mod contract;
+mod faults;
+mod hostile;
 mod process;
 mod proxies;
+mod queries;
+mod revocation;
 mod server;
 mod store_postgres;
