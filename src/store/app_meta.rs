@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
@@ -36,8 +36,13 @@ pub struct AppMetaDir {
 pub(super) struct FileState {
     inode: u64,
     size: u64,
-    modified: (i64, i64),
+    /// Of the inode: unlike the time of the content, nobody can set it back.
+    changed: (i64, i64),
 }
+
+/// Longest step of the clock that file systems stamp changes with: a tick of
+/// 100 Hz, and as much again for one that comes late.
+const CLOCK_STEP: Duration = Duration::from_millis(20);
 
 impl FileState {
     /// `None` where there is no such file.
@@ -46,8 +51,19 @@ impl FileState {
         Some(Self {
             inode: metadata.ino(),
             size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
+    }
+
+    /// Whether any change after `now`, the time it was looked at, shows: one
+    /// within the same step of the clock bears the same time.
+    pub(super) fn is_settled(&self, now: SystemTime) -> bool {
+        let (seconds, nanos) = self.changed;
+        let since_1970 = Duration::new(
+            u64::try_from(seconds).unwrap_or_default(),
+            u32::try_from(nanos).unwrap_or_default(),
+        );
+        UNIX_EPOCH + since_1970 + CLOCK_STEP < now
     }
 }
 

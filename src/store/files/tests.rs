@@ -215,3 +215,45 @@ async fn an_app_is_followed_where_its_folder_is_named_relatively() {
     std::fs::write(apps.join("notes/app_meta.json"), "{ }").expect("written");
     poll(|| async { !house.freshness.is_current(&second) }).await;
 }
+
+#[tokio::test]
+async fn a_save_that_keeps_size_and_time_is_noticed() {
+    let house = house();
+    let save = |id: char, time: SystemTime| {
+        let path = house.dir.path().join(TERMINALS);
+        std::fs::write(&path, format!("[[terminal]]\nid = \"{id}\"")).expect("written");
+        let file = std::fs::File::options().write(true).open(path).expect("opened");
+        file.set_modified(time).expect("set");
+    };
+    let time = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    save('a', time);
+    let files = Arc::clone(&house.files);
+    tokio::spawn(async move { files.watch().await });
+    poll(|| house.has_terminal("a")).await;
+    for (id, text) in [('b', "b"), ('c', "c"), ('a', "a")] {
+        save(id, time);
+        poll(|| house.has_terminal(text)).await;
+    }
+}
+
+#[test]
+fn a_state_that_is_too_young_is_not_relied_on() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let state = FileState::of(file.path()).expect("there");
+    let now = SystemTime::now();
+    assert!(!state.is_settled(now));
+    assert!(state.is_settled(now + Duration::from_secs(1)));
+}
+
+#[tokio::test]
+async fn a_folder_put_in_the_place_of_another_is_followed() {
+    let house = house().watched().await;
+    let (path, aside) = (house.dir.path().to_owned(), house.dir.path().with_extension("aside"));
+    std::fs::rename(&path, &aside).expect("moved away");
+    std::fs::create_dir(&path).expect("made anew");
+    for id in ["a", "b"] {
+        house.write(TERMINALS, &format!("[[terminal]]\nid = \"{id}\""));
+        poll(|| house.has_terminal(id)).await;
+    }
+    std::fs::remove_dir_all(aside).expect("removed");
+}
