@@ -52,8 +52,8 @@
 //! 5. The client: its token, else its signature, else anonymous. A verified
 //!    token is remembered together with the secret it was verified with.
 //! 6. Access is checked, headers are rendered or remembered, the use is noted.
-//! 7. Every row that was used is asked once more whether a notification has
-//!    outdated it meanwhile; if so, all is decided again.
+//! 7. Every row that was used is asked once more whether a notification or time
+//!    has outdated it meanwhile; if so, all is decided again.
 //!
 //! In the steady state no step waits for anything: there is no query, no lock
 //! that requests share, and no write.

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! A file that is missing is empty. A file that cannot be parsed is unavailable:
-//! what was read from it before serves up to `cache.max_stale`, and its problem
-//! is shown by `check`, the log and the probes.
+//! the rows of it that are remembered serve up to `cache.max_stale`, and its
+//! problem is shown by `check`, the log and the probes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
