@@ -31,6 +31,18 @@ pub struct AppMetaDir {
     dir: PathBuf,
 }
 
+/// Why an app has no description.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// So it stays until the file changes, which is a notification.
+    #[error("{0}")]
+    Unusable(String),
+    /// The file may be as good as ever: there were no free descriptors, or the
+    /// disk failed.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
 /// What tells one state of a file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileState {
@@ -73,36 +85,37 @@ impl AppMetaDir {
         Self { dir }
     }
 
-    /// Reads and parses one app's file. The error is for the operator: which
-    /// file, what is wrong.
+    /// Reads and parses one app's file.
     ///
     /// # Errors
-    /// Outer: the name cannot be a folder's. Inner: the file is missing or unusable.
-    pub async fn read(&self, app: &str) -> Result<AppMeta, String> {
+    /// For the operator: which file, and what is wrong with it or with reading it.
+    pub async fn read(&self, app: &str) -> Result<AppMeta, ReadError> {
         if !is_folder_name(app) {
-            return Err(format!("the app's name `{app}` cannot be the name of a folder"));
+            let problem = format!("the app's name `{app}` cannot be the name of a folder");
+            return Err(ReadError::Unusable(problem));
         }
         let path = self.dir.join(app).join(FILE_NAME);
         let deadline = Instant::now() + BEING_WRITTEN;
         loop {
-            let problem = match tokio::fs::read(&path).await {
+            let error = match tokio::fs::read(&path).await {
                 Ok(json) => match AppMeta::parse(&json) {
                     Ok(meta) => return Ok(meta),
-                    Err(error) => error.to_string(),
+                    Err(error) => error,
                 },
-                Err(error) => return Err(format!("{}: {error}", path.display())),
+                Err(error) => {
+                    let problem = format!("{}: {error}", path.display());
+                    return Err(if is_lasting(error.kind()) {
+                        ReadError::Unusable(problem)
+                    } else {
+                        ReadError::Unavailable(Unavailable::new(problem))
+                    });
+                }
             };
             if Instant::now() >= deadline {
-                return Err(format!("{}: {problem}", path.display()));
+                return Err(ReadError::Unusable(format!("{}: {error}", path.display())));
             }
             sleep(BEING_WRITTEN / 10).await;
         }
-    }
-
-    /// The file of an app's icon, where the name is one of a file in its folder.
-    #[must_use]
-    pub fn icon(&self, app: &str, icon: &str) -> Option<PathBuf> {
-        (is_folder_name(app) && is_folder_name(icon)).then(|| self.dir.join(app).join(icon))
     }
 
     /// Names of all folders that hold an `app_meta.json`.
@@ -281,6 +294,12 @@ impl Watch {
         // Without a watcher the channel is closed and the loop over at once.
         sleep_until(deadline).await;
     }
+}
+
+/// Whether a file that could not be read cannot be read again until it changes.
+fn is_lasting(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
+    matches!(kind, NotFound | NotADirectory | IsADirectory | PermissionDenied)
 }
 
 fn is_rename(event: &notify::Event) -> bool {

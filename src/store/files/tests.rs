@@ -2,6 +2,7 @@ use std::future::Future;
 use std::time::Instant;
 
 use super::*;
+use crate::store::app_meta::ReadError;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -256,4 +257,22 @@ async fn a_folder_put_in_the_place_of_another_is_followed() {
         poll(|| house.has_terminal(id)).await;
     }
     std::fs::remove_dir_all(aside).expect("removed");
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_now_is_told_from_one_that_cannot_be_used() {
+    let house = house();
+    let apps = house.dir.path().join("installed_apps");
+    let dir = AppMetaDir::new(apps.clone());
+    for app in ["broken", "loop"] {
+        std::fs::create_dir(apps.join(app)).expect("made");
+    }
+    std::fs::write(apps.join("broken/app_meta.json"), "{").expect("written");
+    std::os::unix::fs::symlink("app_meta.json", apps.join("loop/app_meta.json")).expect("linked");
+    for app in ["broken", "missing", "../broken"] {
+        let read = dir.read(app).await;
+        assert!(matches!(read, Err(ReadError::Unusable(_))), "{app}: {read:?}");
+    }
+    let read = dir.read("loop").await;
+    assert!(matches!(read, Err(ReadError::Unavailable(_))), "{read:?}");
 }
