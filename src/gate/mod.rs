@@ -129,6 +129,7 @@ impl Gate {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "read once for each attempt, then passed on")]
     fn now(&self) -> Now {
         Now { moment: self.freshness.now(), wall: SystemTime::now() }
     }

@@ -226,6 +226,7 @@ impl Files {
                 let watcher = follow(&self.folder.path, Arc::clone(&wake));
                 watch = folder.zip(watcher);
             }
+            #[expect(clippy::disallowed_methods, reason = "held against the times of files")]
             let (scanned, now) = (self.freshness.now(), SystemTime::now());
             for (before, (file, table)) in seen.iter_mut().zip(WATCHED) {
                 let state = FileState::of(&self.folder.path.join(file));
