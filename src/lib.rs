@@ -23,7 +23,7 @@
 //! signals.rs   what the process is told from outside
 //! config/      raw TOML and environment -> validated Config; no I/O after load
 //! domain/      pure: request (host, readings of a path), app (app_meta 1.0 to
-//!              1.3), identity, client, policy (who may)
+//!              1.3), identity, client, policy (who may), reason (why not)
 //! gate/        one subrequest: forwarded (what the proxy says), credentials
 //!              (terminal, peer, management), memory (what is cached), headers,
 //!              verdict, explain
