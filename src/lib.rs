@@ -56,7 +56,8 @@
 //!    has outdated it meanwhile; if so, all is decided again.
 //!
 //! In the steady state no step waits for anything: there is no query, no lock
-//! that requests share, and no write.
+//! that requests share, and no write. (One exception: signatures that may be
+//! used once only are looked up in one place, under a lock.)
 //!
 //! # Caches that cannot lie
 //!
