@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use percent_encoding::percent_decode;
 
-use super::policy::Reason;
+use super::reason::Reason;
 
 /// Readings one path may have before it counts as ambiguous. Paths in honest
 /// use have fewer than ten; each further one costs a copy of the path.
@@ -67,8 +67,9 @@ fn lower(label: &str) -> Cow<'_, str> {
 /// Backends differ in what they do to a path before they act on it: decode it,
 /// once or (behind a proxy that decodes too) twice; fold `.` and `..`; fold
 /// repeated slashes; take `\` for `/`; take overlong UTF-8 for what it spells;
-/// cut matrix parameters; cut again at a `?`, `#` or NUL that decoding revealed. The readings are all results of any
-/// sequence of these steps, so that a rule can be asked of each of them.
+/// cut matrix parameters; cut again at a `?`, `#` or NUL that decoding revealed.
+/// The readings are all results of any sequence of these steps, so that a rule
+/// can be asked of each of them.
 #[derive(Debug)]
 pub struct Readings<'a> {
     raw: &'a [u8],

@@ -21,7 +21,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::config::{self, Config};
 use crate::domain::client::Client;
 use crate::domain::identity::Identity;
-use crate::domain::policy::{Reason, govern};
+use crate::domain::policy::govern;
+use crate::domain::reason::Reason;
 use crate::domain::request::{Readings, app_label};
 use crate::store::cache::Entry;
 use crate::store::freshness::Moment;
@@ -129,6 +130,7 @@ impl Gate {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "read once for each attempt, then passed on")]
     fn now(&self) -> Now {
         Now { moment: self.freshness.now(), wall: SystemTime::now() }
     }

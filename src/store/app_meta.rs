@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
@@ -31,13 +31,30 @@ pub struct AppMetaDir {
     dir: PathBuf,
 }
 
+/// Why an app has no description.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// So it stays until the file changes, which is a notification.
+    #[error("{0}")]
+    Unusable(String),
+    /// The file may be as good as ever: there were no free descriptors, or the
+    /// disk failed.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
 /// What tells one state of a file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileState {
     inode: u64,
     size: u64,
-    modified: (i64, i64),
+    /// Of the inode: unlike the time of the content, nobody can set it back.
+    changed: (i64, i64),
 }
+
+/// Longest step of the clock that file systems stamp changes with: a tick of
+/// 100 Hz, and as much again for one that comes late.
+const CLOCK_STEP: Duration = Duration::from_millis(20);
 
 impl FileState {
     /// `None` where there is no such file.
@@ -46,8 +63,19 @@ impl FileState {
         Some(Self {
             inode: metadata.ino(),
             size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
+    }
+
+    /// Whether any change after `now`, the time it was looked at, shows: one
+    /// within the same step of the clock bears the same time.
+    pub(super) fn is_settled(&self, now: SystemTime) -> bool {
+        let (seconds, nanos) = self.changed;
+        let since_1970 = Duration::new(
+            u64::try_from(seconds).unwrap_or_default(),
+            u32::try_from(nanos).unwrap_or_default(),
+        );
+        UNIX_EPOCH + since_1970 + CLOCK_STEP < now
     }
 }
 
@@ -57,36 +85,37 @@ impl AppMetaDir {
         Self { dir }
     }
 
-    /// Reads and parses one app's file. The error is for the operator: which
-    /// file, what is wrong.
+    /// Reads and parses one app's file.
     ///
     /// # Errors
-    /// Outer: the name cannot be a folder's. Inner: the file is missing or unusable.
-    pub async fn read(&self, app: &str) -> Result<AppMeta, String> {
+    /// For the operator: which file, and what is wrong with it or with reading it.
+    pub async fn read(&self, app: &str) -> Result<AppMeta, ReadError> {
         if !is_folder_name(app) {
-            return Err(format!("the app's name `{app}` cannot be the name of a folder"));
+            let problem = format!("the app's name `{app}` cannot be the name of a folder");
+            return Err(ReadError::Unusable(problem));
         }
         let path = self.dir.join(app).join(FILE_NAME);
         let deadline = Instant::now() + BEING_WRITTEN;
         loop {
-            let problem = match tokio::fs::read(&path).await {
+            let error = match tokio::fs::read(&path).await {
                 Ok(json) => match AppMeta::parse(&json) {
                     Ok(meta) => return Ok(meta),
-                    Err(error) => error.to_string(),
+                    Err(error) => error,
                 },
-                Err(error) => return Err(format!("{}: {error}", path.display())),
+                Err(error) => {
+                    let problem = format!("{}: {error}", path.display());
+                    return Err(if is_lasting(error.kind()) {
+                        ReadError::Unusable(problem)
+                    } else {
+                        ReadError::Unavailable(Unavailable::new(problem))
+                    });
+                }
             };
             if Instant::now() >= deadline {
-                return Err(format!("{}: {problem}", path.display()));
+                return Err(ReadError::Unusable(format!("{}: {error}", path.display())));
             }
             sleep(BEING_WRITTEN / 10).await;
         }
-    }
-
-    /// The file of an app's icon, where the name is one of a file in its folder.
-    #[must_use]
-    pub fn icon(&self, app: &str, icon: &str) -> Option<PathBuf> {
-        (is_folder_name(app) && is_folder_name(icon)).then(|| self.dir.join(app).join(icon))
     }
 
     /// Names of all folders that hold an `app_meta.json`.
@@ -105,16 +134,18 @@ impl AppMetaDir {
     /// Reports changes of the folder as long as the process runs. With `names`
     /// the folders are the set of installed apps too.
     pub async fn watch(&self, freshness: Arc<Freshness>, names: bool) -> Infallible {
-        let report = Arc::new(Report { dir: self.dir.clone(), freshness, names });
+        // Events name absolute paths, however the folder was named.
+        let dir = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
+        let report = Arc::new(Report { dir: dir.clone(), freshness, names });
         let mut seen = HashMap::new();
         let mut watch = Watch::begin(&report);
         loop {
-            watch.follow(&self.dir);
-            let dir = self.dir.clone();
-            let listed = tokio::task::spawn_blocking(move || list(&dir)).await;
+            watch.follow(&dir);
+            let listing = dir.clone();
+            let listed = tokio::task::spawn_blocking(move || list(&listing)).await;
             if let Ok(Ok(apps)) = listed {
                 for (app, _) in &apps {
-                    watch.follow(&self.dir.join(app));
+                    watch.follow(&dir.join(app));
                 }
                 seen = report.differences(seen, apps);
             }
@@ -263,6 +294,12 @@ impl Watch {
         // Without a watcher the channel is closed and the loop over at once.
         sleep_until(deadline).await;
     }
+}
+
+/// Whether a file that could not be read cannot be read again until it changes.
+fn is_lasting(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
+    matches!(kind, NotFound | NotADirectory | IsADirectory | PermissionDenied)
 }
 
 fn is_rename(event: &notify::Event) -> bool {

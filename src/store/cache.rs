@@ -167,14 +167,14 @@ impl<V: Send + Sync + 'static> Cached<V> {
         self.load(key, kept).await
     }
 
-    /// As [`Self::get`], but nothing doubtful: for the loader of another cache,
-    /// which would take what it is given for fresh.
+    /// As [`Self::get`], but nothing doubtful, however young: for the loader of
+    /// another cache, which would take what it is given for fresh.
     ///
     /// # Errors
     /// [`Unavailable`] where the store cannot answer.
     pub async fn get_undoubted(self: &Arc<Self>, key: &str, now: Moment) -> Loaded<V> {
         match self.lookup(key) {
-            Some(entry) if self.freshness.belief(&entry.origin, now) == Belief::Good => Ok(entry),
+            Some(entry) if self.freshness.vouches_for(&entry.origin, now) => Ok(entry),
             _ => self.load(key, None).await,
         }
     }
@@ -459,6 +459,19 @@ mod tests {
         freshness.degrade();
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(ask(&cached, &freshness).await.is_ok());
+        assert!(cached.get_undoubted("key", freshness.now()).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loader_of_another_cache_is_given_nothing_young_but_doubtful() {
+        let (freshness, row) = (freshness(), Arc::new(Row::default()));
+        let cached = cached(&freshness, &row);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        freshness.verify(freshness.now());
+        ask(&cached, &freshness).await.expect("loaded");
+        row.fails.store(true, Ordering::SeqCst);
+        freshness.reset();
+        assert!(ask(&cached, &freshness).await.is_ok(), "younger than degraded_ttl");
         assert!(cached.get_undoubted("key", freshness.now()).await.is_err());
     }
 
