@@ -1,5 +1,9 @@
 //! The decision: may this client use this path of this app?
 
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode;
+
 use super::app::{Access, PathRule};
 use super::client::Client;
 use super::reason::Reason;
@@ -47,7 +51,24 @@ pub struct Governed {
     peer: bool,
 }
 
+/// The text of a key or a path in one spelling, as a backend compares them that
+/// does not care about letter case (Express, Windows) and decodes.
+fn spelled_alike(text: &[u8]) -> Cow<'_, [u8]> {
+    if text.iter().any(|byte| *byte == b'%') {
+        let decoded: Cow<'_, [u8]> = percent_decode(text).into();
+        Cow::Owned(decoded.to_ascii_lowercase())
+    } else if text.iter().any(u8::is_ascii_uppercase) {
+        Cow::Owned(text.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
 /// Finds the rule of every reading; the strictest reading wins.
+///
+/// Each reading is asked twice: as it is written, and in one spelling with the
+/// keys. So `/ADMIN` is no way around a private `/admin`, nor `/caf%c3%a9`
+/// around `/caf%C3%A9`. The second question can only forbid.
 ///
 /// # Errors
 /// [`Reason::NoMatchingRule`] where a reading has no rule.
@@ -63,6 +84,9 @@ pub fn govern(
     for reading in readings.others() {
         governed.require(paths[rule(reading)?].access);
     }
+    for reading in std::iter::once(readings.raw()).chain(readings.others()) {
+        governed.require_spelled_alike(paths, reading, matching);
+    }
     Ok(governed)
 }
 
@@ -73,6 +97,32 @@ impl Governed {
             Access::Private => self.terminal = true,
             Access::Peer => self.peer = true,
         }
+    }
+
+    /// Requires what the longest keys ask that are the path's beginning in some
+    /// spelling; keys that differ in spelling alone count together.
+    fn require_spelled_alike(
+        &mut self,
+        paths: &[PathRule],
+        reading: &[u8],
+        matching: PathMatching,
+    ) {
+        let path = spelled_alike(reading);
+        let mut longest = 0;
+        let mut asked = Self { rule: self.rule, terminal: false, peer: false };
+        for rule in paths {
+            let key = spelled_alike(rule.prefix.as_bytes());
+            if key.len() < longest || !matching.matches(&key, &path) {
+                continue;
+            }
+            if key.len() > longest {
+                longest = key.len();
+                asked = Self { terminal: false, peer: false, ..asked };
+            }
+            asked.require(rule.access);
+        }
+        self.terminal |= asked.terminal;
+        self.peer |= asked.peer;
     }
 
     /// Whether every reading admits this client.
@@ -142,5 +192,43 @@ mod tests {
         assert_eq!(decide("/pub"), Ok(2));
         assert_eq!(decide("/pub/x"), Ok(2));
         assert_eq!(decide("/public"), Err(Reason::NoMatchingRule));
+    }
+
+    #[test]
+    fn another_spelling_of_a_key_is_no_way_around_it() {
+        let rule = |prefix: &str, access| PathRule {
+            prefix: prefix.into(),
+            access,
+            headers: std::collections::BTreeMap::new(),
+        };
+        let rules = [
+            rule("/caf%C3%A9", Access::Private),
+            rule("/admin/open", Access::Public),
+            rule("/Admin", Access::Private),
+            rule("/admin", Access::Private),
+            rule("", Access::Public),
+        ];
+        let granted = |path| {
+            let readings = Readings::of(path).expect("readable");
+            govern(&rules, &readings, PathMatching::Prefix)
+                .is_ok_and(|governed| governed.admit(&Client::Anonymous).is_ok())
+        };
+        for path in [
+            "/admin",
+            "/ADMIN",
+            "/x/../aDmIn/x",
+            "/%41DMIN",
+            "/caf%C3%A9",
+            "/caf%c3%a9",
+            "/c%61f%C3%A9",
+            "/CAF%c3%A9",
+            "/caf%25C3%25A9",
+            "//host/Admin",
+        ] {
+            assert!(!granted(path), "{path}");
+        }
+        for path in ["/", "/Other", "/admin/open", "/ADMIN/Open/x", "/cafe"] {
+            assert!(granted(path), "{path}");
+        }
     }
 }

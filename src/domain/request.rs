@@ -65,11 +65,12 @@ fn lower(label: &str) -> Cow<'_, str> {
 /// A path in every way a backend might read it.
 ///
 /// Backends differ in what they do to a path before they act on it: decode it,
-/// once or (behind a proxy that decodes too) twice; fold `.` and `..`; fold
-/// repeated slashes; take `\` for `/`; take overlong UTF-8 for what it spells;
-/// cut matrix parameters; cut again at a `?`, `#` or NUL that decoding revealed.
-/// The readings are all results of any sequence of these steps, so that a rule
-/// can be asked of each of them.
+/// once or (behind a proxy that decodes too) twice, IIS's `%u002e` included;
+/// fold `.` and `..`; fold repeated slashes; take `\` for `/`; take overlong
+/// UTF-8 for what it spells; cut matrix parameters; cut again at a `?`, `#` or
+/// NUL that decoding revealed, or not cut at a `#`; take `//x` for the name of a
+/// host. The readings are all results of any sequence of these steps, so that a
+/// rule can be asked of each of them. Letter case is the policy's matter.
 #[derive(Debug)]
 pub struct Readings<'a> {
     raw: &'a [u8],
@@ -87,12 +88,13 @@ impl<'a> Readings<'a> {
         if target.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
             return Err(Reason::MalformedRequest);
         }
-        let end = target.find(['?', '#']).unwrap_or(target.len());
-        let raw = &target.as_bytes()[..end];
+        let path = target.split('?').next().unwrap_or_default().as_bytes();
+        let end = path.iter().position(|byte| *byte == b'#').unwrap_or(path.len());
+        let raw = &path[..end];
         if raw.first() != Some(&b'/') {
             return Err(Reason::MalformedRequest);
         }
-        let others = if is_plain(raw) { Vec::new() } else { explore(raw)? };
+        let others = if is_plain(path) { Vec::new() } else { explore(path, raw)? };
         Ok(Self { raw, others })
     }
 
@@ -113,7 +115,7 @@ fn is_plain(path: &[u8]) -> bool {
     let mut previous = 0;
     for (at, byte) in path.iter().enumerate() {
         match byte {
-            b'%' | b'\\' | b';' | 0xc0 | 0xc1 => return false,
+            b'%' | b'\\' | b';' | b'#' => return false,
             b'/' if previous == b'/' => return false,
             b'.' if previous == b'/' && dots_only(&path[at..]) => return false,
             _ => {}
@@ -128,19 +130,21 @@ fn dots_only(segment: &[u8]) -> bool {
     matches!(segment, [b'.'] | [b'.', b'/', ..] | [b'.', b'.'] | [b'.', b'.', b'/', ..])
 }
 
-/// All results of any sequence of steps, breadth first.
-fn explore(raw: &[u8]) -> Result<Vec<Vec<u8>>, Reason> {
-    if raw.len() > MAX_AMBIGUOUS_LEN {
+/// All results of any sequence of steps, but `raw`.
+fn explore(path: &[u8], raw: &[u8]) -> Result<Vec<Vec<u8>>, Reason> {
+    if path.len() > MAX_AMBIGUOUS_LEN {
         return Err(Reason::AmbiguousPath);
     }
     // A path counts once for each number of decodings it was reached by: fewer
     // leave more to come.
-    let mut seen: HashSet<(u8, Vec<u8>)> = HashSet::from([(0, raw.to_vec())]);
-    let mut queue = vec![(0, raw.to_vec())];
+    let mut seen: HashSet<(u8, Vec<u8>)> = HashSet::from([(0, path.to_vec())]);
+    let mut queue = vec![(0, path.to_vec())];
     while let Some((decodes, path)) = queue.pop() {
         let decoded = (decodes < MAX_DECODES).then(|| percent_decode(&path).collect::<Vec<_>>());
         let steps = [
             (decodes + 1, decoded),
+            (decodes, Some(decode_percent_u(&path))),
+            (decodes, Some(cut_authority(&path))),
             (decodes, Some(fold_dots(&path))),
             (decodes, Some(fold_slashes(&path))),
             (decodes, Some(turn_backslashes(&path))),
@@ -203,20 +207,61 @@ fn turn_backslashes(path: &[u8]) -> Vec<u8> {
     path.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect()
 }
 
-/// ASCII spelled in two bytes, which RFC 3629 section 3 forbids and old decoders take.
+/// ASCII spelled in two to four bytes, which RFC 3629 section 3 forbids and old
+/// decoders take.
 fn shorten_overlong(path: &[u8]) -> Vec<u8> {
     let mut short = Vec::with_capacity(path.len());
     let mut rest = path;
-    while let [first, tail @ ..] = rest {
-        if let (0xc0 | 0xc1, [second @ 0x80..=0xbf, tail @ ..]) = (first, tail) {
-            short.push((first & 1) << 6 | (second & 0x3f));
-            rest = tail;
-        } else {
-            short.push(*first);
-            rest = tail;
-        }
+    while let [first, after @ ..] = rest {
+        let (byte, after) = match rest {
+            [high @ (0xc0 | 0xc1), low @ 0x80..=0xbf, after @ ..]
+            | [0xe0, high @ (0x80 | 0x81), low @ 0x80..=0xbf, after @ ..]
+            | [0xf0, 0x80, high @ (0x80 | 0x81), low @ 0x80..=0xbf, after @ ..] => {
+                ((high & 1) << 6 | (low & 0x3f), after)
+            }
+            _ => (*first, after),
+        };
+        short.push(byte);
+        rest = after;
     }
     short
+}
+
+/// `%u002e`, which IIS takes for `.`; what is not ASCII stays as it is.
+fn decode_percent_u(path: &[u8]) -> Vec<u8> {
+    let hex = |digit: &u8| char::from(*digit).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let [first, after @ ..] = rest {
+        rest = after;
+        decoded.push(match (first, after) {
+            (b'%', [b'u' | b'U', b'0', b'0', high @ b'0'..=b'7', low, after @ ..]) => {
+                match (hex(high), hex(low)) {
+                    (Some(high), Some(low)) => {
+                        rest = after;
+                        high << 4 | low
+                    }
+                    _ => *first,
+                }
+            }
+            _ => *first,
+        });
+    }
+    decoded
+}
+
+/// The path after `//host`: a parser of URLs that is given a path alone takes
+/// its beginning for a host (Node's `new URL(path, base)`, PHP's `parse_url`,
+/// Python's `urlsplit`).
+fn cut_authority(path: &[u8]) -> Vec<u8> {
+    let Some(after) = path.strip_prefix(b"//") else {
+        return path.to_vec();
+    };
+    let host = after.iter().position(|byte| *byte != b'/').map_or(&[][..], |at| &after[at..]);
+    match host.iter().position(|byte| *byte == b'/') {
+        Some(end) => host[end..].to_vec(),
+        None => b"/".to_vec(),
+    }
 }
 
 /// Cuts `;…` from every segment (RFC 3986 section 3.3 calls them parameters).
@@ -281,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_plain_path_has_one_reading() {
-        for target in ["/", "/a/b.c", "/.well-known/x", "/a..b/...", "/a?x=/../%2f", "/a#/.."] {
+        for target in ["/", "/a/b.c", "/.well-known/x", "/a..b/...", "/a?x=/../%2f", "/a?x#/.."] {
             assert_eq!(readings(target), Vec::<String>::new(), "{target}");
         }
         assert_eq!(Readings::of("/a?b").expect("readable").raw(), b"/a");
@@ -306,6 +351,14 @@ mod tests {
             ("/pub/..%2fprivate%3f/../../pub/x", "/private"),
             ("/pub/..%2fprivate%00/../../pub/x", "/private"),
             ("/pub/%c0%ae%c0%ae%c0%afprivate", "/private"),
+            ("/pub/%e0%80%ae%f0%80%80%ae%e0%80%afprivate", "/private"),
+            ("/pub/%u002e%U002E/private", "/private"),
+            ("//host/private", "/private"),
+            ("///user@host:1/private", "/private"),
+            ("/\\host/private", "/private"),
+            ("/%2fhost/private", "/private"),
+            ("//host", "/"),
+            ("/pub#/../private", "/private"),
             ("/a/./b", "/a/b"),
             ("/a/..", "/"),
             ("/../..", "/"),
