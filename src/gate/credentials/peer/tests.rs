@@ -1,6 +1,5 @@
-use std::time::Duration;
-
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{RSA_PSS_SHA256, RSA_PSS_SHA512, RsaEncoding, RsaKeyPair};
