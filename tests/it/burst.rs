@@ -11,7 +11,7 @@ use nightporter::store::{Freshness, Source};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::support::boxes::{SampleBox, Store};
+use crate::support::boxes::{self, SampleBox, Store};
 use crate::support::client::{Request, poll};
 use crate::support::load::{Shot, drive};
 use crate::support::server::{self, Nightporter};
@@ -97,7 +97,7 @@ fn headers(host: &str, token: Option<&str>) -> HeaderMap {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_cold_requests_for_one_app_ask_once() {
     let sample = notes().await;
-    let token = sample.token();
+    let token = boxes::token();
     let cold = Cold::gate(&sample).await;
     let verdicts =
         cold.ask_all((0..REQUESTS).map(|_| headers("notes.x", Some(&token))).collect()).await;
@@ -120,7 +120,7 @@ async fn ten_thousand_cold_requests_for_unknown_hosts_ask_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cold_server_answers_a_burst_without_an_error() {
     let sample = notes().await;
-    let token = sample.token();
+    let token = boxes::token();
     let server = Nightporter::of(&sample).await;
     sample.database().forget_statements().await;
     // As many connections as fit the usual limit of open files, twice over.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::boxes::{SampleBox, Store, TERMINAL, TERMINAL_NAME, app_meta};
+use crate::support::boxes::{self, SampleBox, Store, TERMINAL, TERMINAL_NAME, app_meta};
 use crate::support::client::{Request, ask};
 
 /// Longest time anything here may take; nothing waits for it to pass.
@@ -160,7 +160,7 @@ async fn serve_prints_the_ports_it_got_answers_and_drains() {
     let host = "notes.box.example";
     assert_eq!(ask(gate, &Request::auth(host, "/pub/x")).await.status, 200);
     assert_eq!(ask(gate, &Request::auth(host, "/x")).await.status, 401);
-    let token = home.sample.token();
+    let token = boxes::token();
     assert_eq!(ask(gate, &Request::auth(host, "/x").cookie(token)).await.status, 200);
 
     serving.signal("TERM");

@@ -8,7 +8,7 @@ mod tokens;
 
 use serde_json::json;
 
-use crate::support::boxes::{SampleBox, Store};
+use crate::support::boxes::{self, SampleBox, Store};
 use crate::support::client::{Connection, Request};
 use crate::support::server::Nightporter;
 
@@ -68,13 +68,13 @@ async fn three_hundred_hostile_requests_get_nothing() {
             cases.len(),
             wrong.join("\n")
         );
-        is_well(&server, &sample).await;
+        is_well(&server).await;
     }
 }
 
-async fn is_well(server: &Nightporter, sample: &SampleBox) {
+async fn is_well(server: &Nightporter) {
     assert_eq!(server.auth(HOST, "/pub").await.status, 200);
-    assert_eq!(server.ask(&private().cookie(sample.token())).await.status, 200);
+    assert_eq!(server.ask(&private().cookie(boxes::token())).await.status, 200);
     assert_eq!(server.state().await, "live");
     let mut connection = Connection::open(server.ops).await.expect("listens");
     let metrics = connection.ask(&Request::new("GET", "/metrics")).await.expect("answers");

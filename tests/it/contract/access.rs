@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::boxes::{MANAGEMENT_SECRET, SampleBox, Store, app_meta};
+use crate::support::boxes::{self, MANAGEMENT_SECRET, SampleBox, Store, app_meta};
 use crate::support::client::{Request, Response};
 use crate::support::server::Nightporter;
 
@@ -37,7 +37,7 @@ async fn notes(store: Store) -> (SampleBox, Nightporter) {
 #[tokio::test]
 async fn the_endpoints_answer_as_the_contract_says() {
     for store in Store::BOTH {
-        let (sample, server) = notes(store).await;
+        let (_sample, server) = notes(store).await;
         for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND"] {
             let public = Request::new(method, "/internal/auth")
                 .header("X-Forwarded-Host", "notes.x")
@@ -49,7 +49,7 @@ async fn the_endpoints_answer_as_the_contract_says() {
 
         let terminal = Request::new("GET", "/internal/authenticate_terminal");
         is(&server.ask(&terminal).await, 401, "no terminal");
-        let response = server.ask(&terminal.cookie(sample.token())).await;
+        let response = server.ask(&terminal.cookie(boxes::token())).await;
         is(&response, 200, "terminal");
         assert_eq!(response.text("x-ptl-client-type"), Some("terminal"));
         assert_eq!(response.text("x-ptl-client-id"), Some("phone1"));
@@ -139,7 +139,7 @@ async fn with_a_domain_only_its_hosts_name_apps() {
 #[tokio::test]
 async fn the_longest_prefix_governs_without_segment_boundaries() {
     for store in Store::BOTH {
-        let (sample, server) = notes(store).await;
+        let (_sample, server) = notes(store).await;
         for (uri, anonymous, terminal) in [
             ("/", 401, 200),
             ("/pu", 401, 200),
@@ -155,7 +155,7 @@ async fn the_longest_prefix_governs_without_segment_boundaries() {
             ("/PUB", 401, 200),
         ] {
             is(&server.auth("notes.x", uri).await, anonymous, uri);
-            let asked = Request::auth("notes.x", uri).cookie(sample.token());
+            let asked = Request::auth("notes.x", uri).cookie(boxes::token());
             is(&server.ask(&asked).await, terminal, uri);
         }
     }
@@ -177,7 +177,7 @@ async fn segment_matching_is_a_setting() {
 #[tokio::test]
 async fn the_strictest_reading_of_a_path_wins() {
     for store in Store::BOTH {
-        let (sample, server) = notes(store).await;
+        let (_sample, server) = notes(store).await;
         for uri in [
             "/pub/../private",
             "/pub/..%2fprivate",
@@ -195,11 +195,11 @@ async fn the_strictest_reading_of_a_path_wins() {
             "/%2fprivate",
         ] {
             is(&server.auth("notes.x", uri).await, 401, uri);
-            let asked = Request::auth("notes.x", uri).cookie(sample.token());
+            let asked = Request::auth("notes.x", uri).cookie(boxes::token());
             is(&server.ask(&asked).await, 200, uri);
         }
         // The core reads `/pub/../peer` as public; a terminal must not get to a peer's path either.
-        let asked = Request::auth("notes.x", "/pub/../peer").cookie(sample.token());
+        let asked = Request::auth("notes.x", "/pub/../peer").cookie(boxes::token());
         is(&server.ask(&asked).await, 401, "peer behind public");
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::boxes::{SampleBox, Store, TERMINAL, TERMINAL_SECRET, id_of};
+use crate::support::boxes::{self, SampleBox, Store, TERMINAL, TERMINAL_SECRET, id_of};
 use crate::support::client::Request;
 use crate::support::server::Nightporter;
 use crate::support::sign::{
@@ -79,8 +79,8 @@ async fn tokens_are_judged_by_every_rule() {
 #[tokio::test]
 async fn the_cookie_is_found_as_the_core_finds_it() {
     for store in Store::BOTH {
-        let (sample, server) = notes(store).await;
-        let token = sample.token();
+        let (_sample, server) = notes(store).await;
+        let token = boxes::token();
         let bad = "x.y.z";
         for (case, status, cookies) in [
             ("plain", 200, vec![format!("authorization={token}")]),
@@ -120,7 +120,7 @@ async fn deleting_the_row_revokes_at_once_and_a_new_secret_all() {
     for store in Store::BOTH {
         let (sample, server) = notes(store).await;
         sample.add_terminal("second", "Second").await;
-        let first = Request::auth(HOST, "/").cookie(sample.token());
+        let first = Request::auth(HOST, "/").cookie(boxes::token());
         let second = Request::auth(HOST, "/").cookie(sign::token(TERMINAL_SECRET, "second"));
         server.until(200, &second).await;
         sample.remove_terminal("second").await;
@@ -181,7 +181,7 @@ async fn a_signature_made_by_the_real_package_verifies() {
             assert_eq!(response.text("x-ptl-client-name"), Some("Friendly Box"), "{uri}");
         }
         // A terminal goes before a peer, and a peer gets to no private path.
-        let both = signed("/peer", &made[1]).cookie(_sample.token());
+        let both = signed("/peer", &made[1]).cookie(boxes::token());
         assert_eq!(server.ask(&both).await.status, 401);
         let private = sign::sign(&[order(&PEER_KEY, &peer, &url("/private"))]);
         assert_eq!(server.ask(&signed("/private", &private[0])).await.status, 401);

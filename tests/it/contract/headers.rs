@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::boxes::{SampleBox, Store, ZONE, id_of};
+use crate::support::boxes::{self, SampleBox, Store, ZONE, id_of};
 use crate::support::client::{Request, Response};
 use crate::support::server::Nightporter;
 use crate::support::sign::BOX_KEY;
@@ -53,7 +53,7 @@ async fn values_are_rendered_from_client_and_portal() {
         let server = Nightporter::of(&sample).await;
         let anonymous = Request::auth("notes.x", "/");
         let as_anonymous = server.ask(&anonymous).await;
-        let as_terminal = server.ask(&anonymous.cookie(sample.token())).await;
+        let as_terminal = server.ask(&anonymous.cookie(boxes::token())).await;
         for (n, (template, anonymous, terminal)) in cases.iter().enumerate() {
             let name = format!("x-ptl-case-{n}");
             assert_eq!(as_anonymous.text(&name), Some(*anonymous), "{store:?} {template}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::boxes::{SampleBox, Store, ZONE, id_of};
+use crate::support::boxes::{self, SampleBox, Store, ZONE, id_of};
 use crate::support::client::{Request, poll};
 use crate::support::server::Nightporter;
 use crate::support::sign::{self, BOX_KEY, OTHER_KEY, PEER_KEY, order, signature_headers};
@@ -64,7 +64,7 @@ async fn uses_are_written_behind_the_request_and_denials_only_for_the_terminal()
     let quick = "[touch]\nflush_interval = \"20ms\"\n";
     let server = Nightporter::with(&sample, quick).await;
     let second = sign::token(crate::support::boxes::TERMINAL_SECRET, "second");
-    let granted = Request::auth("granted.x", "/").cookie(sample.token());
+    let granted = Request::auth("granted.x", "/").cookie(boxes::token());
     let denied = Request::auth("denied.x", "/").cookie(second);
     for _ in 0..50 {
         assert_eq!(server.ask(&granted).await.status, 200);

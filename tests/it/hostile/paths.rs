@@ -50,15 +50,12 @@ fn decode(path: &str) -> String {
     let mut at = 0;
     while at < bytes.len() {
         let hex = path.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                decoded.push(char::from(byte));
-                at += 3;
-            }
-            None => {
-                decoded.push(char::from(bytes[at]));
-                at += 1;
-            }
+        if let Some(byte) = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            decoded.push(char::from(byte));
+            at += 3;
+        } else {
+            decoded.push(char::from(bytes[at]));
+            at += 1;
         }
     }
     decoded
@@ -112,12 +109,12 @@ fn admits(reading: &str, client: &Client, matching: PathMatching) -> bool {
     };
     let rules = rules();
     let rule = rules.iter().filter(governs).max_by_key(|rule| rule.prefix.len());
-    match (rule.map(|rule| rule.access), client) {
+    matches!(
+        (rule.map(|rule| rule.access), client),
         (Some(Access::Public), _)
-        | (Some(Access::Private), Client::Terminal(_))
-        | (Some(Access::Peer), Client::Peer(_)) => true,
-        _ => false,
-    }
+            | (Some(Access::Private), Client::Terminal(_))
+            | (Some(Access::Peer), Client::Peer(_))
+    )
 }
 
 fn is_granted(path: &str, client: &Client, matching: PathMatching) -> bool {

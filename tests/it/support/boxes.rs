@@ -42,6 +42,11 @@ pub struct SampleBox {
     peers: Mutex<Vec<(String, String, String)>>,
 }
 
+/// The token that the sample terminal carries.
+pub fn token() -> String {
+    sign::token(TERMINAL_SECRET, TERMINAL)
+}
+
 /// The id of whoever owns a key: 103 characters.
 pub fn id_of(key: &RsaKey) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA512, key.public_pem.as_bytes());
@@ -110,11 +115,6 @@ impl SampleBox {
         write!(config, "installed_apps_dir = \"{folder}/installed_apps\"\nzone = \"{ZONE}\"\n")
             .expect("text");
         config
-    }
-
-    /// The token the sample terminal carries.
-    pub fn token(&self) -> String {
-        sign::token(TERMINAL_SECRET, TERMINAL)
     }
 
     fn app_meta_path(&self, name: &str) -> PathBuf {
