@@ -17,13 +17,16 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::{Freshness, Table, Unavailable};
+use super::{Freshness, Table, Unavailable, regular};
 use crate::domain::app::AppMeta;
 
 /// For how long a file that cannot be parsed is taken for one that is being written.
 const BEING_WRITTEN: Duration = Duration::from_millis(100);
 
 const FILE_NAME: &str = "app_meta.json";
+
+/// Largest `app_meta.json`, in bytes. Real ones have a few thousand.
+const MAX_SIZE: u64 = 1024 * 1024;
 
 /// `installed_apps_dir`.
 #[derive(Debug, Clone)]
@@ -36,7 +39,8 @@ pub struct AppMetaDir {
 pub(super) struct FileState {
     inode: u64,
     size: u64,
-    modified: (i64, i64),
+    /// Unlike the time of modification, no program can set it back.
+    changed: (i64, i64),
 }
 
 impl FileState {
@@ -46,7 +50,7 @@ impl FileState {
         Some(Self {
             inode: metadata.ino(),
             size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
     }
 }
@@ -61,23 +65,36 @@ impl AppMetaDir {
     /// file, what is wrong.
     ///
     /// # Errors
-    /// Outer: the name cannot be a folder's. Inner: the file is missing or unusable.
+    /// The file is missing or unusable, or cannot be read now.
     pub async fn read(&self, app: &str) -> Result<AppMeta, String> {
+        self.load(app).await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    /// As [`Self::read`], telling what lies with the file from what may pass.
+    ///
+    /// # Errors
+    /// Outer: nothing can be said of the file now. Inner: it is missing or unusable.
+    pub async fn load(&self, app: &str) -> Result<Result<AppMeta, String>, Unavailable> {
         if !is_folder_name(app) {
-            return Err(format!("the app's name `{app}` cannot be the name of a folder"));
+            return Ok(Err(format!("the app's name `{app}` cannot be the name of a folder")));
         }
         let path = self.dir.join(app).join(FILE_NAME);
         let deadline = Instant::now() + BEING_WRITTEN;
         loop {
-            let problem = match tokio::fs::read(&path).await {
+            let problem = match regular::read(path.clone(), MAX_SIZE).await {
                 Ok(json) => match AppMeta::parse(&json) {
-                    Ok(meta) => return Ok(meta),
+                    Ok(meta) => return Ok(Ok(meta)),
                     Err(error) => error.to_string(),
                 },
-                Err(error) => return Err(format!("{}: {error}", path.display())),
+                Err(error) => {
+                    let problem = format!("{}: {error}", path.display());
+                    // A folder that is away says nothing about what is in it.
+                    let is_away = regular::may_pass(&error) || !self.dir.is_dir();
+                    return if is_away { Err(Unavailable::new(problem)) } else { Ok(Err(problem)) };
+                }
             };
             if Instant::now() >= deadline {
-                return Err(format!("{}: {problem}", path.display()));
+                return Ok(Err(format!("{}: {problem}", path.display())));
             }
             sleep(BEING_WRITTEN / 10).await;
         }
@@ -108,11 +125,23 @@ impl AppMetaDir {
         let report = Arc::new(Report { dir: self.dir.clone(), freshness, names });
         let mut seen = HashMap::new();
         let mut watch = Watch::begin(&report);
+        let mut is_away = false;
         loop {
             watch.follow(&self.dir);
             let dir = self.dir.clone();
             let listed = tokio::task::spawn_blocking(move || list(&dir)).await;
-            if let Ok(Ok(apps)) = listed {
+            let listed = listed.map_err(io::Error::other).and_then(|listed| listed);
+            if let Err(error) = &listed
+                && !is_away
+            {
+                tracing::error!("{}: {error}; apps cannot be read", self.dir.display());
+            }
+            // Nothing tells what changes in a folder that is away.
+            if is_away || listed.is_err() {
+                report.freshness.reset();
+            }
+            is_away = listed.is_err();
+            if let Ok(apps) = listed {
                 for (app, _) in &apps {
                     watch.follow(&self.dir.join(app));
                 }
@@ -158,7 +187,14 @@ impl Report {
                 continue;
             };
             let mut parts = inside.iter();
-            let Some(app) = parts.next().and_then(OsStr::to_str) else {
+            let Some(first) = parts.next() else {
+                // The folder itself: not what is in it, unless it went away.
+                if event.kind.is_remove() || is_rename(event) {
+                    self.freshness.reset();
+                }
+                continue;
+            };
+            let Some(app) = first.to_str() else {
                 continue;
             };
             match parts.next() {
@@ -289,4 +325,21 @@ fn list(dir: &Path) -> io::Result<Vec<(String, FileState)>> {
         }
     }
     Ok(apps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_whose_time_was_set_back_is_another_state() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(FILE_NAME);
+        std::fs::write(&path, "private").expect("written");
+        let (before, time) = (FileState::of(&path), std::fs::metadata(&path).expect("a file"));
+        std::fs::write(&path, "public!").expect("written");
+        let file = std::fs::File::options().write(true).open(&path).expect("a file");
+        file.set_modified(time.modified().expect("a time")).expect("set");
+        assert_ne!(FileState::of(&path), before);
+    }
 }

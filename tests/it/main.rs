@@ -6,6 +6,7 @@ mod support;
 
 mod cli;
 mod contract;
+mod disorder;
 mod hostile;
 mod process;
 mod proxies;
