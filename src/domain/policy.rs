@@ -118,7 +118,7 @@ pub struct Governed {
 /// The text of a key or a path in one spelling, as a backend compares them that
 /// does not care about letter case (Express, Windows) and decodes.
 fn spelled_alike(text: &[u8]) -> Cow<'_, [u8]> {
-    if text.iter().any(|byte| *byte == b'%') {
+    if text.contains(&b'%') {
         let decoded: Cow<'_, [u8]> = percent_decode(text).into();
         Cow::Owned(decoded.to_ascii_lowercase())
     } else if text.iter().any(u8::is_ascii_uppercase) {
