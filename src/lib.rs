@@ -23,7 +23,7 @@
 //! signals.rs   what the process is told from outside
 //! config/      raw TOML and environment -> validated Config; no I/O after load
 //! domain/      pure: request (host, readings of a path), app (app_meta 1.0 to
-//!              1.3), identity, client, policy (who may)
+//!              1.3), identity, client, policy (who may), reason (why not)
 //! gate/        one subrequest: forwarded (what the proxy says), credentials
 //!              (terminal, peer, management), memory (what is cached), headers,
 //!              verdict, explain
@@ -52,11 +52,12 @@
 //! 5. The client: its token, else its signature, else anonymous. A verified
 //!    token is remembered together with the secret it was verified with.
 //! 6. Access is checked, headers are rendered or remembered, the use is noted.
-//! 7. Every row that was used is asked once more whether a notification has
-//!    outdated it meanwhile; if so, all is decided again.
+//! 7. Every row that was used is asked once more whether a notification or time
+//!    has outdated it meanwhile; if so, all is decided again.
 //!
 //! In the steady state no step waits for anything: there is no query, no lock
-//! that requests share, and no write.
+//! that requests share, and no write. (One exception: signatures that may be
+//! used once only are looked up in one place, under a lock.)
 //!
 //! # Caches that cannot lie
 //!

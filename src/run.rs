@@ -78,7 +78,7 @@ pub async fn run(
     let mut doors = Endless::new();
     let drains = open_doors(&config, &gate, tls.as_ref(), listeners, &mut doors)?;
 
-    serve(&config, tls.as_deref(), &mut signals, [&mut parts, &mut doors]).await?;
+    serve(&config, tls.as_ref(), &mut signals, [&mut parts, &mut doors]).await?;
     doors.shutdown().await;
     info!("draining; a second signal aborts");
     let drained = drain(drains, config.gate.drain_timeout, &mut signals).await;
@@ -127,7 +127,7 @@ fn open_doors(
 /// Until the first signal to stop, or until a part breaks.
 async fn serve(
     config: &Config,
-    tls: Option<&Tls>,
+    tls: Option<&Arc<Tls>>,
     signals: &mut mpsc::Receiver<Signal>,
     [parts, doors]: [&mut Endless; 2],
 ) -> Result<(), RunError> {
@@ -137,7 +137,7 @@ async fn serve(
             signal = next(signals) => match signal {
                 Signal::Shutdown => return Ok(()),
                 Signal::Reload(new) => {
-                    reload(&mut current, &new, tls);
+                    reload(&mut current, &new, tls.cloned());
                     continue;
                 }
             },
@@ -163,9 +163,10 @@ async fn next(signals: &mut mpsc::Receiver<Signal>) -> Signal {
 }
 
 /// Takes what can be taken while running and says what cannot.
-fn reload(current: &mut Config, new: &Config, tls: Option<&Tls>) {
+fn reload(current: &mut Config, new: &Config, tls: Option<Arc<Tls>>) {
     if let Some(tls) = tls {
-        tls.refresh(std::time::SystemTime::now());
+        // Beside this task, which has to hear signals: it may wait for a lock.
+        tokio::spawn(async move { tls.refresh().await });
     }
     if new.log.level != current.log.level {
         match logs::set_level(&new.log.level) {

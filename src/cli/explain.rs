@@ -4,13 +4,12 @@
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::open::open;
-use super::{Answer, Failure, NO, wait};
+use super::{Answer, Failure, NO, wait, wall_clock};
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::gate::credentials::terminal as token;
@@ -89,7 +88,7 @@ impl Options {
                 let hint = "the first `nightporter terminal add` makes it";
                 Failure::Told(format!("the box has no secret for terminals' tokens; {hint}"))
             })?;
-            let token = token::issue(&secret, id, SystemTime::now())
+            let token = token::issue(&secret, id, wall_clock())
                 .map_err(|error| Failure::Told(format!("no token can be made: {error}")))?;
             add("cookie", &format!("authorization={token}"))?;
         }

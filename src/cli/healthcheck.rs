@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::{Answer, Failure, NO, wait};
-use crate::config::{Config, ListenAddr};
+use crate::config::{Config, ListenAddr, Secret};
 
 /// Longest answer that is looked at, in bytes.
 const LONGEST_ANSWER: u64 = 64 * 1024;
@@ -47,9 +47,9 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 pub(super) fn run(options: &Options, config: &Config, out: &mut dyn Write) -> Answer {
-    let (addr, over_tls) = match options.listener {
-        Listener::Gate => (&config.gate.listen, config.gate.tls.is_some()),
-        Listener::Ops => (&config.ops.listen, false),
+    let (addr, over_tls, token) = match options.listener {
+        Listener::Gate => (&config.gate.listen, config.gate.tls.is_some(), None),
+        Listener::Ops => (&config.ops.listen, false, config.ops.token.as_ref()),
     };
     if matches!(addr, ListenAddr::Tcp(addr) if addr.port() == 0) {
         let problem = format!("{addr} has no port that could be asked; give the listener one");
@@ -57,7 +57,7 @@ pub(super) fn run(options: &Options, config: &Config, out: &mut dyn Write) -> An
     }
     let path = if options.ready { "/readyz" } else { "/livez" };
     let asked = wait(async {
-        let asked = timeout(options.timeout, ask(addr, over_tls, path)).await;
+        let asked = timeout(options.timeout, ask(addr, over_tls, &request(path, token))).await;
         Ok(asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))
     })?;
     match asked {
@@ -76,22 +76,28 @@ pub(super) fn run(options: &Options, config: &Config, out: &mut dyn Write) -> An
     }
 }
 
-/// The status of a GET.
-async fn ask(addr: &ListenAddr, over_tls: bool, path: &str) -> io::Result<u16> {
+fn request(path: &str, token: Option<&Secret>) -> String {
+    let authorization = token
+        .map(|token| format!("Authorization: Bearer {}\r\n", token.expose()))
+        .unwrap_or_default();
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{authorization}Connection: close\r\n\r\n")
+}
+
+/// The status of the answer.
+async fn ask(addr: &ListenAddr, over_tls: bool, request: &str) -> io::Result<u16> {
     let stream: Box<dyn Stream> = match addr {
         ListenAddr::Tcp(addr) => Box::new(TcpStream::connect(reachable(*addr)).await?),
         ListenAddr::Unix(path) => Box::new(UnixStream::connect(path).await?),
     };
     if !over_tls {
-        return get(stream, path).await;
+        return send(stream, request).await;
     }
     let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
     let connector = TlsConnector::from(Arc::new(trusting_own_address()?));
-    get(connector.connect(name, stream).await?, path).await
+    send(connector.connect(name, stream).await?, request).await
 }
 
-async fn get(mut stream: impl Stream, path: &str) -> io::Result<u16> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+async fn send(mut stream: impl Stream, request: &str) -> io::Result<u16> {
     stream.write_all(request.as_bytes()).await?;
     stream.flush().await?;
     let mut answer = Vec::new();

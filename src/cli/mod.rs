@@ -16,6 +16,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
 
@@ -143,6 +144,11 @@ fn named_file(env: &Environment) -> Option<PathBuf> {
 /// Runs a short task to its end on a small runtime.
 fn wait<T>(task: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(task)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a command reads the clock and passes it on")]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
 }
 
 /// The box's domain: as configured, else as its identity says.

@@ -2,12 +2,11 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use clap::Subcommand;
 
 use super::open::open;
-use super::{Answer, Failure, NO, domain, wait};
+use super::{Answer, Failure, NO, domain, wait, wall_clock};
 use crate::config::Config;
 use crate::domain::identity::encode_id;
 use crate::gate::credentials::terminal as token;
@@ -67,7 +66,7 @@ async fn add(
     // Everything that can be missing is asked for before the terminal is there.
     let domain = if set_cookie { Some(domain(config, source).await?) } else { None };
     let secret = source.ensure_terminal_secret().await?;
-    let now = SystemTime::now();
+    let now = wall_clock();
     let token = token::issue(&secret, &id, now)
         .map_err(|error| Failure::Told(format!("no token can be made: {error}")))?;
     if !source.add_terminal(&Terminal { id: id.as_str().into(), name: name.into() }).await? {

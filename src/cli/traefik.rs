@@ -81,7 +81,8 @@ pub(super) fn run(options: &Options, config: &Config, out: &mut dyn Write) -> An
         apps.sort();
         let mut routes = Vec::new();
         for app in apps {
-            let target = dir.read(&app).await.and_then(|meta| target(&app, &meta));
+            let meta = dir.read(&app).await.map_err(|error| error.to_string());
+            let target = meta.and_then(|meta| target(&app, &meta));
             routes.push(Route { app, target });
         }
         write!(out, "{}", document(&gate, &domain, &options.entrypoints, &routes))?;

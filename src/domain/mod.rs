@@ -5,4 +5,5 @@ pub mod app;
 pub mod client;
 pub mod identity;
 pub mod policy;
+pub mod reason;
 pub mod request;

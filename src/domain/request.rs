@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use percent_encoding::percent_decode;
 
-use super::policy::Reason;
+use super::reason::Reason;
 
 /// Readings one path may have before it counts as ambiguous. Paths in honest
 /// use have fewer than ten; each further one costs a copy of the path.

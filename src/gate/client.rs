@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName};
 
 use crate::domain::client::Client;
 use crate::store::cache::{Entry, EntryId};
+use crate::store::freshness::Moment;
 use crate::store::{Freshness, Unavailable};
 
 use super::credentials::peer::{self, PeerKeys, Signed, Verified};
@@ -41,11 +42,11 @@ impl Once {
 }
 
 impl Identified {
-    pub(super) fn is_current(&self, freshness: &Freshness) -> bool {
+    pub(super) fn is_usable(&self, freshness: &Freshness, now: Moment) -> bool {
         let Self { client: _, secret, terminal, peers } = self;
-        secret.as_ref().is_none_or(|entry| entry.is_current(freshness))
-            && terminal.as_ref().is_none_or(|entry| entry.is_current(freshness))
-            && peers.as_ref().is_none_or(|entry| entry.is_current(freshness))
+        secret.as_ref().is_none_or(|entry| entry.is_usable(freshness, now))
+            && terminal.as_ref().is_none_or(|entry| entry.is_usable(freshness, now))
+            && peers.as_ref().is_none_or(|entry| entry.is_usable(freshness, now))
     }
 
     /// The entry that the client was read from.

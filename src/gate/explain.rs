@@ -7,7 +7,8 @@ use std::fmt;
 
 use http::HeaderMap;
 
-use crate::domain::policy::{Reason, governing_rule};
+use crate::domain::policy::governing_rule;
+use crate::domain::reason::Reason;
 use crate::domain::request::{Readings, app_label};
 
 use super::Gate;

@@ -5,7 +5,7 @@
 
 use http::{HeaderMap, HeaderName};
 
-use crate::domain::policy::Reason;
+use crate::domain::reason::Reason;
 
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const URI: HeaderName = HeaderName::from_static("x-forwarded-uri");

@@ -14,7 +14,7 @@ use crate::config::{self, Config, Secret};
 use crate::domain::app::AppMeta;
 use crate::domain::client::Known;
 use crate::domain::identity::Identity;
-use crate::store::app_meta::AppMetaDir;
+use crate::store::app_meta::{AppMetaDir, ReadError};
 use crate::store::cache::{Entry, EntryId};
 use crate::store::freshness::Moment;
 use crate::store::touch::{Touches, Use};
@@ -251,7 +251,11 @@ fn apps(
             let Some(row) = source.app(&name).await? else {
                 return Ok(None);
             };
-            let described = dir.load(&name).await?.and_then(Described::new);
+            let described = match dir.read(&name).await {
+                Ok(meta) => Described::new(meta),
+                Err(ReadError::Unusable(problem)) => Err(problem),
+                Err(ReadError::Unavailable(error)) => return Err(error),
+            };
             if let Err(reason) = &described {
                 tracing::warn!(app = %name, %reason, "the app answers 503");
             }

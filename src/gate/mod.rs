@@ -21,7 +21,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::config::{self, Config};
 use crate::domain::client::Client;
 use crate::domain::identity::Identity;
-use crate::domain::policy::{Reason, govern};
+use crate::domain::policy::govern;
+use crate::domain::reason::Reason;
 use crate::domain::request::{Readings, app_label};
 use crate::store::cache::Entry;
 use crate::store::freshness::Moment;
@@ -68,12 +69,12 @@ struct Evidence {
 }
 
 impl Evidence {
-    /// Whether no notification has outdated any of them.
-    fn is_current(&self, freshness: &Freshness) -> bool {
+    /// Whether neither a notification nor time has outdated any of them.
+    fn is_usable(&self, freshness: &Freshness, now: Moment) -> bool {
         let Self { found, identified, identity } = self;
-        found.as_ref().is_none_or(|found| found.is_current(freshness))
-            && identified.as_ref().is_none_or(|identified| identified.is_current(freshness))
-            && identity.as_ref().is_none_or(|identity| identity.is_current(freshness))
+        found.as_ref().is_none_or(|found| found.is_usable(freshness, now))
+            && identified.as_ref().is_none_or(|identified| identified.is_usable(freshness, now))
+            && identity.as_ref().is_none_or(|identity| identity.is_usable(freshness, now))
     }
 }
 
@@ -129,6 +130,7 @@ impl Gate {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "read once for each attempt, then passed on")]
     fn now(&self) -> Now {
         Now { moment: self.freshness.now(), wall: SystemTime::now() }
     }
@@ -151,8 +153,9 @@ impl Gate {
             let mut evidence = Evidence::default();
             let outcome = self.attempt(&request, self.now(), &mut once, &mut evidence).await;
             // Rows were read one after the other; a change of one while the next
-            // was loaded makes the whole outdated.
-            if evidence.is_current(&self.freshness) {
+            // was loaded makes the whole outdated. So does a process that was
+            // stopped between reading and answering.
+            if evidence.is_usable(&self.freshness, self.freshness.now()) {
                 return outcome;
             }
         }
@@ -221,7 +224,7 @@ impl Gate {
                 Ok(identified) => identified,
                 Err(error) => return Verdict::Deny(error.into()),
             };
-            if identified.is_current(&self.freshness) {
+            if identified.is_usable(&self.freshness, self.freshness.now()) {
                 return match &identified.client {
                     Client::Terminal(_) => Verdict::Grant(self.introduce(&identified.client)),
                     Client::Peer(_) | Client::Anonymous => Verdict::Deny(Reason::TerminalRequired),
@@ -259,7 +262,7 @@ impl Gate {
             };
             let offered = headers.get(AUTHORIZATION);
             let matches = secret.value.as_ref().is_some_and(|s| management::matches(offered, s));
-            if secret.is_current(&self.freshness) {
+            if secret.is_usable(&self.freshness, self.freshness.now()) {
                 return if matches {
                     Verdict::Grant(Headers::default())
                 } else {
@@ -325,8 +328,8 @@ impl Found {
         self.app.as_ref().map_or(store::cache::EntryId::NONE, |app| app.id)
     }
 
-    fn is_current(&self, freshness: &Freshness) -> bool {
-        self.names.is_current(freshness)
-            && self.app.as_ref().is_none_or(|app| app.is_current(freshness))
+    fn is_usable(&self, freshness: &Freshness, now: Moment) -> bool {
+        self.names.is_usable(freshness, now)
+            && self.app.as_ref().is_none_or(|app| app.is_usable(freshness, now))
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
-use crate::domain::policy::Reason;
+use crate::domain::reason::Reason;
 
 /// Grant or denial. There is no conversion from an error into a grant.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::Full;
 
 use super::Response;
-use crate::domain::policy::Reason;
+use crate::domain::reason::Reason;
 use crate::gate::verdict::Verdict;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");

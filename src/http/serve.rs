@@ -18,7 +18,7 @@ use super::connection::{self, Limits, Phase, Protocol, Protocols, Pulse};
 use super::listener::{Accepting, Peer};
 use super::tls::Tls;
 use super::{Handler, Listener, Response, answer};
-use crate::domain::policy::Reason;
+use crate::domain::reason::Reason;
 use crate::telemetry::meters;
 
 /// Pauses after an accept that failed for want of resources.

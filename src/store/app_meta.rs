@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
@@ -34,14 +34,30 @@ pub struct AppMetaDir {
     dir: PathBuf,
 }
 
+/// Why an app has no description.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// So it stays until the file changes, which is a notification.
+    #[error("{0}")]
+    Unusable(String),
+    /// The file may be as good as ever: there were no free descriptors, or the
+    /// disk failed.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
 /// What tells one state of a file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileState {
     inode: u64,
     size: u64,
-    /// Unlike the time of modification, no program can set it back.
+    /// Of the inode: unlike the time of the content, nobody can set it back.
     changed: (i64, i64),
 }
+
+/// Longest step of the clock that file systems stamp changes with: a tick of
+/// 100 Hz, and as much again for one that comes late.
+const CLOCK_STEP: Duration = Duration::from_millis(20);
 
 impl FileState {
     /// `None` where there is no such file.
@@ -53,6 +69,17 @@ impl FileState {
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
     }
+
+    /// Whether any change after `now`, the time it was looked at, shows: one
+    /// within the same step of the clock bears the same time.
+    pub(super) fn is_settled(&self, now: SystemTime) -> bool {
+        let (seconds, nanos) = self.changed;
+        let since_1970 = Duration::new(
+            u64::try_from(seconds).unwrap_or_default(),
+            u32::try_from(nanos).unwrap_or_default(),
+        );
+        UNIX_EPOCH + since_1970 + CLOCK_STEP < now
+    }
 }
 
 impl AppMetaDir {
@@ -61,49 +88,38 @@ impl AppMetaDir {
         Self { dir }
     }
 
-    /// Reads and parses one app's file. The error is for the operator: which
-    /// file, what is wrong.
+    /// Reads and parses one app's file.
     ///
     /// # Errors
-    /// The file is missing or unusable, or cannot be read now.
-    pub async fn read(&self, app: &str) -> Result<AppMeta, String> {
-        self.load(app).await.unwrap_or_else(|error| Err(error.to_string()))
-    }
-
-    /// As [`Self::read`], telling what lies with the file from what may pass.
-    ///
-    /// # Errors
-    /// Outer: nothing can be said of the file now. Inner: it is missing or unusable.
-    pub async fn load(&self, app: &str) -> Result<Result<AppMeta, String>, Unavailable> {
+    /// For the operator: which file, and what is wrong with it or with reading it.
+    pub async fn read(&self, app: &str) -> Result<AppMeta, ReadError> {
         if !is_folder_name(app) {
-            return Ok(Err(format!("the app's name `{app}` cannot be the name of a folder")));
+            let problem = format!("the app's name `{app}` cannot be the name of a folder");
+            return Err(ReadError::Unusable(problem));
         }
         let path = self.dir.join(app).join(FILE_NAME);
         let deadline = Instant::now() + BEING_WRITTEN;
         loop {
-            let problem = match regular::read(path.clone(), MAX_SIZE).await {
+            let error = match regular::read(path.clone(), MAX_SIZE).await {
                 Ok(json) => match AppMeta::parse(&json) {
-                    Ok(meta) => return Ok(Ok(meta)),
-                    Err(error) => error.to_string(),
+                    Ok(meta) => return Ok(meta),
+                    Err(error) => error,
                 },
                 Err(error) => {
                     let problem = format!("{}: {error}", path.display());
                     // A folder that is away says nothing about what is in it.
-                    let is_away = regular::may_pass(&error) || !self.dir.is_dir();
-                    return if is_away { Err(Unavailable::new(problem)) } else { Ok(Err(problem)) };
+                    return Err(if is_lasting(error.kind()) && self.dir.is_dir() {
+                        ReadError::Unusable(problem)
+                    } else {
+                        ReadError::Unavailable(Unavailable::new(problem))
+                    });
                 }
             };
             if Instant::now() >= deadline {
-                return Ok(Err(format!("{}: {problem}", path.display())));
+                return Err(ReadError::Unusable(format!("{}: {error}", path.display())));
             }
             sleep(BEING_WRITTEN / 10).await;
         }
-    }
-
-    /// The file of an app's icon, where the name is one of a file in its folder.
-    #[must_use]
-    pub fn icon(&self, app: &str, icon: &str) -> Option<PathBuf> {
-        (is_folder_name(app) && is_folder_name(icon)).then(|| self.dir.join(app).join(icon))
     }
 
     /// Names of all folders that hold an `app_meta.json`.
@@ -122,19 +138,21 @@ impl AppMetaDir {
     /// Reports changes of the folder as long as the process runs. With `names`
     /// the folders are the set of installed apps too.
     pub async fn watch(&self, freshness: Arc<Freshness>, names: bool) -> Infallible {
-        let report = Arc::new(Report { dir: self.dir.clone(), freshness, names });
+        // Events name absolute paths, however the folder was named.
+        let dir = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
+        let report = Arc::new(Report { dir: dir.clone(), freshness, names });
         let mut seen = HashMap::new();
         let mut watch = Watch::begin(&report);
         let mut is_away = false;
         loop {
-            watch.follow(&self.dir);
-            let dir = self.dir.clone();
-            let listed = tokio::task::spawn_blocking(move || list(&dir)).await;
+            watch.follow(&dir);
+            let listing = dir.clone();
+            let listed = tokio::task::spawn_blocking(move || list(&listing)).await;
             let listed = listed.map_err(io::Error::other).and_then(|listed| listed);
             if let Err(error) = &listed
                 && !is_away
             {
-                tracing::error!("{}: {error}; apps cannot be read", self.dir.display());
+                tracing::error!("{}: {error}; apps cannot be read", dir.display());
             }
             // Nothing tells what changes in a folder that is away.
             if is_away || listed.is_err() {
@@ -143,7 +161,7 @@ impl AppMetaDir {
             is_away = listed.is_err();
             if let Ok(apps) = listed {
                 for (app, _) in &apps {
-                    watch.follow(&self.dir.join(app));
+                    watch.follow(&dir.join(app));
                 }
                 seen = report.differences(seen, apps);
             }
@@ -301,6 +319,15 @@ impl Watch {
     }
 }
 
+/// Whether a file that could not be read cannot be read again until it changes.
+fn is_lasting(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{
+        FileTooLarge, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied,
+    };
+    let is_of_the_file = matches!(kind, FileTooLarge | InvalidInput | IsADirectory);
+    is_of_the_file || matches!(kind, NotFound | NotADirectory | PermissionDenied)
+}
+
 fn is_rename(event: &notify::Event) -> bool {
     matches!(event.kind, notify::EventKind::Modify(notify::event::ModifyKind::Name(_)))
 }
@@ -325,21 +352,4 @@ fn list(dir: &Path) -> io::Result<Vec<(String, FileState)>> {
         }
     }
     Ok(apps)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_whose_time_was_set_back_is_another_state() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join(FILE_NAME);
-        std::fs::write(&path, "private").expect("written");
-        let (before, time) = (FileState::of(&path), std::fs::metadata(&path).expect("a file"));
-        std::fs::write(&path, "public!").expect("written");
-        let file = std::fs::File::options().write(true).open(&path).expect("a file");
-        file.set_modified(time.modified().expect("a time")).expect("set");
-        assert_ne!(FileState::of(&path), before);
-    }
 }

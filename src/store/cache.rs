@@ -53,10 +53,11 @@ impl EntryId {
 }
 
 impl<V> Entry<V> {
-    /// Whether no notification processed so far has outdated the entry.
+    /// Whether the entry may still be used: no notification processed so far has
+    /// outdated it, and it was known to be good within `max_stale`.
     #[must_use]
-    pub fn is_current(&self, freshness: &Freshness) -> bool {
-        freshness.is_current(&self.origin)
+    pub fn is_usable(&self, freshness: &Freshness, now: Moment) -> bool {
+        freshness.belief(&self.origin, now) != Belief::Outdated
     }
 }
 
@@ -166,6 +167,18 @@ impl<V: Send + Sync + 'static> Cached<V> {
         self.load(key, kept).await
     }
 
+    /// As [`Self::get`], but nothing doubtful, however young: for the loader of
+    /// another cache, which would take what it is given for fresh.
+    ///
+    /// # Errors
+    /// [`Unavailable`] where the store cannot answer.
+    pub async fn get_undoubted(self: &Arc<Self>, key: &str, now: Moment) -> Loaded<V> {
+        match self.lookup(key) {
+            Some(entry) if self.freshness.vouches_for(&entry.origin, now) => Ok(entry),
+            _ => self.load(key, None).await,
+        }
+    }
+
     fn lookup(&self, key: &str) -> Option<Arc<Entry<V>>> {
         match &self.kept {
             Kept::Keyed(entries) => entries.get(key),
@@ -187,9 +200,9 @@ impl<V: Send + Sync + 'static> Cached<V> {
     #[cold]
     async fn load(self: &Arc<Self>, key: &str, kept: Option<Arc<Entry<V>>>) -> Loaded<V> {
         loop {
-            let doubtful = kept.as_ref().filter(|entry| {
-                self.freshness.belief(&entry.origin, self.freshness.now()) != Belief::Outdated
-            });
+            let is_usable =
+                |entry: &Entry<V>| entry.is_usable(&self.freshness, self.freshness.now());
+            let doubtful = kept.as_ref().filter(|entry| is_usable(entry));
             let (began, mut landed) = self.board(key);
             let landing = landed.wait_for(Option::is_some);
             let landing = if doubtful.is_some() {
@@ -207,10 +220,13 @@ impl<V: Send + Sync + 'static> Cached<V> {
                 (Some(Ok(entry)), _) if self.freshness.is_current(&entry.origin) => {
                     return Ok(entry);
                 }
-                (Some(Err(_)) | None, Some(entry)) => return Ok(Arc::clone(entry)),
+                // It grew older while the load was waited for.
+                (Some(Err(_)) | None, Some(entry)) if is_usable(entry) => {
+                    return Ok(Arc::clone(entry));
+                }
                 (Some(Err(error)), None) => return Err(error),
-                // Outdated while it loaded: what came is no answer any more.
-                (Some(Ok(_)) | None, _) => {}
+                // Outdated while it loaded: what came, or was kept, is no answer any more.
+                _ => {}
             }
         }
     }
@@ -413,6 +429,50 @@ mod tests {
         let began = Instant::now();
         ask(&cached, &freshness).await.expect("what is kept serves");
         assert!(began.elapsed() <= Duration::from_millis(10), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_kept_waiting_until_max_stale_is_over_and_then_served() {
+        let (freshness, row) = (freshness(), Arc::new(Row::default()));
+        let cached = cached(&freshness, &row);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        freshness.verify(freshness.now());
+        let entry = cached.get("key", freshness.now()).await.expect("loaded");
+        row.stalls.store(true, Ordering::SeqCst);
+        freshness.degrade();
+        tokio::time::advance(Duration::from_millis(59_500)).await;
+        assert!(entry.is_usable(&freshness, freshness.now()));
+        row.fails.store(true, Ordering::SeqCst);
+        assert!(ask(&cached, &freshness).await.is_err());
+        assert!(!entry.is_usable(&freshness, freshness.now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loader_of_another_cache_is_given_nothing_doubtful() {
+        let (freshness, row) = (freshness(), Arc::new(Row::default()));
+        let cached = cached(&freshness, &row);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        freshness.verify(freshness.now());
+        ask(&cached, &freshness).await.expect("loaded");
+        row.fails.store(true, Ordering::SeqCst);
+        assert!(cached.get_undoubted("key", freshness.now()).await.is_ok());
+        freshness.degrade();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(ask(&cached, &freshness).await.is_ok());
+        assert!(cached.get_undoubted("key", freshness.now()).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loader_of_another_cache_is_given_nothing_young_but_doubtful() {
+        let (freshness, row) = (freshness(), Arc::new(Row::default()));
+        let cached = cached(&freshness, &row);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        freshness.verify(freshness.now());
+        ask(&cached, &freshness).await.expect("loaded");
+        row.fails.store(true, Ordering::SeqCst);
+        freshness.reset();
+        assert!(ask(&cached, &freshness).await.is_ok(), "younger than degraded_ttl");
+        assert!(cached.get_undoubted("key", freshness.now()).await.is_err());
     }
 
     /// Forces the race 40,000 times: every load reads the row, then the row

@@ -11,13 +11,13 @@
 //! ```
 //!
 //! A file that is missing is empty. A file that cannot be parsed is unavailable:
-//! what was read from it before serves up to `cache.max_stale`, and its problem
-//! is shown by `check`, the log and the probes.
+//! the rows of it that are remembered serve up to `cache.max_stale`, and its
+//! problem is shown by `check`, the log and the probes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -158,7 +158,8 @@ impl Files {
     }
 
     pub async fn terminal(&self, id: &str) -> Result<Option<Terminal>, Unavailable> {
-        let terminals = self.terminals.get("", self.freshness.now()).await?;
+        // The gate keeps what this gives: it must not grow young again by that.
+        let terminals = self.terminals.get_undoubted("", self.freshness.now()).await?;
         Ok(terminals.value.get(id).cloned())
     }
 
@@ -220,22 +221,26 @@ impl Files {
     /// Reports every save as long as the process runs.
     pub async fn watch(&self) -> Infallible {
         let wake = Arc::new(Notify::new());
-        let mut watcher = None;
-        let mut seen = [const { None }; WATCHED.len()];
-        let mut first = true;
+        let mut watch = None;
+        // What the last scan found, where a later change is sure to differ from it.
+        let mut seen: [Option<Option<FileState>>; WATCHED.len()] = [None; WATCHED.len()];
         loop {
-            if watcher.is_none() {
-                watcher = follow(&self.folder.path, Arc::clone(&wake));
+            let folder = std::fs::metadata(&self.folder.path).map(|folder| folder.ino()).ok();
+            // Another folder may have been put in its place.
+            if watch.as_ref().is_none_or(|(followed, _)| Some(*followed) != folder) {
+                let watcher = follow(&self.folder.path, Arc::clone(&wake));
+                watch = folder.zip(watcher);
             }
-            let scanned = self.freshness.now();
+            #[expect(clippy::disallowed_methods, reason = "held against the times of files")]
+            let (scanned, now) = (self.freshness.now(), SystemTime::now());
             for (before, (file, table)) in seen.iter_mut().zip(WATCHED) {
                 let state = FileState::of(&self.folder.path.join(file));
-                if first || *before != state || self.has_problem(file) {
-                    *before = state;
+                if *before != Some(state) || self.has_problem(file) {
+                    let is_settled = state.is_none_or(|state| state.is_settled(now));
+                    *before = is_settled.then_some(state);
                     self.saved(file, table).await;
                 }
             }
-            first = false;
             if self.is_there() {
                 self.freshness.verify(scanned);
             }

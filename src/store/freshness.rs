@@ -204,19 +204,24 @@ impl Freshness {
         self.is_current(origin) && origin.epoch == self.epoch.load(Ordering::Acquire)
     }
 
+    /// Whether the value is as good as one that is loaded now.
+    #[must_use]
+    pub fn vouches_for(&self, origin: &Origin, now: Moment) -> bool {
+        self.is_latest(origin) && now.since(origin.loaded) < self.times.ttl && self.is_live(now)
+    }
+
     #[must_use]
     pub fn belief(&self, origin: &Origin, now: Moment) -> Belief {
+        if self.vouches_for(origin, now) {
+            return Belief::Good;
+        }
         if !self.is_current(origin) {
             return Belief::Outdated;
         }
+        if now.since(origin.loaded) < self.times.degraded_ttl {
+            return Belief::Good;
+        }
         let same_epoch = origin.epoch == self.epoch.load(Ordering::Acquire);
-        let age = now.since(origin.loaded);
-        if same_epoch && age < self.times.ttl && self.is_live(now) {
-            return Belief::Good;
-        }
-        if age < self.times.degraded_ttl {
-            return Belief::Good;
-        }
         let verified = if same_epoch {
             Moment(self.verified.load(Ordering::Acquire))
         } else {

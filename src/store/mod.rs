@@ -216,8 +216,8 @@ impl Source {
         either!(self, store => store.remove_terminal(id).await)
     }
 
-    /// Writes uses back, all of one table in one statement; a row is never set
-    /// back in time, and a row that is gone is passed over.
+    /// Writes uses back, all of one table in one statement; none is set back in
+    /// time. In Postgres a row that is gone is passed over.
     pub async fn write_touches(
         &self,
         touched: Touched,

@@ -35,17 +35,6 @@ fn read_now(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     if u64::try_from(bytes.len()).is_ok_and(|len| len <= most) { Ok(bytes) } else { too_large() }
 }
 
-/// Whether reading failed for want of something that may be there again soon,
-/// and not for what the file is.
-pub(crate) fn may_pass(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EIO | libc::ESTALE | libc::ETIMEDOUT
-        )
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,7 +28,13 @@ pub struct Use {
     pending: AtomicBool,
 }
 
-type Uses = HashMap<(Touched, Arc<str>), Arc<Use>>;
+/// Every use somebody holds, and some more.
+#[derive(Debug)]
+struct Uses {
+    by_row: HashMap<(Touched, Arc<str>), Arc<Use>>,
+    /// Entries above which uses nobody holds any more are forgotten.
+    forget_above: usize,
+}
 
 /// Every use since the start, and those still to be written.
 #[derive(Debug)]
@@ -36,29 +42,40 @@ pub struct Touches {
     times: config::Touch,
     uses: Mutex<Uses>,
     pending: Mutex<Vec<Arc<Use>>>,
+    /// Held by whoever writes, so that the last flush waits for one under way.
+    writing: tokio::sync::Mutex<()>,
 }
 
-/// Entries after which uses nobody holds any more are forgotten.
+/// The first [`Uses::forget_above`].
 const FORGET_ABOVE: usize = 1 << 16;
 
 impl Touches {
     #[must_use]
     pub fn new(times: config::Touch) -> Self {
-        Self { times, uses: Mutex::default(), pending: Mutex::default() }
+        let uses = Uses { by_row: HashMap::new(), forget_above: FORGET_ABOVE };
+        Self {
+            times,
+            uses: Mutex::new(uses),
+            pending: Mutex::default(),
+            writing: tokio::sync::Mutex::default(),
+        }
     }
 
     /// The use of one row; ask once when the row is loaded, not per request.
     #[must_use]
     pub fn of(&self, touched: Touched, key: &Arc<str>) -> Arc<Use> {
         let mut uses = lock(&self.uses);
-        if uses.len() > FORGET_ABOVE {
-            uses.retain(|_, used| Arc::strong_count(used) > 1);
+        let Uses { by_row, forget_above } = &mut *uses;
+        if by_row.len() > *forget_above {
+            by_row.retain(|_, used| Arc::strong_count(used) > 1);
+            // Where most are held, the next look waits for as many to come.
+            *forget_above = FORGET_ABOVE.max(2 * by_row.len());
         }
         let every = match touched {
             Touched::App => self.times.last_access_every,
             Touched::Terminal => Duration::ZERO,
         };
-        let used = uses.entry((touched, Arc::clone(key))).or_insert_with(|| {
+        let used = by_row.entry((touched, Arc::clone(key))).or_insert_with(|| {
             Arc::new(Use {
                 touched,
                 key: Arc::clone(key),
@@ -91,6 +108,7 @@ impl Touches {
 
     /// Writes now what waits; what the store refuses waits on.
     pub async fn flush(&self, source: &Source) {
+        let _alone = self.writing.lock().await;
         let pending = std::mem::take(&mut *lock(&self.pending));
         if pending.is_empty() {
             return;

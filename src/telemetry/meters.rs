@@ -13,7 +13,7 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::domain::policy::Reason;
+use crate::domain::reason::Reason;
 use crate::gate::Health;
 use crate::gate::verdict::Verdict;
 

@@ -55,7 +55,7 @@ pub(crate) fn build_nightporter() {
 /// What `deploy/compose.yml` runs beside nightporter.
 pub(crate) fn build_neighbours() {
     assert_engine();
-    let venv = std::env::var_os("NIGHTPORTER_TEST_VENV")
+    let venv = std::env::var_os("TESTS_VENV")
         .map_or_else(|| Path::new(REPOSITORY).join("target/venv"), PathBuf::from);
     let traefik = venv.join("bin/traefik");
     let entry = format!("ENTRYPOINT [\"{}\"]", traefik.display());

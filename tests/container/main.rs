@@ -79,7 +79,7 @@ async fn the_image_runs_as_nobody_becomes_healthy_and_answers() {
     let size: u64 = run(docker().args(["image", "inspect", "--format", "{{.Size}}", IMAGE]))
         .parse()
         .expect("bytes");
-    println!("image: {} bytes, {:.1} MiB", size, size as f64 / f64::from(1 << 20));
+    println!("image: {size} bytes, {} MiB", size >> 20);
 
     let folder = tempfile::tempdir().expect("a temporary folder");
     copy("config/box", &folder.path().join("box"));
@@ -149,9 +149,15 @@ impl Composition {
         command
     }
 
-    fn nightporter(&self, args: &[&str]) -> String {
-        let container = run(self.compose().args(["ps", "--quiet", "nightporter"]));
-        run(docker().args(["exec", &container, "nightporter"]).args(args))
+    fn nightporter(&self) -> String {
+        run(self.compose().args(["ps", "--quiet", "nightporter"]))
+    }
+
+    /// What nightporter says on its loopback.
+    fn metrics(&self) -> String {
+        let network = format!("--network=container:{}", self.nightporter());
+        let wget = ["wget", "-q", "-O", "-", "http://127.0.0.1:8401/metrics"];
+        run(docker().args(["run", "--rm", &network, APP]).args(wget))
     }
 
     async fn ask(&self, host: &str, cookie: Option<&str>) -> Option<Response> {
@@ -184,8 +190,8 @@ async fn the_composition_guards_its_apps_over_http2() {
     let denied = composition.ask("notes.box.example", None).await.expect("an answer");
     assert_eq!(denied.status, 401, "{denied:?}");
 
-    let added = composition.nightporter(&["terminal", "add", "laptop"]);
-    let cookie = cookie(&added);
+    let add = ["nightporter", "terminal", "add", "laptop"];
+    let cookie = cookie(&run(docker().args(["exec", &composition.nightporter()]).args(add)));
     poll("a new terminal is let in", STARTING, async || {
         let response = composition.ask("notes.box.example", Some(&cookie)).await;
         response.is_some_and(|response| response.status == 200)
@@ -194,6 +200,12 @@ async fn the_composition_guards_its_apps_over_http2() {
     let forged = format!("{cookie}x");
     let denied = composition.ask("notes.box.example", Some(&forged)).await.expect("an answer");
     assert_eq!(denied.status, 401, "{denied:?}");
+
+    let metrics = composition.metrics();
+    let mut handshakes =
+        metrics.lines().filter(|line| line.starts_with("nightporter_tls_handshakes_total{"));
+    assert!(handshakes.clone().count() > 0, "{metrics}");
+    assert!(handshakes.all(|line| line.contains(r#"protocol="h2""#)), "{metrics}");
 }
 
 /// `authorization=<token>` out of what `terminal add` printed.

@@ -191,7 +191,8 @@ async fn a_reload_takes_the_log_level_and_tells_what_needs_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_healthcheck_asks_either_listener_over_sockets_and_tls() {
-    let sockets = "[gate]\nlisten = \"unix:BOX/gate.sock\"\n[ops]\nlisten = \"unix:BOX/ops.sock\"\n\
+    let sockets = "[gate]\nlisten = \"unix:BOX/gate.sock\"\n\
+                   [ops]\nlisten = \"unix:BOX/ops.sock\"\ntoken = \"0123456789abcdef\"\n\
                    [gate.tls]\nself_signed = true\ndirectory = \"BOX/tls\"\n";
     let home = Home::new(Store::Files, sockets).await;
     home.run(&["healthcheck"]).expect(1, "ops.sock/livez: ");

@@ -4,11 +4,15 @@
 #[allow(dead_code)]
 mod support;
 
+mod burst;
 mod cli;
 mod contract;
 mod disorder;
+mod faults;
 mod hostile;
 mod process;
 mod proxies;
+mod queries;
+mod revocation;
 mod server;
 mod store_postgres;

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ParsedPublicKey, RSA_PSS_2048_8192_SHA512};
@@ -66,8 +66,6 @@ pub struct Verified {
     pub fingerprint: [u8; 32],
     /// When it was made, in seconds since 1970.
     pub created: i64,
-    /// When it ends, skew included.
-    pub expires: SystemTime,
 }
 
 /// Why a signature proves nothing.
@@ -216,7 +214,6 @@ pub fn verify(
         nonce: parameters.nonce.map(Into::into),
         fingerprint: sha256(&signature),
         created: parameters.created,
-        expires: parameters.ends(),
     })
 }
 
@@ -341,14 +338,6 @@ impl<'a> SignatureParameters<'a> {
             return Err(SignatureError::Expired);
         }
         Ok(())
-    }
-
-    /// The first moment at which [`Self::check`] would refuse.
-    fn ends(&self) -> SystemTime {
-        let by_age = self.created.saturating_add(MAX_AGE);
-        let by_sender = self.expires.map_or(i64::MAX, |expires| expires.saturating_add(SKEW));
-        let seconds = u64::try_from(by_age.min(by_sender).saturating_add(1)).unwrap_or_default();
-        UNIX_EPOCH + Duration::from_secs(seconds)
     }
 }
 

@@ -182,7 +182,6 @@ mod tests {
             nonce: nonce.map(Into::into),
             fingerprint: [fingerprint; 32],
             created,
-            expires: at(CREATED + MAX_AGE + 1),
         }
     }
 

@@ -68,7 +68,7 @@ impl std::fmt::Debug for Material {
 impl Tls {
     /// Reads the files; makes them first where they are ours to make.
     pub(crate) fn load(files: &config::Tls) -> Result<Self, TlsError> {
-        let material = Material::read(files, SystemTime::now())?;
+        let material = Material::read(files, wall_clock())?;
         let offered = ArcSwap::from_pointee(material.server_config(files)?);
         Ok(Self { files: files.clone(), offered, seen: Mutex::new(material) })
     }
@@ -81,17 +81,20 @@ impl Tls {
     pub(crate) async fn follow(self: Arc<Self>) -> Infallible {
         loop {
             tokio::time::sleep(CHECK).await;
-            let tls = Arc::clone(&self);
-            // It waits for a lock that another process may hold.
-            if tokio::task::spawn_blocking(move || tls.refresh(SystemTime::now())).await.is_err() {
-                error!("looking at the certificate files panicked");
-            }
+            self.refresh().await;
         }
     }
 
     /// Takes the files in force if they have changed and work.
-    pub(crate) fn refresh(&self, now: SystemTime) {
-        match self.try_refresh(now) {
+    pub(crate) async fn refresh(self: &Arc<Self>) {
+        let tls = Arc::clone(self);
+        // It waits for a lock that another process may hold.
+        let refreshed = tokio::task::spawn_blocking(move || tls.try_refresh(wall_clock()));
+        let Ok(refreshed) = refreshed.await else {
+            error!("looking at the certificate files panicked");
+            return;
+        };
+        match refreshed {
             Ok(true) => info!("certificate files read again; new connections use them"),
             Ok(false) => {}
             Err(error) => error!(%error, "certificate files not taken; the former stay in force"),
@@ -109,6 +112,11 @@ impl Tls {
         self.offered.store(Arc::new(config?));
         Ok(true)
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "certificates are made and end by the wall clock")]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
 }
 
 impl Material {

@@ -1,6 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::http::tls::wall_clock;
 
 fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
@@ -15,7 +16,7 @@ fn what_was_made_is_kept() {
     let directory = tempfile::tempdir().expect("a directory");
     let directory = directory.path().join("made/if/missing");
     let asked = names(&["gate.internal", "127.0.0.1", "::1"]);
-    let now = SystemTime::now();
+    let now = wall_clock();
     let first = ensure(&directory, &asked, now).expect("made");
     assert_eq!(ensure(&directory, &asked, now).expect("kept"), first);
 
@@ -37,7 +38,7 @@ fn what_was_made_is_kept() {
 fn a_certificate_is_renewed_at_two_thirds_of_its_life_under_the_same_authority() {
     let directory = tempfile::tempdir().expect("a directory");
     let (directory, asked) = (directory.path(), names(&["gate"]));
-    let now = SystemTime::now();
+    let now = wall_clock();
     let (first, _) = ensure(directory, &asked, now).expect("made");
     let authority = fs::read(directory.join("ca.pem")).expect("an authority");
 
@@ -57,7 +58,7 @@ fn a_certificate_is_renewed_at_two_thirds_of_its_life_under_the_same_authority()
 fn an_authority_never_ends_before_what_it_signs() {
     let directory = tempfile::tempdir().expect("a directory");
     let (directory, asked) = (directory.path(), names(&["gate"]));
-    let now = SystemTime::now();
+    let now = wall_clock();
     ensure(directory, &asked, now).expect("made");
     let late = now + CA_LIFE - DAY * 30;
     let (leaf, _) = ensure(directory, &asked, late).expect("made");
@@ -69,7 +70,7 @@ fn an_authority_never_ends_before_what_it_signs() {
 #[test]
 fn new_names_damage_and_a_crash_halfway_lead_to_a_new_certificate() {
     let directory = tempfile::tempdir().expect("a directory");
-    let (directory, now) = (directory.path(), SystemTime::now());
+    let (directory, now) = (directory.path(), wall_clock());
     let (certificate, key) = leaf_files(directory);
     let (first, first_key) = ensure(directory, &names(&["gate"]), now).expect("made");
 
@@ -96,7 +97,7 @@ fn new_names_damage_and_a_crash_halfway_lead_to_a_new_certificate() {
 fn an_authority_that_does_not_fit_its_key_is_left_to_a_person() {
     let directory = tempfile::tempdir().expect("a directory");
     let (directory, asked) = (directory.path(), names(&["gate"]));
-    let now = SystemTime::now();
+    let now = wall_clock();
     ensure(directory, &asked, now).expect("made");
     let authority = fs::read(directory.join("ca.pem")).expect("an authority");
     let other = KeyPair::generate().expect("a key").serialize_pem();
@@ -110,7 +111,7 @@ fn an_authority_that_does_not_fit_its_key_is_left_to_a_person() {
 fn those_who_start_at_once_agree() {
     let directory = tempfile::tempdir().expect("a directory");
     let (path, asked) = (directory.path(), names(&["gate"]));
-    let now = SystemTime::now();
+    let now = wall_clock();
     let made: Vec<_> = std::thread::scope(|scope| {
         let starts: Vec<_> =
             (0..16).map(|_| scope.spawn(|| ensure(path, &asked, now).expect("made"))).collect();

@@ -2,6 +2,7 @@ use std::future::Future;
 use std::time::Instant;
 
 use super::*;
+use crate::store::app_meta::ReadError;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -12,6 +13,10 @@ struct House {
 }
 
 fn house() -> House {
+    house_beating(Duration::from_millis(200))
+}
+
+fn house_beating(heartbeat: Duration) -> House {
     let dir = tempfile::tempdir().expect("a folder");
     std::fs::create_dir(dir.path().join("installed_apps")).expect("a folder");
     let freshness = Arc::new(Freshness::new(config::Cache {
@@ -19,7 +24,7 @@ fn house() -> House {
         ttl: Duration::from_secs(3600),
         degraded_ttl: Duration::from_millis(50),
         max_stale: Duration::from_secs(2),
-        heartbeat: Duration::from_millis(200),
+        heartbeat,
     }));
     let path = dir.path().to_owned();
     let store = config::Store {
@@ -112,8 +117,8 @@ async fn a_broken_file_is_doubt_and_then_unavailable_but_never_empty() {
     house.write(TERMINALS, "[[terminal]\nid = ");
     poll(|| async { !house.files.health().problems.is_empty() }).await;
     assert!(house.files.health().problems[0].contains(TERMINALS));
-    assert!(house.has_terminal("a").await, "what was read before serves for a while");
-    poll(|| async { house.files.terminal("a").await.is_err() }).await;
+    let terminal = house.files.terminal("a").await;
+    assert!(terminal.is_err(), "what was read before is for the gate's own memory to serve");
     house.write(TERMINALS, "[[terminal]]\nid = \"b\"");
     poll(|| house.has_terminal("b")).await;
     assert!(!house.has_terminal("a").await);
@@ -186,4 +191,89 @@ async fn apps_come_change_and_go_with_their_folders() {
         poll(|| async { !house.freshness.is_current(&names) }).await;
         poll(|| async { house.files.app_names().await.is_ok_and(|names| names.is_empty()) }).await;
     }
+}
+
+/// Names a folder by the way to it from the working directory.
+fn relative(path: &Path) -> PathBuf {
+    let here = std::env::current_dir().expect("a working directory");
+    let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
+    up.join(path.strip_prefix("/").expect("an absolute path"))
+}
+
+#[tokio::test]
+async fn an_app_is_followed_where_its_folder_is_named_relatively() {
+    // No second scan before the deadline: only the kernel's watch can tell.
+    let house = house_beating(6 * DEADLINE);
+    let origin = || house.freshness.origin([Table::AppMeta; 2], "notes");
+    let apps = house.dir.path().join("installed_apps");
+    std::fs::create_dir(apps.join("notes")).expect("made");
+    std::fs::write(apps.join("notes/app_meta.json"), "{}").expect("written");
+    let first = origin();
+    let (dir, freshness) = (AppMetaDir::new(relative(&apps)), Arc::clone(&house.freshness));
+    tokio::spawn(async move { dir.watch(freshness, true).await });
+    poll(|| async { !house.freshness.is_current(&first) }).await;
+    let second = origin();
+    std::fs::write(apps.join("notes/app_meta.json"), "{ }").expect("written");
+    poll(|| async { !house.freshness.is_current(&second) }).await;
+}
+
+#[tokio::test]
+async fn a_save_that_keeps_size_and_time_is_noticed() {
+    let house = house();
+    let save = |id: char, time: SystemTime| {
+        let path = house.dir.path().join(TERMINALS);
+        std::fs::write(&path, format!("[[terminal]]\nid = \"{id}\"")).expect("written");
+        let file = std::fs::File::options().write(true).open(path).expect("opened");
+        file.set_modified(time).expect("set");
+    };
+    let time = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    save('a', time);
+    let files = Arc::clone(&house.files);
+    tokio::spawn(async move { files.watch().await });
+    poll(|| house.has_terminal("a")).await;
+    for (id, text) in [('b', "b"), ('c', "c"), ('a', "a")] {
+        save(id, time);
+        poll(|| house.has_terminal(text)).await;
+    }
+}
+
+#[test]
+fn a_state_that_is_too_young_is_not_relied_on() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let state = FileState::of(file.path()).expect("there");
+    #[expect(clippy::disallowed_methods, reason = "held against the time of a file")]
+    let now = SystemTime::now();
+    assert!(!state.is_settled(now));
+    assert!(state.is_settled(now + Duration::from_secs(1)));
+}
+
+#[tokio::test]
+async fn a_folder_put_in_the_place_of_another_is_followed() {
+    let house = house().watched().await;
+    let (path, aside) = (house.dir.path().to_owned(), house.dir.path().with_extension("aside"));
+    std::fs::rename(&path, &aside).expect("moved away");
+    std::fs::create_dir(&path).expect("made anew");
+    for id in ["a", "b"] {
+        house.write(TERMINALS, &format!("[[terminal]]\nid = \"{id}\""));
+        poll(|| house.has_terminal(id)).await;
+    }
+    std::fs::remove_dir_all(aside).expect("removed");
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_now_is_told_from_one_that_cannot_be_used() {
+    let house = house();
+    let apps = house.dir.path().join("installed_apps");
+    let dir = AppMetaDir::new(apps.clone());
+    for app in ["broken", "loop"] {
+        std::fs::create_dir(apps.join(app)).expect("made");
+    }
+    std::fs::write(apps.join("broken/app_meta.json"), "{").expect("written");
+    std::os::unix::fs::symlink("app_meta.json", apps.join("loop/app_meta.json")).expect("linked");
+    for app in ["broken", "missing", "../broken"] {
+        let read = dir.read(app).await;
+        assert!(matches!(read, Err(ReadError::Unusable(_))), "{app}: {read:?}");
+    }
+    let read = dir.read("loop").await;
+    assert!(matches!(read, Err(ReadError::Unavailable(_))), "{read:?}");
 }

@@ -125,6 +125,10 @@ fn uris() -> Vec<Case> {
         "a:b",
         "@/pub",
         ";/pub",
+        "/ pub",
+        "/pub, /admin",
+        "/pub\tx",
+        "/pub?a b",
     ];
     let closed = [
         "/",
@@ -132,7 +136,6 @@ fn uris() -> Vec<Case> {
         "/#/pub",
         "/PUB",
         "/Pub",
-        "/ pub",
         "/.",
         "/..",
         "/./",

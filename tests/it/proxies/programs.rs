@@ -60,9 +60,9 @@ pub(super) fn install(shipped: &str, folder: &Path, replacements: &[(&str, Strin
     path
 }
 
-/// Traefik from the virtual environment: `NIGHTPORTER_TEST_VENV`, or `target/venv`.
+/// Traefik from the virtual environment: `TESTS_VENV`, or `target/venv`.
 pub(super) fn traefik() -> PathBuf {
-    let venv = std::env::var_os("NIGHTPORTER_TEST_VENV")
+    let venv = std::env::var_os("TESTS_VENV")
         .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv").into(), PathBuf::from);
     venv.join("bin/traefik")
 }

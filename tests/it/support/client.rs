@@ -140,6 +140,23 @@ impl Connection {
         timeout(PATIENCE, exchange).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
+    /// Asks the same so many times at once (RFC 9112 section 9.3.2, pipelining).
+    pub async fn ask_at_once(
+        &mut self,
+        request: &Request,
+        times: usize,
+    ) -> io::Result<Vec<Response>> {
+        let exchange = async {
+            self.stream.write_all(&request.bytes().repeat(times)).await?;
+            let mut responses = Vec::with_capacity(times);
+            while responses.len() < times {
+                responses.push(self.read_response().await?);
+            }
+            Ok(responses)
+        };
+        timeout(PATIENCE, exchange).await.map_err(|_| io::ErrorKind::TimedOut)?
+    }
+
     async fn fill(&mut self) -> io::Result<()> {
         match self.stream.read_buf(&mut self.buffer).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),

@@ -4,6 +4,7 @@
 pub mod boxes;
 pub mod chaos;
 pub mod client;
+pub mod load;
 pub mod postgres;
 pub mod server;
 pub mod sign;

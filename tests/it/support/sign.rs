@@ -73,9 +73,9 @@ pub fn sign(orders: &[Value]) -> Vec<Signed> {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
-/// The virtual environment's Python: `NIGHTPORTER_TEST_VENV`, or `target/venv`.
+/// The virtual environment's Python: `TESTS_VENV`, or `target/venv`.
 fn python() -> PathBuf {
-    let venv = std::env::var_os("NIGHTPORTER_TEST_VENV")
+    let venv = std::env::var_os("TESTS_VENV")
         .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv").into(), PathBuf::from);
     venv.join("bin/python")
 }
@@ -119,6 +119,7 @@ pub fn token(secret: &str, terminal: &str) -> String {
 }
 
 /// Seconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "credentials are made for now")]
 pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
 }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use std::sync::LazyLock;
 
 use aws_lc_rs::rand::SystemRandom;
@@ -258,14 +260,11 @@ fn a_signature_has_its_time() {
     assert_eq!(error(CREATED + 86_405), None);
     assert_eq!(error(CREATED + 86_406), Some(SignatureError::Old));
     assert_eq!(error(0), Some(SignatureError::Future));
-    let verified = request.verify_at(now()).expect("verifies");
-    assert_eq!(verified.expires, at(CREATED + 86_406));
 
     let request = Request::vector("expires");
     let error = |seconds| request.verify_at(at(seconds)).err();
     assert_eq!(error(CREATED + 65), None);
     assert_eq!(error(CREATED + 66), Some(SignatureError::Expired));
-    assert_eq!(request.verify_at(now()).expect("verifies").expires, at(CREATED + 66));
 }
 
 #[test]
