@@ -4,11 +4,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Answer, Failure};
 use crate::config::{self, Environment};
 use crate::telemetry::logs;
 use crate::{Listeners, RunError, from_process, run as serve};
+
+/// How long file work may take when all else has ended: it may wait for a lock
+/// that another process holds, or for a disk that is gone.
+const LAST_WORK: Duration = Duration::from_secs(1);
 
 /// Where the process listens is printed, so that whoever asked for port 0
 /// learns what it got.
@@ -26,7 +31,7 @@ pub(super) fn run(file: Option<&Path>, env: &Environment, out: &mut dyn Write) -
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         // Before the sockets: a signal from here on is an order and no sudden end.
         let signals = from_process(load_again)?;
         let listeners =
@@ -42,5 +47,7 @@ pub(super) fn run(file: Option<&Path>, env: &Environment, out: &mut dyn Write) -
             }
             Err(error) => Err(Failure::Told(error.to_string())),
         }
-    })
+    });
+    runtime.shutdown_timeout(LAST_WORK);
+    ended
 }

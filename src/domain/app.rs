@@ -80,6 +80,10 @@ pub struct Lifecycle {
     pub idle_for_stop: Option<u64>,
 }
 
+/// Most keys of `paths`; each is compared with every reading of a path. Real apps
+/// have fewer than ten.
+const MAX_PATHS: usize = 1000;
+
 /// Why an `app_meta.json` cannot be used; the text names the key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppMetaError {
@@ -91,6 +95,8 @@ pub enum AppMetaError {
     Version(String),
     #[error("{0}")]
     Shape(String),
+    #[error("`paths` has {0} keys; {MAX_PATHS} are allowed")]
+    Paths(usize),
     #[error("`lifecycle`: {0}")]
     Lifecycle(&'static str),
 }
@@ -137,6 +143,9 @@ impl AppMeta {
 
     fn from_raw(raw: Raw) -> Result<Self, AppMetaError> {
         raw.lifecycle.validate()?;
+        if raw.paths.len() > MAX_PATHS {
+            return Err(AppMetaError::Paths(raw.paths.len()));
+        }
         let mut paths: Vec<PathRule> = raw
             .paths
             .into_iter()
@@ -304,6 +313,10 @@ mod tests {
         assert!(matches!(AppMeta::parse(b"{"), Err(AppMetaError::Json(_))));
         assert!(matches!(AppMeta::parse(b"[]"), Err(AppMetaError::NotAnObject)));
         assert!(matches!(AppMeta::parse(b"{}"), Err(AppMetaError::Version(_))));
+        let mut meta = minimal();
+        meta["paths"] =
+            (0..=MAX_PATHS).map(|n| (format!("/{n}"), json!({"access": "public"}))).collect();
+        assert_eq!(parse(&meta), Err(AppMetaError::Paths(MAX_PATHS + 1)));
         let mut meta = minimal();
         meta["paths"]["/x"] = json!({"access": "secret"});
         let error = parse(&meta).expect_err("unknown access").to_string();

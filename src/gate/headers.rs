@@ -208,7 +208,7 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     environment.add_filter("last", minijinja::filters::last);
     environment.add_filter("length", minijinja::filters::length);
     environment.add_filter("lower", minijinja::filters::lower);
-    environment.add_filter("replace", minijinja::filters::replace);
+    environment.add_filter("replace", replace);
     environment.add_filter("trim", minijinja::filters::trim);
     environment.add_filter("upper", minijinja::filters::upper);
     environment.add_test("defined", minijinja::tests::is_defined);
@@ -242,6 +242,19 @@ fn default(value: Value, other: Option<Value>, boolean: Option<bool>) -> Value {
     } else {
         value
     }
+}
+
+/// `replace(value, from, to)`. Each may multiply a text by thousands, and they
+/// can be chained: what is too long for a header is not even made.
+#[expect(clippy::needless_pass_by_value, reason = "a filter's arguments are its own")]
+fn replace(value: Value, from: &str, to: &str) -> Result<String, Error> {
+    let value = value.to_string();
+    let longer = value.matches(from).count().saturating_mul(to.len().saturating_sub(from.len()));
+    if value.len().saturating_add(longer) > MAX_LEN {
+        let problem = format!("the text is longer than {MAX_LEN} bytes");
+        return Err(Error::new(ErrorKind::InvalidOperation, problem));
+    }
+    Ok(value.replace(from, to))
 }
 
 fn variables(client: &Client, identity: Option<&Identity>) -> Value {

@@ -5,6 +5,8 @@
 //! entry that was loaded again has a new one, so what was derived from its
 //! predecessor is not found any more.
 
+use std::collections::HashSet;
+use std::collections::hash_map::Entry as Slot;
 use std::fmt;
 use std::sync::Arc;
 
@@ -200,9 +202,28 @@ pub struct Found {
     pub app: Option<Arc<Entry<Option<App>>>>,
 }
 
-/// Installed names by the label that hosts use for them.
+/// Installed names by the label that hosts use for them. Of names that differ in
+/// letter case alone the lower-case one has the label; without it none has, since
+/// nobody knows which of them the proxy asks about.
 fn by_label(names: Vec<String>) -> AppNames {
-    names.into_iter().map(|name| (name.to_lowercase().into(), name.into())).collect()
+    let mut labels = AppNames::default();
+    let mut contested = HashSet::new();
+    for name in names {
+        let label = name.to_ascii_lowercase();
+        let is_exact = label == name;
+        match labels.entry(label.into()) {
+            Slot::Vacant(vacant) => drop(vacant.insert(name.into())),
+            Slot::Occupied(mut taken) => {
+                tracing::warn!(label = %taken.key(), "apps differ in letter case alone");
+                if is_exact {
+                    taken.insert(name.into());
+                }
+                contested.insert(taken.key().clone());
+            }
+        }
+    }
+    labels.retain(|label, name| **label == **name || !contested.contains(label));
+    labels
 }
 
 fn derived<K, V>(config: &config::Cache) -> Derived<K, V>
@@ -274,5 +295,25 @@ impl Described {
         };
         let templates = meta.paths.iter().map(compile).collect::<Result<_, _>>()?;
         Ok(Self { meta, templates })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_differ_in_letter_case_alone_have_one_meaning() {
+        let names = ["Notes", "notes", "WIKI", "Wiki", "Chat", "\u{212a}ube"];
+        for turn in 0..names.len() {
+            let mut names = names.map(String::from).to_vec();
+            names.rotate_left(turn);
+            let labels = by_label(names);
+            let of = |label: &str| labels.get(label).map(|name| &**name);
+            assert_eq!(of("notes"), Some("notes"));
+            assert_eq!(of("wiki"), None);
+            assert_eq!(of("chat"), Some("Chat"));
+            assert_eq!(of("kube"), None, "no ASCII name, so no host has it");
+        }
     }
 }

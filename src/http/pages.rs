@@ -10,6 +10,7 @@ use http::{HeaderValue, StatusCode};
 
 use super::{Response, answer};
 use crate::gate::PageApp;
+use crate::store::regular;
 
 const TEMPLATE: &str = include_str!("pages/app_error.html");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
@@ -52,7 +53,7 @@ impl Pages {
             return answer::not_found();
         };
         let icon = match self.icon_file(&app) {
-            Some(path) => data_uri(&path).await,
+            Some((folder, icon)) => data_uri(&folder, &icon).await,
             None => None,
         };
         let html = render(status, &app, icon.as_deref());
@@ -61,18 +62,23 @@ impl Pages {
         response
     }
 
-    /// The icon's path, if it stays inside the app's own folder.
-    fn icon_file(&self, app: &PageApp) -> Option<PathBuf> {
+    /// The app's own folder and the icon's path in it.
+    fn icon_file(&self, app: &PageApp) -> Option<(PathBuf, PathBuf)> {
         let inside = |text: &str| {
             let mut parts = Path::new(text).components();
             !text.is_empty() && parts.all(|part| matches!(part, Component::Normal(_)))
         };
         let (name, icon): (&str, &str) = (&app.name, &app.icon);
-        (inside(name) && inside(icon)).then(|| self.installed_apps_dir.join(name).join(icon))
+        (inside(name) && inside(icon)).then(|| {
+            let folder = self.installed_apps_dir.join(name);
+            let icon = folder.join(icon);
+            (folder, icon)
+        })
     }
 }
 
-async fn data_uri(path: &Path) -> Option<String> {
+/// The page is shown to anyone, so a link out of the folder is not followed.
+async fn data_uri(folder: &Path, path: &Path) -> Option<String> {
     let kind = match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
         "svg" => "svg+xml",
         "jpg" | "jpeg" => "jpeg",
@@ -83,11 +89,11 @@ async fn data_uri(path: &Path) -> Option<String> {
         "avif" => "avif",
         _ => return None,
     };
-    let metadata = tokio::fs::metadata(path).await.ok()?;
-    if !metadata.is_file() || metadata.len() > MAX_ICON {
+    let path = tokio::fs::canonicalize(path).await.ok()?;
+    if !path.starts_with(tokio::fs::canonicalize(folder).await.ok()?) {
         return None;
     }
-    let bytes = tokio::fs::read(path).await.ok()?;
+    let bytes = regular::read(path, MAX_ICON).await.ok()?;
     Some(format!("data:image/{kind};base64,{}", BASE64_STANDARD.encode(bytes)))
 }
 
@@ -234,7 +240,11 @@ mod tests {
         let (_, html) = page(&pages, 502, app("stopped")).await;
         assert!(html.contains("data:image/svg+xml;base64,PHN2Zy8+"), "{html}");
 
-        for elsewhere in ["../secret.png", "/etc/hostname.png", "icon.txt", "", "missing.png"] {
+        let link = folder.join("link.png");
+        std::os::unix::fs::symlink("../secret.png", link).expect("a link");
+        for elsewhere in
+            ["link.png", "../secret.png", "/etc/hostname.png", "icon.txt", "", "missing.png"]
+        {
             let mut app = app("stopped");
             app.icon = elsewhere.into();
             let (_, html) = page(&pages, 502, app).await;

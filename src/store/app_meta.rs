@@ -17,13 +17,16 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::{Freshness, Table, Unavailable};
+use super::{Freshness, Table, Unavailable, regular};
 use crate::domain::app::AppMeta;
 
 /// For how long a file that cannot be parsed is taken for one that is being written.
 const BEING_WRITTEN: Duration = Duration::from_millis(100);
 
 const FILE_NAME: &str = "app_meta.json";
+
+/// Largest `app_meta.json`, in bytes. Real ones have a few thousand.
+const MAX_SIZE: u64 = 1024 * 1024;
 
 /// `installed_apps_dir`.
 #[derive(Debug, Clone)]
@@ -97,14 +100,15 @@ impl AppMetaDir {
         let path = self.dir.join(app).join(FILE_NAME);
         let deadline = Instant::now() + BEING_WRITTEN;
         loop {
-            let error = match tokio::fs::read(&path).await {
+            let error = match regular::read(path.clone(), MAX_SIZE).await {
                 Ok(json) => match AppMeta::parse(&json) {
                     Ok(meta) => return Ok(meta),
                     Err(error) => error,
                 },
                 Err(error) => {
                     let problem = format!("{}: {error}", path.display());
-                    return Err(if is_lasting(error.kind()) {
+                    // A folder that is away says nothing about what is in it.
+                    return Err(if is_lasting(error.kind()) && self.dir.is_dir() {
                         ReadError::Unusable(problem)
                     } else {
                         ReadError::Unavailable(Unavailable::new(problem))
@@ -139,11 +143,23 @@ impl AppMetaDir {
         let report = Arc::new(Report { dir: dir.clone(), freshness, names });
         let mut seen = HashMap::new();
         let mut watch = Watch::begin(&report);
+        let mut is_away = false;
         loop {
             watch.follow(&dir);
             let listing = dir.clone();
             let listed = tokio::task::spawn_blocking(move || list(&listing)).await;
-            if let Ok(Ok(apps)) = listed {
+            let listed = listed.map_err(io::Error::other).and_then(|listed| listed);
+            if let Err(error) = &listed
+                && !is_away
+            {
+                tracing::error!("{}: {error}; apps cannot be read", dir.display());
+            }
+            // Nothing tells what changes in a folder that is away.
+            if is_away || listed.is_err() {
+                report.freshness.reset();
+            }
+            is_away = listed.is_err();
+            if let Ok(apps) = listed {
                 for (app, _) in &apps {
                     watch.follow(&dir.join(app));
                 }
@@ -189,7 +205,14 @@ impl Report {
                 continue;
             };
             let mut parts = inside.iter();
-            let Some(app) = parts.next().and_then(OsStr::to_str) else {
+            let Some(first) = parts.next() else {
+                // The folder itself: not what is in it, unless it went away.
+                if event.kind.is_remove() || is_rename(event) {
+                    self.freshness.reset();
+                }
+                continue;
+            };
+            let Some(app) = first.to_str() else {
                 continue;
             };
             match parts.next() {
@@ -298,8 +321,11 @@ impl Watch {
 
 /// Whether a file that could not be read cannot be read again until it changes.
 fn is_lasting(kind: io::ErrorKind) -> bool {
-    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
-    matches!(kind, NotFound | NotADirectory | IsADirectory | PermissionDenied)
+    use io::ErrorKind::{
+        FileTooLarge, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied,
+    };
+    let is_of_the_file = matches!(kind, FileTooLarge | InvalidInput | IsADirectory);
+    is_of_the_file || matches!(kind, NotFound | NotADirectory | PermissionDenied)
 }
 
 fn is_rename(event: &notify::Event) -> bool {

@@ -29,7 +29,9 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::app_meta::{AppMetaDir, FileState};
-use super::{AppRow, Cached, Freshness, Health, Peer, Table, Terminal, Touched, Unavailable};
+use super::{
+    AppRow, Cached, Freshness, Health, Peer, Table, Terminal, Touched, Unavailable, regular,
+};
 use crate::config::{self, Secret};
 use crate::domain::identity::{Identity, derive_domain};
 
@@ -38,6 +40,9 @@ const SETTLING: Duration = Duration::from_millis(2);
 
 /// For how long a file that cannot be parsed is taken for one that is being written.
 const BEING_WRITTEN: Duration = Duration::from_millis(100);
+
+/// Largest file of the store, in bytes: room for some 100,000 terminals.
+const MAX_SIZE: u64 = 16 * 1024 * 1024;
 
 const IDENTITY: &str = "identity.toml";
 const TERMINALS: &str = "terminals.toml";
@@ -303,8 +308,10 @@ fn follow(folder: &Path, wake: Arc<Notify>) -> Option<RecommendedWatcher> {
 impl Folder {
     async fn text(&self, file: &str) -> Result<Option<String>, Unavailable> {
         let path = self.path.join(file);
-        match tokio::fs::read_to_string(&path).await {
-            Ok(text) => Ok(Some(text)),
+        match regular::read(path.clone(), MAX_SIZE).await {
+            Ok(text) => {
+                String::from_utf8(text).map(Some).map_err(|error| unavailable(&path, &error))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Missing files are empty ones, but a folder that is away (not
                 // mounted yet, renamed) says nothing about its files.

@@ -13,6 +13,7 @@ pub mod cache;
 pub mod files;
 pub mod freshness;
 pub mod postgres;
+pub(crate) mod regular;
 pub mod touch;
 
 use std::collections::HashMap;

@@ -7,6 +7,7 @@ mod support;
 mod burst;
 mod cli;
 mod contract;
+mod disorder;
 mod faults;
 mod hostile;
 mod process;

@@ -187,3 +187,16 @@ async fn a_second_signal_cuts_what_runs() {
     assert!(status.code().is_some_and(|code| code != 0), "{status}");
     assert_eq!(waiting.await.unwrap(), b"");
 }
+
+#[tokio::test]
+async fn a_lock_that_another_process_holds_does_not_keep_the_program_alive() {
+    let sample = sample().await;
+    let lock = std::fs::File::create(sample.folder().join(".lock")).unwrap();
+    lock.lock().unwrap();
+    let sections = format!("{PORTS}[touch]\nflush_interval = \"10ms\"\n");
+    let mut program = Program::start(&write(&sample, &sections), 1024);
+    let granted = Request::auth("notes.box.example", "/");
+    poll("granted", PATIENCE, async || ask(program.gate, &granted).await.status == 200).await;
+    program.signal("TERM");
+    assert!(program.ended().await.success());
+}

@@ -75,16 +75,14 @@ impl Rules<'_> {
         let Ok(readings) = Readings::of(prefix) else {
             return Some(("can be read in too many ways".into(), hint.into()));
         };
-        let other = readings.others().find_map(|reading| {
-            let governing = self.governing(reading);
-            let same = governing.is_some_and(|governing| governing.access == *access);
-            (!same).then(|| {
-                let rule = governing.map_or_else(|| "no rule".to_owned(), named);
-                let reading = String::from_utf8_lossy(reading);
-                format!("can be read as `{reading}` too, which {rule} governs")
-            })
-        })?;
-        Some((other, hint.into()))
+        let others = readings.others().map(|reading| (reading, self.governing(reading)));
+        // The longest says most.
+        let (reading, governing) = others
+            .filter(|(_, governing)| governing.is_none_or(|rule| rule.access != *access))
+            .max_by_key(|(reading, _)| (reading.len(), *reading))?;
+        let rule = governing.map_or_else(|| "no rule".to_owned(), named);
+        let reading = String::from_utf8_lossy(reading);
+        Some((format!("can be read as `{reading}` too, which {rule} governs"), hint.into()))
     }
 
     /// A prefix that ends inside a segment takes siblings along.

@@ -205,3 +205,19 @@ fn templates_render_as_jinja2_does_or_are_refused() {
         assert!(refused.contains(&source), "{source}");
     }
 }
+
+#[test]
+fn replacements_of_replacements_do_not_fill_the_memory() {
+    let many = "a".repeat(1500);
+    let grows = format!(
+        "{{{{ \"{many}\"|replace(\"a\", \"{}\")|replace(\"b\", \"{}\") }}}}",
+        many.replace('a', "b"),
+        "c".repeat(1000),
+    );
+    let began = std::time::Instant::now();
+    for source in [grows.as_str(), "{{ 'x'|replace('', 'yyyyyyyyyy')|replace('y', 'z') }}"] {
+        let compiled = HeaderTemplates::compile(&template(source));
+        assert_eq!(compiled.is_err(), source == grows, "{compiled:?}");
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(5));
+}

@@ -1,0 +1,57 @@
+//! Files that others write: apps bring their own, installers unpack them.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Reads a regular file of at most `most` bytes. A pipe would keep a thread
+/// waiting for ever, a device or a huge file would fill the memory.
+///
+/// # Errors
+/// What the system says, or that this is no such file.
+pub(crate) async fn read(path: PathBuf, most: u64) -> io::Result<Vec<u8>> {
+    let read = tokio::task::spawn_blocking(move || read_now(&path, most)).await;
+    read.map_err(io::Error::other)?
+}
+
+fn read_now(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    // Opening a pipe would wait for its writer.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "this is no regular file"));
+    }
+    let too_large = || {
+        let problem = format!("the file is larger than {most} bytes");
+        Err(io::Error::new(io::ErrorKind::FileTooLarge, problem))
+    };
+    if metadata.len() > most {
+        return too_large();
+    }
+    let mut bytes = Vec::new();
+    // It may grow meanwhile.
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).is_ok_and(|len| len <= most) { Ok(bytes) } else { too_large() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_of_bounded_size_are_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("file");
+        std::fs::write(&file, "12345").expect("writable");
+        assert_eq!(read_now(&file, 5).expect("a file"), b"12345");
+        let error = |path: &Path, most| read_now(path, most).expect_err("refused").kind();
+        assert_eq!(error(&file, 4), io::ErrorKind::FileTooLarge);
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("runs");
+        assert!(made.success());
+        for other in [&pipe, folder.path(), Path::new("/dev/zero")] {
+            assert_eq!(error(other, 4), io::ErrorKind::InvalidInput, "{}", other.display());
+        }
+    }
+}
