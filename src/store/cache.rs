@@ -78,6 +78,12 @@ struct Flight<V> {
     landed: watch::Receiver<Option<Loaded<V>>>,
 }
 
+/// What a caller without a good entry gets.
+enum Boarding<V> {
+    Flight { began: Instant, landed: watch::Receiver<Option<Loaded<V>>> },
+    Landed(Arc<Entry<V>>),
+}
+
 /// A cache of one kind of value.
 pub struct Cached<V> {
     tables: [Table; 2],
@@ -164,7 +170,8 @@ impl<V: Send + Sync + 'static> Cached<V> {
         {
             return Ok(Arc::clone(entry));
         }
-        self.load(key, kept).await
+        let seen = kept.as_ref().map(|entry| entry.id);
+        self.load(key, seen, kept).await
     }
 
     /// As [`Self::get`], but nothing doubtful, however young: for the loader of
@@ -175,7 +182,7 @@ impl<V: Send + Sync + 'static> Cached<V> {
     pub async fn get_undoubted(self: &Arc<Self>, key: &str, now: Moment) -> Loaded<V> {
         match self.lookup(key) {
             Some(entry) if self.freshness.vouches_for(&entry.origin, now) => Ok(entry),
-            _ => self.load(key, None).await,
+            doubtful => self.load(key, doubtful.map(|entry| entry.id), None).await,
         }
     }
 
@@ -197,13 +204,22 @@ impl<V: Send + Sync + 'static> Cached<V> {
     ///
     /// With a doubtful value at hand nobody waits longer than `degraded_ttl`
     /// after the load began: a stalled database slows nothing down for long.
+    /// `seen` is the entry that was found wanting.
     #[cold]
-    async fn load(self: &Arc<Self>, key: &str, kept: Option<Arc<Entry<V>>>) -> Loaded<V> {
+    async fn load(
+        self: &Arc<Self>,
+        key: &str,
+        seen: Option<EntryId>,
+        kept: Option<Arc<Entry<V>>>,
+    ) -> Loaded<V> {
         loop {
             let is_usable =
                 |entry: &Entry<V>| entry.is_usable(&self.freshness, self.freshness.now());
             let doubtful = kept.as_ref().filter(|entry| is_usable(entry));
-            let (began, mut landed) = self.board(key);
+            let (began, mut landed) = match self.board(key, seen) {
+                Boarding::Flight { began, landed } => (began, landed),
+                Boarding::Landed(entry) => return Ok(entry),
+            };
             let landing = landed.wait_for(Option::is_some);
             let landing = if doubtful.is_some() {
                 timeout_at(began + self.freshness.times().degraded_ttl, landing).await.ok()
@@ -231,13 +247,21 @@ impl<V: Send + Sync + 'static> Cached<V> {
         }
     }
 
-    /// The flight to wait for: one whose origin is still the latest, or a new one.
-    fn board(self: &Arc<Self>, key: &str) -> (Instant, watch::Receiver<Option<Loaded<V>>>) {
+    /// The flight to wait for: one whose origin is still the latest, or a new
+    /// one; or the entry of one that landed since the caller looked.
+    fn board(self: &Arc<Self>, key: &str, seen: Option<EntryId>) -> Boarding<V> {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = flights.get(key)
-            && self.freshness.is_latest(&flight.origin)
+        if let Some(Flight { origin, began, landed, .. }) = flights.get(key)
+            && self.freshness.is_latest(origin)
         {
-            return (flight.began, flight.landed.clone());
+            return Boarding::Flight { began: *began, landed: landed.clone() };
+        }
+        // A flight keeps its entry before it leaves the board.
+        if let Some(entry) = self.lookup(key)
+            && Some(entry.id) != seen
+            && self.freshness.is_latest(&entry.origin)
+        {
+            return Boarding::Landed(entry);
         }
         let key: Arc<str> = key.into();
         let (land, landed) = watch::channel(None);
@@ -251,7 +275,7 @@ impl<V: Send + Sync + 'static> Cached<V> {
         flights.insert(Arc::clone(&key), flight);
         drop(flights);
         tokio::spawn(Arc::clone(self).fly(key, id, origin, land));
-        (began, landed)
+        Boarding::Flight { began, landed }
     }
 
     async fn fly(

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue};
 use nightporter::gate::Gate;
 use nightporter::gate::verdict::Verdict;
 use nightporter::store::touch::Touches;
-use nightporter::store::{Freshness, Source};
+use nightporter::store::{Cached, Freshness, Source, Table, Unavailable};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -137,4 +137,28 @@ async fn a_cold_server_answers_a_burst_without_an_error() {
     drive(server.gate, &shots, connections, total).await.is_as_expected(total);
     let tables = ["installed_apps", "terminals", "identities", "kv_store"];
     assert_asked_once(&sample, &tables).await;
+}
+
+/// A load that lands between a caller's look into the cache and its boarding
+/// must do for that caller too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_cold_key_is_loaded_once_however_its_callers_are_interleaved() {
+    const KEYS: u64 = 5_000;
+    const CALLERS: usize = 8;
+    let config = server::config("");
+    let freshness = Arc::new(Freshness::new(config.cache.clone()));
+    freshness.verify(freshness.now());
+    let cached =
+        Cached::keyed(Arc::clone(&freshness), [Table::Apps; 2], async |_| Ok::<_, Unavailable>(()));
+    for key in 0..KEYS {
+        let mut callers = JoinSet::new();
+        for _ in 0..CALLERS {
+            let (cached, freshness) = (Arc::clone(&cached), Arc::clone(&freshness));
+            callers.spawn(async move {
+                cached.get(&key.to_string(), freshness.now()).await.expect("loads");
+            });
+        }
+        callers.join_all().await;
+    }
+    assert_eq!(cached.loads(), KEYS);
 }
