@@ -55,6 +55,13 @@ async fn ten_thousand_at_once_are_one_load() {
     assert_eq!(cached.loads(), 1);
 }
 
+#[test]
+fn what_is_kept_is_bounded() {
+    let kept = bounded(1000);
+    (0..10_000).for_each(|key| kept.insert(key, ()));
+    assert!((900..=1000).contains(&kept.len()), "{}", kept.len());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_goes_away_leaves_the_load_running() {
     let (freshness, row) = (freshness(), Arc::new(Row::default()));
