@@ -130,37 +130,46 @@ fn dots_only(segment: &[u8]) -> bool {
     matches!(segment, [b'.'] | [b'.', b'/', ..] | [b'.', b'.'] | [b'.', b'.', b'/', ..])
 }
 
+/// The steps of a reading that a backend takes so often and no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+struct Spent {
+    decodes: u8,
+    /// Whether a URL was made of the path.
+    is_cut: bool,
+}
+
 /// All results of any sequence of steps, but `raw`.
 fn explore(path: &[u8], raw: &[u8]) -> Result<Vec<Vec<u8>>, Reason> {
     if path.len() > MAX_AMBIGUOUS_LEN {
         return Err(Reason::AmbiguousPath);
     }
-    // A path counts once for each number of decodings it was reached by: fewer
-    // leave more to come.
-    let mut seen: HashSet<(u8, Vec<u8>)> = HashSet::from([(0, path.to_vec())]);
-    let mut queue = vec![(0, path.to_vec())];
-    while let Some((decodes, path)) = queue.pop() {
-        let decoded = (decodes < MAX_DECODES).then(|| percent_decode(&path).collect::<Vec<_>>());
+    // A path counts once for each way to have spent the steps that are bounded:
+    // fewer leave more to come.
+    let mut seen: HashSet<(Spent, Vec<u8>)> = HashSet::from([(Spent::default(), path.to_vec())]);
+    let mut queue = vec![(Spent::default(), path.to_vec())];
+    while let Some((spent, path)) = queue.pop() {
+        let decoded = (spent.decodes < MAX_DECODES).then(|| percent_decode(&path).collect());
+        let cut = (!spent.is_cut).then(|| cut_authority(&path));
         let steps = [
-            (decodes + 1, decoded),
-            (decodes, Some(decode_percent_u(&path))),
-            (decodes, Some(cut_authority(&path))),
-            (decodes, Some(fold_dots(&path))),
-            (decodes, Some(fold_slashes(&path))),
-            (decodes, Some(turn_backslashes(&path))),
-            (decodes, Some(shorten_overlong(&path))),
-            (decodes, Some(cut_parameters(&path))),
-            (decodes, Some(cut_tail(&path))),
+            (Spent { decodes: spent.decodes + 1, ..spent }, decoded),
+            (Spent { is_cut: true, ..spent }, cut),
+            (spent, Some(decode_percent_u(&path))),
+            (spent, Some(fold_dots(&path))),
+            (spent, Some(fold_slashes(&path))),
+            (spent, Some(turn_backslashes(&path))),
+            (spent, Some(shorten_overlong(&path))),
+            (spent, Some(cut_parameters(&path))),
+            (spent, Some(cut_tail(&path))),
         ];
-        for (decodes, next) in steps {
+        for (spent, next) in steps {
             let Some(next) = next.filter(|next| *next != path) else {
                 continue;
             };
-            if seen.insert((decodes, next.clone())) {
+            if seen.insert((spent, next.clone())) {
                 if seen.len() > MAX_READINGS {
                     return Err(Reason::AmbiguousPath);
                 }
-                queue.push((decodes, next));
+                queue.push((spent, next));
             }
         }
     }

@@ -10,12 +10,12 @@ use std::collections::hash_map::Entry as Slot;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::config::{self, Config, Secret};
+use crate::config::{Config, Secret};
 use crate::domain::app::AppMeta;
 use crate::domain::client::Known;
 use crate::domain::identity::Identity;
 use crate::store::app_meta::{AppMetaDir, ReadError};
-use crate::store::cache::{Entry, EntryId};
+use crate::store::cache::{Bounded, Entry, EntryId, bounded};
 use crate::store::freshness::Moment;
 use crate::store::touch::{Touches, Use};
 use crate::store::{AppNames, AppRow, Cached, Freshness, Source, Table, Touched, Unavailable};
@@ -66,9 +66,6 @@ pub struct Rendering {
     pub peer: Option<Arc<str>>,
 }
 
-type Hasher = foldhash::fast::RandomState;
-type Derived<K, V> = moka::sync::Cache<K, V, Hasher>;
-
 /// All caches of the gate.
 pub struct Memory {
     pub names: Arc<Cached<AppNames>>,
@@ -78,8 +75,8 @@ pub struct Memory {
     pub peers: Arc<Cached<PeerKeys>>,
     pub terminal_secret: Arc<Cached<Option<TokenKey>>>,
     pub management_secret: Arc<Cached<Option<Secret>>>,
-    tokens: Derived<Arc<str>, VerifiedToken>,
-    renderings: Derived<Rendering, Headers>,
+    tokens: Bounded<Arc<str>, VerifiedToken>,
+    renderings: Bounded<Rendering, Headers>,
 }
 
 impl fmt::Debug for Memory {
@@ -137,8 +134,8 @@ impl Memory {
                 Table::ManagementSecret,
                 ask!(|source| source.management_secret().await),
             ),
-            tokens: derived(&config.cache),
-            renderings: derived(&config.cache),
+            tokens: bounded(config.cache.capacity),
+            renderings: bounded(config.cache.capacity),
         }
     }
 
@@ -224,17 +221,6 @@ fn by_label(names: Vec<String>) -> AppNames {
     }
     labels.retain(|label, name| **label == **name || !contested.contains(label));
     labels
-}
-
-fn derived<K, V>(config: &config::Cache) -> Derived<K, V>
-where
-    K: std::hash::Hash + Eq + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    moka::sync::Cache::builder()
-        .max_capacity(config.capacity)
-        .time_to_live(config.ttl)
-        .build_with_hasher(Hasher::default())
 }
 
 fn apps(

@@ -139,7 +139,8 @@ pub(super) fn beat_period(limits: &Limits) -> Duration {
 #[derive(Debug)]
 struct Activity {
     pulse: Arc<Pulse>,
-    /// Tick of the last byte in or out.
+    /// Tick of the last byte in or out; with HTTP/2, where pings go on for ever,
+    /// of the last request's beginning or end.
     last: AtomicU32,
     /// Tick when bytes of a head began to come; 0 while none is under way.
     head_since: AtomicU32,
@@ -165,6 +166,9 @@ impl Activity {
 
     fn bytes_came(&self) {
         let tick = self.pulse.tick();
+        if self.multiplexed.load(Ordering::Relaxed) {
+            return;
+        }
         self.last.store(tick, Ordering::Relaxed);
         if self.in_flight.load(Ordering::Relaxed) == 0
             && self.head_since.load(Ordering::Relaxed) == 0
@@ -174,7 +178,9 @@ impl Activity {
     }
 
     fn bytes_went(&self) {
-        self.last.store(self.pulse.tick(), Ordering::Relaxed);
+        if !self.multiplexed.load(Ordering::Relaxed) {
+            self.last.store(self.pulse.tick(), Ordering::Relaxed);
+        }
     }
 
     fn head_complete(self: &Arc<Self>) -> InFlight {
@@ -208,6 +214,7 @@ struct InFlight(Arc<Activity>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.0.last.store(self.0.pulse.tick(), Ordering::Relaxed);
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

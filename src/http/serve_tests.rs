@@ -346,6 +346,22 @@ async fn ask_http2(sender: &mut Http2, path: &str, cookie: usize) -> (u16, Bytes
 }
 
 #[tokio::test]
+async fn pings_alone_do_not_keep_a_connection() {
+    let server = Running::new(Limits { idle: Duration::from_millis(400), ..SHORT });
+    let io = TokioIo::new(server.connect().await);
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(hyper_util::rt::TokioTimer::new())
+        .keep_alive_interval(Duration::from_millis(50))
+        .keep_alive_while_idle(true);
+    let (mut sender, connection) = builder.handshake(io).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    assert_eq!(ask_http2(&mut sender, "/x", 10).await.0, 200);
+    let ended = timeout(Duration::from_secs(10), connection).await;
+    assert!(ended.is_ok(), "still open");
+}
+
+#[tokio::test]
 async fn http2_works_without_tls_and_within_the_same_bounds() {
     let server = Running::new(SHORT);
     let (mut sender, connection) = http2(server.addr).await;
