@@ -1,7 +1,6 @@
 //! The integration tests: real Postgres, real sockets, real signatures.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
-#[allow(dead_code)]
 mod support;
 
 mod burst;

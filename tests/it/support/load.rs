@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
 
 use super::client::{Connection, Request};
 
@@ -100,51 +98,5 @@ async fn fire(connection: &mut Connection, shot: &Shot, outcome: &mut Outcome) {
     if outcome.wrong.len() < 10 {
         let request = String::from_utf8_lossy(&shot.bytes);
         outcome.wrong.push(format!("{problem}: {request:?}"));
-    }
-}
-
-/// A steady stream of requests behind a test; ends, and tells, when told to.
-#[derive(Debug)]
-pub struct Stream {
-    stop: tokio::sync::watch::Sender<bool>,
-    drivers: JoinSet<Outcome>,
-    began: Instant,
-}
-
-impl Stream {
-    /// `rate` requests/s over all connections, or as many as the machine can do.
-    pub fn start(gate: SocketAddr, shots: &Arc<[Shot]>, connections: u32, rate: u32) -> Self {
-        let stop = tokio::sync::watch::Sender::new(false);
-        let mut drivers = JoinSet::new();
-        let period = Duration::from_secs(1) * connections / rate;
-        for _ in 0..connections {
-            let (shots, stop) = (Arc::clone(shots), stop.subscribe());
-            drivers.spawn(async move {
-                let mut outcome = Outcome::default();
-                let mut connection = Connection::open(gate).await.expect("the gate listens");
-                let mut next = Instant::now();
-                for shot in shots.iter().cycle() {
-                    if *stop.borrow() {
-                        break;
-                    }
-                    fire(&mut connection, shot, &mut outcome).await;
-                    next += period;
-                    sleep_until(next).await;
-                }
-                outcome
-            });
-        }
-        Self { stop, drivers, began: Instant::now() }
-    }
-
-    /// What came of it, and the requests/s it really was.
-    pub async fn stop(mut self) -> (Outcome, f64) {
-        self.stop.send_replace(true);
-        let mut outcome = Outcome::default();
-        while let Some(part) = self.drivers.join_next().await {
-            outcome.add(part.expect("no panic"));
-        }
-        let answers = f64::from(u32::try_from(outcome.answers()).expect("not that many"));
-        (outcome, answers / self.began.elapsed().as_secs_f64())
     }
 }
