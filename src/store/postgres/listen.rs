@@ -175,7 +175,8 @@ impl Postgres {
             let (sent, next) = (self.freshness.now(), Instant::now() + period);
             let round = async {
                 let triggers = self.beat(name, beat).await?;
-                let _outlived_by_its_sender = echoes.wait_for(|echo| *echo >= beat).await;
+                // This one and no later: a stranger may send any number.
+                let _outlived_by_its_sender = echoes.wait_for(|echo| *echo == beat).await;
                 Ok::<_, Lost>(triggers)
             };
             let Ok(triggers) = timeout_at(next, round).await else {
