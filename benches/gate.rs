@@ -20,6 +20,7 @@ use nightporter::gate::Gate;
 use nightporter::gate::verdict::Verdict;
 use nightporter::store::touch::Touches;
 use nightporter::store::{Cached, Freshness, Source, Table};
+use nightporter::wake::Wakes;
 
 use sample::SampleBox;
 
@@ -112,7 +113,7 @@ fn serve(config: &Config) -> Gate {
     let freshness = Arc::new(Freshness::new(config.cache.clone()));
     let source = Arc::new(Source::open(config, &freshness).expect("a folder"));
     let touches = Arc::new(Touches::new(config.touch.clone()));
-    let gate = Gate::new(config, Arc::clone(&source), freshness, touches);
+    let gate = Gate::new(config, Arc::clone(&source), freshness, touches, Wakes::new().0);
     tokio::spawn(async move { source.watch().await });
     let deadline = Instant::now() + Duration::from_secs(10);
     while !gate.health().live {

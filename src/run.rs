@@ -21,6 +21,7 @@ use crate::store::postgres::PostgresConfigError;
 use crate::store::touch::Touches;
 use crate::store::{Freshness, Source};
 use crate::telemetry::{logs, meters};
+use crate::wake::Wakes;
 
 /// How long the last uses may take to be written when everything else is done.
 const LAST_FLUSH: Duration = Duration::from_secs(2);
@@ -58,8 +59,14 @@ pub async fn run(
     let freshness = Arc::new(Freshness::new(config.cache.clone()));
     let source = Arc::new(Source::open(&config, &freshness)?);
     let touches = Arc::new(Touches::new(config.touch.clone()));
-    let gate =
-        Gate::new(&config, Arc::clone(&source), Arc::clone(&freshness), Arc::clone(&touches));
+    let (wakes, _orders) = Wakes::new();
+    let gate = Gate::new(
+        &config,
+        Arc::clone(&source),
+        Arc::clone(&freshness),
+        Arc::clone(&touches),
+        Arc::clone(&wakes),
+    );
     let gate = Arc::new(gate);
 
     let mut parts = Endless::new();
@@ -80,6 +87,7 @@ pub async fn run(
 
     serve(&config, tls.as_ref(), &mut signals, [&mut parts, &mut doors]).await?;
     doors.shutdown().await;
+    wakes.close();
     info!("draining; a second signal aborts");
     let drained = drain(drains, config.gate.drain_timeout, &mut signals).await;
     if timeout(LAST_FLUSH, touches.flush(&source)).await.is_err() {

@@ -1,6 +1,6 @@
 //! Which keys two configurations differ in.
 
-use super::{Cache, Config, Gate, Log, Ops, Postgres, Store, StoreKind, Touch};
+use super::{Cache, Config, Gate, Log, Ops, Postgres, Sleep, Store, StoreKind, Touch, Wake};
 
 /// Names each field that is not equal in both, after its section.
 macro_rules! compare {
@@ -19,7 +19,7 @@ impl Config {
     /// The keys whose values differ; secrets are compared and not shown.
     #[must_use]
     pub fn differing(&self, new: &Self) -> Vec<&'static str> {
-        let Self { gate, ops, store, cache, touch, log } = self;
+        let Self { gate, ops, store, cache, touch, wake, sleep, upstream, log } = self;
         let mut keys = Vec::new();
         compare!(keys, "gate", Gate, gate, new.gate, {
             listen, trusted_proxies, domain, path_matching, header_encoding, refuse_replays,
@@ -31,6 +31,15 @@ impl Config {
             capacity, ttl, degraded_ttl, max_stale, heartbeat,
         });
         compare!(keys, "touch", Touch, touch, new.touch, { flush_interval, last_access_every });
+        compare!(keys, "wake", Wake, wake, new.wake, {
+            enabled, docker, strategy, apps, throttle, longest_backoff, max_concurrent,
+            start_timeout, hold_timeout, compose_command, data_dir, min_free_disk, ignore,
+        });
+        compare!(keys, "sleep", Sleep, sleep, new.sleep, {
+            enabled, interval, pause, idle_for_pause, idle_for_stop, hold_off, activity_bytes,
+            memory_pressure, reclaim,
+        });
+        push_if(&mut keys, *upstream != new.upstream, "upstream");
         compare!(keys, "log", Log, log, new.log, { level, format });
         keys
     }

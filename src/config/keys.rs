@@ -12,7 +12,7 @@ const CONFIG_VARIABLE: &str = "NIGHTPORTER_CONFIG";
 const SIMILAR: f64 = 0.75;
 
 /// Every key, by section. `_file` keys name a file that holds the secret.
-pub(super) const KEYS: [&str; 39] = [
+pub(super) const KEYS: [&str; 65] = [
     "gate.listen",
     "gate.trusted_proxies",
     "gate.domain",
@@ -50,6 +50,32 @@ pub(super) const KEYS: [&str; 39] = [
     "cache.heartbeat",
     "touch.flush_interval",
     "touch.last_access_every",
+    "wake.enabled",
+    "wake.docker",
+    "wake.docker_certificates",
+    "wake.strategy",
+    "wake.apps",
+    "wake.throttle",
+    "wake.longest_backoff",
+    "wake.max_concurrent",
+    "wake.start_timeout",
+    "wake.hold_timeout",
+    "wake.compose_command",
+    "wake.data_dir",
+    "wake.min_free_disk",
+    "wake.ignore.user_agents",
+    "wake.ignore.paths",
+    "sleep.enabled",
+    "sleep.interval",
+    "sleep.pause",
+    "sleep.idle_for_pause",
+    "sleep.idle_for_stop",
+    "sleep.hold_off",
+    "sleep.activity_bytes",
+    "sleep.memory_pressure",
+    "sleep.reclaim",
+    "upstream.url",
+    "upstream.shadow",
     "log.level",
     "log.format",
 ];
@@ -141,7 +167,7 @@ mod tests {
             assert_eq!(nearest(wrong), right, "{wrong}");
         }
         assert_eq!(nearest_section("gates"), Some("gate"));
-        assert_eq!(nearest_section("upstream"), None);
+        assert_eq!(nearest_section("downtown"), None);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! File and environment into a whole [`Config`], section by section.
 
+mod wake;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,22 +35,28 @@ pub fn load(file: Option<&Path>, env: &Environment) -> Result<Config, Findings> 
         return Err(findings);
     };
     let mut reader = Reader::new(given, findings);
-    let config = read(&mut reader);
+    let config = read(&mut reader, env);
     let findings = reader.into_findings();
     if findings.is_empty() { Ok(config) } else { Err(findings) }
 }
 
 /// Reads every key. Where a value is missing or wrong another one stands in,
 /// so that the rest is still checked; it is never used, since there is a finding.
-fn read(reader: &mut Reader) -> Config {
+fn read(reader: &mut Reader, env: &Environment) -> Config {
     let gate = gate(reader);
     let ops = ops(reader, &gate.listen);
+    let store = store(reader);
+    let wake = wake::wake(reader, env, &store.installed_apps_dir);
+    let upstream = wake::upstream(reader);
     Config {
         gate,
         ops,
-        store: store(reader),
+        store,
         cache: cache(reader),
         touch: touch(reader),
+        wake,
+        sleep: wake::sleep(reader, upstream.is_some()),
+        upstream,
         log: log(reader),
     }
 }

@@ -69,7 +69,7 @@ fn the_documented_file_names_every_key_and_the_loader_reads_every_key() {
     assert_eq!(documented, known);
 
     let mut reader = Reader::new(Given::default(), Findings::default());
-    read(&mut reader);
+    read(&mut reader, &Environment::new());
     assert_eq!(reader.asked, BTreeSet::from(keys::KEYS));
 }
 

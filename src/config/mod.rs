@@ -23,6 +23,7 @@ pub use findings::{Finding, Findings, Origin};
 pub use load::load;
 pub use value::{ListenAddr, Secret};
 
+pub use crate::domain::lifecycle::StrategyChoice;
 pub use crate::domain::policy::PathMatching;
 
 /// The whole validated configuration.
@@ -33,6 +34,9 @@ pub struct Config {
     pub store: Store,
     pub cache: Cache,
     pub touch: Touch,
+    pub wake: Wake,
+    pub sleep: Sleep,
+    pub upstream: Option<Upstream>,
     pub log: Log,
 }
 
@@ -147,6 +151,89 @@ pub struct Touch {
     pub flush_interval: Duration,
     /// `last_access` of an app is written at most once in this time.
     pub last_access_every: Duration,
+}
+
+/// `[wake]`: how sleeping apps are brought up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wake {
+    /// Whether containers are looked at at all; without it every app counts as awake.
+    pub enabled: bool,
+    pub docker: DockerEndpoint,
+    /// For apps that say nothing themselves.
+    pub strategy: StrategyChoice,
+    /// By app; goes before what its `app_meta.json` says.
+    pub apps: BTreeMap<String, StrategyChoice>,
+    /// Shortest time between two attempts for one app.
+    pub throttle: Duration,
+    /// Longest wait after an attempt that failed; the first is `throttle`.
+    pub longest_backoff: Duration,
+    /// Starts under way at one time, over all apps.
+    pub max_concurrent: usize,
+    /// From the order to start until the app must be ready.
+    pub start_timeout: Duration,
+    /// Longest that a held request waits.
+    pub hold_timeout: Duration,
+    /// Program and first arguments of Compose; empty to look for one.
+    pub compose_command: Vec<String>,
+    /// On the volume whose free space counts.
+    pub data_dir: PathBuf,
+    /// In bytes; with less nothing is started.
+    pub min_free_disk: u64,
+    pub ignore: Ignore,
+}
+
+/// `[wake.ignore]`: requests that wake nothing and do not count as use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ignore {
+    /// Parts of a `User-Agent`, without regard to letter case.
+    pub user_agents: Vec<String>,
+    /// Beginnings of a path.
+    pub paths: Vec<String>,
+}
+
+/// Where the container engine listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DockerEndpoint {
+    Unix(PathBuf),
+    /// `host:port`, without TLS.
+    Tcp(String),
+    /// `host:port` and the folder of `ca.pem`, `cert.pem` and `key.pem`.
+    Tls {
+        address: String,
+        certificates: PathBuf,
+    },
+}
+
+/// `[sleep]`: when apps that nobody uses are paused and stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sleep {
+    pub enabled: bool,
+    /// Period of the loop.
+    pub interval: Duration,
+    /// Whether apps are paused before they are stopped.
+    pub pause: bool,
+    /// For apps that say nothing themselves.
+    pub idle_for_pause: Duration,
+    /// For apps that say nothing themselves.
+    pub idle_for_stop: Duration,
+    /// After the start of the process nothing is put to sleep for so long.
+    pub hold_off: Duration,
+    /// Bytes both to and from an app within `interval` that count as use.
+    pub activity_bytes: u64,
+    /// Percentage of time that tasks wait for memory (PSI `some avg10`) above which
+    /// apps are demoted before their time; `None` never does.
+    pub memory_pressure: Option<u8>,
+    /// Whether a paused app's memory is given back through cgroup v2.
+    pub reclaim: bool,
+}
+
+/// `[upstream]`: the `shard_core` that runs beside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// `http://host:port`, without a path.
+    pub url: http::Uri,
+    /// Whether verdicts are compared with its own.
+    pub shadow: bool,
 }
 
 /// `[log]`.

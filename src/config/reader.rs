@@ -1,5 +1,6 @@
 //! Raw values into typed ones; what does not fit becomes a finding.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use ipnet::IpNet;
 
 use super::findings::{Findings, Origin};
 use super::given::{Given, Raw};
-use super::{HeaderEncoding, ListenAddr, LogFormat, PathMatching, Secret};
+use super::{HeaderEncoding, ListenAddr, LogFormat, PathMatching, Secret, StrategyChoice};
 
 /// Longest duration that is accepted. Longer ones are slips of the unit, and
 /// times far ahead can leave the range of the clock.
@@ -298,6 +299,130 @@ fn list(raw: &Raw, example: &str) -> Result<Vec<String>, Refusal> {
         return Err(Refusal::new("is empty", hint));
     }
     Ok(items)
+}
+
+/// A list of texts, as they are.
+#[derive(Debug)]
+pub(super) struct Names(pub(super) Vec<String>);
+
+impl Setting for Names {
+    fn read(raw: &Raw) -> Result<Self, Refusal> {
+        list(raw, "[\"one\", \"two\"]").map(Self)
+    }
+}
+
+/// A program and its first arguments, as one text or as a list.
+#[derive(Debug)]
+pub(super) struct Program(pub(super) Vec<String>);
+
+impl Setting for Program {
+    fn read(raw: &Raw) -> Result<Self, Refusal> {
+        match raw {
+            Raw::List(_) => list(raw, "[\"docker\", \"compose\"]").map(Self),
+            _ => {
+                let words = String::read(raw)?;
+                Ok(Self(words.split_whitespace().map(str::to_owned).collect()))
+            }
+        }
+    }
+}
+
+/// A number of bytes, with or without a binary unit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bytes(pub(super) u64);
+
+impl Setting for Bytes {
+    fn read(raw: &Raw) -> Result<Self, Refusal> {
+        const UNITS: [(&str, u32); 4] = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("B", 0)];
+        let (Raw::Text(text) | Raw::Variable(text) | Raw::Integer(text)) = raw else {
+            return Err(Refusal::of_type(raw, "a number of bytes", "\"1 GiB\""));
+        };
+        let unit = UNITS.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
+        let (number, shift) = unit.unwrap_or((text, 0));
+        let number: Option<u64> = number.trim().parse().ok();
+        let bytes = number.and_then(|number| number.checked_mul(1 << shift));
+        bytes.map(Self).ok_or_else(|| {
+            let hint = "write a whole number and KiB, MiB or GiB, as in `1 GiB`";
+            Refusal::new(format!("`{text}` is no number of bytes"), hint)
+        })
+    }
+}
+
+/// Where an engine listens, without what TLS needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum DockerHost {
+    Unix(PathBuf),
+    Tcp(String),
+}
+
+impl FromStr for DockerHost {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const HINT: &str = "write it as in `unix:///var/run/docker.sock` or `tcp://127.0.0.1:2375`";
+        if let Some(path) = text.strip_prefix("unix://") {
+            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(HINT) };
+        }
+        let schemes = ["tcp://", "http://", "https://"];
+        let address = schemes.iter().find_map(|scheme| text.strip_prefix(scheme)).ok_or(HINT)?;
+        let address = address.trim_end_matches('/');
+        let authority: http::uri::Authority = address.parse().map_err(|_| HINT)?;
+        let port = authority.port_u16().ok_or(HINT)?;
+        Ok(Self::Tcp(format!("{}:{port}", authority.host())))
+    }
+}
+
+impl Setting for DockerHost {
+    fn read(raw: &Raw) -> Result<Self, Refusal> {
+        let text = String::read(raw)?;
+        text.parse().map_err(|hint: &str| {
+            Refusal::new(format!("`{text}` is no address of an engine"), hint)
+        })
+    }
+}
+
+impl Setting for StrategyChoice {
+    fn read(raw: &Raw) -> Result<Self, Refusal> {
+        choice(raw, &StrategyChoice::WORDS)
+    }
+}
+
+/// `["notes=hold", "wiki=pass"]`.
+#[derive(Debug)]
+pub(super) struct AppStrategies(pub(super) BTreeMap<String, StrategyChoice>);
+
+impl Setting for AppStrategies {
+    fn read(raw: &Raw) -> Result<Self, Refusal> {
+        let apps = list(raw, "[\"notes=hold\"]")?.into_iter().map(|text| {
+            let Some((app, word)) = text.split_once('=') else {
+                let hint = "write the app's name and its strategy, as in `notes=hold`";
+                return Err(Refusal::new(format!("`{text}` has no `=`"), hint));
+            };
+            let word = Raw::Text(word.trim().to_owned());
+            Ok((app.trim().to_owned(), StrategyChoice::read(&word)?))
+        });
+        apps.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// `http://host:port`, with nothing behind it.
+#[derive(Debug)]
+pub(super) struct UpstreamUrl(pub(super) http::Uri);
+
+impl Setting for UpstreamUrl {
+    fn read(raw: &Raw) -> Result<Self, Refusal> {
+        let text = String::read(raw)?;
+        let url = text.parse::<http::Uri>().ok().filter(|url| {
+            url.scheme_str() == Some("http")
+                && url.host().is_some()
+                && url.path() == "/"
+                && url.query().is_none()
+        });
+        url.map(Self).ok_or_else(|| {
+            let hint = "write it as in `http://shard_core:80`, without a path";
+            Refusal::new(format!("`{text}` is no URL of an upstream"), hint)
+        })
+    }
 }
 
 /// One of a few words.

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::lifecycle::StrategyChoice;
+
 /// Who may use a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -38,6 +40,8 @@ pub struct AppMeta {
     pub paths: Vec<PathRule>,
     pub lifecycle: Lifecycle,
     pub minimum_portal_size: Size,
+    /// `wake`: what its requests get while it sleeps; this program's own key.
+    pub wake: Option<StrategyChoice>,
 }
 
 /// A port of a container that Traefik routes to.
@@ -99,6 +103,8 @@ pub enum AppMetaError {
     Paths(usize),
     #[error("`lifecycle`: {0}")]
     Lifecycle(&'static str),
+    #[error("`wake` is `{0}`; use auto, pass, page or hold")]
+    Wake(String),
 }
 
 /// Version 1.3 as it stands in the file; unknown keys are ignored, since other
@@ -116,6 +122,7 @@ struct Raw {
     lifecycle: Lifecycle,
     #[serde(default)]
     minimum_portal_size: Size,
+    wake: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -155,6 +162,13 @@ impl AppMeta {
                 headers: headers.unwrap_or_default(),
             })
             .collect();
+        let wake = raw.wake.filter(|wake| !wake.is_null()).map(|wake| {
+            let choice = wake.as_str().and_then(StrategyChoice::named);
+            choice.ok_or_else(|| match wake {
+                Value::String(word) => AppMetaError::Wake(word),
+                other => AppMetaError::Wake(other.to_string()),
+            })
+        });
         paths.sort_by_key(|rule| std::cmp::Reverse(rule.prefix.len()));
         Ok(Self {
             name: raw.name,
@@ -165,6 +179,7 @@ impl AppMeta {
             paths,
             lifecycle: raw.lifecycle,
             minimum_portal_size: raw.minimum_portal_size,
+            wake: wake.transpose()?,
         })
     }
 }
@@ -318,6 +333,10 @@ mod tests {
             (0..=MAX_PATHS).map(|n| (format!("/{n}"), json!({"access": "public"}))).collect();
         assert_eq!(parse(&meta), Err(AppMetaError::Paths(MAX_PATHS + 1)));
         let mut meta = minimal();
+        meta["wake"] = json!("sometimes");
+        assert_eq!(parse(&meta), Err(AppMetaError::Wake("sometimes".into())));
+        meta["wake"] = json!("hold");
+        assert_eq!(parse(&meta).expect("valid").wake, StrategyChoice::named("hold"));
         meta["paths"]["/x"] = json!({"access": "secret"});
         let error = parse(&meta).expect_err("unknown access").to_string();
         assert!(error.contains("secret"), "{error}");

@@ -4,6 +4,7 @@
 pub mod app;
 pub mod client;
 pub mod identity;
+pub mod lifecycle;
 pub mod policy;
 pub mod reason;
 pub mod request;

@@ -19,6 +19,7 @@ use crate::store::cache::{Bounded, Entry, EntryId, bounded};
 use crate::store::freshness::Moment;
 use crate::store::touch::{Touches, Use};
 use crate::store::{AppNames, AppRow, Cached, Freshness, Source, Table, Touched, Unavailable};
+use crate::wake::{AppWake, Facts, Wakes};
 
 use super::credentials::peer::PeerKeys;
 use super::credentials::terminal::{Claims, TokenKey};
@@ -32,6 +33,7 @@ pub struct App {
     /// Its description, or why that cannot be used.
     pub described: Result<Described, String>,
     pub used: Arc<Use>,
+    pub wake: Arc<AppWake>,
 }
 
 /// An app's description with its templates compiled, one set for each of `meta.paths`.
@@ -91,6 +93,7 @@ impl Memory {
         source: &Arc<Source>,
         freshness: &Arc<Freshness>,
         touches: &Arc<Touches>,
+        wakes: &Arc<Wakes>,
     ) -> Self {
         let fresh = || Arc::clone(freshness);
         /// A loader of one value that asks the source.
@@ -109,7 +112,7 @@ impl Memory {
                 Table::AppNames,
                 ask!(|source| source.app_names().await.map(by_label)),
             ),
-            apps: apps(config, source, fresh(), touches),
+            apps: apps(config, source, fresh(), touches, wakes),
             identity: Cached::single(
                 fresh(),
                 Table::Identity,
@@ -228,11 +231,13 @@ fn apps(
     source: &Arc<Source>,
     freshness: Arc<Freshness>,
     touches: &Arc<Touches>,
+    wakes: &Arc<Wakes>,
 ) -> Arc<Cached<Option<App>>> {
     let dir = AppMetaDir::new(config.store.installed_apps_dir.clone());
-    let (source, touches) = (Arc::clone(source), Arc::clone(touches));
+    let (source, touches, wakes) = (Arc::clone(source), Arc::clone(touches), Arc::clone(wakes));
     Cached::keyed(freshness, [Table::Apps, Table::AppMeta], move |name| {
-        let (dir, source, touches) = (dir.clone(), Arc::clone(&source), Arc::clone(&touches));
+        let (dir, source) = (dir.clone(), Arc::clone(&source));
+        let (touches, wakes) = (Arc::clone(&touches), Arc::clone(&wakes));
         async move {
             let Some(row) = source.app(&name).await? else {
                 return Ok(None);
@@ -246,7 +251,9 @@ fn apps(
                 tracing::warn!(app = %name, %reason, "the app answers 503");
             }
             let used = touches.of(Touched::App, &row.name);
-            Ok(Some(App { row, described, used }))
+            let facts = described.as_ref().map(|described| Facts::of(&described.meta));
+            let wake = wakes.of(&row.name, facts.unwrap_or_default());
+            Ok(Some(App { row, described, used, wake }))
         }
     })
 }

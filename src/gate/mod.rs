@@ -4,6 +4,7 @@
 //! No error becomes a grant: nothing converts into [`Verdict::Grant`], and each
 //! is made at the end of its method, after everything was checked.
 
+pub mod asker;
 mod client;
 pub mod credentials;
 pub mod explain;
@@ -11,6 +12,7 @@ mod forwarded;
 pub mod headers;
 mod memory;
 pub mod verdict;
+mod wait;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -28,6 +30,7 @@ use crate::store::cache::Entry;
 use crate::store::freshness::Moment;
 use crate::store::touch::Touches;
 use crate::store::{self, Freshness, Source, Unavailable};
+use crate::wake::{Shown, Wakes};
 
 use client::{Identified, Once};
 use credentials::management;
@@ -45,11 +48,14 @@ const ATTEMPTS: usize = 16;
 #[derive(Debug)]
 pub struct Gate {
     config: config::Gate,
+    wake: config::Wake,
+    beside_upstream: bool,
     memory: Memory,
     replays: Replays,
     source: Arc<Source>,
     freshness: Arc<Freshness>,
     touches: Arc<Touches>,
+    wakes: Arc<Wakes>,
 }
 
 /// One subrequest, read.
@@ -58,6 +64,21 @@ struct Request<'a> {
     readings: &'a Readings<'a>,
     forwarded: Forwarded<'a>,
     headers: &'a HeaderMap,
+}
+
+/// The outcome of a decision that grants.
+struct Granted {
+    headers: Headers,
+    /// Set where the request is not simply passed on: the app is not awake, or the
+    /// request is a page's question how things stand.
+    asleep: Option<AsleepApp>,
+}
+
+/// An app that a grant has to wait for.
+struct AsleepApp {
+    entry: Arc<Entry<Option<App>>>,
+    /// Whether the request is to wake nothing.
+    is_ignored: bool,
 }
 
 /// The rows that a decision was made from.
@@ -94,6 +115,7 @@ pub struct PageApp {
     pub icon: String,
     /// The contract's word for the state the store keeps.
     pub status: String,
+    pub shown: Shown,
 }
 
 /// What the gate says of itself to probes.
@@ -119,14 +141,18 @@ impl Gate {
         source: Arc<Source>,
         freshness: Arc<Freshness>,
         touches: Arc<Touches>,
+        wakes: Arc<Wakes>,
     ) -> Self {
         Self {
             config: config.gate.clone(),
-            memory: Memory::new(config, &source, &freshness, &touches),
+            wake: config.wake.clone(),
+            beside_upstream: config.upstream.is_some(),
+            memory: Memory::new(config, &source, &freshness, &touches, &wakes),
             replays: Replays::default(),
             source,
             freshness,
             touches,
+            wakes,
         }
     }
 
@@ -136,22 +162,27 @@ impl Gate {
     }
 
     /// `/internal/auth`: may this request pass to its app, and with which headers?
+    ///
+    /// Waits only where the app is not awake and its strategy is to hold.
     pub async fn auth(&self, headers: &HeaderMap) -> Verdict {
-        match self.decide(headers).await {
-            Ok(headers) => Verdict::Grant(headers),
+        let mut once = Once::default();
+        match self.decide(headers, &mut once).await {
+            Ok(Granted { headers, asleep: None }) => Verdict::Grant(headers),
+            Ok(Granted { headers: granted, asleep: Some(asleep) }) => {
+                self.answer_asleep(headers, granted, asleep, &mut once).await
+            }
             Err(reason) => Verdict::Deny(reason),
         }
     }
 
-    async fn decide(&self, headers: &HeaderMap) -> Result<Headers, Reason> {
+    async fn decide(&self, headers: &HeaderMap, once: &mut Once) -> Result<Granted, Reason> {
         let forwarded = Forwarded::read(headers)?;
         let label = app_label(forwarded.host, self.config.domain.as_deref())?;
         let readings = Readings::of(forwarded.uri)?;
         let request = Request { label: &label, readings: &readings, forwarded, headers };
-        let mut once = Once::default();
         for _ in 0..ATTEMPTS {
             let mut evidence = Evidence::default();
-            let outcome = self.attempt(&request, self.now(), &mut once, &mut evidence).await;
+            let outcome = self.attempt(&request, self.now(), once, &mut evidence).await;
             // Rows were read one after the other; a change of one while the next
             // was loaded makes the whole outdated. So does a process that was
             // stopped between reading and answering.
@@ -169,7 +200,7 @@ impl Gate {
         now: Now,
         once: &mut Once,
         evidence: &mut Evidence,
-    ) -> Result<Headers, Reason> {
+    ) -> Result<Granted, Reason> {
         let Evidence { found, identified, identity } = evidence;
         let found = found.insert(self.memory.app(request.label, now.moment).await?);
         let (app, described) = found.described()?;
@@ -192,8 +223,17 @@ impl Gate {
             };
             self.render(templates, rendering, &identified.client, identity.value.as_ref())?
         };
-        self.touches.touch(&app.used, now.wall);
-        Ok(headers)
+        let is_ignored = self.wake.ignore.covers(request.headers, request.forwarded.uri);
+        if !is_ignored {
+            // Before the look: whoever puts the app to sleep does both the other way round.
+            self.touches.touch(&app.used, now.wall);
+        }
+        let is_poll = request.headers.contains_key(asker::POLL);
+        if app.wake.is_awake() && !is_poll {
+            return Ok(Granted { headers, asleep: None });
+        }
+        let app = found.app.clone().ok_or(Reason::UnknownApp)?;
+        Ok(Granted { headers, asleep: Some(AsleepApp { entry: app, is_ignored }) })
     }
 
     /// The headers of one rule for one client, rendered once.
@@ -275,17 +315,13 @@ impl Gate {
 
     /// The app that a page is about: the first label of `Host`.
     pub async fn app_for_page(&self, headers: &HeaderMap) -> Option<PageApp> {
+        self.found_for_page(headers).await?.app().map(PageApp::of)
+    }
+
+    async fn found_for_page(&self, headers: &HeaderMap) -> Option<Found> {
         let host = headers.get(HOST)?.to_str().ok()?;
         let label = app_label(host, self.config.domain.as_deref()).ok()?;
-        let found = self.memory.app(&label, self.freshness.now()).await.ok()?;
-        let app = found.app()?;
-        let meta = app.described.as_ref().ok().map(|described| &described.meta);
-        Some(PageApp {
-            pretty_name: meta.map_or(&*app.row.name, |meta| &meta.pretty_name).to_owned(),
-            icon: meta.map_or("", |meta| &meta.icon).to_owned(),
-            status: app.row.status.clone(),
-            name: Arc::clone(&app.row.name),
-        })
+        self.memory.app(&label, self.freshness.now()).await.ok()
     }
 
     #[must_use]
@@ -301,6 +337,19 @@ impl Gate {
             store: self.source.health(),
             touches_waiting: self.touches.waiting(),
             caches: self.memory.counts(),
+        }
+    }
+}
+
+impl PageApp {
+    fn of(app: &App) -> Self {
+        let meta = app.described.as_ref().ok().map(|described| &described.meta);
+        Self {
+            pretty_name: meta.map_or(&*app.row.name, |meta| &meta.pretty_name).to_owned(),
+            icon: meta.map_or("", |meta| &meta.icon).to_owned(),
+            status: app.row.status.clone(),
+            name: Arc::clone(&app.row.name),
+            shown: app.wake.shown(),
         }
     }
 }

@@ -4,14 +4,36 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
+use super::PageApp;
 use crate::domain::reason::Reason;
 
-/// Grant or denial. There is no conversion from an error into a grant.
+/// Grant or denial, or a grant that has to wait for its app. There is no conversion
+/// from an error into a grant.
 #[derive(Debug, Clone)]
 pub enum Verdict {
     Grant(Headers),
+    /// Granted, and the app is not awake.
+    Asleep(Box<Asleep>),
     Deny(Reason),
 }
 
 /// Response headers, rendered once and shared.
 pub type Headers = Arc<[(HeaderName, HeaderValue)]>;
+
+/// What is said in place of an app that is not awake.
+#[derive(Debug, Clone)]
+pub struct Asleep {
+    pub app: PageApp,
+    pub form: Form,
+}
+
+/// The form in which it is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A page, for a person.
+    Page,
+    /// `application/problem+json` (RFC 9457), for a program.
+    Problem,
+    /// What the page asks for to know how things stand; also where the app is awake.
+    Poll,
+}

@@ -7,7 +7,6 @@ use http_body_util::Full;
 
 use super::Response;
 use crate::domain::reason::Reason;
-use crate::gate::verdict::Verdict;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -35,14 +34,7 @@ fn of_reason(reason: Reason) -> (StatusCode, &'static str) {
     }
 }
 
-pub(crate) fn of_verdict(verdict: &Verdict) -> Response {
-    match verdict {
-        Verdict::Grant(headers) => grant(headers),
-        Verdict::Deny(reason) => deny(*reason),
-    }
-}
-
-fn grant(headers: &[(HeaderName, HeaderValue)]) -> Response {
+pub(crate) fn grant(headers: &[(HeaderName, HeaderValue)]) -> Response {
     // Room for our two and the two that hyper adds.
     let mut map = HeaderMap::with_capacity(headers.len() + 4);
     for (name, value) in headers {
@@ -109,8 +101,6 @@ pub(crate) fn bearer_required() -> Response {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]
@@ -141,7 +131,7 @@ mod tests {
             (HeaderName::from_static("x-ptl-client-id"), HeaderValue::from_static("t1")),
             (CACHE_CONTROL, HeaderValue::from_static("max-age=60")),
         ];
-        let response = of_verdict(&Verdict::Grant(Arc::from(headers)));
+        let response = grant(&headers);
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["x-ptl-client-id"], "t1");
         let caching: Vec<_> = response.headers().get_all(CACHE_CONTROL).iter().collect();

@@ -6,10 +6,11 @@ use std::path::{Component, Path, PathBuf};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::CONTENT_SECURITY_POLICY;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::{Response, answer};
 use crate::gate::PageApp;
+use crate::gate::verdict::Asleep;
 use crate::store::regular;
 
 const TEMPLATE: &str = include_str!("pages/app_error.html");
@@ -45,7 +46,12 @@ impl Pages {
     }
 
     /// What a visitor sees in place of an app that answered with an error.
-    pub(crate) async fn app_error(&self, status: Option<u16>, app: Option<PageApp>) -> Response {
+    pub(crate) async fn app_error(
+        &self,
+        status: Option<u16>,
+        app: Option<PageApp>,
+        _headers: &HeaderMap,
+    ) -> Response {
         let status = status
             .filter(|status| (100..=599).contains(status))
             .and_then(|status| StatusCode::from_u16(status).ok());
@@ -60,6 +66,11 @@ impl Pages {
         let mut response = answer::typed(sendable(status), HTML, html.into());
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, POLICY);
         response
+    }
+
+    /// What is answered in place of an app that is not awake.
+    pub(crate) async fn asleep(&self, asleep: &Asleep, headers: &HeaderMap) -> Response {
+        self.app_error(Some(503), Some(asleep.app.clone()), headers).await
     }
 
     /// The app's own folder and the icon's path in it.
@@ -170,6 +181,8 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::domain::lifecycle::Phase;
+    use crate::wake::Shown;
 
     fn app(status: &str) -> PageApp {
         PageApp {
@@ -177,11 +190,12 @@ mod tests {
             pretty_name: "My <b>Notes</b>".into(),
             icon: "icon.svg".into(),
             status: status.into(),
+            shown: Shown { version: 0, phase: Phase::Awake, containers: [].into() },
         }
     }
 
     async fn page(pages: &Pages, code: u16, app: PageApp) -> (Response, String) {
-        let mut response = pages.app_error(Some(code), Some(app)).await;
+        let mut response = pages.app_error(Some(code), Some(app), &HeaderMap::new()).await;
         let body = response.body_mut().collect().await.expect("a body in memory");
         let text = String::from_utf8(body.to_bytes().to_vec()).expect("UTF-8");
         (response, text)
@@ -256,10 +270,11 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_status_is_not_found() {
         for status in [None, Some(0), Some(99), Some(600), Some(u16::MAX)] {
-            let response = no_icons().app_error(status, Some(app("running"))).await;
+            let response =
+                no_icons().app_error(status, Some(app("running")), &HeaderMap::new()).await;
             assert_eq!(response.status(), 404, "{status:?}");
         }
-        assert_eq!(no_icons().app_error(Some(502), None).await.status(), 404);
+        assert_eq!(no_icons().app_error(Some(502), None, &HeaderMap::new()).await.status(), 404);
         for status in [100, 204, 304] {
             let (response, html) = page(&no_icons(), status, app("running")).await;
             assert_eq!(response.status(), 200);

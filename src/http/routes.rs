@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::HeaderMap;
 use http::request::Parts;
 use tracing::debug;
 
 use super::pages::Pages;
 use super::{Handler, Response, answer, ops};
 use crate::gate::Gate;
+use crate::gate::asker::poll_version;
 use crate::gate::verdict::Verdict;
 use crate::telemetry::meters::{Endpoint, Verdicts};
 
@@ -38,11 +40,32 @@ impl GateRoutes {
         self.verdicts.count(endpoint, &verdict, began);
         match &verdict {
             Verdict::Grant(_) => debug!(endpoint = endpoint.as_str(), "granted"),
+            Verdict::Asleep(asleep) => {
+                let phase = asleep.app.shown.phase.as_str();
+                debug!(endpoint = endpoint.as_str(), phase, "granted, not awake");
+            }
             Verdict::Deny(reason) => {
                 debug!(endpoint = endpoint.as_str(), reason = reason.as_str(), "denied");
             }
         }
-        answer::of_verdict(&verdict)
+        match verdict {
+            Verdict::Grant(headers) => answer::grant(&headers),
+            Verdict::Asleep(asleep) => self.pages.asleep(&asleep, &head.headers).await,
+            Verdict::Deny(reason) => answer::deny(reason),
+        }
+    }
+}
+
+impl GateRoutes {
+    /// A page in place of an app's answer; or, where a page asks how things stand,
+    /// that.
+    async fn page(&self, status: Option<u16>, headers: &HeaderMap) -> Response {
+        let denied = status == Some(401);
+        let app = match poll_version(headers) {
+            Some(version) if !denied => self.gate.app_after(headers, version).await,
+            _ => self.gate.app_for_page(headers).await,
+        };
+        self.pages.app_error(status, app, headers).await
     }
 }
 
@@ -56,8 +79,7 @@ impl Handler for GateRoutes {
                 if let Some(status) = path.strip_prefix(APP_ERROR) {
                     let status = status.parse();
                     take_host_of_target(&mut head);
-                    let app = self.gate.app_for_page(&head.headers).await;
-                    return self.pages.app_error(status.ok(), app).await;
+                    return self.page(status.ok(), &head.headers).await;
                 }
                 return ops::probe(path, || self.gate.health()).unwrap_or_else(answer::not_found);
             }

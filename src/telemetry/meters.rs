@@ -58,7 +58,10 @@ fn recorder() -> &'static PrometheusHandle {
 }
 
 fn describe() {
-    describe_counter!(VERDICTS, "Verdicts by endpoint and reason; `grant` is no denial.");
+    describe_counter!(
+        VERDICTS,
+        "Verdicts by endpoint and reason; `grant` and `asleep` are no denials."
+    );
     describe_histogram!(DURATION, "Time from a request's head to its verdict.");
     describe_gauge!(CONNECTIONS, "Open connections by listener.");
     describe_counter!(ACCEPTED, "Connections accepted by listener.");
@@ -110,6 +113,7 @@ pub(crate) struct Verdicts([OfEndpoint; Endpoint::ALL.len()]);
 
 struct OfEndpoint {
     grants: Counter,
+    asleep: Counter,
     denials: [Counter; Reason::ALL.len()],
     duration: Histogram,
 }
@@ -122,6 +126,7 @@ impl Verdicts {
             let counted = |reason| counter!(VERDICTS, "endpoint" => endpoint, "reason" => reason);
             OfEndpoint {
                 grants: counted("grant"),
+                asleep: counted("asleep"),
                 denials: Reason::ALL.map(|reason| counted(reason.as_str())),
                 duration: histogram!(DURATION, "endpoint" => endpoint),
             }
@@ -130,9 +135,10 @@ impl Verdicts {
 
     pub(crate) fn count(&self, endpoint: Endpoint, verdict: &Verdict, began: Instant) {
         let Self(endpoints) = self;
-        let OfEndpoint { grants, denials, duration } = &endpoints[endpoint as usize];
+        let OfEndpoint { grants, asleep, denials, duration } = &endpoints[endpoint as usize];
         match verdict {
             Verdict::Grant(_) => grants.increment(1),
+            Verdict::Asleep(_) => asleep.increment(1),
             Verdict::Deny(reason) => denials[*reason as usize].increment(1),
         }
         duration.record(began.elapsed());

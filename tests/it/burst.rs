@@ -8,6 +8,7 @@ use nightporter::gate::Gate;
 use nightporter::gate::verdict::Verdict;
 use nightporter::store::touch::Touches;
 use nightporter::store::{Cached, Freshness, Source, Table, Unavailable};
+use nightporter::wake::Wakes;
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -55,7 +56,9 @@ impl Cold {
         let freshness = Arc::new(Freshness::new(config.cache.clone()));
         let source = Arc::new(Source::open(&config, &freshness).expect("a store"));
         let touches = Arc::new(Touches::new(config.touch.clone()));
-        let gate = Arc::new(Gate::new(&config, Arc::clone(&source), freshness, touches));
+        let wakes = Wakes::new().0;
+        let gate = Gate::new(&config, Arc::clone(&source), freshness, touches, wakes);
+        let gate = Arc::new(gate);
         let mut watching = JoinSet::new();
         watching.spawn(async move { match source.watch().await {} });
         let patience = std::time::Duration::from_secs(20);
@@ -75,6 +78,7 @@ impl Cold {
         while let Some(verdict) = asking.join_next().await {
             let verdict = match verdict.expect("no panic") {
                 Verdict::Grant(_) => "granted",
+                Verdict::Asleep(_) => "asleep",
                 Verdict::Deny(reason) => reason.as_str(),
             };
             *verdicts.entry(verdict).or_default() += 1;

@@ -47,6 +47,7 @@ impl House {
             .env("NIGHTPORTER_GATE__LISTEN", gate.to_string())
             .env("NIGHTPORTER_OPS__LISTEN", ops.to_string())
             .env("NIGHTPORTER_STORE__PATH", "box")
+            .env("NIGHTPORTER_WAKE__ENABLED", "false")
             .env("NIGHTPORTER_LOG__LEVEL", "info,nightporter=debug");
         if tls {
             command

@@ -29,7 +29,11 @@ pub fn config(toml: &str) -> Config {
     let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a temporary file");
     std::fs::write(file.path(), toml).expect("writable");
     let ports = ["NIGHTPORTER_GATE__LISTEN", "NIGHTPORTER_OPS__LISTEN"];
-    let env: Environment = ports.map(|key| (key.into(), "127.0.0.1:0".into())).into();
+    let mut env: Environment = ports.map(|key| (key.into(), "127.0.0.1:0".into())).into();
+    // This machine may have containers of its own, with the names of a test's apps.
+    if !toml.contains("[wake]") {
+        env.insert("NIGHTPORTER_WAKE__ENABLED".into(), "false".into());
+    }
     config::load(Some(file.path()), &env).unwrap_or_else(|findings| panic!("{findings}\n{toml}"))
 }
 

@@ -1,0 +1,132 @@
+//! A grant for an app that is not awake: passed on, held, or answered in its place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use tokio::time::{Instant, timeout_at};
+
+use super::asker::{is_navigation, poll_version};
+use super::client::Once;
+use super::forwarded::Forwarded;
+use super::memory::App;
+use super::verdict::{Asleep, Form, Headers, Verdict};
+use super::{AsleepApp, Gate, Granted, PageApp};
+use crate::domain::lifecycle::{Phase, Strategy};
+use crate::domain::reason::Reason;
+use crate::wake::AppWake;
+
+/// Longest that a page's question is kept open: under the 30 s of Traefik, and
+/// long enough that an open page costs three requests a minute.
+const LONGEST_POLL: Duration = Duration::from_secs(20);
+
+impl Gate {
+    /// Answers a request that is granted for an app that is not awake, or that a
+    /// waiting page has marked.
+    pub(super) async fn answer_asleep(
+        &self,
+        headers: &HeaderMap,
+        granted: Headers,
+        asleep: AsleepApp,
+        once: &mut Once,
+    ) -> Verdict {
+        let AsleepApp { entry, is_ignored } = asleep;
+        let Some(app) = entry.value.as_ref() else {
+            return Verdict::Deny(Reason::UnknownApp);
+        };
+        if !is_ignored && !app.wake.is_awake() {
+            app.wake.ask();
+        }
+        if let Some(version) = poll_version(headers) {
+            self.changed_since(&app.wake, version).await;
+            return instead(app, Form::Poll);
+        }
+        if is_ignored {
+            return instead(app, Form::Problem);
+        }
+        let Ok(forwarded) = Forwarded::read(headers) else {
+            return Verdict::Deny(Reason::MalformedRequest);
+        };
+        match self.strategy(app, is_navigation(headers, &forwarded)) {
+            Strategy::Pass => Verdict::Grant(granted),
+            Strategy::Page => instead(app, Form::Page),
+            Strategy::Hold => self.hold(headers, &app.wake, once).await,
+        }
+    }
+
+    fn strategy(&self, app: &App, is_navigation: bool) -> Strategy {
+        let own = app.described.as_ref().ok().and_then(|described| described.meta.wake);
+        let configured = self.wake.apps.get(&*app.row.name).copied();
+        let choice = configured.or(own).unwrap_or(self.wake.strategy);
+        choice.resolve(is_navigation, self.beside_upstream)
+    }
+
+    /// Waits until the app is awake, and decides anew then: what was granted before
+    /// may be forbidden by now.
+    async fn hold(&self, headers: &HeaderMap, first: &Arc<AppWake>, once: &mut Once) -> Verdict {
+        let deadline = Instant::now() + self.wake.hold_timeout;
+        let mut wake = Arc::clone(first);
+        loop {
+            let ended = self.until_awake(&wake, deadline).await;
+            let (granted, asleep) = match self.decide(headers, once).await {
+                Ok(Granted { headers, asleep: None }) => return Verdict::Grant(headers),
+                Ok(Granted { headers, asleep: Some(asleep) }) => (headers, asleep),
+                Err(reason) => return Verdict::Deny(reason),
+            };
+            let Some(app) = asleep.entry.value.as_ref() else {
+                return Verdict::Deny(Reason::UnknownApp);
+            };
+            if app.wake.is_awake() {
+                return Verdict::Grant(granted);
+            }
+            if !ended {
+                return instead(app, Form::Problem);
+            }
+            // Put to sleep again, or described anew, in between.
+            app.wake.ask();
+            wake = Arc::clone(&app.wake);
+        }
+    }
+
+    /// Whether the app woke, in time and before anything made waiting useless.
+    async fn until_awake(&self, wake: &AppWake, deadline: Instant) -> bool {
+        let mut shown = wake.follow();
+        let settled = shown.wait_for(|shown| match &shown.phase {
+            Phase::Awake => true,
+            // Nothing more is done before the deadline.
+            Phase::Failed { retry_after, .. } => Instant::now() + *retry_after > deadline,
+            phase => phase.is_final(),
+        });
+        tokio::select! {
+            biased;
+            settled = timeout_at(deadline, settled) => {
+                matches!(settled, Ok(Ok(shown)) if shown.phase == Phase::Awake)
+            }
+            () = self.wakes.closed() => false,
+        }
+    }
+
+    /// Returns when what is shown of the app is no longer that version, or after a while.
+    async fn changed_since(&self, wake: &AppWake, version: u64) {
+        let mut shown = wake.follow();
+        let deadline = Instant::now() + LONGEST_POLL;
+        let changed = shown.wait_for(|shown| shown.version != version || wake.is_awake());
+        tokio::select! {
+            _ = timeout_at(deadline, changed) => {}
+            () = self.wakes.closed() => {}
+        }
+    }
+
+    /// The app that a page is about, when it is shown otherwise than as that version.
+    pub async fn app_after(&self, headers: &HeaderMap, version: u64) -> Option<PageApp> {
+        let found = self.found_for_page(headers).await?;
+        let wake = Arc::clone(&found.app()?.wake);
+        self.changed_since(&wake, version).await;
+        self.app_for_page(headers).await
+    }
+}
+
+/// An answer in the app's place.
+fn instead(app: &App, form: Form) -> Verdict {
+    Verdict::Asleep(Box::new(Asleep { app: PageApp::of(app), form }))
+}
