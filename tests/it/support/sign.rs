@@ -74,7 +74,7 @@ pub fn sign(orders: &[Value]) -> Vec<Signed> {
 }
 
 /// The virtual environment's Python: `TESTS_VENV`, or `target/venv`.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     let venv = std::env::var_os("TESTS_VENV")
         .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv").into(), PathBuf::from);
     venv.join("bin/python")
