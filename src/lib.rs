@@ -88,6 +88,7 @@
 //! 7. A secret, a token, a full client id or a client's name never reaches a
 //!    log line or a metric label.
 
+mod backoff;
 pub mod cli;
 pub mod config;
 pub mod domain;

@@ -21,7 +21,7 @@ use crate::store::postgres::PostgresConfigError;
 use crate::store::touch::Touches;
 use crate::store::{Freshness, Source};
 use crate::telemetry::{logs, meters};
-use crate::wake::Wakes;
+use crate::wake::{self, Wakes};
 
 /// How long the last uses may take to be written when everything else is done.
 const LAST_FLUSH: Duration = Duration::from_secs(2);
@@ -59,7 +59,7 @@ pub async fn run(
     let freshness = Arc::new(Freshness::new(config.cache.clone()));
     let source = Arc::new(Source::open(&config, &freshness)?);
     let touches = Arc::new(Touches::new(config.touch.clone()));
-    let (wakes, _orders) = Wakes::new();
+    let (wakes, orders) = Wakes::new();
     let gate = Gate::new(
         &config,
         Arc::clone(&source),
@@ -73,13 +73,17 @@ pub async fn run(
     parts.spawn(follow_store(Arc::clone(&source)));
     parts.spawn(follow_apps(
         AppMetaDir::new(config.store.installed_apps_dir.clone()),
-        freshness,
+        Arc::clone(&freshness),
         matches!(*source, Source::Files(_)),
     ));
     parts.spawn(write_touches(Arc::clone(&touches), Arc::clone(&source)));
     parts.spawn(meters::upkeep());
     if let Some(tls) = &tls {
         parts.spawn(Arc::clone(tls).follow());
+    }
+
+    if config.wake.enabled {
+        wake::begin(&config, &wakes, orders, &source, &freshness, &touches, &mut parts).await;
     }
 
     let mut doors = Endless::new();
