@@ -94,6 +94,7 @@ pub mod config;
 pub mod domain;
 pub mod gate;
 pub mod http;
+mod ops;
 mod run;
 mod signals;
 pub mod store;

@@ -15,6 +15,7 @@ use crate::http::ops::OpsRoutes;
 use crate::http::routes::GateRoutes;
 use crate::http::tls::{Tls, TlsError};
 use crate::http::{Drain, Limits, Listeners, Server};
+use crate::ops::apps::Apps;
 use crate::signals::Signal;
 use crate::store::app_meta::AppMetaDir;
 use crate::store::postgres::PostgresConfigError;
@@ -87,7 +88,8 @@ pub async fn run(
     }
 
     let mut doors = Endless::new();
-    let drains = open_doors(&config, &gate, tls.as_ref(), listeners, &mut doors)?;
+    let apps = Apps::new(Arc::clone(&wakes), Arc::clone(&touches));
+    let drains = open_doors(&config, &gate, apps, tls.as_ref(), listeners, &mut doors)?;
 
     serve(&config, tls.as_ref(), &mut signals, [&mut parts, &mut doors]).await?;
     doors.shutdown().await;
@@ -118,6 +120,7 @@ async fn write_touches(touches: Arc<Touches>, source: Arc<Source>) -> Infallible
 fn open_doors(
     config: &Config,
     gate: &Arc<Gate>,
+    apps: Apps,
     tls: Option<&Arc<Tls>>,
     listeners: Listeners,
     doors: &mut Endless,
@@ -130,7 +133,7 @@ fn open_doors(
         .over(tls.cloned())
         .start(gate_listener)?;
     doors.spawn(accept);
-    let routes = Arc::new(OpsRoutes::new(Arc::clone(gate), config.ops.token.clone()));
+    let routes = Arc::new(OpsRoutes::new(Arc::clone(gate), apps, config.ops.token.clone()));
     let (accept, ops_drain) = Server::new("ops", routes, Limits::default()).start(ops_listener)?;
     doors.spawn(accept);
     Ok([gate_drain, ops_drain])

@@ -75,6 +75,8 @@ pub struct History {
     pub since: Option<SystemTime>,
     /// When it was last seen to come up.
     pub woken: Option<SystemTime>,
+    /// As far as it is known here.
+    pub last_use: Option<SystemTime>,
     pub last_failure: Option<(SystemTime, Failure)>,
     /// When it goes to sleep if nobody uses it before, and how deep.
     pub next_rest: Option<(SystemTime, Rest)>,

@@ -18,7 +18,7 @@ use super::app::{AppWake, Facts, wall_clock};
 use super::attempt::Means;
 use super::conditions::{free_disk, memory_pressure};
 use super::docker::watch::View;
-use super::docker::{Snapshot, State};
+use super::docker::{EngineError, Snapshot, State};
 use super::observed::{EngineState, Selector};
 use super::{Order, Wakes};
 use crate::config::{Config, Sleep};
@@ -30,6 +30,9 @@ use crate::store::{Cached, Freshness, Table, Touched};
 
 /// Containers asked for their traffic at one time.
 const SAMPLES: usize = 4;
+
+/// An app that was asked for so short ago needs no look at its traffic.
+const JUST_NOW: Duration = Duration::from_secs(1);
 
 /// What is read of each app's description; `None` where it cannot be used.
 type Described = Option<Facts>;
@@ -47,9 +50,12 @@ pub(super) struct Idle {
     described: Arc<Cached<Described>>,
     /// Bytes received and sent, as last seen, by container.
     traffic: HashMap<Arc<str>, (u64, u64)>,
-    /// Uses that were written down before this process began, or by another one.
-    written: HashMap<Arc<str>, SystemTime>,
+    /// Uses that were written down before this process began, or by another one, once
+    /// they were read.
+    written: Option<HashMap<Arc<str>, SystemTime>>,
     began: SystemTime,
+    /// Whether it was said that the engine does not tell of traffic.
+    no_traffic: bool,
     /// Whether the disk was low at the last look.
     low_disk: bool,
 }
@@ -60,6 +66,10 @@ struct Sleeper {
     lifecycle: Lifecycle,
     is_paused: bool,
     last_use: SystemTime,
+    /// Whether this process has seen it come up or used.
+    was_used_here: bool,
+    /// Whether enough was seen of it to say that nobody uses it.
+    is_known: bool,
     /// Containers whose traffic counts.
     containers: Vec<Arc<str>>,
 }
@@ -112,8 +122,9 @@ impl Idle {
             names,
             described,
             traffic: HashMap::new(),
-            written: HashMap::new(),
+            written: None,
             began: wall_clock(),
+            no_traffic: false,
             low_disk: false,
         }
     }
@@ -177,7 +188,9 @@ impl Idle {
         }
         let mut is_any_due = false;
         for sleeper in &sleepers {
-            if let Some(rest) = self.rules.due(&sleeper.candidate(now)) {
+            if let Some(rest) = self.rules.due(&sleeper.candidate(now))
+                && sleeper.is_known
+            {
                 is_any_due = true;
                 self.rest(sleeper, rest, Some(sleeper.last_use));
             }
@@ -194,6 +207,10 @@ impl Idle {
         for app in self.wakes.list() {
             let facts = app.facts();
             let observed = Selector::new(&app.name).observe(&facts, snapshot);
+            let here = self.touches.last_use(&app.name).max(app.history().woken);
+            let written = self.written.as_ref().and_then(|uses| uses.get(&app.name).copied());
+            let last_use = here.max(written);
+            app.note(|history| history.last_use = last_use);
             let is_paused = match observed.state {
                 EngineState::Running => false,
                 EngineState::Paused => true,
@@ -202,11 +219,6 @@ impl Idle {
                     continue;
                 }
             };
-            let uses = [
-                self.touches.last_use(&app.name),
-                app.history().woken,
-                self.written.get(&app.name).copied(),
-            ];
             let entrypoints = observed.entrypoints(&facts);
             let mut containers: Vec<_> = entrypoints.iter().map(|c| Arc::clone(&c.id)).collect();
             for service in &observed.services {
@@ -217,7 +229,9 @@ impl Idle {
                 containers.extend(tasks.map(|task| Arc::clone(&task.id)));
             }
             sleepers.push(Sleeper {
-                last_use: uses.into_iter().flatten().max().unwrap_or(self.began),
+                last_use: last_use.unwrap_or(self.began),
+                was_used_here: here.is_some(),
+                is_known: true,
                 lifecycle: facts.lifecycle.clone(),
                 is_paused,
                 containers,
@@ -229,36 +243,27 @@ impl Idle {
 
     /// Counts moved bytes of apps that nobody has asked for lately as uses.
     async fn note_traffic(&mut self, sleepers: &mut [Sleeper], now: SystemTime) {
-        let is_quiet = |sleeper: &&Sleeper| {
-            !sleeper.is_paused && sleeper.idle(now) >= self.config.interval.min(Duration::from_secs(1))
-        };
+        let is_quiet = |s: &&Sleeper| !s.is_paused && s.idle(now) >= JUST_NOW;
         let asked: Vec<_> =
             sleepers.iter().filter(is_quiet).flat_map(|s| s.containers.iter().cloned()).collect();
-        let engine = Arc::clone(&self.means.engine);
-        let samples: HashMap<_, _> = stream::iter(asked)
-            .map(|id| {
-                let engine = Arc::clone(&engine);
-                async move {
-                    let traffic = engine.traffic(&id).await;
-                    (id, traffic)
-                }
-            })
-            .buffer_unordered(SAMPLES)
-            .filter_map(|(id, traffic)| async move { Some((id, traffic.ok()?)) })
-            .collect()
-            .await;
+        let samples = self.sample(asked).await;
         for sleeper in sleepers.iter_mut() {
-            let moved = sleeper.containers.iter().any(|id| {
-                let (Some(before), Some(after)) = (self.traffic.get(id), samples.get(id)) else {
-                    return false;
-                };
-                // Both ways: what only comes in is the chatter of a network.
-                let received = after.0.saturating_sub(before.0);
-                let sent = after.1.saturating_sub(before.1);
-                received.min(sent) >= self.config.activity_bytes.max(1)
-            });
+            let mut moved = false;
+            for id in &sleeper.containers {
+                match (self.traffic.get(id), samples.get(id)) {
+                    // Both ways: what only comes in is the chatter of a network.
+                    (Some(before), Some(after)) => {
+                        let received = after.0.saturating_sub(before.0);
+                        let sent = after.1.saturating_sub(before.1);
+                        moved |= received.min(sent) >= self.config.activity_bytes.max(1);
+                    }
+                    // Not known to be quiet before it was looked at twice.
+                    _ => sleeper.is_known = sleeper.is_paused,
+                }
+            }
             if moved {
                 sleeper.last_use = now;
+                sleeper.was_used_here = true;
                 let used = self.touches.of(Touched::App, &sleeper.app.name);
                 self.touches.touch(&used, now);
             }
@@ -266,15 +271,47 @@ impl Idle {
         self.traffic = samples;
     }
 
+    async fn sample(&mut self, containers: Vec<Arc<str>>) -> HashMap<Arc<str>, (u64, u64)> {
+        let engine = &self.means.engine;
+        let mut sampled = stream::iter(containers)
+            .map(|id| async move {
+                let traffic = engine.traffic(&id).await;
+                (id, traffic)
+            })
+            .buffer_unordered(SAMPLES);
+        let mut samples = HashMap::new();
+        let mut refused = None;
+        while let Some((id, traffic)) = sampled.next().await {
+            match traffic {
+                Ok(traffic) => {
+                    samples.insert(id, traffic);
+                }
+                // This engine does not count: requests are all there is to go by.
+                Err(error @ EngineError::Refused { .. }) => {
+                    refused = Some(error);
+                    samples.insert(id, (0, 0));
+                }
+                Err(error) => debug!(container = %id, %error, "its traffic is not known"),
+            }
+        }
+        drop(sampled);
+        if let Some(error) = refused
+            && !std::mem::replace(&mut self.no_traffic, true)
+        {
+            warn!(%error, "the engine does not tell of traffic: only requests keep apps awake");
+        }
+        samples
+    }
+
     /// Before an app is put to sleep the store is asked whether another process knows
     /// of a later use.
     async fn learn_written_uses(&mut self, sleepers: &mut [Sleeper], now: SystemTime) {
         let is_due = |s: &Sleeper| self.rules.due(&s.candidate(now)).is_some();
-        if !self.written.is_empty() && !sleepers.iter().any(is_due) {
+        if self.written.is_some() && !sleepers.iter().any(is_due) {
             return;
         }
-        match self.means.source.last_uses().await {
-            Ok(uses) => self.written = uses,
+        let written = match self.means.source.last_uses().await {
+            Ok(uses) => self.written.insert(uses),
             Err(error) => {
                 debug!(%error, "written uses are not known");
                 // Nobody is put to sleep on half of what there is to know.
@@ -283,10 +320,13 @@ impl Idle {
                 }
                 return;
             }
-        }
+        };
         for sleeper in sleepers {
-            if let Some(at) = self.written.get(&sleeper.app.name) {
-                sleeper.last_use = sleeper.last_use.max(*at);
+            match written.get(&sleeper.app.name) {
+                // It was in use long before this process began, and not since.
+                Some(at) if !sleeper.was_used_here => sleeper.last_use = *at,
+                Some(at) => sleeper.last_use = sleeper.last_use.max(*at),
+                None => {}
             }
         }
     }
@@ -324,9 +364,10 @@ impl Idle {
         else {
             return;
         };
-        let candidates: Vec<_> = sleepers.iter().map(|sleeper| sleeper.candidate(now)).collect();
+        let known: Vec<_> = sleepers.iter().filter(|sleeper| sleeper.is_known).collect();
+        let candidates: Vec<_> = known.iter().map(|sleeper| sleeper.candidate(now)).collect();
         if let Some((place, rest)) = self.rules.demoted(&candidates)
-            && let Some(sleeper) = sleepers.get(place)
+            && let Some(sleeper) = known.get(place)
         {
             info!(app = %sleeper.app.name, pressure, ?rest, "memory is short");
             self.rest(sleeper, rest, Some(sleeper.last_use));
