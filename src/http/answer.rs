@@ -93,8 +93,7 @@ pub(crate) fn forbidden() -> Response {
 }
 
 pub(crate) fn method_not_allowed(allowed: &'static str) -> Response {
-    let mut response =
-        fixed(StatusCode::METHOD_NOT_ALLOWED, r#"{"detail":"Method Not Allowed"}"#);
+    let mut response = fixed(StatusCode::METHOD_NOT_ALLOWED, r#"{"detail":"Method Not Allowed"}"#);
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     response
 }

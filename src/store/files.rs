@@ -432,13 +432,12 @@ impl Folder {
 
     fn write_uses(&self, touched: Touched, uses: &[(Arc<str>, SystemTime)]) -> io::Result<()> {
         let _alone = self.lock()?;
-        let mut all: UsesFile =
-            match std::fs::read(self.path.join(USES)) {
-                // A file nobody can read is no reason to lose the uses to come.
-                Ok(json) => serde_json::from_slice(&json).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-                Err(error) => return Err(error),
-            };
+        let mut all: UsesFile = match std::fs::read(self.path.join(USES)) {
+            // A file nobody can read is no reason to lose the uses to come.
+            Ok(json) => serde_json::from_slice(&json).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => return Err(error),
+        };
         let table = match touched {
             Touched::App => LAST_ACCESS,
             Touched::Terminal => "last_connection",

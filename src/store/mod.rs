@@ -105,7 +105,9 @@ pub struct Peer {
 pub enum Standing {
     Revivable,
     /// It is being installed, removed or the like, or broken.
-    Busy { status: String },
+    Busy {
+        status: String,
+    },
     Gone,
 }
 

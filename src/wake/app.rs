@@ -194,7 +194,11 @@ impl AppWake {
             true
         });
         if phase_changed {
-            self.note(|history| history.since = Some(wall_clock()));
+            self.note(|history| {
+                history.since = Some(wall_clock());
+                // Found out anew, where it is awake.
+                history.next_rest = None;
+            });
         }
     }
 }

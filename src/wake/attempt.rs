@@ -197,7 +197,9 @@ impl Attempt {
             }
             Ok(_) => {}
             // Nobody can say that it is low.
-            Err(error) => warn!(%error, "free disk space is not known: {}", config.data_dir.display()),
+            Err(error) => {
+                warn!(%error, "free disk space is not known: {}", config.data_dir.display())
+            }
         }
         let minimum = self.facts().minimum_size;
         match source.box_size().await.map_err(failed)? {

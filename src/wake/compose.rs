@@ -114,7 +114,8 @@ impl Compose {
     async fn run(&self, file: &Path, project: &str, order: &[&str]) -> Result<(), Trouble> {
         let found = self.found.get_or_init(|| self.find()).await;
         let Some([program, first @ ..]) = found.as_deref() else {
-            let reason = "neither `docker compose` nor `docker-compose` is here; see `wake.compose_command`";
+            let reason =
+                "neither `docker compose` nor `docker-compose` is here; see `wake.compose_command`";
             return Err(Trouble::Failed(Failure::Compose(reason.into())));
         };
         let mut command = Command::new(program);

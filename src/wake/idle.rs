@@ -360,7 +360,8 @@ impl Idle {
     /// Demotes one app where memory is short.
     async fn relieve(&self, sleepers: &[Sleeper], now: SystemTime) {
         let Some(limit) = self.config.memory_pressure else { return };
-        let Some(pressure) = memory_pressure().await.filter(|pressure| *pressure > f64::from(limit))
+        let Some(pressure) =
+            memory_pressure().await.filter(|pressure| *pressure > f64::from(limit))
         else {
             return;
         };

@@ -62,9 +62,7 @@ impl Selector {
         let services: Vec<_> = snapshot
             .services
             .values()
-            .filter(|service| {
-                self.selects(&service.belongs, |name| service.is_called(name), facts)
-            })
+            .filter(|service| self.selects(&service.belongs, |name| service.is_called(name), facts))
             .cloned()
             .collect();
         let containers = snapshot.containers.values().filter(|container| {
@@ -76,11 +74,8 @@ impl Selector {
         let mut containers: Vec<_> = containers.cloned().collect();
         containers.sort_by(|a, b| (&a.created, &a.name).cmp(&(&b.created, &b.name)));
         let containers = in_order(containers);
-        let state = if services.is_empty() {
-            together(&containers, facts)
-        } else {
-            scaled(&services)
-        };
+        let state =
+            if services.is_empty() { together(&containers, facts) } else { scaled(&services) };
         Observed { containers, services, state }
     }
 }
@@ -214,11 +209,7 @@ mod tests {
 
     fn observe(containers: &[Container]) -> Observed {
         let facts = Facts {
-            entrypoints: vec![Target {
-                container: "web".into(),
-                port: 80,
-                speaks_http: true,
-            }],
+            entrypoints: vec![Target { container: "web".into(), port: 80, speaks_http: true }],
             ..Facts::default()
         };
         let mut snapshot = Snapshot::default();

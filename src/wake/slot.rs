@@ -42,7 +42,9 @@ pub(super) enum Doing {
     /// Waits in the queue.
     Queued,
     /// Being woken; until `place_until` it counts among the starts under way.
-    Waking { place_until: Option<Instant> },
+    Waking {
+        place_until: Option<Instant>,
+    },
     /// Started by somebody else, and waited for.
     Following,
     /// Being put to sleep.
@@ -53,7 +55,9 @@ pub(super) enum Doing {
 pub(super) enum Sight {
     Show(Phase),
     /// Somebody else has started it; it is to be waited for.
-    Follow { was_paused: bool },
+    Follow {
+        was_paused: bool,
+    },
 }
 
 impl Slot {

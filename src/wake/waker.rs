@@ -371,9 +371,7 @@ impl Waker {
     /// Starts as many as may be under way, and tells the others their places.
     fn fill_places(&mut self) {
         let now = Instant::now();
-        let has_place = |slot: &&Slot| {
-            matches!(slot.doing, Doing::Waking { place_until: Some(until) } if until > now)
-        };
+        let has_place = |slot: &&Slot| matches!(slot.doing, Doing::Waking { place_until: Some(until) } if until > now);
         let mut under_way = self.slots.values().filter(has_place).count();
         while under_way < self.means.config.max_concurrent {
             let Some(name) = self.queue.pop_front() else { break };

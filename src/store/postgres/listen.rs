@@ -19,11 +19,11 @@ use tokio_postgres::{AsyncMessage, Client, Connection, Socket};
 use tracing::info;
 
 use super::super::{Freshness, Table};
-use crate::backoff::jittered;
 use super::migrate::{INSPECT, MigrateError, Triggers, inspect, migrate};
 use super::problems::Subject;
 use super::server::{ConnectError, explain};
 use super::{Postgres, random_name};
+use crate::backoff::jittered;
 
 const CHANNEL: &str = "nightporter";
 

@@ -15,8 +15,8 @@ use tokio_postgres::types::{FromSql, Type};
 
 use super::super::{AppRow, Peer, Terminal, Touched, Unavailable, random_secret};
 use super::problems::Subject;
-use super::{AdvisoryLock, Postgres};
 use super::server::explain;
+use super::{AdvisoryLock, Postgres};
 use crate::config::Secret;
 use crate::domain::app::Size;
 use crate::domain::identity::{Identity, derive_domain, short_id};

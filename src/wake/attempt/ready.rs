@@ -31,7 +31,10 @@ enum Stage {
     Ended(Outcome),
     /// Nothing to do before the engine tells of a change.
     Wait(Option<Phase>),
-    Probe { target: Target, addresses: Vec<IpAddr> },
+    Probe {
+        target: Target,
+        addresses: Vec<IpAddr>,
+    },
 }
 
 impl Attempt {

@@ -126,9 +126,7 @@ impl Engine {
                 DockerEndpoint::Unix(path) => {
                     Docker::connect_with_unix(&path.display().to_string(), limit, version)?
                 }
-                DockerEndpoint::Tcp(address) => {
-                    Docker::connect_with_http(address, limit, version)?
-                }
+                DockerEndpoint::Tcp(address) => Docker::connect_with_http(address, limit, version)?,
                 DockerEndpoint::Tls { .. } => break,
             };
             let options = ListContainersOptionsBuilder::new().limit(1).build();
@@ -158,13 +156,24 @@ impl Engine {
     ) -> Result<impl Stream<Item = Result<EventMessage, Error>> + use<>, EngineError> {
         // Without the commands of health checks, which are most of what happens.
         let actions = [
-            "create", "start", "restart", "stop", "die", "died", "kill", "oom", "pause", "unpause",
-            "destroy", "remove", "rename", "update", "health_status",
+            "create",
+            "start",
+            "restart",
+            "stop",
+            "die",
+            "died",
+            "kill",
+            "oom",
+            "pause",
+            "unpause",
+            "destroy",
+            "remove",
+            "rename",
+            "update",
+            "health_status",
         ];
-        let filters = HashMap::from([
-            ("type", vec!["container", "service"]),
-            ("event", actions.to_vec()),
-        ]);
+        let filters =
+            HashMap::from([("type", vec!["container", "service"]), ("event", actions.to_vec())]);
         let options =
             EventsOptionsBuilder::new().since(&since.to_string()).filters(&filters).build();
         Ok(self.client()?.events(Some(options)))

@@ -49,8 +49,7 @@ impl Service {
     /// own name stands after the stack's.
     #[must_use]
     pub fn is_called(&self, name: &str) -> bool {
-        self.name == name
-            || self.belongs.service.as_deref() == Some(name)
+        self.name == name || self.belongs.service.as_deref() == Some(name)
     }
 
     fn of(service: bollard::models::Service) -> Option<Self> {

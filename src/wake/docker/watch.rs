@@ -20,8 +20,8 @@ use tracing::{debug, info, warn};
 
 use super::container::SWARM_SERVICE;
 use super::{Container, Engine, EngineError, Snapshot};
-use crate::config::DockerEndpoint;
 use crate::backoff::{doubled, jittered};
+use crate::config::DockerEndpoint;
 
 /// Waits between attempts to reach the engine. It is on this machine more often than
 /// not, and an attempt is one connect: the longest is short.
@@ -173,7 +173,10 @@ impl Watch {
         };
         self.snapshot.send_replace(Arc::new(listed));
         if !std::mem::replace(was_live, true) {
-            info!(containers = self.snapshot.borrow().containers.len(), "the container engine is followed");
+            info!(
+                containers = self.snapshot.borrow().containers.len(),
+                "the container engine is followed"
+            );
         }
         self.attend(events, early).await
     }
@@ -312,9 +315,8 @@ async fn inspect(
 /// Everything there is, each looked at.
 async fn list(engine: Arc<Engine>) -> Result<Snapshot, EngineError> {
     let ids = engine.list().await?;
-    let mut found = stream::iter(ids)
-        .map(|id| inspect(Arc::clone(&engine), id))
-        .buffer_unordered(INSPECTIONS);
+    let mut found =
+        stream::iter(ids).map(|id| inspect(Arc::clone(&engine), id)).buffer_unordered(INSPECTIONS);
     let mut snapshot = Snapshot { live: true, was_listed: true, ..Snapshot::default() };
     while let Some((id, container)) = found.next().await {
         match container {
