@@ -244,6 +244,7 @@ impl Attempt {
                 self.means.engine.scale(&service.id, service.awake_replicas).await?;
             }
         }
+        self.view.look_at_services().await;
         Ok(())
     }
 

@@ -228,11 +228,14 @@ impl Idle {
                 });
                 containers.extend(tasks.map(|task| Arc::clone(&task.id)));
             }
+            let mut lifecycle = facts.lifecycle.clone();
+            // A service can be scaled, and not paused.
+            lifecycle.skip_pause |= !observed.services.is_empty();
             sleepers.push(Sleeper {
                 last_use: last_use.unwrap_or(self.began),
                 was_used_here: here.is_some(),
                 is_known: true,
-                lifecycle: facts.lifecycle.clone(),
+                lifecycle,
                 is_paused,
                 containers,
                 app,

@@ -46,6 +46,7 @@ impl Attempt {
         for service in &observed.services {
             self.means.engine.scale(&service.id, 0).await?;
         }
+        self.view.look_at_services().await;
         Ok(())
     }
 

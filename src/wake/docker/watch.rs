@@ -46,11 +46,18 @@ const PROBE_TCP: Duration = Duration::from_secs(30);
 const SWARM_EVERY: Duration = Duration::from_millis(100);
 const LONGEST_SWARM_WAIT: Duration = Duration::from_secs(1);
 
-/// Have a container looked at, because something was done to it.
+/// Have something looked at, because something was done to it.
 #[derive(Debug)]
 pub struct Look {
-    id: Arc<str>,
+    at: Subject,
     seen: oneshot::Sender<()>,
+}
+
+#[derive(Debug)]
+enum Subject {
+    Container(Arc<str>),
+    /// All of them: it is one call.
+    Services,
 }
 
 /// The engine as others see it: what is in it, and the means to have a part of it
@@ -86,17 +93,22 @@ impl View {
     /// Has containers inspected; returns when the snapshot shows what they are at
     /// some moment after the call, or the engine is away.
     pub async fn look(&self, ids: impl IntoIterator<Item = Arc<str>>) {
-        let waits: Vec<_> = ids
-            .into_iter()
-            .map(|id| {
-                let (seen, wait) = oneshot::channel();
-                let _ = self.looks.send(Look { id, seen });
-                wait
-            })
-            .collect();
+        let waits: Vec<_> = ids.into_iter().map(|id| self.order(Subject::Container(id))).collect();
         for wait in waits {
             let _ = wait.await;
         }
+    }
+
+    /// The same of all services.
+    pub async fn look_at_services(&self) {
+        let _ = self.order(Subject::Services).await;
+    }
+
+    fn order(&self, at: Subject) -> oneshot::Receiver<()> {
+        let (seen, wait) = oneshot::channel();
+        // Where nobody takes it, the wait is over at once.
+        let _ = self.looks.send(Look { at, seen });
+        wait
     }
 
     /// Returns when the engine was listed, or could not be.
@@ -191,6 +203,7 @@ impl Watch {
         let mut inspections = FuturesUnordered::new();
         let mut services_changed = false;
         let mut unchanged = 0;
+        let mut service_looks = Vec::new();
         let mut hints: Vec<Arc<str>> = Vec::new();
         for event in &early {
             sort(event, &mut hints, &mut services_changed);
@@ -204,7 +217,7 @@ impl Watch {
                     inspections.push(inspect(Arc::clone(&self.engine), id));
                 }
             }
-            if std::mem::take(&mut services_changed) {
+            if std::mem::take(&mut services_changed) || !service_looks.is_empty() {
                 let services = self.engine.services().await?;
                 let changed = self.snapshot.send_if_modified(|snapshot| {
                     let changed = snapshot.services != services;
@@ -214,6 +227,9 @@ impl Watch {
                     changed
                 });
                 unchanged = if changed { 0 } else { unchanged + 1 };
+                for seen in service_looks.drain(..) {
+                    let _ = oneshot::Sender::send(seen, ());
+                }
             }
             let swarm_wait = doubled(SWARM_EVERY, unchanged, LONGEST_SWARM_WAIT);
             tokio::select! {
@@ -232,10 +248,13 @@ impl Watch {
                 event = events.next() => {
                     sort(&heard(event)?, &mut hints, &mut services_changed);
                 }
-                Some(Look { id, seen }) = self.looks.recv() => {
-                    inspecting.wait(&id, seen);
-                    hints.push(id);
-                }
+                Some(Look { at, seen }) = self.looks.recv() => match at {
+                    Subject::Container(id) => {
+                        inspecting.wait(&id, seen);
+                        hints.push(id);
+                    }
+                    Subject::Services => service_looks.push(seen),
+                },
                 () = sleep(swarm_wait), if self.snapshot.borrow().is_scaling() => {
                     services_changed = true;
                 }
