@@ -20,23 +20,30 @@
 //! main.rs      exit code only
 //! cli/         one file a subcommand
 //! run.rs       the life of the process: start, serve, reload, drain
+//! backoff.rs   waits between attempts
 //! signals.rs   what the process is told from outside
 //! config/      raw TOML and environment -> validated Config; no I/O after load
 //! domain/      pure: request (host, readings of a path), app (app_meta 1.0 to
-//!              1.3), identity, client, policy (who may), reason (why not)
+//!              1.3), identity, client, policy (who may), reason (why not),
+//!              lifecycle (phases, failures, who sleeps when)
 //! gate/        one subrequest: forwarded (what the proxy says), credentials
 //!              (terminal, peer, management), memory (what is cached), headers,
-//!              verdict, explain
+//!              verdict, asker and wait (what a request for a sleeping app gets),
+//!              explain
 //! store/       the box's truth: postgres, files and the app_meta folder; what
 //!              is remembered of it (cache), whether to believe that
 //!              (freshness), and uses written back (touch)
+//! wake/        docker (the engine: calls, events), observed (an app's containers
+//!              together), waker (what is done, one thing at a time), attempt (the
+//!              doing), compose, readiness, idle (who is not used any more)
+//! ops/         what the operator's listener serves, as data
 //! http/        listeners, TLS, routes, pages; nothing else knows hyper's server
 //! telemetry/   logs and metrics
 //! ```
 //!
 //! Arrows point one way: `main → cli → run`; `run → http → gate → store`;
-//! `gate → domain`; `domain` imports nothing of ours. `config` is read by all
-//! and reads only `domain`.
+//! `gate → wake → store`; `http → ops → wake`; `gate, wake → domain`; `domain`
+//! imports nothing of ours. `config` is read by all and reads only `domain`.
 //!
 //! # The way of one request
 //!
@@ -52,12 +59,32 @@
 //! 5. The client: its token, else its signature, else anonymous. A verified
 //!    token is remembered together with the secret it was verified with.
 //! 6. Access is checked, headers are rendered or remembered, the use is noted.
-//! 7. Every row that was used is asked once more whether a notification or time
+//! 7. One flag says whether the app is awake. If not, the waker is asked to bring it
+//!    up, and the request is passed on, held, or answered with a page, by the app's
+//!    strategy and by who asks ([`gate::verdict::Asleep`]).
+//! 8. Every row that was used is asked once more whether a notification or time
 //!    has outdated it meanwhile; if so, all is decided again.
 //!
 //! In the steady state no step waits for anything: there is no query, no lock
 //! that requests share, and no write. (One exception: signatures that may be
 //! used once only are looked up in one place, under a lock.)
+//!
+//! # Sleep that nobody notices
+//!
+//! The state of every app comes from the engine's events, so a running app costs the
+//! gate one load of a flag and the engine nothing. An event is a hint and an
+//! inspection the truth: whatever happens to a container has it looked at, and when
+//! the stream of events breaks all are listed anew.
+//!
+//! One task decides what is done to an app, one thing at a time: wake, follow (somebody
+//! else has started it), or put to sleep. Attempts run beside it, hold the app's lock
+//! (in Postgres an advisory lock, for several processes on one box), read the status
+//! anew and act on the real state. A thousand requests are one order, an order is one
+//! attempt, and a failed attempt is followed by a longer wait. Across apps, starts
+//! queue for a bounded number of places.
+//!
+//! Whoever puts an app to sleep clears the flag first and looks for uses then, while a
+//! request notes its use first and reads the flag then: one of the two sees the other.
 //!
 //! # Caches that cannot lie
 //!
@@ -76,23 +103,28 @@
 //! # Invariants
 //!
 //! 1. `domain` does no I/O and never reads a clock: time comes in as an argument.
-//! 2. Only `store` speaks SQL, only `http` accepts connections.
-//! 3. A gate answer never waits for a write.
+//! 2. Only `store` speaks SQL, only `wake::docker` speaks to the engine, only `http`
+//!    accepts connections.
+//! 3. A gate answer never waits for a write, and for the engine only where a request
+//!    is held.
 //! 4. No error becomes a grant: there is no conversion from any error type to
 //!    one, and a panic is a 500.
 //! 5. A grant is never decided from a row that a processed notification has
 //!    outdated, and never, under any fault, from one that was last known to be
 //!    good more than `cache.max_stale` ago.
-//! 6. Side effects (cache loads, writes) run in tasks of their own: a handler
+//! 6. Side effects (cache loads, starts, writes) run in tasks of their own: a handler
 //!    is dropped when its client goes away.
-//! 7. A secret, a token, a full client id or a client's name never reaches a
+//! 7. Pages are shown, and starts made, only for requests that are granted.
+//! 8. A secret, a token, a full client id or a client's name never reaches a
 //!    log line or a metric label.
 
+mod backoff;
 pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod gate;
 pub mod http;
+mod ops;
 mod run;
 mod signals;
 pub mod store;

@@ -15,13 +15,14 @@ use crate::http::ops::OpsRoutes;
 use crate::http::routes::GateRoutes;
 use crate::http::tls::{Tls, TlsError};
 use crate::http::{Drain, Limits, Listeners, Server};
+use crate::ops::apps::Apps;
 use crate::signals::Signal;
 use crate::store::app_meta::AppMetaDir;
 use crate::store::postgres::PostgresConfigError;
 use crate::store::touch::Touches;
 use crate::store::{Freshness, Source};
 use crate::telemetry::{logs, meters};
-use crate::wake::Wakes;
+use crate::wake::{self, Wakes};
 
 /// How long the last uses may take to be written when everything else is done.
 const LAST_FLUSH: Duration = Duration::from_secs(2);
@@ -59,7 +60,7 @@ pub async fn run(
     let freshness = Arc::new(Freshness::new(config.cache.clone()));
     let source = Arc::new(Source::open(&config, &freshness)?);
     let touches = Arc::new(Touches::new(config.touch.clone()));
-    let (wakes, _orders) = Wakes::new();
+    let (wakes, orders) = Wakes::new();
     let gate = Gate::new(
         &config,
         Arc::clone(&source),
@@ -73,7 +74,7 @@ pub async fn run(
     parts.spawn(follow_store(Arc::clone(&source)));
     parts.spawn(follow_apps(
         AppMetaDir::new(config.store.installed_apps_dir.clone()),
-        freshness,
+        Arc::clone(&freshness),
         matches!(*source, Source::Files(_)),
     ));
     parts.spawn(write_touches(Arc::clone(&touches), Arc::clone(&source)));
@@ -82,8 +83,13 @@ pub async fn run(
         parts.spawn(Arc::clone(tls).follow());
     }
 
+    if config.wake.enabled {
+        wake::begin(&config, &wakes, orders, &source, &freshness, &touches, &mut parts).await;
+    }
+
     let mut doors = Endless::new();
-    let drains = open_doors(&config, &gate, tls.as_ref(), listeners, &mut doors)?;
+    let apps = Apps::new(Arc::clone(&wakes), Arc::clone(&touches));
+    let drains = open_doors(&config, &gate, apps, tls.as_ref(), listeners, &mut doors)?;
 
     serve(&config, tls.as_ref(), &mut signals, [&mut parts, &mut doors]).await?;
     doors.shutdown().await;
@@ -114,6 +120,7 @@ async fn write_touches(touches: Arc<Touches>, source: Arc<Source>) -> Infallible
 fn open_doors(
     config: &Config,
     gate: &Arc<Gate>,
+    apps: Apps,
     tls: Option<&Arc<Tls>>,
     listeners: Listeners,
     doors: &mut Endless,
@@ -126,7 +133,7 @@ fn open_doors(
         .over(tls.cloned())
         .start(gate_listener)?;
     doors.spawn(accept);
-    let routes = Arc::new(OpsRoutes::new(Arc::clone(gate), config.ops.token.clone()));
+    let routes = Arc::new(OpsRoutes::new(Arc::clone(gate), apps, config.ops.token.clone()));
     let (accept, ops_drain) = Server::new("ops", routes, Limits::default()).start(ops_listener)?;
     doors.spawn(accept);
     Ok([gate_drain, ops_drain])

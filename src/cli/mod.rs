@@ -3,7 +3,9 @@
 //! A subcommand prints its answer to `out` and returns its exit code; a
 //! [`Failure`] goes to standard error and is code 2, as wrong usage is.
 
+mod apps;
 mod check;
+mod client;
 mod explain;
 mod healthcheck;
 mod migrate;
@@ -57,6 +59,12 @@ enum Command {
     /// Add, list and remove terminals
     #[command(subcommand)]
     Terminal(terminal::Action),
+    /// List the apps of the running process: state, last use, next sleep
+    Apps(apps::ListOptions),
+    /// Bring an app up; exit code 1 where it does not come
+    Wake(apps::WakeOptions),
+    /// Stop or pause an app until somebody asks for it
+    Sleep(apps::SleepOptions),
     /// Print Traefik's dynamic configuration for this box
     Traefik(traefik::Options),
     /// Ask the running process whether it is well; exit code 1 where it is not
@@ -129,6 +137,9 @@ impl Arguments {
             Command::Explain(options) => explain::run(&options, &load()?, out),
             Command::Migrate => migrate::run(&load()?, out),
             Command::Terminal(action) => terminal::run(&action, &load()?, out),
+            Command::Apps(options) => apps::list(&options, &load()?, out),
+            Command::Wake(options) => apps::wake(&options, &load()?, out),
+            Command::Sleep(options) => apps::sleep_app(&options, &load()?, out),
             Command::Traefik(options) => traefik::run(&options, &load()?, out),
             Command::Healthcheck(options) => healthcheck::run(&options, &load()?, out),
         }

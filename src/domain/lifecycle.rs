@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::app::Size;
+use super::app::{Lifecycle, Size};
 
 /// What a request for an app that is not awake gets, once it is granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +154,9 @@ pub enum Failure {
     NoComposeFile,
     #[error("the store cannot answer: {0}")]
     Store(String),
+    /// Nothing went wrong, and nothing was done.
+    #[error("not now: {0}")]
+    Declined(&'static str),
 }
 
 /// A failure in one word, and what of it a visitor may know.
@@ -183,8 +186,87 @@ impl Failure {
             | Self::EngineAway
             | Self::Compose(_)
             | Self::NoComposeFile
-            | Self::Store(_) => FailureKind::Internal,
+            | Self::Store(_)
+            | Self::Declined(_) => FailureKind::Internal,
         }
+    }
+}
+
+/// How deep an app sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    Paused,
+    Stopped,
+}
+
+/// When apps go to sleep that say nothing themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestRules {
+    /// Whether apps are paused before they are stopped.
+    pub pause: bool,
+    pub idle_for_pause: Duration,
+    pub idle_for_stop: Duration,
+}
+
+/// An app that is awake or paused, as far as its sleep goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    pub lifecycle: &'a Lifecycle,
+    pub is_paused: bool,
+    /// Since when nobody has used it.
+    pub idle: Duration,
+}
+
+/// Uses so short ago keep an app from being demoted, whatever the pressure.
+const JUST_USED: Duration = Duration::from_secs(5);
+
+impl RestRules {
+    /// After which idle time the app goes to which rest; `None` where it never does.
+    ///
+    /// The contract's two tiers: a running app is paused, a paused one stopped, and an
+    /// app that is not to be paused is stopped at once. So is one that would be stopped
+    /// sooner than paused.
+    #[must_use]
+    pub fn next_rest(&self, lifecycle: &Lifecycle, is_paused: bool) -> Option<(Duration, Rest)> {
+        if lifecycle.always_on {
+            return None;
+        }
+        let own = |seconds: Option<u64>| seconds.map(Duration::from_secs);
+        let pause_after = own(lifecycle.idle_for_pause).unwrap_or(self.idle_for_pause);
+        let stop_after = own(lifecycle.idle_for_stop).unwrap_or(self.idle_for_stop);
+        let is_paused_first =
+            self.pause && !lifecycle.skip_pause && !is_paused && pause_after < stop_after;
+        Some(if is_paused_first {
+            (pause_after, Rest::Paused)
+        } else {
+            (stop_after, Rest::Stopped)
+        })
+    }
+
+    /// What is due for an app now.
+    #[must_use]
+    pub fn due(&self, candidate: &Candidate<'_>) -> Option<Rest> {
+        let (after, rest) = self.next_rest(candidate.lifecycle, candidate.is_paused)?;
+        (candidate.idle >= after).then_some(rest)
+    }
+
+    /// The app to demote where memory is short, by its place: the one that was used
+    /// least recently; a running one is paused before a paused one is stopped.
+    #[must_use]
+    pub fn demoted(&self, candidates: &[Candidate<'_>]) -> Option<(usize, Rest)> {
+        let least_recent = |fits: &dyn Fn(&Candidate<'_>) -> bool| {
+            let candidates = candidates.iter().enumerate().filter(|(_, candidate)| {
+                !candidate.lifecycle.always_on && candidate.idle >= JUST_USED && fits(candidate)
+            });
+            candidates.max_by_key(|(_, candidate)| candidate.idle).map(|(place, _)| place)
+        };
+        let pausable = |c: &Candidate<'_>| !c.is_paused && self.pause && !c.lifecycle.skip_pause;
+        let paused = |c: &Candidate<'_>| c.is_paused;
+        let any = |_: &Candidate<'_>| true;
+        least_recent(&pausable)
+            .map(|place| (place, Rest::Paused))
+            .or_else(|| least_recent(&paused).map(|place| (place, Rest::Stopped)))
+            .or_else(|| least_recent(&any).map(|place| (place, Rest::Stopped)))
     }
 }
 
@@ -232,6 +314,71 @@ mod tests {
         ] {
             assert_eq!(choice.resolve(navigation, upstream), expected, "{choice:?}");
         }
+    }
+
+    const RULES: RestRules = RestRules {
+        pause: true,
+        idle_for_pause: Duration::from_secs(60),
+        idle_for_stop: Duration::from_secs(10_800),
+    };
+
+    fn lifecycle(pause: Option<u64>, stop: Option<u64>) -> Lifecycle {
+        Lifecycle { idle_for_pause: pause, idle_for_stop: stop, ..Lifecycle::default() }
+    }
+
+    fn candidate(lifecycle: &Lifecycle, is_paused: bool, idle: u64) -> Candidate<'_> {
+        Candidate { lifecycle, is_paused, idle: Duration::from_secs(idle) }
+    }
+
+    #[test]
+    fn apps_sleep_in_two_tiers() {
+        use Rest::{Paused, Stopped};
+        let default = Lifecycle::default();
+        let always = Lifecycle { always_on: true, ..Lifecycle::default() };
+        let skips = Lifecycle { skip_pause: true, ..Lifecycle::default() };
+        let own = lifecycle(Some(10), Some(20));
+        let stops_first = lifecycle(None, Some(30));
+        for (lifecycle, is_paused, idle, expected) in [
+            (&default, false, 59, None),
+            (&default, false, 60, Some(Paused)),
+            (&default, false, 20_000, Some(Paused)),
+            (&default, true, 10_799, None),
+            (&default, true, 10_800, Some(Stopped)),
+            (&always, false, 1_000_000, None),
+            (&always, true, 1_000_000, None),
+            (&skips, false, 10_799, None),
+            (&skips, false, 10_800, Some(Stopped)),
+            (&own, false, 10, Some(Paused)),
+            (&own, true, 19, None),
+            (&own, true, 20, Some(Stopped)),
+            (&stops_first, false, 29, None),
+            (&stops_first, false, 30, Some(Stopped)),
+        ] {
+            let candidate = candidate(lifecycle, is_paused, idle);
+            assert_eq!(RULES.due(&candidate), expected, "{candidate:?}");
+        }
+        let never_paused = RestRules { pause: false, ..RULES };
+        assert_eq!(never_paused.due(&candidate(&default, false, 10_799)), None);
+        assert_eq!(never_paused.due(&candidate(&default, false, 10_800)), Some(Stopped));
+    }
+
+    #[test]
+    fn short_memory_demotes_the_app_used_least_recently() {
+        let default = Lifecycle::default();
+        let always = Lifecycle { always_on: true, ..Lifecycle::default() };
+        let skips = Lifecycle { skip_pause: true, ..Lifecycle::default() };
+        let demoted = |candidates: &[Candidate<'_>]| RULES.demoted(candidates);
+        let apps = [
+            candidate(&default, true, 900),
+            candidate(&default, false, 30),
+            candidate(&default, false, 50),
+            candidate(&always, false, 5000),
+            candidate(&skips, false, 4000),
+        ];
+        assert_eq!(demoted(&apps), Some((2, Rest::Paused)));
+        assert_eq!(demoted(&[apps[0], apps[3], apps[4]]), Some((0, Rest::Stopped)));
+        assert_eq!(demoted(&[apps[3], apps[4]]), Some((1, Rest::Stopped)));
+        assert_eq!(demoted(&[apps[3], candidate(&default, false, 4)]), None, "just used");
     }
 
     #[test]

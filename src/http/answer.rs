@@ -1,7 +1,7 @@
 //! Answers that are the same every time, and the one map from [`Reason`] to HTTP.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::Full;
 
@@ -86,6 +86,16 @@ fn with(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response {
 
 pub(crate) fn not_found() -> Response {
     fixed(StatusCode::NOT_FOUND, r#"{"detail":"Not Found"}"#)
+}
+
+pub(crate) fn forbidden() -> Response {
+    fixed(StatusCode::FORBIDDEN, r#"{"detail":"Forbidden"}"#)
+}
+
+pub(crate) fn method_not_allowed(allowed: &'static str) -> Response {
+    let mut response = fixed(StatusCode::METHOD_NOT_ALLOWED, r#"{"detail":"Method Not Allowed"}"#);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
 }
 
 pub(crate) fn internal_error() -> Response {

@@ -1,29 +1,80 @@
 //! Probes, for both listeners, and the operator's listener.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 use subtle::ConstantTimeEq;
 
 use super::{Handler, Response, answer};
 use crate::config::Secret;
+use crate::domain::lifecycle::Failure;
 use crate::gate::{Gate, Health};
+use crate::ops::apps::{Apps, Operation};
 use crate::telemetry::meters;
 
 /// The text format's own version, as Prometheus names it.
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-/// Probes and metrics; with a token, only for those who have it.
+const APPS: &str = "/v1/apps";
+
+/// Fetch Metadata, section 2.4: whether a page of another site asks.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Probes, metrics and orders; with a token, only for those who have it.
 pub(crate) struct OpsRoutes {
     gate: Arc<Gate>,
+    apps: Apps,
     token: Option<Secret>,
 }
 
 impl OpsRoutes {
-    pub(crate) fn new(gate: Arc<Gate>, token: Option<Secret>) -> Self {
-        Self { gate, token }
+    pub(crate) fn new(gate: Arc<Gate>, apps: Apps, token: Option<Secret>) -> Self {
+        Self { gate, apps, token }
+    }
+
+    /// `/v1/apps`, `/v1/apps/{name}` and `/v1/apps/{name}/{operation}`.
+    async fn apps(&self, rest: &str, head: &Parts) -> Response {
+        let (name, operation) = match rest.strip_prefix('/') {
+            None if rest.is_empty() && head.method == Method::GET => {
+                return answer::json(StatusCode::OK, self.apps.all().to_string().into());
+            }
+            None => return answer::not_found(),
+            Some(rest) => rest.split_once('/').map_or((rest, None), |(n, o)| (n, Some(o))),
+        };
+        let name: Cow<'_, str> = percent_decode_str(name).decode_utf8_lossy();
+        match (operation, &head.method) {
+            (None, &Method::GET) => match self.apps.one(&name) {
+                Some(app) => answer::json(StatusCode::OK, app.to_string().into()),
+                None => answer::not_found(),
+            },
+            (Some(operation), &Method::POST) => match Operation::named(operation) {
+                Some(_) if is_of_another_site(&head.headers) => answer::forbidden(),
+                Some(operation) => self.operate(&name, operation).await,
+                None => answer::not_found(),
+            },
+            (None, _) => answer::method_not_allowed("GET"),
+            (Some(_), _) => answer::method_not_allowed("POST"),
+        }
+    }
+
+    /// Answers when it is done; that the client goes away changes nothing.
+    async fn operate(&self, name: &str, operation: Operation) -> Response {
+        match self.apps.operate(name, operation).await {
+            None => answer::not_found(),
+            Some(Ok(app)) => answer::json(StatusCode::OK, app.to_string().into()),
+            Some(Err(failure)) => {
+                let status = match &failure {
+                    Failure::Declined(_) => StatusCode::CONFLICT,
+                    _ => StatusCode::SERVICE_UNAVAILABLE,
+                };
+                let body = json!({"detail": failure.to_string(), "app": self.apps.one(name)});
+                answer::json(status, body.to_string().into())
+            }
+        }
     }
 
     fn admits(&self, headers: &HeaderMap) -> bool {
@@ -31,6 +82,13 @@ impl OpsRoutes {
         let given = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
         given.is_some_and(|given| given.ct_eq(token.expose().as_bytes()).into())
     }
+}
+
+/// Whether a browser sends this for a page that is not ours: a listener without a
+/// token trusts everyone on this machine, but not every page they look at.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
+    headers.contains_key(header::ORIGIN) || !matches!(site, None | Some(b"none" | b"same-origin"))
 }
 
 /// The credentials of a `Bearer` header; the scheme's case does not matter
@@ -48,6 +106,7 @@ impl Handler for OpsRoutes {
         let health = || self.gate.health();
         match head.uri.path() {
             "/metrics" => metrics(&health()),
+            path if path.starts_with(APPS) => self.apps(&path[APPS.len()..], &head).await,
             path => probe(path, health).unwrap_or_else(answer::not_found),
         }
     }

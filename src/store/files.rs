@@ -50,6 +50,10 @@ const PEERS: &str = "peers.toml";
 const TERMINAL_SECRET: &str = "terminal_jwt_secret";
 const MANAGEMENT_SECRET: &str = "management_secret";
 const USES: &str = "uses.json";
+const LAST_ACCESS: &str = "last_access";
+
+/// Seconds since 1970, by table and key.
+type UsesFile = BTreeMap<String, BTreeMap<String, u64>>;
 
 /// Files that the gate reads, and the table each of them is.
 const WATCHED: [(&str, Table); 5] = [
@@ -211,6 +215,18 @@ impl Files {
     ) -> Result<(), Unavailable> {
         let (folder, uses) = (Arc::clone(&self.folder), uses.to_vec());
         blocking(move || folder.write_uses(touched, &uses)).await
+    }
+
+    pub async fn last_uses(&self) -> Result<HashMap<Arc<str>, SystemTime>, Unavailable> {
+        let Some(json) = self.folder.text(USES).await? else {
+            return Ok(HashMap::new());
+        };
+        // As for writing: a file nobody can read is one that says nothing.
+        let mut uses: UsesFile = serde_json::from_str(&json).unwrap_or_default();
+        let apps = uses.remove(LAST_ACCESS).unwrap_or_default().into_iter();
+        // Whatever somebody wrote there is a time on the clock.
+        let at = |seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+        Ok(apps.filter_map(|(app, seconds)| Some((app.into(), at(seconds)?))).collect())
     }
 
     pub fn health(&self) -> Health {
@@ -416,15 +432,14 @@ impl Folder {
 
     fn write_uses(&self, touched: Touched, uses: &[(Arc<str>, SystemTime)]) -> io::Result<()> {
         let _alone = self.lock()?;
-        let mut all: BTreeMap<String, BTreeMap<String, u64>> =
-            match std::fs::read(self.path.join(USES)) {
-                // A file nobody can read is no reason to lose the uses to come.
-                Ok(json) => serde_json::from_slice(&json).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-                Err(error) => return Err(error),
-            };
+        let mut all: UsesFile = match std::fs::read(self.path.join(USES)) {
+            // A file nobody can read is no reason to lose the uses to come.
+            Ok(json) => serde_json::from_slice(&json).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => return Err(error),
+        };
         let table = match touched {
-            Touched::App => "last_access",
+            Touched::App => LAST_ACCESS,
             Touched::Terminal => "last_connection",
         };
         let table = all.entry(table.into()).or_default();

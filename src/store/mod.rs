@@ -23,7 +23,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::config::{Config, Secret, StoreKind};
+use crate::domain::app::Size;
 use crate::domain::identity::Identity;
+use crate::domain::lifecycle::is_revivable;
 
 pub use cache::Cached;
 pub use freshness::Freshness;
@@ -96,6 +98,34 @@ pub struct Peer {
     pub name: Arc<str>,
     /// SPKI PEM.
     pub public_key_pem: String,
+}
+
+/// Whether an app may be woken and put to sleep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    Revivable,
+    /// It is being installed, removed or the like, or broken.
+    Busy {
+        status: String,
+    },
+    Gone,
+}
+
+/// Held by whoever wakes an app or puts it to sleep.
+#[derive(Debug)]
+pub enum AppLock {
+    Postgres(postgres::AdvisoryLock),
+    Files,
+}
+
+impl AppLock {
+    /// Lets the next one in. Merely dropped, a lock costs its connection.
+    pub async fn release(self) {
+        match self {
+            Self::Postgres(lock) => lock.release().await,
+            Self::Files => {}
+        }
+    }
 }
 
 /// What a touch says was used.
@@ -172,6 +202,55 @@ impl Source {
         match self {
             Self::Postgres(store) => store.app(name).await,
             Self::Files(store) => Ok(Some(store.app(name))),
+        }
+    }
+
+    /// Whether an app is there and may be woken and put to sleep now, asked of the
+    /// store itself.
+    pub async fn standing(&self, name: &str) -> Result<Standing, Unavailable> {
+        match self {
+            Self::Postgres(store) => Ok(match store.app(name).await? {
+                None => Standing::Gone,
+                Some(row) if is_revivable(&row.status) => Standing::Revivable,
+                Some(row) => Standing::Busy { status: row.status },
+            }),
+            Self::Files(store) => {
+                let names = store.app_names().await?;
+                let is_there = names.iter().any(|other| other == name);
+                Ok(if is_there { Standing::Revivable } else { Standing::Gone })
+            }
+        }
+    }
+
+    /// Writes down what an app's containers do, in the contract's word, unless the app
+    /// is coming or going. A folder keeps no status.
+    pub async fn write_status(&self, name: &str, status: &str) -> Result<(), Unavailable> {
+        match self {
+            Self::Postgres(store) => store.write_status(name, status).await,
+            Self::Files(_) => Ok(()),
+        }
+    }
+
+    /// The size of the box, where one is written down.
+    pub async fn box_size(&self) -> Result<Option<Size>, Unavailable> {
+        match self {
+            Self::Postgres(store) => store.box_size().await,
+            Self::Files(_) => Ok(None),
+        }
+    }
+
+    /// When each app was last used, as far as that was written down.
+    pub async fn last_uses(&self) -> Result<HashMap<Arc<str>, SystemTime>, Unavailable> {
+        either!(self, store => store.last_uses().await)
+    }
+
+    /// Keeps other processes from waking the app or putting it to sleep, until the
+    /// lock is released or dropped. `None` where another process holds it. A folder
+    /// belongs to one process.
+    pub async fn try_lock_app(&self, name: &str) -> Result<Option<AppLock>, Unavailable> {
+        match self {
+            Self::Postgres(store) => Ok(store.try_lock_app(name).await?.map(AppLock::Postgres)),
+            Self::Files(_) => Ok(Some(AppLock::Files)),
         }
     }
 

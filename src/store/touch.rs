@@ -46,6 +46,9 @@ pub struct Touches {
     writing: tokio::sync::Mutex<()>,
 }
 
+/// Milliseconds within which uses of one row are one.
+const COARSE: u64 = 1000;
+
 /// The first [`Uses::forget_above`].
 const FORGET_ABOVE: usize = 1 << 16;
 
@@ -91,12 +94,30 @@ impl Touches {
     /// Notes a use at `now`. Takes a lock only for the first use after a write.
     pub fn touch(&self, used: &Arc<Use>, now: SystemTime) {
         let now = millis(now);
+        // A burst writes the line that requests share once.
+        if now < used.latest.load(Ordering::SeqCst).saturating_add(COARSE) {
+            return;
+        }
+        used.latest.fetch_max(now, Ordering::SeqCst);
         if now < used.written.load(Ordering::Relaxed).saturating_add(used.every) {
             return;
         }
-        used.latest.fetch_max(now, Ordering::AcqRel);
         if !used.pending.load(Ordering::Acquire) && !used.pending.swap(true, Ordering::AcqRel) {
             lock(&self.pending).push(Arc::clone(used));
+        }
+    }
+
+    /// When an app was last used since the start, to a second; `None` where it was not.
+    ///
+    /// Sequentially consistent with [`Touches::touch`]: who looks after having closed
+    /// the app to requests sees every use of one that was still let in.
+    #[must_use]
+    pub fn last_use(&self, app: &Arc<str>) -> Option<SystemTime> {
+        let uses = lock(&self.uses);
+        let used = uses.by_row.get(&(Touched::App, Arc::clone(app)))?;
+        match used.latest.load(Ordering::SeqCst) {
+            0 => None,
+            at => Some(UNIX_EPOCH + Duration::from_millis(at)),
         }
     }
 

@@ -1,13 +1,14 @@
 //! What is known of one app's sleep, for all who ask at once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use tokio::sync::{mpsc, watch};
 
 use super::Order;
-use crate::domain::app::{AppMeta, Lifecycle, Size};
-use crate::domain::lifecycle::Phase;
+use crate::domain::app::{AppMeta, EntrypointPort, Lifecycle, Size};
+use crate::domain::lifecycle::{Failure, Phase, Rest};
 
 /// What the waker needs of an app's description.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,7 +31,6 @@ pub struct Target {
 impl Facts {
     #[must_use]
     pub fn of(meta: &AppMeta) -> Self {
-        use crate::domain::app::EntrypointPort;
         let mut entrypoints: Vec<_> = meta
             .entrypoints
             .iter()
@@ -68,6 +68,20 @@ pub struct Shown {
     pub containers: Arc<[ContainerState]>,
 }
 
+/// What an operator wants to know of an app besides.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    /// When the phase that is shown began; `None` where it was found so.
+    pub since: Option<SystemTime>,
+    /// When it was last seen to come up.
+    pub woken: Option<SystemTime>,
+    /// As far as it is known here.
+    pub last_use: Option<SystemTime>,
+    pub last_failure: Option<(SystemTime, Failure)>,
+    /// When it goes to sleep if nobody uses it before, and how deep.
+    pub next_rest: Option<(SystemTime, Rest)>,
+}
+
 /// One app as the gate sees it: a flag on the way of every request, and for those
 /// who wait, what they wait for.
 #[derive(Debug)]
@@ -78,6 +92,7 @@ pub struct AppWake {
     wanted: AtomicBool,
     shown: watch::Sender<Shown>,
     facts: Mutex<Arc<Facts>>,
+    history: Mutex<History>,
     orders: mpsc::UnboundedSender<Order>,
 }
 
@@ -90,6 +105,7 @@ impl AppWake {
             wanted: AtomicBool::new(false),
             shown: watch::Sender::new(shown),
             facts: Mutex::new(Arc::new(facts)),
+            history: Mutex::default(),
             orders,
         }
     }
@@ -123,14 +139,28 @@ impl AppWake {
         self.shown.subscribe()
     }
 
+    /// Whether somebody waits for what is shown to change.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.shown.receiver_count() > 0
+    }
+
     #[must_use]
     pub fn facts(&self) -> Arc<Facts> {
-        Arc::clone(&self.facts.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&lock(&self.facts))
+    }
+
+    #[must_use]
+    pub fn history(&self) -> History {
+        lock(&self.history).clone()
+    }
+
+    pub(super) fn note(&self, change: impl FnOnce(&mut History)) {
+        change(&mut lock(&self.history));
     }
 
     /// Takes a new description; whether it differs from the last one.
     pub(super) fn describe(&self, facts: Facts) -> bool {
-        let mut known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.facts);
         let differs = **known != facts;
         if differs {
             *known = Arc::new(facts);
@@ -150,9 +180,12 @@ impl AppWake {
 
     /// Shows a phase and lets those who wait for it know.
     pub(super) fn show(&self, phase: Phase, containers: &Arc<[ContainerState]>) {
-        self.awake.store(phase == Phase::Awake, Ordering::SeqCst);
+        let is_awake = phase == Phase::Awake;
+        let flag_changed = self.awake.swap(is_awake, Ordering::SeqCst) != is_awake;
+        let mut phase_changed = false;
         self.shown.send_if_modified(|shown| {
-            if shown.phase == phase && shown.containers == *containers {
+            phase_changed = shown.phase != phase;
+            if !flag_changed && !phase_changed && shown.containers == *containers {
                 return false;
             }
             shown.version += 1;
@@ -160,5 +193,21 @@ impl AppWake {
             shown.containers = Arc::clone(containers);
             true
         });
+        if phase_changed {
+            self.note(|history| {
+                history.since = Some(wall_clock());
+                // Found out anew, where it is awake.
+                history.next_rest = None;
+            });
+        }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[expect(clippy::disallowed_methods, reason = "for an operator's eyes, and held against uses")]
+pub(super) fn wall_clock() -> SystemTime {
+    SystemTime::now()
 }

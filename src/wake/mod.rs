@@ -1,19 +1,76 @@
 //! Sleeping apps are there when they are asked for, and go back to sleep.
+//!
+//! - [`docker`] calls the engine and follows its events;
+//! - `observed` takes an app's containers together;
+//! - [`AppWake`] is one app for all who ask: a flag for the gate, and what is shown;
+//! - `waker` decides what is done, one thing at a time an app;
+//! - `attempt` does it: lock, status, act, until ready; `compose` makes containers;
+//! - `idle` finds out who is not used any more.
+//!
+//! Errors: what goes wrong in an attempt is a [`Failure`](crate::domain::lifecycle::Failure),
+//! shown to who waits and kept for the operator. No error here ends the process, and
+//! none keeps the gate from answering: while no engine was ever seen, every app counts
+//! as awake.
 
 mod app;
+mod attempt;
+mod compose;
+mod conditions;
+pub mod docker;
+mod idle;
+mod observed;
+mod readiness;
+mod slot;
+mod status;
+mod waker;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-pub use app::{AppWake, ContainerState, Facts, Shown, Target};
+use self::attempt::Means;
+use self::compose::Compose;
+use self::docker::Engine;
+use self::docker::watch::{View, Watch};
+use self::idle::Idle;
+use self::observed::Selector;
+use self::slot::{Reply, asleep};
+use self::status::Statuses;
+use self::waker::Waker;
+use crate::config::Config;
+use crate::domain::lifecycle::{Failure, Rest};
+use crate::store::touch::Touches;
+use crate::store::{Freshness, Source};
+
+pub use self::app::{AppWake, ContainerState, Facts, History, Shown, Target};
+
+/// How long the doors stay closed for the first listing of the engine, so that no
+/// request is let through to an app of which it is not known yet that it sleeps.
+const FIRST_LISTING: Duration = Duration::from_millis(500);
 
 /// What the waker is told to do.
 #[derive(Debug)]
 pub enum Order {
+    /// There is an app that was not known before, or it is described anew.
+    Look(Arc<str>),
     /// Somebody asked for an app.
     Wake(Arc<str>),
+    /// The operator did, and wants to know what comes of it.
+    WakeNow(Arc<str>, Reply),
+    Rest {
+        app: Arc<str>,
+        rest: Rest,
+        /// Not where it was used after this.
+        unless_used_since: Option<SystemTime>,
+        reply: Option<Reply>,
+    },
+    /// An app is not installed any more.
+    Forget(Arc<str>),
 }
 
 /// All apps that are known of, as the gate and the operator see them.
@@ -22,27 +79,120 @@ pub struct Wakes {
     apps: Mutex<HashMap<Arc<str>, Arc<AppWake>>>,
     orders: mpsc::UnboundedSender<Order>,
     closing: watch::Sender<bool>,
+    /// Set where containers are looked at.
+    sight: OnceLock<(View, Arc<Compose>)>,
 }
 
 impl Wakes {
+    /// Until somebody takes the orders, every app is awake.
     #[must_use]
     pub fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Order>) {
         let (orders, taken) = mpsc::unbounded_channel();
-        let wakes = Self { apps: Mutex::default(), orders, closing: watch::Sender::new(false) };
+        let wakes = Self {
+            apps: Mutex::default(),
+            orders,
+            closing: watch::Sender::new(false),
+            sight: OnceLock::new(),
+        };
         (Arc::new(wakes), taken)
     }
 
     /// One app; `facts` are what is known of it now.
     #[must_use]
     pub fn of(&self, name: &Arc<str>, facts: Facts) -> Arc<AppWake> {
-        let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut apps = self.lock();
         if let Some(app) = apps.get(name) {
-            app.describe(facts);
+            if app.describe(facts) {
+                self.order(Order::Look(Arc::clone(name)));
+            }
             return Arc::clone(app);
         }
-        let app = Arc::new(AppWake::new(Arc::clone(name), facts, self.orders.clone()));
+        let app = AppWake::new(Arc::clone(name), facts, self.orders.clone());
+        let app = Arc::new(app);
+        self.show_first(&app);
         apps.insert(Arc::clone(name), Arc::clone(&app));
+        self.order(Order::Look(Arc::clone(name)));
         app
+    }
+
+    /// What is known of a new app already, so that not even its first request is let
+    /// through to sleeping containers.
+    fn show_first(&self, app: &AppWake) {
+        let Some((view, compose)) = self.sight.get() else { return };
+        let snapshot = view.snapshot();
+        if snapshot.was_listed {
+            let selector = Selector::new(&app.name);
+            let observed = selector.observe(&app.facts(), &snapshot);
+            let can_be_made = compose.can_make(&app.name, &selector);
+            app.show(asleep(observed.state, can_be_made), &observed.states());
+        }
+    }
+
+    /// An app that is known of.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Arc<AppWake>> {
+        self.lock().get(name).cloned()
+    }
+
+    /// All that are known of, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<AppWake>> {
+        let mut apps: Vec<_> = self.lock().values().cloned().collect();
+        apps.sort_by(|a, b| a.name.cmp(&b.name));
+        apps
+    }
+
+    /// Forgets all but these.
+    fn retain(&self, is_installed: impl Fn(&str) -> bool) {
+        self.lock().retain(|name, _| {
+            let stays = is_installed(name);
+            if !stays {
+                self.order(Order::Forget(Arc::clone(name)));
+            }
+            stays
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<AppWake>>> {
+        self.apps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn order(&self, order: Order) {
+        // The waker is gone only when the process ends.
+        let _ = self.orders.send(order);
+    }
+
+    /// Whether anything is done to containers here.
+    #[must_use]
+    pub fn is_at_work(&self) -> bool {
+        self.sight.get().is_some()
+    }
+
+    /// Brings an app up; returns when it is ready or has failed.
+    ///
+    /// # Errors
+    /// Why it could not be woken.
+    pub async fn wake(&self, name: &Arc<str>) -> Result<(), Failure> {
+        self.operate(|reply| Order::WakeNow(Arc::clone(name), reply)).await
+    }
+
+    /// Puts an app to sleep, used or not.
+    ///
+    /// # Errors
+    /// Why it could not be put to sleep.
+    pub async fn rest(&self, name: &Arc<str>, rest: Rest) -> Result<(), Failure> {
+        let app = Arc::clone(name);
+        let order = |reply| Order::Rest { app, rest, unless_used_since: None, reply: Some(reply) };
+        self.operate(order).await
+    }
+
+    async fn operate(&self, order: impl FnOnce(Reply) -> Order) -> Result<(), Failure> {
+        if !self.is_at_work() {
+            return Err(Failure::Declined("`wake.enabled` is false"));
+        }
+        let (reply, done) = tokio::sync::oneshot::channel();
+        self.order(order(reply));
+        done.await.unwrap_or(Err(Failure::Declined("there is no such app")))
     }
 
     /// Lets everyone go who waits: the process ends.
@@ -55,4 +205,48 @@ impl Wakes {
         // The sender is `self`'s own.
         let _ = self.closing.subscribe().wait_for(|closing| *closing).await;
     }
+}
+
+/// Follows the engine, takes orders and puts to sleep, in tasks that never end.
+///
+/// Returns when the engine was listed, or does not answer at once.
+pub async fn begin(
+    config: &Config,
+    wakes: &Arc<Wakes>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    source: &Arc<Source>,
+    freshness: &Arc<Freshness>,
+    touches: &Arc<Touches>,
+    parts: &mut JoinSet<Infallible>,
+) {
+    let engine = Arc::new(Engine::new(config.wake.docker.clone()));
+    let (watch, view) = Watch::new(Arc::clone(&engine));
+    let compose = Compose::new(&config.wake, config.store.installed_apps_dir.clone());
+    let compose = Arc::new(compose);
+    if wakes.sight.set((view.clone(), Arc::clone(&compose))).is_err() {
+        tracing::warn!("the engine is followed already");
+        return;
+    }
+    let means = Arc::new(Means {
+        config: config.wake.clone(),
+        reclaim: config.sleep.reclaim,
+        engine,
+        source: Arc::clone(source),
+        compose,
+    });
+    let (statuses, writer) = Statuses::new(Arc::clone(source));
+    let waker = Waker::new(
+        Arc::clone(&means),
+        Arc::clone(wakes),
+        Arc::clone(touches),
+        view.clone(),
+        statuses,
+    );
+    let idle = Idle::new(config, means, wakes, freshness, touches, view.clone());
+    parts.spawn(watch.run());
+    parts.spawn(waker.run(orders));
+    parts.spawn(writer.run());
+    parts.spawn(idle.run());
+    let mut view = view;
+    let _ = timeout(FIRST_LISTING, view.listed_or_away()).await;
 }

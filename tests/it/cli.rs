@@ -54,6 +54,8 @@ fn nightporter(arguments: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
+    // This machine may have containers of its own, with the names of a test's apps.
+    command.env("NIGHTPORTER_WAKE__ENABLED", "false");
     command.args(arguments).stdin(Stdio::null());
     command
 }

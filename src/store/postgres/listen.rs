@@ -16,13 +16,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client, Connection, Socket};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::super::{Freshness, Table};
 use super::migrate::{INSPECT, MigrateError, Triggers, inspect, migrate};
 use super::problems::Subject;
 use super::server::{ConnectError, explain};
 use super::{Postgres, random_name};
+use crate::backoff::jittered;
 
 const CHANNEL: &str = "nightporter";
 
@@ -247,14 +248,4 @@ fn apply(freshness: &Freshness, table: Watched, op: Operation, key: Option<&str>
             }
         },
     }
-}
-
-/// Between half and all of a wait.
-fn jittered(wait: Duration) -> Duration {
-    let mut random = [0; 2];
-    if aws_lc_rs::rand::fill(&mut random).is_err() {
-        warn!("no randomness for a wait");
-    }
-    let part = f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX);
-    wait.mul_f64(0.5 + part / 2.0)
 }

@@ -15,6 +15,7 @@ mod tls;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::pool::AdvisoryLock;
 use self::pool::Pool;
 use self::problems::Problems;
 use self::server::Server;

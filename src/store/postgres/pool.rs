@@ -148,6 +148,71 @@ impl Pool {
     }
 }
 
+/// An advisory lock, held by the session that took it: a connection of its own as
+/// long as it is held.
+///
+/// Its session must reach the server itself. Behind a proxy that hands out servers by
+/// transaction the lock would be some other session's; there no notification arrives
+/// either, and the link says so.
+pub struct AdvisoryLock {
+    connection: bb8::PooledConnection<'static, Connector>,
+    key: i64,
+    limit: Duration,
+}
+
+/// Keeps the locks of apps apart from those of others in one database.
+const LOCK_SEED: i64 = 0x6e69_6768_7470_6f72;
+
+impl Pool {
+    pub(super) async fn try_lock(&self, name: &str) -> Result<Option<AdvisoryLock>, Unavailable> {
+        let sql = "SELECT key, pg_try_advisory_lock(key) FROM hashtextextended($1, $2) AS key";
+        // Fails at once where connecting does, as a query would.
+        drop(self.connection().await?);
+        let connection = self.connections().get_owned().await;
+        let mut connection = connection
+            .map_err(|_| Unavailable::new("no connection of the pool became free in time"))?;
+        connection.busy = true;
+        let parameters: &[Parameter<'_>] = &[(&name, Type::TEXT), (&LOCK_SEED, Type::INT8)];
+        let answer = timeout(self.query_timeout, connection.client.query_typed(sql, parameters));
+        let Ok(answer) = answer.await else {
+            self.suspect_all();
+            return Err(Unavailable::new("an advisory lock took too long"));
+        };
+        let rows = answer.map_err(|error| Unavailable::new(explain(&error)))?;
+        let read = |row: &Row| -> Result<(i64, bool), tokio_postgres::Error> {
+            Ok((row.try_get(0)?, row.try_get(1)?))
+        };
+        let (key, is_ours) = match rows.first().map(read) {
+            Some(Ok(answer)) => answer,
+            _ => return Err(Unavailable::new("an advisory lock was answered with nothing")),
+        };
+        if !is_ours {
+            connection.busy = false;
+            return Ok(None);
+        }
+        Ok(Some(AdvisoryLock { connection, key, limit: self.query_timeout }))
+    }
+}
+
+impl AdvisoryLock {
+    /// Gives lock and connection back. Where that fails the connection is closed, and
+    /// the server gives the lock up with it.
+    pub async fn release(mut self) {
+        let sql = "SELECT pg_advisory_unlock($1)";
+        let parameters: &[Parameter<'_>] = &[(&self.key, Type::INT8)];
+        let unlocked = timeout(self.limit, self.connection.client.query_typed(sql, parameters));
+        if matches!(unlocked.await, Ok(Ok(_))) {
+            self.connection.busy = false;
+        }
+    }
+}
+
+impl fmt::Debug for AdvisoryLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdvisoryLock").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
 impl ManageConnection for Connector {
     type Connection = Connection;
     type Error = Lost;

@@ -3,6 +3,7 @@
 //! Each is one statement and one round trip. Columns are cast to the type that
 //! is read, so that a table with `varchar` or an enum serves too.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,14 +14,16 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 
 use super::super::{AppRow, Peer, Terminal, Touched, Unavailable, random_secret};
-use super::Postgres;
 use super::problems::Subject;
 use super::server::explain;
+use super::{AdvisoryLock, Postgres};
 use crate::config::Secret;
+use crate::domain::app::Size;
 use crate::domain::identity::{Identity, derive_domain, short_id};
 
 const TERMINAL_SECRET: &str = "terminal_jwt_secret";
 const MANAGEMENT_SECRET: &str = "freeshard_controller_shared_key";
+const PROFILE: &str = "profile";
 
 /// Locks the rows in the order of their keys, so that two writers cannot wait
 /// for each other, and passes over rows that are as recent already.
@@ -70,6 +73,44 @@ impl Postgres {
                    WHERE name = $1";
         let row = self.row_of(sql, name).await?;
         row.map(|row| Ok(AppRow { name: arc(&row, 0)?, status: get(&row, 1)? })).transpose()
+    }
+
+    pub async fn write_status(&self, name: &str, status: &str) -> Result<(), Unavailable> {
+        let sql = "UPDATE installed_apps SET status = $2 WHERE name = $1 AND status <> $2 \
+                   AND status IN ('stopped', 'running', 'down', 'paused')";
+        if can_be_text(name) {
+            self.pool.query(sql, &[(&name, Type::TEXT), (&status, Type::TEXT)]).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn box_size(&self) -> Result<Option<Size>, Unavailable> {
+        let sql = "SELECT value ->> 'vm_size' FROM kv_store WHERE key = $1";
+        let row = self.row_of(sql, PROFILE).await?;
+        let word: Option<Option<String>> = row.map(|row| get(&row, 0)).transpose()?;
+        // A word that is no size is as good as none: nothing is kept asleep for it.
+        Ok(word.flatten().and_then(|word| serde_json::from_value(word.into()).ok()))
+    }
+
+    pub async fn last_uses(&self) -> Result<HashMap<Arc<str>, SystemTime>, Unavailable> {
+        let sql = "SELECT name::text, extract(epoch FROM last_access)::float8 FROM installed_apps \
+                   WHERE last_access IS NOT NULL AND isfinite(last_access)";
+        let rows = self.pool.query(sql, &[]).await?;
+        let mut uses = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            let seconds: f64 = get(row, 1)?;
+            let since = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+            if let Some(at) = UNIX_EPOCH.checked_add(since) {
+                uses.insert(arc(row, 0)?, at);
+            }
+        }
+        Ok(uses)
+    }
+
+    /// Takes the advisory lock of an app, if no other session has it.
+    pub async fn try_lock_app(&self, name: &str) -> Result<Option<AdvisoryLock>, Unavailable> {
+        let name = name.replace('\0', "");
+        self.pool.try_lock(&name).await
     }
 
     pub async fn identity(&self) -> Result<Option<Identity>, Unavailable> {

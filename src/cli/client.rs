@@ -1,0 +1,183 @@
+//! The running process's own listeners, asked by other subcommands.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+
+use super::Failure;
+use crate::config::{Config, ListenAddr, Secret};
+
+/// Longest answer that is looked at, in bytes: room for some 10,000 apps.
+const LONGEST_ANSWER: usize = 16 * 1024 * 1024;
+
+/// A listener as this machine reaches it.
+#[derive(Debug)]
+pub(super) struct Listener<'a> {
+    pub(super) addr: &'a ListenAddr,
+    over_tls: bool,
+    token: Option<&'a Secret>,
+}
+
+/// Status and body of an answer.
+pub(super) type Answered = (u16, Bytes);
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+impl<'a> Listener<'a> {
+    pub(super) fn gate(config: &'a Config) -> Result<Self, Failure> {
+        Self::new(&config.gate.listen, config.gate.tls.is_some(), None)
+    }
+
+    pub(super) fn ops(config: &'a Config) -> Result<Self, Failure> {
+        Self::new(&config.ops.listen, false, config.ops.token.as_ref())
+    }
+
+    fn new(
+        addr: &'a ListenAddr,
+        over_tls: bool,
+        token: Option<&'a Secret>,
+    ) -> Result<Self, Failure> {
+        if matches!(addr, ListenAddr::Tcp(addr) if addr.port() == 0) {
+            let problem = format!("{addr} has no port that could be asked; give the listener one");
+            return Err(Failure::Told(problem));
+        }
+        Ok(Self { addr, over_tls, token })
+    }
+
+    /// Asks over a connection of its own.
+    pub(super) async fn ask(&self, method: Method, path: &str) -> io::Result<Answered> {
+        let stream: Box<dyn Stream> = match self.addr {
+            ListenAddr::Tcp(addr) => Box::new(TcpStream::connect(reachable(*addr)).await?),
+            ListenAddr::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        };
+        if !self.over_tls {
+            return self.exchange(stream, method, path).await;
+        }
+        let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+        let connector = TlsConnector::from(Arc::new(trusting_own_address()?));
+        let stream = connector.connect(name, stream).await?;
+        self.exchange(Box::new(stream), method, path).await
+    }
+
+    async fn exchange(
+        &self,
+        stream: Box<dyn Stream>,
+        method: Method,
+        path: &str,
+    ) -> io::Result<Answered> {
+        let mut request =
+            Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+        if let Some(token) = self.token {
+            let credentials = format!("Bearer {}", token.expose());
+            request = request.header(header::AUTHORIZATION, credentials);
+        }
+        let request = request.body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(io::Error::other)?;
+        // Ends with the answer, or with the runtime.
+        tokio::spawn(connection);
+        let answer = sender.send_request(request).await.map_err(|error| {
+            if error.is_parse() {
+                io::Error::other("the answer is not HTTP")
+            } else {
+                io::Error::other(error)
+            }
+        })?;
+        let status = answer.status().as_u16();
+        let body = Limited::new(answer.into_body(), LONGEST_ANSWER).collect().await;
+        Ok((status, body.map_err(io::Error::other)?.to_bytes()))
+    }
+}
+
+/// Where a listener of all addresses can be asked.
+fn reachable(addr: SocketAddr) -> SocketAddr {
+    let ip = match addr.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, addr.port())
+}
+
+/// The certificate is good for the name that proxies use, which is not this
+/// one; the probe asks this machine's own address and tells nothing.
+fn trusting_own_address() -> io::Result<ClientConfig> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?;
+    Ok(config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_of_all_addresses_is_asked_on_loopback() {
+        for (listens, asked) in [
+            ("0.0.0.0:8400", "127.0.0.1:8400"),
+            ("[::]:8400", "[::1]:8400"),
+            ("10.1.2.3:8400", "10.1.2.3:8400"),
+        ] {
+            let addr = listens.parse().expect("address");
+            assert_eq!(reachable(addr).to_string(), asked);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Apps and their sleep.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use crate::domain::lifecycle::{Failure, Phase, Rest};
+use crate::store::touch::Touches;
+use crate::wake::{AppWake, ContainerState, History, Shown, Wakes};
+
+/// What an operator orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Wake,
+    /// Down to stopped.
+    Sleep,
+    Pause,
+}
+
+impl Operation {
+    /// The operation of that name.
+    pub(crate) fn named(word: &str) -> Option<Self> {
+        match word {
+            "wake" => Some(Self::Wake),
+            "sleep" => Some(Self::Sleep),
+            "pause" => Some(Self::Pause),
+            _ => None,
+        }
+    }
+}
+
+/// All apps that are known of, and the orders for them.
+#[derive(Debug)]
+pub(crate) struct Apps {
+    wakes: Arc<Wakes>,
+    touches: Arc<Touches>,
+}
+
+impl Apps {
+    pub(crate) fn new(wakes: Arc<Wakes>, touches: Arc<Touches>) -> Self {
+        Self { wakes, touches }
+    }
+
+    pub(crate) fn all(&self) -> Value {
+        self.wakes.list().iter().map(|app| self.describe(app)).collect()
+    }
+
+    pub(crate) fn one(&self, name: &str) -> Option<Value> {
+        self.wakes.get(name).map(|app| self.describe(&app))
+    }
+
+    /// Does what is ordered; `None` where there is no such app.
+    pub(crate) async fn operate(
+        &self,
+        name: &str,
+        operation: Operation,
+    ) -> Option<Result<Value, Failure>> {
+        let app = self.wakes.get(name)?;
+        let done = match operation {
+            Operation::Wake => self.wakes.wake(&app.name).await,
+            Operation::Sleep => self.wakes.rest(&app.name, Rest::Stopped).await,
+            Operation::Pause => self.wakes.rest(&app.name, Rest::Paused).await,
+        };
+        Some(done.map(|()| self.describe(&app)))
+    }
+
+    fn describe(&self, app: &AppWake) -> Value {
+        let Shown { version: _, phase, containers } = app.shown();
+        let History { since, woken: _, last_use, last_failure, next_rest } = app.history();
+        let last_use = last_use.max(self.touches.last_use(&app.name));
+        let next_sleep = next_rest.map(|(at, rest)| json!({"at": time(at), "to": word(rest)}));
+        let last_failure = last_failure
+            .map(|(at, failure)| json!({"at": time(at), "reason": failure.to_string()}));
+        let mut described = json!({
+            "name": *app.name,
+            "state": phase.as_str(),
+            "since": since.map(time),
+            "last_use": last_use.map(time),
+            "next_sleep": next_sleep,
+            "last_failure": last_failure,
+            "containers": containers.iter().map(container).collect::<Value>(),
+        });
+        match phase {
+            Phase::Queued { place } => described["place"] = place.into(),
+            Phase::Failed { failure, retry_after } => {
+                described["reason"] = failure.to_string().into();
+                described["retry_after_seconds"] = retry_after.as_secs_f64().into();
+            }
+            Phase::Unavailable { status } => described["status"] = status.into(),
+            _ => {}
+        }
+        described
+    }
+}
+
+fn container(container: &ContainerState) -> Value {
+    let ContainerState { name, state, exit_code } = container;
+    json!({"name": name, "state": state, "exit_code": exit_code})
+}
+
+fn word(rest: Rest) -> &'static str {
+    match rest {
+        Rest::Paused => "paused",
+        Rest::Stopped => "stopped",
+    }
+}
+
+/// RFC 3339, in seconds.
+fn time(at: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(at).to_string()
+}

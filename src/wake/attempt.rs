@@ -1,0 +1,369 @@
+//! One attempt to wake an app, or to put it to sleep.
+//!
+//! An attempt holds the app's lock while it acts, and acts on what is: the status in
+//! the store and the state in the engine, both read after the lock was taken. Where
+//! the engine says that things were otherwise (404, 409), it looks once more.
+
+mod ready;
+mod rest;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{debug, warn};
+
+use super::app::{AppWake, Facts};
+use super::compose::Compose;
+use super::conditions::free_disk;
+use super::docker::watch::View;
+use super::docker::{Condition, Container, Engine, EngineError, Health, State};
+use super::observed::{EngineState, Observed, Selector};
+use crate::config;
+use crate::domain::lifecycle::{Failure, Phase};
+use crate::store::{AppLock, Source, Standing, Unavailable};
+
+/// How long an attempt waits for another process's, which acts and then lets go.
+const LOCK_LIMIT: Duration = Duration::from_secs(30);
+const LOCK_RETRY: Duration = Duration::from_millis(50);
+
+/// How long an attempt waits for an engine that went away a moment ago.
+const ENGINE_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long the containers that Compose has made may take to be seen.
+const SEEN_LIMIT: Duration = Duration::from_secs(5);
+
+/// What all attempts share.
+#[derive(Debug)]
+pub(super) struct Means {
+    pub(super) config: config::Wake,
+    pub(super) reclaim: bool,
+    pub(super) engine: Arc<Engine>,
+    pub(super) source: Arc<Source>,
+    pub(super) compose: Arc<Compose>,
+}
+
+/// The way one attempt goes.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) means: Arc<Means>,
+    pub(super) app: Arc<AppWake>,
+    pub(super) selector: Selector,
+    pub(super) view: View,
+    pub(super) progress: mpsc::UnboundedSender<(Arc<str>, Phase)>,
+}
+
+/// What came of an attempt to wake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Ready,
+    Failed(Failure),
+    /// Nothing was done, for a reason that is no failure: the phase says which.
+    Declined(Phase),
+    /// The app is not installed any more.
+    Gone,
+}
+
+/// Why a step did not succeed.
+enum Trouble {
+    /// Things were otherwise than was thought.
+    Stale(String),
+    Failed(Failure),
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<EngineError> for Trouble {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::NotFound(reason) | EngineError::Conflict(reason) => Self::Stale(reason),
+            EngineError::Away(reason) => {
+                debug!(reason, "the engine does not answer");
+                Self::Failed(Failure::EngineAway)
+            }
+            EngineError::Refused { message, .. } => Self::Failed(Failure::Engine(message)),
+        }
+    }
+}
+
+impl From<Unavailable> for Failure {
+    fn from(error: Unavailable) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+impl Attempt {
+    fn facts(&self) -> Arc<Facts> {
+        self.app.facts()
+    }
+
+    fn observe(&self) -> Observed {
+        self.selector.observe(&self.facts(), &self.view.snapshot())
+    }
+
+    fn tell(&self, phase: Phase) {
+        // The waker is gone only when the process ends.
+        let _ = self.progress.send((Arc::clone(&self.app.name), phase));
+    }
+
+    /// Brings the app from whatever it does to ready.
+    pub(super) async fn wake(mut self) -> Outcome {
+        let deadline = Instant::now() + self.means.config.start_timeout;
+        let acted = match self.lock().await {
+            Ok(lock) => {
+                let acted = self.act().await;
+                lock.release().await;
+                acted
+            }
+            Err(failure) => Err(Outcome::Failed(failure)),
+        };
+        let was_paused = match acted {
+            Ok(was_paused) => was_paused,
+            Err(outcome) => return outcome,
+        };
+        // What Compose took for pulling an image is not the app's time.
+        let deadline = deadline.max(Instant::now() + self.means.config.start_timeout / 2);
+        self.until_ready(was_paused, deadline).await
+    }
+
+    /// Waits for an app that somebody else started.
+    pub(super) async fn follow(mut self, was_paused: bool) -> Outcome {
+        let deadline = Instant::now() + self.means.config.start_timeout;
+        self.until_ready(was_paused, deadline).await
+    }
+
+    async fn lock(&self) -> Result<AppLock, Failure> {
+        let deadline = Instant::now() + LOCK_LIMIT;
+        loop {
+            if let Some(lock) = self.means.source.try_lock_app(&self.app.name).await? {
+                return Ok(lock);
+            }
+            if Instant::now() >= deadline {
+                let reason = "another process has been waking this app for too long";
+                return Err(Failure::Store(reason.into()));
+            }
+            sleep(LOCK_RETRY).await;
+        }
+    }
+
+    /// Starts what has to be started; whether the app was paused.
+    async fn act(&mut self) -> Result<bool, Outcome> {
+        let began = Instant::now();
+        while !self.view.snapshot().live {
+            if timeout_at(began + ENGINE_LIMIT, self.view.changed()).await.is_err() {
+                return Err(Outcome::Failed(Failure::EngineAway));
+            }
+        }
+        let mut is_second_look = false;
+        loop {
+            // Each time: what was in the way may be that the app is being removed.
+            self.consult().await?;
+            let observed = self.observe();
+            let was_paused = observed.state == EngineState::Paused;
+            match self.bring_up(&observed).await {
+                Ok(()) => return Ok(was_paused),
+                Err(Trouble::Failed(failure)) => return Err(Outcome::Failed(failure)),
+                Err(Trouble::Stale(reason)) if is_second_look => {
+                    return Err(Outcome::Failed(Failure::Engine(reason)));
+                }
+                Err(Trouble::Stale(reason)) => {
+                    debug!(app = %self.app.name, reason, "looking once more");
+                    is_second_look = true;
+                    self.look(&observed).await;
+                }
+            }
+        }
+    }
+
+    /// Whether the store and the box allow it.
+    async fn consult(&self) -> Result<(), Outcome> {
+        let Means { config, source, .. } = &*self.means;
+        let failed = |error: Unavailable| Outcome::Failed(error.into());
+        match source.standing(&self.app.name).await.map_err(failed)? {
+            Standing::Revivable => {}
+            Standing::Busy { status } => {
+                return Err(Outcome::Declined(Phase::Unavailable { status }));
+            }
+            Standing::Gone => return Err(Outcome::Gone),
+        }
+        match free_disk(&config.data_dir).await {
+            Ok(free) if free < config.min_free_disk => {
+                return Err(Outcome::Declined(Phase::LowDisk));
+            }
+            Ok(_) => {}
+            // Nobody can say that it is low.
+            Err(error) => {
+                warn!(%error, "free disk space is not known: {}", config.data_dir.display())
+            }
+        }
+        let minimum = self.facts().minimum_size;
+        match source.box_size().await.map_err(failed)? {
+            Some(size) if size < minimum => Err(Outcome::Declined(Phase::TooSmall { minimum })),
+            _ => Ok(()),
+        }
+    }
+
+    async fn look(&self, observed: &Observed) {
+        self.view.look(observed.containers.iter().map(|container| Arc::clone(&container.id))).await;
+    }
+
+    async fn bring_up(&mut self, observed: &Observed) -> Result<(), Trouble> {
+        if !observed.services.is_empty() {
+            return self.scale_up(observed).await;
+        }
+        match observed.state {
+            EngineState::Running => Ok(()),
+            EngineState::Paused => {
+                self.tell(Phase::Unpausing);
+                self.unpause(observed).await
+            }
+            EngineState::Missing => {
+                self.tell(Phase::Starting);
+                self.compose_up().await
+            }
+            EngineState::Exited => {
+                self.tell(Phase::Starting);
+                let file = self.means.compose.file(&self.app.name);
+                if observed.is_incomplete(&self.facts()) && file.is_some() {
+                    return self.compose_up().await;
+                }
+                self.start(observed).await
+            }
+        }
+    }
+
+    async fn scale_up(&self, observed: &Observed) -> Result<(), Trouble> {
+        self.tell(Phase::Starting);
+        for service in &observed.services {
+            if service.replicas == 0 {
+                self.means.engine.scale(&service.id, service.awake_replicas).await?;
+            }
+        }
+        self.view.look_at_services().await;
+        Ok(())
+    }
+
+    async fn unpause(&mut self, observed: &Observed) -> Result<(), Trouble> {
+        for container in observed.containers.iter().filter(|c| c.state == State::Paused) {
+            match self.means.engine.unpause(&container.id).await {
+                Err(EngineError::Refused { message, .. }) => {
+                    warn!(app = %self.app.name, message, "cannot be unpaused; started instead");
+                    return self.compose_up().await;
+                }
+                done => done?,
+            }
+        }
+        self.look(observed).await;
+        // A part of it may have been stopped besides.
+        let observed = self.observe();
+        match observed.state {
+            EngineState::Running => Ok(()),
+            _ => self.start(&observed).await,
+        }
+    }
+
+    /// Starts what does not run, dependencies first.
+    async fn start(&mut self, observed: &Observed) -> Result<(), Trouble> {
+        let idle = |state| matches!(state, State::Exited | State::Created);
+        for container in observed.containers.iter().filter(|c| idle(c.state)) {
+            self.until_dependencies(container, observed).await?;
+            match self.means.engine.start(&container.id).await {
+                Ok(()) => self.view.look([Arc::clone(&container.id)]).await,
+                // Of a network that was removed since: only Compose makes it anew.
+                Err(EngineError::NotFound(reason)) if reason.contains("network") => {
+                    return self.recompose(&reason).await;
+                }
+                Err(EngineError::NotFound(reason)) if reason.contains("image") => {
+                    let image = container.image.clone();
+                    debug!(app = %self.app.name, reason, "its image is missing");
+                    return Err(Failure::ImageMissing { image }.into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn recompose(&mut self, reason: &str) -> Result<(), Trouble> {
+        let name = Arc::clone(&self.app.name);
+        let Some(project) = self.selector.project().map(str::to_owned) else {
+            return Err(Failure::Engine(reason.to_owned()).into());
+        };
+        if self.means.compose.file(&name).is_none() {
+            return Err(Failure::Engine(reason.to_owned()).into());
+        }
+        self.means.compose.down(&name, &project).await?;
+        self.compose_up().await
+    }
+
+    /// Waits for what a container depends on to have come so far.
+    async fn until_dependencies(
+        &mut self,
+        container: &Container,
+        observed: &Observed,
+    ) -> Result<(), Trouble> {
+        let deadline = Instant::now() + self.means.config.start_timeout;
+        for dependency in &container.belongs.depends_on {
+            let is_met = |container: &Container| match dependency.condition {
+                Condition::Started => true,
+                Condition::Healthy => {
+                    matches!(container.health, Health::Healthy | Health::Unknown)
+                }
+                Condition::Completed => {
+                    container.state == State::Exited && container.exit_code == 0
+                }
+            };
+            let part = observed.containers.iter().find(|c| c.is_called(&dependency.service));
+            let Some(id) = part.map(|part| Arc::clone(&part.id)) else { continue };
+            loop {
+                let snapshot = self.view.snapshot();
+                let Some(part) = snapshot.containers.get(&id) else {
+                    return Err(Trouble::Stale("a dependency was removed".into()));
+                };
+                if is_met(part) {
+                    break;
+                }
+                if let Some(failure) = ready::failure_of(part) {
+                    return Err(failure.into());
+                }
+                if timeout_at(deadline, self.view.changed()).await.is_err() {
+                    return Err(Failure::Unhealthy { container: part.name.clone() }.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the containers anew; takes them down again where the app went away
+    /// meanwhile, since whoever removed it did not know of them.
+    async fn compose_up(&mut self) -> Result<(), Trouble> {
+        let name = Arc::clone(&self.app.name);
+        let Some(project) = self.selector.project().map(str::to_owned) else {
+            return Err(Failure::NoComposeFile.into());
+        };
+        let done = self.means.compose.up(&name, &project).await;
+        match self.means.source.standing(&name).await {
+            Ok(Standing::Revivable) => {}
+            Ok(Standing::Busy { .. } | Standing::Gone) => {
+                warn!(app = %name, "was removed while its containers were made; they go too");
+                self.means.engine.remove_project(&project).await?;
+                return Err(Trouble::Stale("the app was removed".into()));
+            }
+            Err(error) => return Err(Failure::from(error).into()),
+        }
+        done?;
+        let deadline = Instant::now() + SEEN_LIMIT;
+        while self.observe().state == EngineState::Missing {
+            if timeout_at(deadline, self.view.changed()).await.is_err() {
+                break;
+            }
+        }
+        self.look(&self.observe()).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,215 @@
+//! Compose, for apps whose containers are missing: it alone knows how to make them.
+//!
+//! Only for an app's own file and project. The command is what its owner installed;
+//! nothing here reads the file.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use super::observed::Selector;
+use crate::config::{DockerEndpoint, Wake};
+use crate::domain::lifecycle::Failure;
+
+/// Names of a compose file, first the one that shard_core writes.
+const FILES: [&str; 4] =
+    ["docker-compose.yml", "docker-compose.yaml", "compose.yaml", "compose.yml"];
+
+/// How long Compose may take: an image may have to be pulled.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// Bytes of what Compose says that are looked at, from the end.
+const LONGEST_WORD: usize = 400;
+
+/// Runs Compose.
+#[derive(Debug)]
+pub(super) struct Compose {
+    installed_apps_dir: PathBuf,
+    /// As configured; empty to look for one.
+    command: Vec<String>,
+    found: OnceCell<Option<Vec<String>>>,
+    environment: Vec<(&'static str, OsString)>,
+}
+
+/// Why Compose did not do it.
+#[derive(Debug)]
+enum Trouble {
+    /// A network or a name of an earlier time is in the way: taking everything down
+    /// first helps.
+    Stale(String),
+    Failed(Failure),
+}
+
+impl Compose {
+    pub(super) fn new(config: &Wake, installed_apps_dir: PathBuf) -> Self {
+        let environment = match &config.docker {
+            DockerEndpoint::Unix(path) => {
+                let mut host = OsString::from("unix://");
+                host.push(path);
+                vec![("DOCKER_HOST", host)]
+            }
+            DockerEndpoint::Tcp(address) => {
+                vec![("DOCKER_HOST", format!("tcp://{address}").into())]
+            }
+            DockerEndpoint::Tls { address, certificates } => vec![
+                ("DOCKER_HOST", format!("tcp://{address}").into()),
+                ("DOCKER_TLS_VERIFY", "1".into()),
+                ("DOCKER_CERT_PATH", certificates.into()),
+            ],
+        };
+        Self {
+            installed_apps_dir,
+            command: config.compose_command.clone(),
+            found: OnceCell::new(),
+            environment,
+        }
+    }
+
+    /// The compose file in an app's own folder.
+    pub(super) fn file(&self, app: &str) -> Option<PathBuf> {
+        let is_folder = !app.is_empty() && !app.starts_with('.') && !app.contains(['/', '\0']);
+        let folder = self.installed_apps_dir.join(app);
+        let files = FILES.iter().map(|file| folder.join(file));
+        files.into_iter().find(|file| is_folder && file.is_file())
+    }
+
+    /// Whether an app's containers could be made.
+    pub(super) fn can_make(&self, app: &str, selector: &Selector) -> bool {
+        selector.project().is_some() && self.file(app).is_some()
+    }
+
+    /// Makes and starts an app's containers.
+    pub(super) async fn up(&self, app: &str, project: &str) -> Result<(), Failure> {
+        let file = self.file(app).ok_or(Failure::NoComposeFile)?;
+        match self.run(&file, project, &["up", "-d"]).await {
+            Ok(()) => Ok(()),
+            Err(Trouble::Failed(failure)) => Err(failure),
+            Err(Trouble::Stale(reason)) => {
+                tracing::info!(app, reason, "compose is in its own way; taking the app down first");
+                self.down(app, project).await?;
+                match self.run(&file, project, &["up", "-d"]).await {
+                    Ok(()) => Ok(()),
+                    Err(Trouble::Failed(failure)) => Err(failure),
+                    Err(Trouble::Stale(reason)) => Err(Failure::Compose(reason)),
+                }
+            }
+        }
+    }
+
+    /// Removes an app's containers and networks; its volumes stay.
+    pub(super) async fn down(&self, app: &str, project: &str) -> Result<(), Failure> {
+        let file = self.file(app).ok_or(Failure::NoComposeFile)?;
+        match self.run(&file, project, &["down"]).await {
+            Ok(()) => Ok(()),
+            Err(Trouble::Failed(failure)) => Err(failure),
+            Err(Trouble::Stale(reason)) => Err(Failure::Compose(reason)),
+        }
+    }
+
+    async fn run(&self, file: &Path, project: &str, order: &[&str]) -> Result<(), Trouble> {
+        let found = self.found.get_or_init(|| self.find()).await;
+        let Some([program, first @ ..]) = found.as_deref() else {
+            let reason =
+                "neither `docker compose` nor `docker-compose` is here; see `wake.compose_command`";
+            return Err(Trouble::Failed(Failure::Compose(reason.into())));
+        };
+        let mut command = Command::new(program);
+        command
+            .args(first)
+            .args(["-p", project, "-f"])
+            .arg(file)
+            .args(order)
+            .envs(self.environment.iter().cloned())
+            .current_dir(file.parent().unwrap_or(Path::new("/")))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let failed = |reason: String| Err(Trouble::Failed(Failure::Compose(reason)));
+        match timeout(LIMIT, command.output()).await {
+            Err(_) => failed(format!("not done within {LIMIT:?}")),
+            Ok(Err(error)) => failed(format!("{program}: {error}")),
+            Ok(Ok(output)) if output.status.success() => Ok(()),
+            Ok(Ok(output)) => Err(Trouble::of(&String::from_utf8_lossy(&output.stderr))),
+        }
+    }
+
+    /// Compose as a plugin of Docker's client, or else as the older program.
+    async fn find(&self) -> Option<Vec<String>> {
+        if !self.command.is_empty() {
+            return Some(self.command.clone());
+        }
+        for words in [&["docker", "compose"][..], &["docker-compose"]] {
+            let [program, rest @ ..] = words else { continue };
+            let mut command = Command::new(program);
+            command.args(rest).arg("version").stdin(Stdio::null());
+            command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+            let status = timeout(Duration::from_secs(10), command.status()).await;
+            if matches!(status, Ok(Ok(status)) if status.success()) {
+                return Some(words.iter().map(|word| (*word).to_owned()).collect());
+            }
+        }
+        None
+    }
+}
+
+impl Trouble {
+    /// What Compose and the engine behind it say, in words of several versions.
+    fn of(said: &str) -> Self {
+        let said = said.trim();
+        let start = said.len().saturating_sub(LONGEST_WORD);
+        let start = (start..said.len()).find(|at| said.is_char_boundary(*at)).unwrap_or(0);
+        let end = said[start..].to_owned();
+        let lower = said.to_lowercase();
+        let has = |part: &str| lower.contains(part);
+        if has("no such image") || has("pull access denied") || has("manifest unknown") {
+            return Self::Failed(Failure::ImageMissing { image: image_in(said) });
+        }
+        let stale_network = has("network") && (has("not found") || has("no such network"));
+        if stale_network || has("is already in use by container") || has("needs to be recreated") {
+            Self::Stale(end)
+        } else {
+            Self::Failed(Failure::Compose(end))
+        }
+    }
+}
+
+/// The image that a message is about, as far as one can tell.
+fn image_in(said: &str) -> String {
+    let after = |mark: &str| said.split_once(mark).map(|(_, rest)| rest);
+    let rest = after("o such image: ").or_else(|| after("denied for ")).unwrap_or("?");
+    let end = rest.find(|c: char| c.is_whitespace() || c == ',').unwrap_or(rest.len());
+    rest[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_compose_says_is_told_apart() {
+        let image = |said: &str| match Trouble::of(said) {
+            Trouble::Failed(Failure::ImageMissing { image }) => image,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(image("ERROR: No such image: shop:7"), "shop:7");
+        assert_eq!(
+            image("pull access denied for shop, repository does not exist or may require ..."),
+            "shop"
+        );
+        for stale in [
+            "ERROR: for web  network 5e3f was not found",
+            "Conflict. The container name \"/web\" is already in use by container \"ab\".",
+            "Network \"shop_default\" needs to be recreated - option \"x\" has changed",
+        ] {
+            assert!(matches!(Trouble::of(stale), Trouble::Stale(_)), "{stale}");
+        }
+        let long = "ü".repeat(1000);
+        assert!(matches!(Trouble::of(&long), Trouble::Failed(Failure::Compose(_))));
+    }
+}

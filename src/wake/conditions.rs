@@ -1,0 +1,81 @@
+//! What the box itself has to say before anything is started: its disk and its memory.
+
+use std::path::{Path, PathBuf};
+
+/// Free bytes on the volume of a folder, for those who are not root.
+///
+/// # Errors
+/// What the system says.
+pub(super) async fn free_disk(path: &Path) -> std::io::Result<u64> {
+    let path = path.to_owned();
+    let statistics = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&path)).await;
+    let statistics = statistics.map_err(std::io::Error::other)??;
+    Ok(statistics.f_bavail.saturating_mul(statistics.f_frsize))
+}
+
+/// Share of the last ten seconds in which some task waited for memory, in percent
+/// (Linux, Documentation/accounting/psi.rst); `None` where the kernel does not say.
+pub(super) async fn memory_pressure() -> Option<f64> {
+    let text = tokio::fs::read_to_string("/proc/pressure/memory").await.ok()?;
+    some_avg10(&text)
+}
+
+fn some_avg10(text: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let word = line.split_whitespace().find_map(|word| word.strip_prefix("avg10="))?;
+    word.parse().ok()
+}
+
+/// Gives the memory of a paused container back to the box, where cgroup v2 can
+/// (Linux, Documentation/admin-guide/cgroup-v2.rst, `memory.reclaim`, since 5.19).
+///
+/// The kernel reclaims as much as it gets; that it gets less than all is no error.
+pub(super) async fn reclaim_memory(pid: u32) {
+    let Some(folder) = cgroup_of(pid).await else { return };
+    let Ok(current) = tokio::fs::read_to_string(folder.join("memory.current")).await else {
+        return;
+    };
+    let asked = tokio::fs::write(folder.join("memory.reclaim"), current.trim()).await;
+    tracing::debug!(folder = %folder.display(), ?asked, "memory of a paused container reclaimed");
+}
+
+/// The folder of a process's own cgroup in the unified hierarchy; never the root,
+/// which is the whole box.
+async fn cgroup_of(pid: u32) -> Option<PathBuf> {
+    let text = tokio::fs::read_to_string(format!("/proc/{pid}/cgroup")).await.ok()?;
+    let path = unified(&text)?;
+    let folder = Path::new("/sys/fs/cgroup").join(path);
+    tokio::fs::try_exists(folder.join("memory.reclaim")).await.ok()?.then_some(folder)
+}
+
+fn unified(text: &str) -> Option<&str> {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    (!path.is_empty() && !path.split('/').any(|part| part == "..")).then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressure_is_read_from_the_kernels_words() {
+        let text = "some avg10=12.34 avg60=1.00 avg300=0.00 total=1\nfull avg10=0.00 total=0\n";
+        assert_eq!(some_avg10(text), Some(12.34));
+        assert_eq!(some_avg10("full avg10=1.0"), None);
+        assert_eq!(some_avg10(""), None);
+    }
+
+    #[test]
+    fn the_whole_box_is_never_reclaimed() {
+        assert_eq!(unified("0::/docker/ab\n"), Some("docker/ab"));
+        assert_eq!(unified("0::/\n"), None);
+        assert_eq!(unified("0::/../../x\n"), None, "in a namespace of its own");
+        assert_eq!(unified("4:memory:/docker/ab\n"), None);
+    }
+
+    #[tokio::test]
+    async fn free_disk_is_told_of_a_folder_that_is_there() {
+        assert!(free_disk(Path::new("/")).await.expect("told") > 0);
+        assert!(free_disk(Path::new("/nonexistent")).await.is_err());
+    }
+}

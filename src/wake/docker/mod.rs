@@ -1,0 +1,286 @@
+//! The container engine; nothing else knows its client.
+//!
+//! [`Engine`] calls it, [`watch`] follows what happens in it. Every call has a time
+//! limit; an engine that does not answer is [`EngineError::Away`] and no more.
+
+mod container;
+mod service;
+pub mod watch;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bollard::errors::Error;
+use bollard::models::{ContainerStatsResponse, EventMessage};
+use bollard::query_parameters::{
+    EventsOptionsBuilder, ListContainersOptionsBuilder, ListNetworksOptionsBuilder,
+    RemoveContainerOptionsBuilder, StatsOptionsBuilder,
+};
+use bollard::{ClientVersion, Docker};
+use futures_util::{Stream, StreamExt};
+use tokio::time::timeout;
+
+use crate::config::DockerEndpoint;
+
+pub use container::{APP_LABEL, Belongs, Condition, Container, Dependency, Health, State};
+pub use service::Service;
+
+/// For calls that only look.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
+
+/// For starting, pausing and unpausing: the engine sets up networks and mounts.
+const ACT_LIMIT: Duration = Duration::from_secs(60);
+
+/// For stopping: the engine gives processes 10 s by default, and some images ask for more.
+const STOP_LIMIT: Duration = Duration::from_secs(150);
+
+/// Versions of the API that are tried where the engine, or a proxy before it, does not
+/// say which it speaks: Docker 25 and 20.10.
+const FALLBACK_VERSIONS: [ClientVersion; 2] = [
+    ClientVersion { major_version: 1, minor_version: 44 },
+    ClientVersion { major_version: 1, minor_version: 41 },
+];
+
+/// All there is in the engine, as last seen.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Whether the engine tells what changes.
+    pub live: bool,
+    /// Whether it was ever listed.
+    pub was_listed: bool,
+    pub containers: HashMap<Arc<str>, Arc<Container>>,
+    /// Of a swarm that this engine manages; empty otherwise.
+    pub services: HashMap<Arc<str>, Arc<Service>>,
+}
+
+impl Snapshot {
+    /// Whether a service waits for its first task.
+    fn is_scaling(&self) -> bool {
+        self.services.values().any(|service| service.state() == State::Created)
+    }
+}
+
+/// Why the engine did not do what it was told.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EngineError {
+    #[error("the engine does not answer: {0}")]
+    Away(String),
+    /// 404.
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// 409: the container is in another state than was thought.
+    #[error("in conflict: {0}")]
+    Conflict(String),
+    #[error("refused with status {status}: {message}")]
+    Refused { status: u16, message: String },
+}
+
+/// A container engine, of which nothing is known until [`watch`] has found it.
+#[derive(Debug)]
+pub struct Engine {
+    endpoint: DockerEndpoint,
+    client: ArcSwapOption<Docker>,
+}
+
+impl Engine {
+    #[must_use]
+    pub fn new(endpoint: DockerEndpoint) -> Self {
+        Self { endpoint, client: ArcSwapOption::empty() }
+    }
+
+    /// Finds out which version of the API is spoken.
+    async fn connect(&self) -> Result<(), EngineError> {
+        let limit = LOOK_LIMIT.as_secs();
+        let version = bollard::API_DEFAULT_VERSION;
+        let client = match &self.endpoint {
+            DockerEndpoint::Unix(path) => {
+                Docker::connect_with_unix(&path.display().to_string(), limit, version)
+            }
+            DockerEndpoint::Tcp(address) => Docker::connect_with_http(address, limit, version),
+            DockerEndpoint::Tls { address, certificates } => {
+                let file = |name| certificates.join(name);
+                let (key, cert, ca) = (file("key.pem"), file("cert.pem"), file("ca.pem"));
+                // Fails where it was done before.
+                let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+                Docker::connect_with_ssl(address, &key, &cert, &ca, limit, version)
+            }
+        };
+        // The client's own limit is for the answer's head; ours is for all of it.
+        let client = client?.with_timeout(STOP_LIMIT);
+        let client = match within(LOOK_LIMIT, client.clone().negotiate_version()).await {
+            Ok(client) => client,
+            Err(away @ EngineError::Away(_)) => return Err(away),
+            Err(refused) => self.guess_version(limit, refused).await?,
+        };
+        self.client.store(Some(Arc::new(client)));
+        Ok(())
+    }
+
+    /// A proxy before the engine may forbid to ask for the version.
+    async fn guess_version(&self, limit: u64, refused: EngineError) -> Result<Docker, EngineError> {
+        for version in &FALLBACK_VERSIONS {
+            let client = match &self.endpoint {
+                DockerEndpoint::Unix(path) => {
+                    Docker::connect_with_unix(&path.display().to_string(), limit, version)?
+                }
+                DockerEndpoint::Tcp(address) => Docker::connect_with_http(address, limit, version)?,
+                DockerEndpoint::Tls { .. } => break,
+            };
+            let options = ListContainersOptionsBuilder::new().limit(1).build();
+            if within(LOOK_LIMIT, client.list_containers(Some(options))).await.is_ok() {
+                return Ok(client.with_timeout(STOP_LIMIT));
+            }
+        }
+        Err(refused)
+    }
+
+    fn client(&self) -> Result<Arc<Docker>, EngineError> {
+        self.client.load_full().ok_or_else(|| EngineError::Away("not found yet".into()))
+    }
+
+    /// Ids of all containers, stopped ones too.
+    async fn list(&self) -> Result<Vec<Arc<str>>, EngineError> {
+        let options = ListContainersOptionsBuilder::new().all(true).build();
+        let listed = within(LOOK_LIMIT, self.client()?.list_containers(Some(options))).await?;
+        Ok(listed.into_iter().filter_map(|container| container.id.map(Arc::from)).collect())
+    }
+
+    /// What happens to containers and services from `since` on, in seconds since 1970
+    /// on the engine's clock.
+    fn events(
+        &self,
+        since: u64,
+    ) -> Result<impl Stream<Item = Result<EventMessage, Error>> + use<>, EngineError> {
+        // Without the commands of health checks, which are most of what happens.
+        let actions = [
+            "create",
+            "start",
+            "restart",
+            "stop",
+            "die",
+            "died",
+            "kill",
+            "oom",
+            "pause",
+            "unpause",
+            "destroy",
+            "remove",
+            "rename",
+            "update",
+            "health_status",
+        ];
+        let filters =
+            HashMap::from([("type", vec!["container", "service"]), ("event", actions.to_vec())]);
+        let options =
+            EventsOptionsBuilder::new().since(&since.to_string()).filters(&filters).build();
+        Ok(self.client()?.events(Some(options)))
+    }
+
+    /// A container as it is now; `None` where it is gone.
+    pub async fn inspect(&self, id: &str) -> Result<Option<Container>, EngineError> {
+        match within(LOOK_LIMIT, self.client()?.inspect_container(id, None)).await {
+            Ok(inspected) => Ok(Container::of(inspected)),
+            Err(EngineError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// No error where it runs already.
+    pub async fn start(&self, id: &str) -> Result<(), EngineError> {
+        within(ACT_LIMIT, self.client()?.start_container(id, None)).await
+    }
+
+    pub async fn pause(&self, id: &str) -> Result<(), EngineError> {
+        within(ACT_LIMIT, self.client()?.pause_container(id)).await
+    }
+
+    pub async fn unpause(&self, id: &str) -> Result<(), EngineError> {
+        within(ACT_LIMIT, self.client()?.unpause_container(id)).await
+    }
+
+    /// No error where it does not run.
+    pub async fn stop(&self, id: &str) -> Result<(), EngineError> {
+        within(STOP_LIMIT, self.client()?.stop_container(id, None)).await
+    }
+
+    /// Removes the containers and networks of a Compose project; its volumes stay.
+    pub async fn remove_project(&self, project: &str) -> Result<(), EngineError> {
+        let client = self.client()?;
+        let filters = HashMap::from([("label", vec![format!("{}={project}", container::PROJECT)])]);
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let containers = within(LOOK_LIMIT, client.list_containers(Some(options))).await?;
+        for id in containers.iter().filter_map(|container| container.id.as_deref()) {
+            let options = RemoveContainerOptionsBuilder::new().force(true).build();
+            match within(STOP_LIMIT, client.remove_container(id, Some(options))).await {
+                // Somebody else is removing it.
+                Ok(()) | Err(EngineError::NotFound(_) | EngineError::Conflict(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
+        let networks = within(LOOK_LIMIT, client.list_networks(Some(options))).await?;
+        for id in networks.iter().filter_map(|network| network.id.as_deref()) {
+            // One that others still use stays.
+            let _ = within(LOOK_LIMIT, client.remove_network(id)).await;
+        }
+        Ok(())
+    }
+
+    /// Bytes that a container has received and sent since it started; the engine is
+    /// told not to wait for a second sample.
+    pub async fn traffic(&self, id: &str) -> Result<(u64, u64), EngineError> {
+        let options = StatsOptionsBuilder::new().stream(false).one_shot(true).build();
+        let client = self.client()?;
+        let stats = client.stats(id, Some(options));
+        let first = async {
+            let mut stats = std::pin::pin!(stats);
+            stats.next().await.unwrap_or_else(|| Ok(ContainerStatsResponse::default()))
+        };
+        let networks = within(LOOK_LIMIT, first).await?.networks.unwrap_or_default();
+        Ok(networks.values().fold((0, 0), |(received, sent), network| {
+            let bytes = |count: Option<u64>| count.unwrap_or_default();
+            (received + bytes(network.rx_bytes), sent + bytes(network.tx_bytes))
+        }))
+    }
+}
+
+/// A call with its time limit.
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, EngineError> {
+    match timeout(limit, call).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(EngineError::Away(format!("no answer within {limit:?}"))),
+    }
+}
+
+impl From<Error> for EngineError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::DockerResponseServerError { status_code: 404, message } => {
+                Self::NotFound(message)
+            }
+            Error::DockerResponseServerError { status_code: 409, message } => {
+                Self::Conflict(message)
+            }
+            Error::DockerResponseServerError { status_code: status, message } => {
+                Self::Refused { status, message }
+            }
+            Error::JsonDataError { message, .. } => Self::Refused { status: 200, message },
+            // A connection that failed says why in its sources only.
+            other => {
+                let mut text = other.to_string();
+                let mut source = std::error::Error::source(&other);
+                while let Some(cause) = source {
+                    text = format!("{text}: {cause}");
+                    source = cause.source();
+                }
+                Self::Away(text)
+            }
+        }
+    }
+}

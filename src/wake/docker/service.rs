@@ -1,0 +1,156 @@
+//! Services of a swarm: apps that are scaled instead of started.
+//!
+//! A swarm tells of changes to a service, but not of its tasks coming and going, so
+//! who waits for those has to ask ([`Engine::services`] is one call for all).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bollard::models::ServiceSpec;
+use bollard::query_parameters::{ListServicesOptionsBuilder, UpdateServiceOptionsBuilder};
+
+use super::{Belongs, Engine, EngineError, LOOK_LIMIT, State, within};
+
+/// The number of tasks an app has while it is awake.
+pub const REPLICAS_LABEL: &str = "nightporter.replicas";
+
+/// Where the number is kept that a service had before it was put to sleep.
+const LAST_REPLICAS_LABEL: &str = "nightporter.last_replicas";
+
+/// Docker's name of the stack a service belongs to: what a project is to containers.
+const STACK: &str = "com.docker.stack.namespace";
+
+/// What was last seen of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    pub id: Arc<str>,
+    pub name: String,
+    pub belongs: Belongs,
+    /// Tasks it is to have.
+    pub replicas: u64,
+    /// Tasks that run, and pass their health check where there is one.
+    pub running: u64,
+    /// What it is scaled to when it wakes.
+    pub awake_replicas: u64,
+}
+
+impl Service {
+    /// In the words of containers.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match (self.replicas, self.running) {
+            (0, _) => State::Exited,
+            (_, 0) => State::Created,
+            _ => State::Running,
+        }
+    }
+
+    /// Whether a proxy's entrypoint of that name means this service; in a stack its
+    /// own name stands after the stack's.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.belongs.service.as_deref() == Some(name)
+    }
+
+    fn of(service: bollard::models::Service) -> Option<Self> {
+        let spec = service.spec?;
+        let name = spec.name.unwrap_or_default();
+        let labels = spec.labels.unwrap_or_default();
+        // Global services and jobs cannot be scaled.
+        let replicas = spec.mode?.replicated?.replicas.unwrap_or(1);
+        let number = |label: &str| labels.get(label).and_then(|text| text.parse().ok());
+        let mut belongs = Belongs::of(&labels);
+        if let Some(stack) = labels.get(STACK) {
+            belongs.service = name.strip_prefix(&format!("{stack}_")).map(str::to_owned);
+            belongs.project = Some(stack.clone());
+        }
+        Some(Self {
+            id: service.id?.into(),
+            belongs,
+            replicas: u64::try_from(replicas).unwrap_or_default(),
+            running: service.service_status.and_then(|status| status.running_tasks).unwrap_or(0),
+            awake_replicas: number(REPLICAS_LABEL)
+                .or_else(|| number(LAST_REPLICAS_LABEL))
+                .filter(|replicas| *replicas > 0)
+                .unwrap_or(1),
+            name,
+        })
+    }
+}
+
+impl Engine {
+    /// All services that can be scaled; none where the engine manages no swarm.
+    pub async fn services(&self) -> Result<HashMap<Arc<str>, Arc<Service>>, EngineError> {
+        let options = ListServicesOptionsBuilder::new().status(true).build();
+        match within(LOOK_LIMIT, self.client()?.list_services(Some(options))).await {
+            Ok(services) => {
+                let services = services.into_iter().filter_map(Service::of);
+                Ok(services.map(|service| (Arc::clone(&service.id), Arc::new(service))).collect())
+            }
+            // 503 of an engine outside a swarm, 403 of a proxy, 404 of Podman.
+            Err(EngineError::Away(reason)) => Err(EngineError::Away(reason)),
+            Err(_) => Ok(HashMap::new()),
+        }
+    }
+
+    /// Sets the number of a service's tasks. The number it has is remembered in the
+    /// service itself when it is scaled to none.
+    pub async fn scale(&self, id: &str, replicas: u64) -> Result<(), EngineError> {
+        let client = self.client()?;
+        let service = within(LOOK_LIMIT, client.inspect_service(id, None)).await?;
+        let version = service.version.and_then(|version| version.index).unwrap_or_default();
+        let mut spec = service.spec.unwrap_or_default();
+        if !set_replicas(&mut spec, replicas) {
+            return Ok(());
+        }
+        let version = i32::try_from(version).map_err(|_| EngineError::Refused {
+            status: 0,
+            message: format!("version {version} of the service is beyond what the client can name"),
+        })?;
+        let options = UpdateServiceOptionsBuilder::new().version(version).build();
+        within(LOOK_LIMIT, client.update_service(id, spec, options, None)).await.map(drop)
+    }
+}
+
+/// Whether there was anything to change.
+fn set_replicas(spec: &mut ServiceSpec, replicas: u64) -> bool {
+    let Some(replicated) = spec.mode.as_mut().and_then(|mode| mode.replicated.as_mut()) else {
+        return false;
+    };
+    let before = replicated.replicas.unwrap_or(1);
+    let wanted = i64::try_from(replicas).unwrap_or(i64::MAX);
+    if before == wanted {
+        return false;
+    }
+    replicated.replicas = Some(wanted);
+    if wanted == 0 {
+        let labels = spec.labels.get_or_insert_default();
+        labels.insert(LAST_REPLICAS_LABEL.into(), before.to_string());
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard::models::{ServiceSpecMode, ServiceSpecModeReplicated};
+
+    #[test]
+    fn the_last_number_is_remembered_in_the_service() {
+        let mode = ServiceSpecMode {
+            replicated: Some(ServiceSpecModeReplicated { replicas: Some(3) }),
+            ..ServiceSpecMode::default()
+        };
+        let mut spec = ServiceSpec { mode: Some(mode), ..ServiceSpec::default() };
+        assert!(!set_replicas(&mut spec, 3));
+        assert!(set_replicas(&mut spec, 0));
+        let service = bollard::models::Service {
+            id: Some("id".into()),
+            spec: Some(spec.clone()),
+            ..bollard::models::Service::default()
+        };
+        let asleep = Service::of(service).expect("a service");
+        assert_eq!((asleep.state(), asleep.awake_replicas), (State::Exited, 3));
+        assert!(!set_replicas(&mut ServiceSpec::default(), 0), "a global one cannot be scaled");
+    }
+}

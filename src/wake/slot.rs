@@ -1,0 +1,149 @@
+//! One app as the waker keeps it.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::app::AppWake;
+use super::docker::watch::View;
+use super::docker::{Health, Snapshot};
+use super::observed::{EngineState, Observed, Selector};
+use crate::domain::lifecycle::{Failure, Phase};
+
+/// What an operator who ordered something is told in the end.
+pub(super) type Reply = oneshot::Sender<Result<(), Failure>>;
+
+/// One app, and what is being done to it.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) app: Arc<AppWake>,
+    pub(super) selector: Selector,
+    pub(super) doing: Doing,
+    /// Somebody asked for it when nothing could be done yet.
+    pub(super) wanted: bool,
+    /// What the last attempt came to, where that is worth telling.
+    pub(super) after: Option<Phase>,
+    pub(super) failures: u32,
+    /// No attempt is made before.
+    pub(super) not_before: Option<Instant>,
+    pub(super) attempted: Option<Instant>,
+    /// What it was last seen to do while nothing was done to it.
+    pub(super) seen: Option<EngineState>,
+    /// The state whose status was written to the store last.
+    pub(super) written: Option<EngineState>,
+    pub(super) replies: Vec<Reply>,
+}
+
+/// One thing at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    Nothing,
+    /// Waits in the queue.
+    Queued,
+    /// Being woken; until `place_until` it counts among the starts under way.
+    Waking {
+        place_until: Option<Instant>,
+    },
+    /// Started by somebody else, and waited for.
+    Following,
+    /// Being put to sleep.
+    Resting,
+}
+
+/// What the engine makes of an app that nothing is done to.
+pub(super) enum Sight {
+    Show(Phase),
+    /// Somebody else has started it; it is to be waited for.
+    Follow {
+        was_paused: bool,
+    },
+}
+
+impl Slot {
+    pub(super) fn new(app: Arc<AppWake>) -> Self {
+        Self {
+            selector: Selector::new(&app.name),
+            app,
+            doing: Doing::Nothing,
+            wanted: false,
+            after: None,
+            failures: 0,
+            not_before: None,
+            attempted: None,
+            seen: None,
+            written: None,
+            replies: Vec::new(),
+        }
+    }
+
+    pub(super) fn observe(&self, view: &View) -> Observed {
+        self.observe_in(&view.snapshot())
+    }
+
+    pub(super) fn observe_in(&self, snapshot: &Snapshot) -> Observed {
+        self.selector.observe(&self.app.facts(), snapshot)
+    }
+
+    pub(super) fn show(&self, phase: Phase, view: &View) {
+        self.app.show(phase, &self.observe(view).states());
+    }
+
+    pub(super) fn reply(&mut self, result: &Result<(), Failure>) {
+        for reply in self.replies.drain(..) {
+            // Who has gone away needs no answer.
+            let _ = reply.send(result.clone());
+        }
+    }
+
+    /// What is to be shown of it, where `before` is what it was last seen to do.
+    pub(super) fn sight(
+        &mut self,
+        observed: &Observed,
+        before: Option<EngineState>,
+        can_be_made: bool,
+    ) -> Sight {
+        if observed.state != EngineState::Running {
+            let asleep = asleep(observed.state, can_be_made);
+            return Sight::Show(match (&self.after, asleep) {
+                (Some(after), Phase::Stopped | Phase::Paused | Phase::Missing) => after.clone(),
+                (_, asleep) => asleep,
+            });
+        }
+        let is_starting = self.has(observed, Health::Starting);
+        let came_up = before.is_some_and(|before| before != EngineState::Running);
+        if came_up || (is_starting && self.after.is_none()) {
+            let was_paused = before == Some(EngineState::Paused);
+            return Sight::Follow { was_paused };
+        }
+        match &self.after {
+            // It runs, and is what it failed for still.
+            Some(failed @ Phase::Failed { .. })
+                if is_starting || self.has(observed, Health::Unhealthy) =>
+            {
+                Sight::Show(failed.clone())
+            }
+            _ => {
+                self.after = None;
+                Sight::Show(Phase::Awake)
+            }
+        }
+    }
+
+    fn has(&self, observed: &Observed, health: Health) -> bool {
+        let facts = self.app.facts();
+        observed.entrypoints(&facts).iter().any(|container| container.health == health)
+    }
+}
+
+/// The phase of an app that nothing is done to. One without containers that cannot be
+/// made is nothing to wake: whatever answers for it does not run here.
+pub(super) fn asleep(state: EngineState, can_be_made: bool) -> Phase {
+    match state {
+        EngineState::Running => Phase::Awake,
+        EngineState::Missing if !can_be_made => Phase::Awake,
+        EngineState::Missing => Phase::Missing,
+        EngineState::Paused => Phase::Paused,
+        EngineState::Exited => Phase::Stopped,
+    }
+}

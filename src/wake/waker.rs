@@ -1,0 +1,409 @@
+//! The task that decides which app is woken, put to sleep, or made to wait.
+//!
+//! It alone changes what is shown of an app, and an app has one thing done to it at a
+//! time: that is single flight, and the lock between wake and sleep. What is done runs
+//! in tasks beside it, so that it always has an ear for orders and for the engine.
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info, warn};
+
+use super::app::wall_clock;
+use super::attempt::{Attempt, Means, Outcome};
+use super::docker::watch::View;
+use super::observed::EngineState;
+use super::slot::{Doing, Reply, Sight, Slot};
+use super::status::Statuses;
+use super::{Order, Wakes};
+use crate::backoff::{doubled, jittered};
+use crate::domain::lifecycle::{Failure, Phase, Rest};
+use crate::store::touch::Touches;
+
+/// How long a start keeps its place among those under way although the app is not
+/// ready: what loads the box is the beginning, and one that hangs must not keep
+/// others asleep.
+const HELD_PLACE: Duration = Duration::from_secs(10);
+
+/// Longest time without a look at what is due.
+const FAR: Duration = Duration::from_secs(3600);
+
+/// What an attempt under way reports.
+pub(super) type Progress = (Arc<str>, Phase);
+
+/// Decides; owned by one task.
+#[derive(Debug)]
+pub(super) struct Waker {
+    pub(super) means: Arc<Means>,
+    pub(super) wakes: Arc<Wakes>,
+    pub(super) touches: Arc<Touches>,
+    pub(super) view: View,
+    pub(super) statuses: Statuses,
+    slots: HashMap<Arc<str>, Slot>,
+    /// Apps that wait for their turn to be started.
+    queue: VecDeque<Arc<str>>,
+    running: JoinSet<Ended>,
+    tasks: HashMap<Id, Arc<str>>,
+    progress: mpsc::UnboundedSender<Progress>,
+    told: mpsc::UnboundedReceiver<Progress>,
+}
+
+/// What a task has come to.
+#[derive(Debug)]
+enum Ended {
+    Woken(Outcome),
+    Followed(Outcome),
+    Rested(Rest, Result<(), Failure>),
+}
+
+impl Waker {
+    pub(super) fn new(
+        means: Arc<Means>,
+        wakes: Arc<Wakes>,
+        touches: Arc<Touches>,
+        view: View,
+        statuses: Statuses,
+    ) -> Self {
+        let (progress, told) = mpsc::unbounded_channel();
+        Self {
+            means,
+            wakes,
+            touches,
+            view,
+            statuses,
+            slots: HashMap::new(),
+            queue: VecDeque::new(),
+            running: JoinSet::new(),
+            tasks: HashMap::new(),
+            progress,
+            told,
+        }
+    }
+
+    /// Takes orders as long as the process runs.
+    pub(super) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) -> Infallible {
+        loop {
+            let due = self.next_due();
+            tokio::select! {
+                // What was reported is older than the end of who reported it.
+                biased;
+                Some((name, phase)) = self.told.recv() => self.report(&name, phase),
+                Some(ended) = self.running.join_next_with_id() => self.end(ended),
+                Some(order) = orders.recv() => self.take(order),
+                () = self.view.changed() => {}
+                () = sleep_until(due) => {}
+            }
+            self.look_around();
+            self.make_due_attempts();
+            self.fill_places();
+        }
+    }
+
+    /// When something is to be done without anybody's order.
+    fn next_due(&self) -> Instant {
+        let due = self.slots.values().filter_map(|slot| match slot.doing {
+            Doing::Nothing if slot.wanted => slot.not_before,
+            Doing::Waking { place_until } if !self.queue.is_empty() => place_until,
+            _ => None,
+        });
+        due.min().unwrap_or_else(|| Instant::now() + FAR)
+    }
+
+    fn slot(&mut self, name: &Arc<str>) -> Option<&mut Slot> {
+        if !self.slots.contains_key(name) {
+            let slot = Slot::new(self.wakes.get(name)?);
+            self.slots.insert(Arc::clone(name), slot);
+        }
+        self.slots.get_mut(name)
+    }
+
+    fn take(&mut self, order: Order) {
+        match order {
+            Order::Look(name) => drop(self.slot(&name)),
+            Order::Wake(name) => {
+                if let Some(slot) = self.slot(&name) {
+                    slot.app.order_taken();
+                    slot.wanted = !slot.app.is_awake();
+                }
+            }
+            Order::WakeNow(name, reply) => {
+                if let Some(slot) = self.slot(&name) {
+                    slot.wanted = true;
+                    // A person who asks knows what has changed.
+                    slot.not_before = None;
+                    slot.replies.push(reply);
+                }
+            }
+            Order::Rest { app, rest, unless_used_since, reply } => {
+                self.rest(&app, rest, unless_used_since, reply);
+            }
+            Order::Forget(name) => {
+                if self.slots.get(&name).is_some_and(|slot| slot.doing == Doing::Nothing) {
+                    self.slots.remove(&name);
+                }
+            }
+        }
+    }
+
+    /// How far an attempt has come.
+    fn report(&mut self, name: &Arc<str>, phase: Phase) {
+        if let Some(slot) = self.slots.get(name)
+            && matches!(slot.doing, Doing::Waking { .. } | Doing::Following)
+        {
+            slot.show(phase, &self.view);
+        }
+    }
+
+    fn end(&mut self, ended: Result<(Id, Ended), JoinError>) {
+        let (id, ended) = match ended {
+            Ok((id, ended)) => (id, ended),
+            Err(error) => {
+                let failure = Failure::Engine(format!("the attempt broke off: {error}"));
+                (error.id(), Ended::Woken(Outcome::Failed(failure)))
+            }
+        };
+        let Some(name) = self.tasks.remove(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&name) else { return };
+        slot.doing = Doing::Nothing;
+        match ended {
+            Ended::Woken(outcome) => self.woken(&name, outcome),
+            Ended::Followed(outcome) => self.followed(&name, outcome),
+            Ended::Rested(rest, done) => {
+                match &done {
+                    Ok(()) => info!(app = %name, ?rest, "put to sleep"),
+                    Err(failure) => warn!(app = %name, ?rest, %failure, "not put to sleep"),
+                }
+                // Looked at as if for the first time: some of it may have been done.
+                slot.seen = None;
+                slot.reply(&done);
+            }
+        }
+    }
+
+    fn woken(&mut self, name: &Arc<str>, outcome: Outcome) {
+        let (throttle, longest) = (self.means.config.throttle, self.means.config.longest_backoff);
+        let Some(slot) = self.slots.get_mut(name) else { return };
+        slot.seen = Some(slot.observe(&self.view).state);
+        slot.not_before = slot.attempted.map(|at| at + throttle);
+        slot.after = None;
+        slot.wanted = false;
+        let result = match outcome {
+            Outcome::Ready => {
+                slot.came_up(&self.view);
+                Ok(())
+            }
+            Outcome::Failed(failure) => {
+                slot.failures = slot.failures.saturating_add(1);
+                let retry_after = jittered(doubled(throttle, slot.failures, longest));
+                warn!(app = %name, %failure, failures = slot.failures, ?retry_after, "not woken");
+                slot.not_before = Some(Instant::now() + retry_after);
+                slot.after = Some(Phase::Failed { failure: failure.clone(), retry_after });
+                slot.app.note(|history| {
+                    history.last_failure = Some((wall_clock(), failure.clone()));
+                });
+                // Those who are held wait on.
+                slot.wanted = slot.app.is_waited_for();
+                Err(failure)
+            }
+            // Put to sleep again meanwhile.
+            Outcome::Declined(Phase::Paused) => {
+                slot.wanted = slot.app.is_waited_for();
+                Err(Failure::Declined("paused again"))
+            }
+            Outcome::Declined(phase) => {
+                info!(app = %name, phase = phase.as_str(), "not woken");
+                let declined = Failure::Declined(phase.as_str());
+                slot.after = Some(phase);
+                Err(declined)
+            }
+            Outcome::Gone => Err(Failure::Declined("not installed")),
+        };
+        slot.reply(&result);
+    }
+
+    fn followed(&mut self, name: &Arc<str>, outcome: Outcome) {
+        let Some(slot) = self.slots.get_mut(name) else { return };
+        slot.seen = Some(slot.observe(&self.view).state);
+        match outcome {
+            Outcome::Ready => slot.came_up(&self.view),
+            Outcome::Failed(failure) => {
+                debug!(app = %name, %failure, "what somebody else started did not become ready");
+                let retry_after = self.means.config.throttle;
+                slot.after = Some(Phase::Failed { failure, retry_after });
+            }
+            Outcome::Declined(_) | Outcome::Gone => {}
+        }
+    }
+
+    /// Puts an app to sleep, unless it was used since it was decided on.
+    fn rest(
+        &mut self,
+        name: &Arc<str>,
+        rest: Rest,
+        unless_used_since: Option<SystemTime>,
+        reply: Option<Reply>,
+    ) {
+        let (touches, view) = (Arc::clone(&self.touches), self.view.clone());
+        let Some(slot) = self.slot(name) else { return };
+        if slot.doing != Doing::Nothing {
+            if let Some(reply) = reply {
+                let _ = reply.send(Err(Failure::Declined("something else is being done to it")));
+            }
+            return;
+        }
+        // First the door, then a last look who came in: a request that was let through
+        // has noted its use before it looked at the door.
+        slot.app.close();
+        let last_use = touches.last_use(name);
+        if unless_used_since.is_some_and(|since| last_use.is_some_and(|at| at > since)) {
+            slot.seen = None;
+            return;
+        }
+        let phase = match rest {
+            Rest::Paused => Phase::Paused,
+            Rest::Stopped => Phase::Stopped,
+        };
+        slot.show(phase, &view);
+        slot.doing = Doing::Resting;
+        slot.wanted = false;
+        slot.after = None;
+        slot.replies.extend(reply);
+        if let Some(attempt) = self.attempt(name) {
+            let task = async move { Ended::Rested(rest, attempt.sleep(rest).await) };
+            self.spawn(name, task);
+        }
+    }
+
+    fn attempt(&self, name: &Arc<str>) -> Option<Attempt> {
+        let slot = self.slots.get(name)?;
+        Some(Attempt {
+            means: Arc::clone(&self.means),
+            app: Arc::clone(&slot.app),
+            selector: slot.selector.clone(),
+            view: self.view.clone(),
+            progress: self.progress.clone(),
+        })
+    }
+
+    fn spawn(&mut self, name: &Arc<str>, task: impl Future<Output = Ended> + Send + 'static) {
+        let id = self.running.spawn(task).id();
+        self.tasks.insert(id, Arc::clone(name));
+    }
+
+    /// Takes what the engine shows of every app that nothing is done to.
+    fn look_around(&mut self) {
+        let snapshot = self.view.snapshot();
+        if !snapshot.was_listed {
+            // Nothing is known to be asleep.
+            return;
+        }
+        let mut came_up = Vec::new();
+        for (name, slot) in &mut self.slots {
+            if !matches!(slot.doing, Doing::Nothing | Doing::Queued) {
+                continue;
+            }
+            let observed = slot.observe_in(&snapshot);
+            let before = slot.seen.replace(observed.state);
+            let can_be_made = observed.state == EngineState::Missing
+                && self.means.compose.can_make(name, &slot.selector);
+            let is_ours = observed.state != EngineState::Missing || can_be_made;
+            if snapshot.live && is_ours && slot.written != Some(observed.state) {
+                slot.written = Some(observed.state);
+                self.statuses.write(name, observed.state);
+            }
+            if slot.doing == Doing::Queued {
+                continue;
+            }
+            match slot.sight(&observed, before, can_be_made) {
+                Sight::Show(phase) => slot.app.show(phase, &observed.states()),
+                Sight::Follow { was_paused } => came_up.push((Arc::clone(name), was_paused)),
+            }
+        }
+        for (name, was_paused) in came_up {
+            self.follow(&name, was_paused);
+        }
+    }
+
+    /// Waits for an app that somebody else has started.
+    fn follow(&mut self, name: &Arc<str>, was_paused: bool) {
+        let Some(attempt) = self.attempt(name) else { return };
+        if let Some(slot) = self.slots.get_mut(name) {
+            slot.doing = Doing::Following;
+            slot.after = None;
+            slot.show(Phase::Starting, &self.view);
+        }
+        self.spawn(name, async move { Ended::Followed(attempt.follow(was_paused).await) });
+    }
+
+    fn make_due_attempts(&mut self) {
+        let now = Instant::now();
+        let is_due = |slot: &Slot| {
+            slot.wanted
+                && slot.doing == Doing::Nothing
+                && slot.not_before.is_none_or(|at| at <= now)
+        };
+        let due: Vec<_> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| is_due(slot))
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
+        for name in due {
+            let Some(slot) = self.slots.get_mut(&name) else { continue };
+            slot.wanted = false;
+            if slot.app.is_awake() {
+                slot.reply(&Ok(()));
+            } else if slot.seen == Some(EngineState::Paused) {
+                // Unpausing costs the box nothing to speak of: it waits for nobody.
+                self.wake(&name, None);
+            } else {
+                slot.doing = Doing::Queued;
+                self.queue.push_back(name);
+            }
+        }
+    }
+
+    /// Starts as many as may be under way, and tells the others their places.
+    fn fill_places(&mut self) {
+        let now = Instant::now();
+        let has_place = |slot: &&Slot| matches!(slot.doing, Doing::Waking { place_until: Some(until) } if until > now);
+        let mut under_way = self.slots.values().filter(has_place).count();
+        while under_way < self.means.config.max_concurrent {
+            let Some(name) = self.queue.pop_front() else { break };
+            self.wake(&name, Some(now + HELD_PLACE));
+            under_way += 1;
+        }
+        for (ahead, name) in self.queue.iter().enumerate() {
+            if let Some(slot) = self.slots.get(name) {
+                slot.show(Phase::Queued { place: ahead + 1 }, &self.view);
+            }
+        }
+    }
+
+    fn wake(&mut self, name: &Arc<str>, place_until: Option<Instant>) {
+        let Some(attempt) = self.attempt(name) else { return };
+        if let Some(slot) = self.slots.get_mut(name) {
+            slot.doing = Doing::Waking { place_until };
+            slot.attempted = Some(Instant::now());
+            slot.after = None;
+        }
+        self.spawn(name, async move { Ended::Woken(attempt.wake().await) });
+    }
+}
+
+impl Slot {
+    /// It is ready: requests pass from here on.
+    fn came_up(&mut self, view: &View) {
+        debug!(app = %self.app.name, "awake");
+        self.failures = 0;
+        self.after = None;
+        self.wanted = false;
+        self.app.note(|history| history.woken = Some(wall_clock()));
+        self.show(Phase::Awake, view);
+    }
+}
