@@ -123,3 +123,9 @@ pub fn token(secret: &str, terminal: &str) -> String {
 pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
 }
+
+/// Nanoseconds since 1970, as programs in containers and browsers tell their times.
+#[expect(clippy::disallowed_methods, reason = "compared with other programs' clocks")]
+pub fn unix_nanoseconds() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos()
+}

@@ -217,6 +217,7 @@ impl Drop for Apps {
 impl App {
     fn meta(&self) -> Value {
         let mut meta = app_meta(&self.name, &self.plan.paths);
+        meta["entrypoints"][0]["container_port"] = self.address().port().into();
         for (key, value) in &self.plan.meta {
             meta[key] = value.clone();
         }

@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::super::sign::unix_nanoseconds;
 use super::engine::Engine;
 
 type Answer = Response<BoxBody<Bytes, io::Error>>;
@@ -29,6 +30,8 @@ type Answer = Response<BoxBody<Bytes, io::Error>>;
 #[derive(Debug, Clone)]
 pub struct Call {
     pub at: Instant,
+    /// The same in Unix nanoseconds.
+    pub unix: u128,
     pub method: String,
     /// Without the version of the interface, and without the query.
     pub path: String,
@@ -289,6 +292,7 @@ impl Shared {
         let number = {
             let call = Call {
                 at: Instant::now(),
+                unix: unix_nanoseconds(),
                 method: method.clone(),
                 path: path.clone(),
                 query,

@@ -11,6 +11,7 @@
 //! | `EXIT_CODE`, `EXIT_AFTER_MS` | ends with that code, so long after its start |
 //! | `FAIL_STARTS` | the first so many starts of a container end at once with code 3 |
 //! | `EAT_MB` | takes so much memory before it listens |
+//! | `EAT_AFTER_MS` | takes it so long after its start instead |
 //! | `STOP_DELAY_MS` | how long it takes to end when it is told to |
 
 use std::collections::BTreeMap;
@@ -72,7 +73,17 @@ fn main() -> ExitCode {
             exit(code)
         });
     }
-    let eaten = eat(number("EAT_MB").unwrap_or(0) as usize);
+    let megabytes = number("EAT_MB").unwrap_or(0) as usize;
+    let eaten = match number("EAT_AFTER_MS") {
+        None => eat(megabytes),
+        Some(after) => {
+            spawn(move || {
+                sleep(Duration::from_millis(after));
+                std::mem::forget(eat(megabytes));
+            });
+            Vec::new()
+        }
+    };
     sleep(Duration::from_millis(number("START_DELAY_MS").unwrap_or(0)));
     let listener = TcpListener::bind(("0.0.0.0", port())).expect("the port is free");
     LISTENS.set(now()).ok();
