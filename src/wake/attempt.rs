@@ -198,7 +198,7 @@ impl Attempt {
             Ok(_) => {}
             // Nobody can say that it is low.
             Err(error) => {
-                warn!(%error, "free disk space is not known: {}", config.data_dir.display())
+                warn!(%error, "free disk space is not known: {}", config.data_dir.display());
             }
         }
         let minimum = self.facts().minimum_size;
