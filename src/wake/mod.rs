@@ -165,6 +165,12 @@ impl Wakes {
         self.sight.get().is_some()
     }
 
+    /// Whether the engine tells what happens in it.
+    #[must_use]
+    pub fn is_engine_live(&self) -> bool {
+        self.sight.get().is_some_and(|(view, _)| view.snapshot().live)
+    }
+
     /// Brings an app up; returns when it is ready or has failed.
     ///
     /// # Errors

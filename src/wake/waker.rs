@@ -24,6 +24,7 @@ use super::{Order, Wakes};
 use crate::backoff::{doubled, jittered};
 use crate::domain::lifecycle::{Failure, Phase, Rest};
 use crate::store::touch::Touches;
+use crate::telemetry::meters;
 
 /// How long a start keeps its place among those under way although the app is not
 /// ready: what loads the box is the beginning, and one that hangs must not keep
@@ -191,7 +192,10 @@ impl Waker {
             Ended::Followed(outcome) => self.followed(&name, outcome),
             Ended::Rested(rest, done) => {
                 match &done {
-                    Ok(()) => info!(app = %name, ?rest, "put to sleep"),
+                    Ok(()) => {
+                        meters::put_to_sleep(rest.as_str());
+                        info!(app = %name, to = rest.as_str(), "put to sleep");
+                    }
                     Err(failure) => warn!(app = %name, ?rest, %failure, "not put to sleep"),
                 }
                 // Looked at as if for the first time: some of it may have been done.
@@ -208,6 +212,8 @@ impl Waker {
         slot.not_before = slot.attempted.map(|at| at + throttle);
         slot.after = None;
         slot.wanted = false;
+        let took = slot.attempted.map(|at| at.elapsed()).filter(|_| outcome == Outcome::Ready);
+        meters::wake_ended(outcome.as_str(), took);
         let result = match outcome {
             Outcome::Ready => {
                 slot.came_up(&self.view);
