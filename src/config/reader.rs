@@ -317,13 +317,11 @@ pub(super) struct Program(pub(super) Vec<String>);
 
 impl Setting for Program {
     fn read(raw: &Raw) -> Result<Self, Refusal> {
-        match raw {
-            Raw::List(_) => list(raw, "[\"docker\", \"compose\"]").map(Self),
-            _ => {
-                let words = String::read(raw)?;
-                Ok(Self(words.split_whitespace().map(str::to_owned).collect()))
-            }
+        if matches!(raw, Raw::List(_)) {
+            return list(raw, "[\"docker\", \"compose\"]").map(Self);
         }
+        let words = String::read(raw)?;
+        Ok(Self(words.split_whitespace().map(str::to_owned).collect()))
     }
 }
 

@@ -89,6 +89,23 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// The words of all phases.
+    pub const WORDS: [&'static str; 13] = [
+        "awake",
+        "stopped",
+        "paused",
+        "missing",
+        "queued",
+        "starting",
+        "unpausing",
+        "awaiting_health",
+        "awaiting_port",
+        "failed",
+        "low_disk",
+        "too_small",
+        "unavailable",
+    ];
+
     /// The word for it in answers to programs.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
@@ -197,6 +214,17 @@ impl Failure {
 pub enum Rest {
     Paused,
     Stopped,
+}
+
+impl Rest {
+    /// The phase's word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 /// When apps go to sleep that say nothing themselves.

@@ -105,7 +105,11 @@ impl Handler for OpsRoutes {
         }
         let health = || self.gate.health();
         match head.uri.path() {
-            "/metrics" => metrics(&health()),
+            "/metrics" => {
+                let (engine_live, counts) = self.apps.counts();
+                meters::note_apps(engine_live, counts);
+                metrics(&health())
+            }
             path if path.starts_with(APPS) => self.apps(&path[APPS.len()..], &head).await,
             path => probe(path, health).unwrap_or_else(answer::not_found),
         }

@@ -65,11 +65,23 @@ impl Apps {
         Some(done.map(|()| self.describe(&app)))
     }
 
+    /// Whether the engine is followed, and how many apps are in each state.
+    pub(crate) fn counts(&self) -> (bool, impl Iterator<Item = (&'static str, u64)> + use<>) {
+        let mut counts = Phase::WORDS.map(|word| (word, 0));
+        for app in self.wakes.list() {
+            let word = app.shown().phase.as_str();
+            if let Some((_, count)) = counts.iter_mut().find(|(other, _)| *other == word) {
+                *count += 1;
+            }
+        }
+        (self.wakes.is_engine_live(), counts.into_iter())
+    }
+
     fn describe(&self, app: &AppWake) -> Value {
         let Shown { version: _, phase, containers } = app.shown();
         let History { since, woken: _, last_use, last_failure, next_rest } = app.history();
         let last_use = last_use.max(self.touches.last_use(&app.name));
-        let next_sleep = next_rest.map(|(at, rest)| json!({"at": time(at), "to": word(rest)}));
+        let next_sleep = next_rest.map(|(at, rest)| json!({"at": time(at), "to": rest.as_str()}));
         let last_failure = last_failure
             .map(|(at, failure)| json!({"at": time(at), "reason": failure.to_string()}));
         let mut described = json!({
@@ -97,13 +109,6 @@ impl Apps {
 fn container(container: &ContainerState) -> Value {
     let ContainerState { name, state, exit_code } = container;
     json!({"name": name, "state": state, "exit_code": exit_code})
-}
-
-fn word(rest: Rest) -> &'static str {
-    match rest {
-        Rest::Paused => "paused",
-        Rest::Stopped => "stopped",
-    }
 }
 
 /// RFC 3339, in seconds.

@@ -119,7 +119,7 @@ pub enum AppLock {
 }
 
 impl AppLock {
-    /// Lets the next one in. Merely dropped, a lock costs its connection.
+    /// Lets the next one in.
     pub async fn release(self) {
         match self {
             Self::Postgres(lock) => lock.release().await,

@@ -29,11 +29,20 @@ const VERIFIED_AGE: &str = "nightporter_store_verified_age_seconds";
 const CACHE_LOADS: &str = "nightporter_cache_loads_total";
 const CACHE_ENTRIES: &str = "nightporter_cache_entries";
 const TOUCHES: &str = "nightporter_touches_waiting";
+const ENGINE_LIVE: &str = "nightporter_engine_live";
+const APPS: &str = "nightporter_apps";
+const WAKES: &str = "nightporter_wakes_total";
+const WAKE_DURATION: &str = "nightporter_wake_duration_seconds";
+const SLEEPS: &str = "nightporter_sleeps_total";
 
 /// Upper bounds of the duration histogram, in seconds: a cached answer takes
 /// microseconds, a cold one a query, a timed-out one `store.pool_timeout`.
 const DURATION_BUCKETS: [f64; 12] =
     [5e-6, 10e-6, 25e-6, 50e-6, 100e-6, 500e-6, 1e-3, 5e-3, 25e-3, 100e-3, 1.0, 10.0];
+
+/// The same for wakes: an unpaused app takes tens of milliseconds, a started one
+/// tenths of seconds, one with a health check half a minute.
+const WAKE_BUCKETS: [f64; 10] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
 
 /// The exporter keeps each duration until it is next called; at 100,000
 /// requests/s a second of them is under a megabyte.
@@ -43,9 +52,10 @@ const UPKEEP: Duration = Duration::from_secs(1);
 fn recorder() -> &'static PrometheusHandle {
     static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
     RECORDER.get_or_init(|| {
-        let matcher = Matcher::Full(DURATION.to_owned());
+        let full = |name: &str| Matcher::Full(name.to_owned());
         let recorder = PrometheusBuilder::new()
-            .set_buckets_for_metric(matcher, &DURATION_BUCKETS)
+            .set_buckets_for_metric(full(DURATION), &DURATION_BUCKETS)
+            .and_then(|b| b.set_buckets_for_metric(full(WAKE_DURATION), &WAKE_BUCKETS))
             .unwrap_or_default()
             .build_recorder();
         let handle = recorder.handle();
@@ -73,6 +83,11 @@ fn describe() {
     describe_counter!(CACHE_LOADS, "Loads from the store by cache.");
     describe_gauge!(CACHE_ENTRIES, "Entries held by cache.");
     describe_gauge!(TOUCHES, "Uses that wait to be written back.");
+    describe_gauge!(ENGINE_LIVE, "1 while the container engine tells what happens in it.");
+    describe_gauge!(APPS, "Apps by the state that is shown of them.");
+    describe_counter!(WAKES, "Attempts to wake an app by outcome.");
+    describe_histogram!(WAKE_DURATION, "Time of an attempt until the app was ready.");
+    describe_counter!(SLEEPS, "Apps put to sleep by how deep.");
 }
 
 /// Everything counted so far, as text.
@@ -175,6 +190,26 @@ pub(crate) fn note(health: &Health) {
         counter!(CACHE_LOADS, "cache" => cache).absolute(loads);
         gauge!(CACHE_ENTRIES, "cache" => cache).set(precise(entries));
     }
+}
+
+/// The apps by state, noted when somebody looks; states that none is in are 0.
+pub(crate) fn note_apps(engine_live: bool, by_state: impl Iterator<Item = (&'static str, u64)>) {
+    gauge!(ENGINE_LIVE).set(f64::from(u8::from(engine_live)));
+    for (state, count) in by_state {
+        gauge!(APPS, "state" => state).set(precise(count));
+    }
+}
+
+/// An attempt to wake an app that came to this.
+pub(crate) fn wake_ended(outcome: &'static str, took: Option<Duration>) {
+    counter!(WAKES, "outcome" => outcome).increment(1);
+    if let Some(took) = took {
+        histogram!(WAKE_DURATION).record(took);
+    }
+}
+
+pub(crate) fn put_to_sleep(to: &'static str) {
+    counter!(SLEEPS, "to" => to).increment(1);
 }
 
 /// A count as a gauge's value; counts here stay far below 2^53.

@@ -65,6 +65,18 @@ pub(super) enum Outcome {
     Gone,
 }
 
+impl Outcome {
+    /// Its name in metrics.
+    pub(super) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Failed(_) => "failed",
+            Self::Declined(_) => "declined",
+            Self::Gone => "gone",
+        }
+    }
+}
+
 /// Why a step did not succeed.
 enum Trouble {
     /// Things were otherwise than was thought.
@@ -198,7 +210,7 @@ impl Attempt {
             Ok(_) => {}
             // Nobody can say that it is low.
             Err(error) => {
-                warn!(%error, "free disk space is not known: {}", config.data_dir.display())
+                warn!(%error, "free disk space is not known: {}", config.data_dir.display());
             }
         }
         let minimum = self.facts().minimum_size;

@@ -5,7 +5,7 @@
 //! beginning. Traffic is noted as a use like any other, so that it is written down and
 //! other processes know of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -54,6 +54,8 @@ pub(super) struct Idle {
     /// they were read.
     written: Option<HashMap<Arc<str>, SystemTime>>,
     began: SystemTime,
+    /// Apps that were not installed at the last look.
+    missed: HashSet<Arc<str>>,
     /// Whether it was said that the engine does not tell of traffic.
     no_traffic: bool,
     /// Whether the disk was low at the last look.
@@ -124,6 +126,7 @@ impl Idle {
             traffic: HashMap::new(),
             written: None,
             began: wall_clock(),
+            missed: HashSet::new(),
             no_traffic: false,
             low_disk: false,
         }
@@ -148,7 +151,10 @@ impl Idle {
     }
 
     /// Makes every installed app known, also those that nobody has asked for.
-    async fn register(&self) {
+    ///
+    /// One that is not installed any more is forgotten when it was missed twice: the
+    /// names may be older than what the gate has just heard.
+    async fn register(&mut self) {
         let now = self.freshness.now();
         let names = match self.names.get("", now).await {
             Ok(names) => names,
@@ -161,9 +167,14 @@ impl Idle {
                 let _known = self.wakes.of(&name.as_str().into(), facts.clone());
             }
         }
-        let installed: std::collections::HashSet<&str> =
-            names.value.iter().map(String::as_str).collect();
-        self.wakes.retain(|name| installed.contains(name));
+        let known = self.wakes.list().into_iter().map(|app| Arc::clone(&app.name));
+        let missed: HashSet<_> =
+            known.filter(|name| !names.value.iter().any(|other| **other == **name)).collect();
+        // Nothing was heard since that could have brought one back.
+        if names.is_usable(&self.freshness, self.freshness.now()) {
+            self.wakes.forget(missed.intersection(&self.missed));
+        }
+        self.missed = missed;
     }
 
     async fn tick(&mut self, snapshot: &Snapshot, holds_off: bool) {

@@ -142,15 +142,12 @@ impl Wakes {
         apps
     }
 
-    /// Forgets all but these.
-    fn retain(&self, is_installed: impl Fn(&str) -> bool) {
-        self.lock().retain(|name, _| {
-            let stays = is_installed(name);
-            if !stays {
-                self.order(Order::Forget(Arc::clone(name)));
-            }
-            stays
-        });
+    fn forget<'a>(&self, names: impl Iterator<Item = &'a Arc<str>>) {
+        let mut apps = self.lock();
+        for name in names {
+            apps.remove(name);
+            self.order(Order::Forget(Arc::clone(name)));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<AppWake>>> {
@@ -166,6 +163,12 @@ impl Wakes {
     #[must_use]
     pub fn is_at_work(&self) -> bool {
         self.sight.get().is_some()
+    }
+
+    /// Whether the engine tells what happens in it.
+    #[must_use]
+    pub fn is_engine_live(&self) -> bool {
+        self.sight.get().is_some_and(|(view, _)| view.snapshot().live)
     }
 
     /// Brings an app up; returns when it is ready or has failed.

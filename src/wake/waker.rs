@@ -24,11 +24,16 @@ use super::{Order, Wakes};
 use crate::backoff::{doubled, jittered};
 use crate::domain::lifecycle::{Failure, Phase, Rest};
 use crate::store::touch::Touches;
+use crate::telemetry::meters;
 
 /// How long a start keeps its place among those under way although the app is not
 /// ready: what loads the box is the beginning, and one that hangs must not keep
 /// others asleep.
 const HELD_PLACE: Duration = Duration::from_secs(10);
+
+/// Apps put to sleep at one time where nobody ordered it: stopping one may take ten
+/// seconds in which it cannot be woken.
+const MOST_RESTING: usize = 4;
 
 /// Longest time without a look at what is due.
 const FAR: Duration = Duration::from_secs(3600);
@@ -49,6 +54,8 @@ pub(super) struct Waker {
     queue: VecDeque<Arc<str>>,
     running: JoinSet<Ended>,
     tasks: HashMap<Id, Arc<str>>,
+    /// Whether something happened that may show an app otherwise.
+    is_changed: bool,
     progress: mpsc::UnboundedSender<Progress>,
     told: mpsc::UnboundedReceiver<Progress>,
 }
@@ -80,6 +87,7 @@ impl Waker {
             queue: VecDeque::new(),
             running: JoinSet::new(),
             tasks: HashMap::new(),
+            is_changed: true,
             progress,
             told,
         }
@@ -95,10 +103,12 @@ impl Waker {
                 Some((name, phase)) = self.told.recv() => self.report(&name, phase),
                 Some(ended) = self.running.join_next_with_id() => self.end(ended),
                 Some(order) = orders.recv() => self.take(order),
-                () = self.view.changed() => {}
+                () = self.view.changed() => self.is_changed = true,
                 () = sleep_until(due) => {}
             }
-            self.look_around();
+            if std::mem::take(&mut self.is_changed) {
+                self.look_around();
+            }
             self.make_due_attempts();
             self.fill_places();
         }
@@ -124,7 +134,10 @@ impl Waker {
 
     fn take(&mut self, order: Order) {
         match order {
-            Order::Look(name) => drop(self.slot(&name)),
+            Order::Look(name) => {
+                self.slot(&name);
+                self.is_changed = true;
+            }
             Order::Wake(name) => {
                 if let Some(slot) = self.slot(&name) {
                     slot.app.order_taken();
@@ -140,12 +153,15 @@ impl Waker {
                 }
             }
             Order::Rest { app, rest, unless_used_since, reply } => {
+                self.is_changed = true;
                 self.rest(&app, rest, unless_used_since, reply);
             }
             Order::Forget(name) => {
-                if self.slots.get(&name).is_some_and(|slot| slot.doing == Doing::Nothing) {
-                    self.slots.remove(&name);
+                if let Some(slot) = self.slots.remove(&name) {
+                    // Who still asks is the gate's matter; nobody is left waiting here.
+                    slot.app.show(Phase::Awake, &Arc::default());
                 }
+                self.queue.retain(|queued| *queued != name);
             }
         }
     }
@@ -167,6 +183,7 @@ impl Waker {
                 (error.id(), Ended::Woken(Outcome::Failed(failure)))
             }
         };
+        self.is_changed = true;
         let Some(name) = self.tasks.remove(&id) else { return };
         let Some(slot) = self.slots.get_mut(&name) else { return };
         slot.doing = Doing::Nothing;
@@ -175,7 +192,10 @@ impl Waker {
             Ended::Followed(outcome) => self.followed(&name, outcome),
             Ended::Rested(rest, done) => {
                 match &done {
-                    Ok(()) => info!(app = %name, ?rest, "put to sleep"),
+                    Ok(()) => {
+                        meters::put_to_sleep(rest.as_str());
+                        info!(app = %name, to = rest.as_str(), "put to sleep");
+                    }
                     Err(failure) => warn!(app = %name, ?rest, %failure, "not put to sleep"),
                 }
                 // Looked at as if for the first time: some of it may have been done.
@@ -192,6 +212,8 @@ impl Waker {
         slot.not_before = slot.attempted.map(|at| at + throttle);
         slot.after = None;
         slot.wanted = false;
+        let took = slot.attempted.map(|at| at.elapsed()).filter(|_| outcome == Outcome::Ready);
+        meters::wake_ended(outcome.as_str(), took);
         let result = match outcome {
             Outcome::Ready => {
                 slot.came_up(&self.view);
@@ -249,6 +271,11 @@ impl Waker {
         reply: Option<Reply>,
     ) {
         let (touches, view) = (Arc::clone(&self.touches), self.view.clone());
+        let resting = self.slots.values().filter(|slot| slot.doing == Doing::Resting).count();
+        if reply.is_none() && resting >= MOST_RESTING {
+            // The idle loop comes again; until then its door stays open.
+            return;
+        }
         let Some(slot) = self.slot(name) else { return };
         if slot.doing != Doing::Nothing {
             if let Some(reply) = reply {

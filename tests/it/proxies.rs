@@ -188,6 +188,7 @@ async fn prove(proxy: SocketAddr) {
     believes_nothing_forwarded(proxy).await;
     keeps_what_connection_lists(proxy).await;
     upgrades(proxy).await;
+    shows_pages(proxy).await;
 }
 
 async fn decides(proxy: SocketAddr) {
@@ -268,6 +269,37 @@ async fn upgrades(proxy: SocketAddr) {
     assert_eq!(web_socket(proxy, notes("/shared/live")).await, Ok(()));
     assert_eq!(web_socket(proxy, with_cookie(notes("/live"))).await, Ok(()));
     assert_eq!(web_socket(proxy, notes("/live")).await, Err(401));
+}
+
+/// What is shown in an app's place, in the form and language that are asked for, and
+/// a waiting page's questions: the gate answers them itself, whoever asks.
+async fn shows_pages(proxy: SocketAddr) {
+    let question = || notes("/shared/").header("X-Nightporter-Poll", "0");
+    let response = ask(proxy, &question()).await;
+    assert_eq!(response.status, 409, "{response:?}");
+    assert_eq!(response.text("content-type"), Some("application/json"), "{response:?}");
+    assert_eq!(response.text("cache-control"), Some("no-store"), "{response:?}");
+    let news = |response: &Response| -> serde_json::Value {
+        serde_json::from_slice(&response.body).unwrap_or_else(|_| panic!("no JSON: {response:?}"))
+    };
+    assert_eq!(news(&response)["state"], "awake", "{response:?}");
+    let response = ask(proxy, &question().header("Accept-Language", "de-AT,en;q=0.5")).await;
+    assert_eq!(news(&response)["text"], "Bereit", "{response:?}");
+
+    let response = ask(proxy, &notes("/").header("X-Nightporter-Poll", "0")).await;
+    assert_eq!(response.status, 401, "{response:?}");
+    assert_eq!(news(&response)["state"], "denied", "{response:?}");
+    let granted = with_cookie(notes("/").header("X-Nightporter-Poll", "x"));
+    let response = ask(proxy, &granted).await;
+    assert_eq!((response.status, &news(&response)["state"]), (409, &"awake".into()));
+
+    let response = ask(proxy, &notes("/").header("Accept-Language", "de")).await;
+    assert!(response.body().contains("Zugriff verweigert"), "{response:?}");
+    assert!(response.text("content-security-policy").is_some(), "{response:?}");
+    let response = ask(proxy, &notes("/").header("Accept", "application/json")).await;
+    let kind = response.text("content-type");
+    assert_eq!((response.status, kind), (401, Some("application/problem+json")), "{response:?}");
+    assert_eq!(news(&response)["state"], "denied", "{response:?}");
 }
 
 #[tokio::test]

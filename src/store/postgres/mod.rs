@@ -5,6 +5,7 @@
 //! ends the process, and no text here quotes a password, a secret or a row.
 
 mod listen;
+mod locks;
 mod migrate;
 mod pool;
 mod problems;
@@ -15,7 +16,8 @@ mod tls;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::pool::AdvisoryLock;
+pub use self::locks::AdvisoryLock;
+use self::locks::Locks;
 use self::pool::Pool;
 use self::problems::Problems;
 use self::server::Server;
@@ -27,6 +29,7 @@ use crate::config;
 pub struct Postgres {
     server: Arc<Server>,
     pool: Pool,
+    locks: Locks,
     freshness: Arc<Freshness>,
     problems: Problems,
     create_tables: bool,
@@ -63,6 +66,7 @@ impl Postgres {
         let server = Arc::new(server);
         Ok(Self {
             pool: Pool::new(config, Arc::clone(&server)),
+            locks: Locks::new(Arc::clone(&server), config.query_timeout),
             server,
             freshness,
             problems: Problems::default(),

@@ -110,7 +110,7 @@ impl Postgres {
     /// Takes the advisory lock of an app, if no other session has it.
     pub async fn try_lock_app(&self, name: &str) -> Result<Option<AdvisoryLock>, Unavailable> {
         let name = name.replace('\0', "");
-        self.pool.try_lock(&name).await
+        self.locks.try_lock(&name).await
     }
 
     pub async fn identity(&self) -> Result<Option<Identity>, Unavailable> {

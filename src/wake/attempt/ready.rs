@@ -58,9 +58,9 @@ impl Attempt {
                     };
                     let since = *unreachable_since.get_or_insert_with(Instant::now);
                     match probe {
-                        Probe::Answers => return Outcome::Ready,
-                        // Slow, but not paused: that would have been seen.
-                        Probe::Silent => return Outcome::Ready,
+                        // One that is silent is slow, and not paused: that would have
+                        // been seen.
+                        Probe::Answers | Probe::Silent => return Outcome::Ready,
                         Probe::Unreachable if since.elapsed() >= UNREACHABLE_FOR => {
                             debug!(app = %self.app.name, "cannot be reached from here; it runs");
                             return Outcome::Ready;

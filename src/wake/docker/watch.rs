@@ -86,7 +86,7 @@ impl View {
     pub async fn changed(&mut self) {
         if self.snapshot.changed().await.is_err() {
             // The process ends.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

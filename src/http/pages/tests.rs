@@ -1,0 +1,432 @@
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::header::CACHE_CONTROL;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::domain::app::Size;
+use crate::domain::lifecycle::{Failure, Phase};
+use crate::wake::Shown;
+
+const REFRESH: &str = "http-equiv=\"refresh\"";
+
+fn app(status: &str) -> PageApp {
+    PageApp {
+        name: "notes".into(),
+        pretty_name: "My <b>Notes</b>".into(),
+        icon: "icon.svg".into(),
+        status: status.into(),
+        shown: Shown { version: 7, phase: Phase::Awake, containers: [].into() },
+    }
+}
+
+fn in_phase(phase: Phase) -> PageApp {
+    let container = |name: &str, state, exit_code| {
+        let name = name.to_owned();
+        ContainerState { name, state, exit_code }
+    };
+    let containers =
+        [container("notes<i>", "running", None), container("database", "exited", Some(137))];
+    let mut app = app("running");
+    app.shown = Shown { version: 7, phase, containers: containers.into() };
+    app
+}
+
+fn failed(failure: Failure) -> Phase {
+    Phase::Failed { failure, retry_after: Duration::from_millis(11_001) }
+}
+
+fn engine_says(text: &str) -> Failure {
+    Failure::Engine(text.into())
+}
+
+fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+    pairs
+        .iter()
+        .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)))
+        .collect()
+}
+
+fn no_icons() -> Pages {
+    Pages::new("/nonexistent".into())
+}
+
+async fn read(mut response: Response) -> (Response, String) {
+    let body = response.body_mut().collect().await.expect("a body in memory");
+    let text = String::from_utf8(body.to_bytes().to_vec()).expect("UTF-8");
+    (response, text)
+}
+
+async fn page(pages: &Pages, code: u16, app: PageApp) -> (Response, String) {
+    read(pages.app_error(Some(code), Some(app), &HeaderMap::new()).await).await
+}
+
+async fn error(code: u16, phase: Phase, headers: &HeaderMap) -> (Response, String) {
+    read(no_icons().app_error(Some(code), Some(in_phase(phase)), headers).await).await
+}
+
+async fn asleep(form: Form, phase: Phase, headers: &HeaderMap) -> (Response, String) {
+    let asleep = Asleep { app: in_phase(phase), form };
+    read(no_icons().asleep(&asleep, headers).await).await
+}
+
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
+}
+
+/// Whether a page asks by its script, the seconds after which the browser itself
+/// loads it again where no script may, and where one may.
+fn following(html: &str) -> (bool, Option<u64>, Option<u64>) {
+    let seconds = |html: &str| -> Option<u64> {
+        let (_, rest) = html.split_once("http-equiv=\"refresh\" content=\"")?;
+        rest.split('"').next()?.parse().ok()
+    };
+    let (inside, outside) = match html.split_once("<noscript>") {
+        Some((before, rest)) => {
+            let (inside, after) = rest.split_once("</noscript>").expect("an end");
+            (inside, format!("{before}{after}"))
+        }
+        None => ("", html.to_owned()),
+    };
+    (html.contains("<script>"), seconds(inside), seconds(&outside))
+}
+
+#[tokio::test]
+async fn the_state_is_the_contracts() {
+    for (code, status, text, reloads) in [
+        (401, "running", ">Access Denied<", false),
+        (500, "running", ">Error<", true),
+        (502, "running", ">Starting...<", true),
+        (502, "unknown", ">Initializing...<", true),
+        (503, "stopped", ">stopped<", true),
+        (502, "installing", ">installing<", true),
+        (404, "running", ">Starting...<", true),
+    ] {
+        let (response, html) = page(&no_icons(), code, app(status)).await;
+        assert_eq!(response.status(), code);
+        assert!(html.contains(text), "{code} {status}: {html}");
+        assert!(html.contains(&format!(">{code}<")) && html.contains(&format!(">{status}<")));
+        // The gate says that it is awake: a page that asked would open it for ever.
+        assert_eq!(following(&html), (false, None, reloads.then_some(5)), "{code} {status}");
+        assert!(html.contains(&code.to_string()));
+        let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str().expect("ASCII");
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("script"), "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn what_no_visitor_can_change_comes_before_a_denial() {
+    for (phase, text) in [
+        (Phase::LowDisk, ">Low Disk Space<"),
+        (Phase::TooSmall { minimum: Size::S }, ">VM too small, need at least S<"),
+    ] {
+        for code in [401, 404, 500, 502, 503] {
+            let (response, html) = error(code, phase.clone(), &HeaderMap::new()).await;
+            assert_eq!(response.status(), code);
+            assert!(html.contains(text), "{code}: {html}");
+            assert!(!html.contains(REFRESH), "{code}");
+            // Of a visitor who was denied, the next question would be denied too, and
+            // its page be this one again.
+            assert_eq!(following(&html).0, code >= 500, "{code}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_proxys_error_page_is_the_waiting_page_and_a_denial_is_not() {
+    for code in [500, 502, 503, 504] {
+        let (response, html) = error(code, Phase::Queued { place: 2 }, &HeaderMap::new()).await;
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()[RETRY_AFTER]),
+            (code, &"5".parse().expect("a value"))
+        );
+        let (_, own) = asleep(Form::Page, Phase::Queued { place: 2 }, &HeaderMap::new()).await;
+        assert_eq!(html, own.replace(">503<", &format!(">{code}<")));
+    }
+    let (response, html) = error(401, Phase::Queued { place: 2 }, &HeaderMap::new()).await;
+    assert!(html.contains("Access Denied") && html.contains("data-state=\"denied\""), "{html}");
+    assert!(!html.contains("database"), "a denied visitor sees no containers: {html}");
+    assert_eq!(following(&html), (false, None, None));
+    assert!(!response.headers().contains_key(RETRY_AFTER));
+}
+
+/// Every phase: its text, Retry-After, and the reload without a script.
+#[tokio::test]
+async fn each_phase_says_what_happens() {
+    let unavailable = |status: &str| Phase::Unavailable { status: status.into() };
+    for (phase, text, retry, reload) in [
+        (Phase::Awake, "Ready", 1, Some(1)),
+        (Phase::Stopped, "Waking up...", 2, Some(2)),
+        (Phase::Paused, "Waking up...", 2, Some(2)),
+        (Phase::Missing, "set up anew", 2, Some(2)),
+        (Phase::Queued { place: 1 }, "Next in line", 3, Some(3)),
+        (Phase::Queued { place: 4 }, "Place 4.", 5, Some(5)),
+        (Phase::Starting, "Starting...", 3, Some(3)),
+        (Phase::Unpausing, "continues where it left off", 2, Some(2)),
+        (Phase::AwaitingHealth, "checking that all is well", 2, Some(2)),
+        (Phase::AwaitingPort, "does not answer yet", 2, Some(2)),
+        (Phase::LowDisk, "Low Disk Space", 60, None),
+        (Phase::TooSmall { minimum: Size::Xl }, "need at least XL", 60, None),
+        (unavailable("installing"), "Installing...", 10, Some(10)),
+        (unavailable("unknown"), "Initializing...", 10, Some(10)),
+        (unavailable("x<y"), "Not available now", 10, Some(10)),
+        (failed(Failure::Exited { container: "db".into(), code: 3 }), "exit code 3.", 12, Some(12)),
+        (failed(Failure::OutOfMemory { container: "db".into() }), "out of memory", 12, Some(12)),
+        (failed(Failure::ImageMissing { image: "i".into() }), "image is missing", 12, Some(12)),
+        (failed(Failure::Unhealthy { container: "db".into() }), "check fails", 12, Some(12)),
+        (failed(Failure::NotReady { after: Duration::ZERO }), "ready in time", 12, Some(12)),
+        (failed(Failure::EngineAway), "Something went wrong", 12, Some(12)),
+    ] {
+        let (response, html) = asleep(Form::Page, phase.clone(), &HeaderMap::new()).await;
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()[RETRY_AFTER], retry.to_string(), "{phase:?}");
+        assert_eq!(response.headers()[VARY], "Accept-Language");
+        assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+        assert!(html.contains(text), "{phase:?}: {html}");
+        assert!(html.contains(&format!("data-state=\"{}\"", phase.as_str())), "{phase:?}");
+        assert!(html.contains("data-version=\"7\""), "{phase:?}");
+        let fallback = reload.map(|_| 15);
+        assert_eq!(following(&html), (true, reload, fallback), "{phase:?}");
+        for part in ["<dt>notes&#60;i&#62;</dt><dd>running</dd>", "<dd>exited (137)</dd>"] {
+            assert!(html.contains(part), "{phase:?}: {html}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_next_attempt_is_promised_in_whole_units_and_awaited_for_a_minute_at_most() {
+    for (millis, retry, said, reload, fallback) in [
+        (0, 1, "1 s", 1, 15),
+        (29_500, 30, "30 s", 30, 30),
+        (90_000, 90, "90 s", 60, 60),
+        (90_001, 91, "2 min", 60, 60),
+    ] {
+        let retry_after = Duration::from_millis(millis);
+        let phase = Phase::Failed { failure: Failure::EngineAway, retry_after };
+        let (response, html) = asleep(Form::Page, phase, &HeaderMap::new()).await;
+        assert_eq!(response.headers()[RETRY_AFTER], retry.to_string());
+        assert!(html.contains(&format!("Next attempt within {said}.")), "{html}");
+        assert_eq!(following(&html), (true, Some(reload), Some(fallback)));
+    }
+}
+
+#[tokio::test]
+async fn no_form_repeats_what_the_engine_says() {
+    for form in [Form::Page, Form::Problem, Form::Poll] {
+        let failure = engine_says("no such network");
+        let (_, text) = asleep(form, failed(failure), &HeaderMap::new()).await;
+        assert!(!text.contains("no such network"), "{text}");
+        let failure = Failure::ImageMissing { image: "registry/secret".into() };
+        let (_, text) = asleep(form, failed(failure), &HeaderMap::new()).await;
+        assert!(!text.contains("registry/secret"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_only_script_is_the_pages_own() {
+    let (response, html) = asleep(Form::Page, Phase::Starting, &HeaderMap::new()).await;
+    let (_, rest) = html.split_once("<script>").expect("a script");
+    let (script, after) = rest.split_once("</script>").expect("its end");
+    assert!(!after.contains("<script"));
+    let hash = BASE64_STANDARD.encode(digest(&SHA256, script.as_bytes()));
+    assert_eq!(
+        response.headers()[CONTENT_SECURITY_POLICY],
+        format!(
+            "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; \
+             form-action 'none'; frame-ancestors 'self'; script-src 'sha256-{hash}'; \
+             connect-src 'self'"
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_question_is_answered_with_news_that_no_proxy_replaces() {
+    let german = headers(&[("accept-language", "de"), ("x-nightporter-poll", "6")]);
+    let expected = json!({
+        "state": "failed",
+        "version": 7,
+        "text": "Konnte nicht gestartet werden",
+        "detail": "Ihr ist der Arbeitsspeicher ausgegangen. Nächster Versuch innerhalb von 12 s.",
+        "final": false,
+        "tone": "trouble",
+        "step": 0,
+        "rows": [
+            {"name": "notes<i>", "text": "läuft"},
+            {"name": "database", "text": "beendet (137)"},
+        ],
+        "retry_after": 12,
+    });
+    let phase = failed(Failure::OutOfMemory { container: "db".into() });
+    let asked = asleep(Form::Poll, phase.clone(), &german).await;
+    // Where the proxy asks for the page instead, it has the same news.
+    let replaced = error(409, phase.clone(), &german).await;
+    let replaced_by_503 = error(503, phase, &german).await;
+    for (response, text) in [asked, replaced, replaced_by_503] {
+        assert_eq!(response.status(), 409);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
+        assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+        assert_eq!(response.headers()[VARY], "Accept-Language");
+        assert_eq!(parsed(&text), expected);
+    }
+    for (phase, state, is_final) in [
+        (Phase::Awake, "awake", false),
+        (Phase::LowDisk, "low_disk", true),
+        (Phase::TooSmall { minimum: Size::M }, "too_small", true),
+    ] {
+        let (_, text) = asleep(Form::Poll, phase, &german).await;
+        let news = parsed(&text);
+        assert_eq!((&news["state"], &news["final"]), (&json!(state), &json!(is_final)));
+    }
+}
+
+#[tokio::test]
+async fn a_denied_question_learns_that_alone() {
+    let marked = headers(&[("x-nightporter-poll", "6")]);
+    for phase in [Phase::LowDisk, Phase::Starting, Phase::Awake] {
+        let (response, text) = error(401, phase, &marked).await;
+        assert_eq!(response.status(), 401);
+        let news = parsed(&text);
+        assert_eq!((&news["state"], &news["final"]), (&json!("denied"), &json!(true)));
+        assert!(!text.contains("database"), "{text}");
+    }
+    // A question that was not understood may be anyone's.
+    let (response, text) = error(400, Phase::Starting, &marked).await;
+    assert_eq!(response.status(), 409);
+    assert!(!text.contains("database"), "{text}");
+}
+
+#[tokio::test]
+async fn a_program_gets_a_problem() {
+    let phase = || failed(Failure::Exited { container: "db".into(), code: 137 });
+    let expected = json!({
+        "type": "about:blank",
+        "title": "Service Unavailable",
+        "status": 503,
+        "detail": "Could not be started: It ended by itself, with exit code 137. \
+                   Next attempt within 12 s.",
+        "app": "notes",
+        "state": "failed",
+        "containers": [
+            {"name": "notes<i>", "state": "running"},
+            {"name": "database", "state": "exited", "exit_code": 137},
+        ],
+        "retry_after": 12,
+    });
+    let own = asleep(Form::Problem, phase(), &HeaderMap::new()).await;
+    let json = headers(&[("accept", "application/json")]);
+    let replaced = error(503, phase(), &json).await;
+    for (response, text) in [own, replaced] {
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        assert_eq!(response.headers()[RETRY_AFTER], "12");
+        assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+        assert_eq!(parsed(&text), expected);
+    }
+}
+
+#[tokio::test]
+async fn only_programs_get_problems_in_place_of_an_error() {
+    for (accept, is_problem) in [
+        (None, false),
+        (Some("*/*"), false),
+        (Some("text/html,application/json"), false),
+        (Some("application/json, TEXT/HTML;q=0.1"), false),
+        (Some("application/jsonx"), false),
+        (Some("application/json"), true),
+        (Some("text/plain, Application/JSON ;q=0.5"), true),
+        (Some("application/problem+json"), true),
+    ] {
+        let headers = accept.map_or_else(HeaderMap::new, |accept| headers(&[("accept", accept)]));
+        let (response, text) = error(502, Phase::Awake, &headers).await;
+        let kind = response.headers()[CONTENT_TYPE].to_str().expect("ASCII");
+        assert_eq!(kind == "application/problem+json", is_problem, "{accept:?} {text}");
+    }
+    let json = headers(&[("accept", "application/json")]);
+    let (response, text) = error(401, Phase::Starting, &json).await;
+    assert_eq!(response.status(), 401);
+    assert!(!response.headers().contains_key(RETRY_AFTER));
+    let problem = parsed(&text);
+    assert_eq!((&problem["state"], &problem["title"]), (&json!("denied"), &json!("Unauthorized")));
+    assert_eq!((&problem["containers"], problem.get("retry_after")), (&json!([]), None));
+}
+
+#[tokio::test]
+async fn a_page_speaks_the_visitors_language() {
+    let german = headers(&[("accept-language", "de-CH, en;q=0.5")]);
+    let (response, html) = asleep(Form::Page, Phase::Starting, &german).await;
+    assert!(html.contains("<html lang=\"de\">") && html.contains("Wird gestartet"), "{html}");
+    assert!(!html.contains("Starting...") && !html.contains("running"), "{html}");
+    assert_eq!(response.headers()[CONTENT_LANGUAGE], "de");
+    let (response, html) = error(401, Phase::Awake, &german).await;
+    assert!(html.contains("Zugriff verweigert"), "{html}");
+    assert_eq!(response.headers()[VARY], "Accept-Language");
+    let french = headers(&[("accept-language", "fr")]);
+    let (_, html) = asleep(Form::Page, Phase::Starting, &french).await;
+    assert!(html.contains("<html lang=\"en\">") && html.contains("Starting..."), "{html}");
+}
+
+#[tokio::test]
+async fn nothing_of_an_app_becomes_markup() {
+    let mut hostile = in_phase(Phase::Unavailable { status: "<script>x</script>".into() });
+    hostile.name = "\"><script>".into();
+    hostile.status = "<script>x</script>".into();
+    let containers = [ContainerState { name: "<b>".into(), state: "<b>", exit_code: None }];
+    hostile.shown.containers = containers.into();
+    for code in [401, 502] {
+        let (_, html) = page(&no_icons(), code, hostile.clone()).await;
+        let own = html.split("<script>\"use strict\";").next().expect("a page");
+        assert!(!own.contains("<script>") && !html.contains("<b>"), "{html}");
+        assert!(html.contains("My &#60;b&#62;Notes&#60;/b&#62;"), "{html}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_looks_like_a_hole_stays_text() {
+    let mut odd = app("stopped");
+    odd.pretty_name = "{{code}}".into();
+    let (_, html) = page(&no_icons(), 502, odd).await;
+    assert!(html.contains("<h1>{{code}}</h1>"), "{html}");
+}
+
+#[tokio::test]
+async fn an_icon_is_embedded_and_never_read_from_elsewhere() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let folder = directory.path().join("notes");
+    std::fs::create_dir(&folder).expect("a folder");
+    std::fs::write(folder.join("icon.svg"), "<svg/>").expect("an icon");
+    std::fs::write(directory.path().join("secret.png"), "secret").expect("a file");
+    let pages = Pages::new(directory.path().into());
+
+    let (_, html) = page(&pages, 502, app("stopped")).await;
+    assert!(html.contains("data:image/svg+xml;base64,PHN2Zy8+"), "{html}");
+
+    let link = folder.join("link.png");
+    std::os::unix::fs::symlink("../secret.png", link).expect("a link");
+    for elsewhere in
+        ["link.png", "../secret.png", "/etc/hostname.png", "icon.txt", "", "missing.png"]
+    {
+        let mut app = app("stopped");
+        app.icon = elsewhere.into();
+        let (_, html) = page(&pages, 502, app).await;
+        assert!(!html.contains("data:image"), "{elsewhere}");
+        assert!(html.contains(">MB<"), "initials instead: {html}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_status_is_not_found() {
+    for status in [None, Some(0), Some(99), Some(600), Some(u16::MAX)] {
+        let response = no_icons().app_error(status, Some(app("running")), &HeaderMap::new()).await;
+        assert_eq!(response.status(), 404, "{status:?}");
+    }
+    assert_eq!(no_icons().app_error(Some(502), None, &HeaderMap::new()).await.status(), 404);
+    for status in [100, 204, 304] {
+        let (response, html) = page(&no_icons(), status, app("running")).await;
+        assert_eq!(response.status(), 200);
+        assert!(html.contains(&status.to_string()));
+    }
+}
