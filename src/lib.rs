@@ -97,6 +97,7 @@ mod run;
 mod signals;
 pub mod store;
 pub mod telemetry;
+pub mod upstream;
 pub mod wake;
 
 pub use http::Listeners;

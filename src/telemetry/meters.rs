@@ -29,6 +29,9 @@ const VERIFIED_AGE: &str = "nightporter_store_verified_age_seconds";
 const CACHE_LOADS: &str = "nightporter_cache_loads_total";
 const CACHE_ENTRIES: &str = "nightporter_cache_entries";
 const TOUCHES: &str = "nightporter_touches_waiting";
+const MIRRORED: &str = "nightporter_mirror_total";
+const FALLBACK: &str = "nightporter_management_fallback_total";
+const SHADOWED: &str = "nightporter_shadow_total";
 
 /// Upper bounds of the duration histogram, in seconds: a cached answer takes
 /// microseconds, a cold one a query, a timed-out one `store.pool_timeout`.
@@ -73,6 +76,12 @@ fn describe() {
     describe_counter!(CACHE_LOADS, "Loads from the store by cache.");
     describe_gauge!(CACHE_ENTRIES, "Entries held by cache.");
     describe_gauge!(TOUCHES, "Uses that wait to be written back.");
+    describe_counter!(MIRRORED, "Requests passed on to the upstream for its idle clock.");
+    describe_counter!(
+        FALLBACK,
+        "Management secrets other than the stored one, by what came of it."
+    );
+    describe_counter!(SHADOWED, "Verdicts compared with the upstream's, by what was found.");
 }
 
 /// Everything counted so far, as text.
@@ -97,13 +106,22 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    const ALL: [Self; 3] = [Self::Auth, Self::Terminal, Self::Management];
+    pub(crate) const ALL: [Self; 3] = [Self::Auth, Self::Terminal, Self::Management];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Auth => "auth",
             Self::Terminal => "authenticate_terminal",
             Self::Management => "authenticate_management",
+        }
+    }
+
+    /// Where it is asked, here and at the upstream.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Auth => "/internal/auth",
+            Self::Terminal => "/internal/authenticate_terminal",
+            Self::Management => "/internal/authenticate_management",
         }
     }
 }
@@ -162,6 +180,24 @@ pub(crate) fn untrusted() -> Counter {
 
 pub(crate) fn panics() -> Counter {
     counter!(PANICS)
+}
+
+/// Requests passed on to the upstream.
+pub(crate) fn mirrored(outcome: &'static str) -> Counter {
+    recorder();
+    counter!(MIRRORED, "outcome" => outcome)
+}
+
+/// Management secrets that were not the stored one.
+pub(crate) fn management_fallback(outcome: &'static str) -> Counter {
+    recorder();
+    counter!(FALLBACK, "outcome" => outcome)
+}
+
+/// Verdicts compared with the upstream's.
+pub(crate) fn shadowed(endpoint: Endpoint, outcome: &'static str) -> Counter {
+    recorder();
+    counter!(SHADOWED, "endpoint" => endpoint.as_str(), "outcome" => outcome)
 }
 
 /// The state of the gate, noted when somebody looks.
