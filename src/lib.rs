@@ -30,13 +30,15 @@
 //! store/       the box's truth: postgres, files and the app_meta folder; what
 //!              is remembered of it (cache), whether to believe that
 //!              (freshness), and uses written back (touch)
+//! upstream/    the shard_core beside: mirror (its idle clock), fallback (management
+//!              secrets), shadow (its verdicts compared with ours)
 //! http/        listeners, TLS, routes, pages; nothing else knows hyper's server
 //! telemetry/   logs and metrics
 //! ```
 //!
 //! Arrows point one way: `main → cli → run`; `run → http → gate → store`;
-//! `gate → domain`; `domain` imports nothing of ours. `config` is read by all
-//! and reads only `domain`.
+//! `http, gate → upstream → domain`; `gate → domain`; `domain` imports nothing of
+//! ours. `config` is read by all and reads only `domain`.
 //!
 //! # The way of one request
 //!
@@ -56,8 +58,9 @@
 //!    has outdated it meanwhile; if so, all is decided again.
 //!
 //! In the steady state no step waits for anything: there is no query, no lock
-//! that requests share, and no write. (One exception: signatures that may be
-//! used once only are looked up in one place, under a lock.)
+//! that requests share, and no write. (Two exceptions: signatures that may be
+//! used once only are looked up in one place, under a lock; and a management
+//! secret that is not the stored one may wait for the upstream's word.)
 //!
 //! # Caches that cannot lie
 //!
@@ -79,12 +82,13 @@
 //! 2. Only `store` speaks SQL, only `http` accepts connections.
 //! 3. A gate answer never waits for a write.
 //! 4. No error becomes a grant: there is no conversion from any error type to
-//!    one, and a panic is a 500.
+//!    one, and a panic is a 500. The upstream grants by a whole answer with 200
+//!    and `null`, and nothing else it may say or fail to say does.
 //! 5. A grant is never decided from a row that a processed notification has
 //!    outdated, and never, under any fault, from one that was last known to be
 //!    good more than `cache.max_stale` ago.
-//! 6. Side effects (cache loads, writes) run in tasks of their own: a handler
-//!    is dropped when its client goes away.
+//! 6. Side effects (cache loads, writes, questions to the upstream) run in tasks
+//!    of their own: a handler is dropped when its client goes away.
 //! 7. A secret, a token, a full client id or a client's name never reaches a
 //!    log line or a metric label.
 
