@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, Scheme};
-use http::{HeaderMap, HeaderName, Request, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -109,11 +109,23 @@ pub(super) fn forwardable(headers: &HeaderMap) -> HeaderMap {
     for name in NOT_PASSED_ON {
         passed_on.remove(name);
     }
+    join_cookies(&mut passed_on);
     passed_on
 }
 
+/// HTTP/2 splits cookies over several headers, and HTTP/1.1 has one (RFC 9113
+/// section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, joined);
+    }
+}
+
 impl Client {
-    /// `None` for a URL that names no host.
+    /// `None` for a URL that names no host, which the configuration refuses.
     pub(super) fn new(url: &Uri) -> Option<Self> {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -167,7 +179,6 @@ impl Client {
 mod tests {
     use super::super::stand_in::{StandIn, Told};
     use super::*;
-    use http::HeaderValue;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs
@@ -195,6 +206,15 @@ mod tests {
         let mut names: Vec<_> = passed_on.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["cookie", "sec-websocket-key", "x-forwarded-host"]);
+    }
+
+    #[test]
+    fn cookies_that_http2_split_are_one_header_again() {
+        let mut split = headers(&[("cookie", "a=1"), ("accept", "*/*")]);
+        split.append(COOKIE, HeaderValue::from_static("authorization=t"));
+        let passed_on = forwardable(&split);
+        let cookies: Vec<_> = passed_on.get_all(COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=1; authorization=t"]);
     }
 
     #[tokio::test]

@@ -20,6 +20,10 @@ use crate::telemetry::meters::{self, Endpoint};
 /// Questions under way; further ones are skipped.
 const MAX_UNDER_WAY: usize = 64;
 
+/// Management secrets that were denied here are asked about at most this often: each
+/// makes the core ask its controller, and anybody may send them.
+const SECRET_EVERY: Duration = Duration::from_secs(1);
+
 /// Differences are logged at most this often.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
@@ -35,6 +39,7 @@ pub(crate) struct Shadow {
     via: HeaderValue,
     permits: Arc<Semaphore>,
     outcomes: [Outcomes; Endpoint::ALL.len()],
+    secrets: Seldom,
     differences: Seldom,
     loops: Seldom,
 }
@@ -105,6 +110,7 @@ impl Shadow {
             via: via.unwrap_or(HeaderValue::from_static("1.1 nightporter")),
             permits: Arc::new(Semaphore::new(MAX_UNDER_WAY)),
             outcomes: Endpoint::ALL.map(Outcomes::new),
+            secrets: Seldom::default(),
             differences: Seldom::default(),
             loops: Seldom::default(),
         }
@@ -124,6 +130,11 @@ impl Shadow {
             if self.loops.admit(Instant::now(), Duration::from_secs(60)).is_some() {
                 tracing::warn!("upstream.url leads back to this process, not to shard_core");
             }
+            return skipped();
+        }
+        if matches!((endpoint, said), (Endpoint::Management, Said::Deny(_)))
+            && self.secrets.admit(Instant::now(), SECRET_EVERY).is_none()
+        {
             return skipped();
         }
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
@@ -205,6 +216,23 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(core.asked().len(), MAX_UNDER_WAY);
+    }
+
+    #[tokio::test]
+    async fn secrets_that_anybody_may_send_are_no_flood() {
+        let (core, shadow) = shadow().await;
+        let (none, denied) = (HeaderMap::new(), Said::Deny(Reason::ManagementSecret));
+        for _ in 0..50 {
+            let status = StatusCode::UNAUTHORIZED;
+            shadow.follow(Endpoint::Management, &none, denied, status, &none);
+        }
+        core.was_asked(1).await;
+        while shadow.permits.available_permits() < MAX_UNDER_WAY {
+            tokio::task::yield_now().await;
+        }
+        shadow.follow(Endpoint::Management, &none, Said::Grant, StatusCode::OK, &none);
+        core.was_asked(2).await;
+        assert_eq!(core.asked().len(), 2);
     }
 
     #[tokio::test]

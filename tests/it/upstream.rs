@@ -158,7 +158,7 @@ async fn an_upstream_that_fails_changes_no_answer() {
         for told in [
             Told::status(401),
             Told::status(500),
-            Told::status(200).header("X-Ptl-Client-Id", "somebody").body(&[b'x'; 1 << 20]),
+            Told::status(200).header("X-Ptl-Client-Id", "somebody").body(&vec![b'x'; 1 << 20]),
             Told::BrokenOff,
             Told::NoHttp,
             Told::Hang,
