@@ -243,5 +243,6 @@ mod tests {
         assert_eq!(shadow.permits.available_permits(), MAX_UNDER_WAY);
         follow(&shadow, &with(HeaderValue::from_static("1.1 nightporter-0123456789abcdef")));
         core.was_asked(1).await;
+        assert!(core.asked()[0].contains(shadow.via.to_str().unwrap()));
     }
 }

@@ -73,12 +73,17 @@ async fn ten_thousand_requests_for_five_apps_are_five_at_the_upstream() {
     drive(server.gate, &shots, 50, 10_000).await.is_as_expected(10_000);
     poll("five are granted", PATIENCE, async || mirrored(&server, "granted").await == before + 5)
         .await;
-    // A description that changes is loaded anew; its app is not due for that.
+    // A description that changes is loaded anew; its app is not due for that, while
+    // one that is new is.
     sample.edit_app("a", &json!({"": {"access": "public"}}));
     server.until(200, &Request::auth(host("a"), "/other")).await;
+    sample.add_app("f", &json!({"": {"access": "public"}})).await;
+    server.until(200, &Request::auth(host("f"), "/")).await;
+    poll("so is a sixth", PATIENCE, async || mirrored(&server, "granted").await >= before + 6)
+        .await;
     let asked = core.asked();
     let hosts: BTreeSet<_> = asked.iter().map(|asked| header(asked, "x-forwarded-host")).collect();
-    assert_eq!((asked.len(), hosts.len()), (5, 5), "{asked:#?}");
+    assert_eq!((asked.len(), hosts.len()), (6, 6), "{asked:#?}");
     assert_eq!(mirrored(&server, "skipped").await, 0);
 }
 
