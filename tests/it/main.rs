@@ -15,3 +15,4 @@ mod queries;
 mod revocation;
 mod server;
 mod store_postgres;
+mod upstream;

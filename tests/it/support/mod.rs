@@ -8,5 +8,7 @@ pub mod load;
 pub mod postgres;
 pub mod server;
 pub mod sign;
+#[path = "../../../src/upstream/stand_in.rs"]
+pub mod stand_in;
 
 mod tests;
