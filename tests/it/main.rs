@@ -16,3 +16,4 @@ mod revocation;
 mod server;
 mod store_postgres;
 mod upstream;
+mod wake;

@@ -2,7 +2,6 @@
 //! addresses and paths replaced, in front of the real program on the sample box.
 
 mod echo;
-mod programs;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -16,7 +15,7 @@ use crate::support::client::{Connection, Request, Response, ask, poll};
 use crate::support::sign;
 
 use self::echo::{Seen, web_socket};
-use self::programs::{Program, free_address, install, traefik};
+use crate::support::programs::{Program, free_address, install, traefik};
 
 const STARTING: Duration = Duration::from_secs(20);
 const SECRET: &str = "terminal-secret-of-the-sample-box-0123456789";

@@ -9,8 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// No answer of the gate takes this long; a hang becomes an error.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// No answer of the gate takes this long, not even one that is held; a hang becomes
+/// an error.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A request as bytes, built piece by piece without any check.
 #[derive(Clone)]

@@ -4,8 +4,10 @@
 pub mod boxes;
 pub mod chaos;
 pub mod client;
+pub mod docker;
 pub mod load;
 pub mod postgres;
+pub mod programs;
 pub mod server;
 pub mod sign;
 #[path = "../../../src/upstream/stand_in.rs"]

@@ -74,7 +74,7 @@ pub fn sign(orders: &[Value]) -> Vec<Signed> {
 }
 
 /// The virtual environment's Python: `TESTS_VENV`, or `target/venv`.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     let venv = std::env::var_os("TESTS_VENV")
         .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv").into(), PathBuf::from);
     venv.join("bin/python")
@@ -122,4 +122,10 @@ pub fn token(secret: &str, terminal: &str) -> String {
 #[expect(clippy::disallowed_methods, reason = "credentials are made for now")]
 pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
+/// Nanoseconds since 1970, as programs in containers and browsers tell their times.
+#[expect(clippy::disallowed_methods, reason = "compared with other programs' clocks")]
+pub fn unix_nanoseconds() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos()
 }

@@ -7,14 +7,14 @@ use std::process::{Child, Command};
 
 /// A running program; ends with the test.
 #[derive(Debug)]
-pub(super) struct Program {
+pub struct Program {
     child: Child,
     log: PathBuf,
 }
 
 impl Program {
     /// Starts it with what it says going to a file in `folder`.
-    pub(super) fn start(command: &mut Command, folder: &Path) -> Self {
+    pub fn start(command: &mut Command, folder: &Path) -> Self {
         let name = Path::new(command.get_program()).file_name().expect("a name").to_owned();
         let log = folder.join(name).with_extension("log");
         let out = File::create(&log).expect("writable");
@@ -25,7 +25,7 @@ impl Program {
         Self { child, log }
     }
 
-    pub(super) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
@@ -41,14 +41,14 @@ impl Drop for Program {
 }
 
 /// A port that was free a moment ago.
-pub(super) fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("bound")
 }
 
 /// Writes a shipped file into `folder` with nothing but these texts replaced,
 /// each of which must be there.
-pub(super) fn install(shipped: &str, folder: &Path, replacements: &[(&str, String)]) -> PathBuf {
+pub fn install(shipped: &str, folder: &Path, replacements: &[(&str, String)]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(shipped);
     let mut text = fs::read_to_string(source).expect("shipped");
     for (old, new) in replacements {
@@ -61,7 +61,7 @@ pub(super) fn install(shipped: &str, folder: &Path, replacements: &[(&str, Strin
 }
 
 /// Traefik from the virtual environment: `TESTS_VENV`, or `target/venv`.
-pub(super) fn traefik() -> PathBuf {
+pub fn traefik() -> PathBuf {
     let venv = std::env::var_os("TESTS_VENV")
         .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv").into(), PathBuf::from);
     venv.join("bin/traefik")

@@ -1,0 +1,130 @@
+"""Opens a page in Chromium as a person would, and reports what was seen.
+
+One JSON object on standard input says what to do:
+  url        what to open
+  until      a selector; its appearance is the end
+  seconds    how long to wait for that
+  resolve    where all host names lead, as "127.0.0.1"
+  cookies    [{name, value, url}], optional
+  chromium   the browser's program
+
+One JSON object on standard output says what came, times in Unix nanoseconds:
+  asked      when the navigation began
+  documents  one for each document of the page, in order:
+             {url, began, painted, loaded, title, text}
+  found      when the selector appeared in the page, or null
+  console    errors and warnings of the console, and uncaught exceptions
+  requests   [{at, method, url, status, navigation, poll}], `at` when the answer came
+  failure    why the page could not be opened, or null
+"""
+
+import json
+import sys
+import time
+
+from playwright.sync_api import Error, sync_playwright
+
+# Runs in every document before its own scripts, untouched by its policy.
+WATCH = """(() => {
+  if (window !== window.top) return;
+  const unix = (at) => performance.timeOrigin + at;
+  const report = (what, at) => nightporterSaw({
+    what, at: unix(at), began: performance.timeOrigin, url: location.href,
+    title: document.title, text: document.body ? document.body.innerText : "",
+  });
+  new PerformanceObserver((list) => {
+    for (const entry of list.getEntries())
+      if (entry.name === "first-contentful-paint") report("painted", entry.startTime);
+  }).observe({type: "paint", buffered: true});
+  document.addEventListener("DOMContentLoaded", () => report("loaded", performance.now()));
+  const found = () => document.querySelector(SELECTOR);
+  const look = () => { if (found()) { report("found", performance.now()); return true; } };
+  new MutationObserver((_, self) => { if (look()) self.disconnect(); })
+    .observe(document, {childList: true, subtree: true});
+})();"""
+
+
+def nanoseconds(milliseconds):
+    return int(milliseconds * 1_000_000)
+
+
+def main():
+    order = json.load(sys.stdin)
+    documents, console, requests = {}, [], []
+    found = None
+
+    def saw(event):
+        nonlocal found
+        document = documents.setdefault(
+            event["began"],
+            {"began": nanoseconds(event["began"]), "painted": None, "loaded": None},
+        )
+        # What was on it when it was first shown, not what became of it.
+        if not document["painted"]:
+            document.update(url=event["url"], title=event["title"], text=event["text"])
+        if event["what"] == "found":
+            found = found or nanoseconds(event["at"])
+        else:
+            document[event["what"]] = nanoseconds(event["at"])
+
+    def answered(response):
+        request = response.request
+        requests.append({
+            "at": time.time_ns(),
+            "method": request.method,
+            "url": request.url,
+            "status": response.status,
+            "navigation": request.is_navigation_request(),
+            "poll": request.headers.get("x-nightporter-poll"),
+        })
+
+    def said(message):
+        if message.type in ("error", "warning"):
+            console.append(message.text)
+
+    arguments = [
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--no-first-run",
+        f"--host-resolver-rules=MAP * {order.get('resolve', '127.0.0.1')}",
+    ]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=order["chromium"], headless=True, chromium_sandbox=False, args=arguments
+        )
+        context = browser.new_context()
+        context.add_cookies(order.get("cookies", []))
+        context.expose_function("nightporterSaw", saw)
+        context.add_init_script(WATCH.replace("SELECTOR", json.dumps(order["until"])))
+        page = context.new_page()
+        page.on("response", answered)
+        page.on("console", said)
+        page.on("pageerror", lambda error: console.append(str(error)))
+        deadline = time.monotonic() + order["seconds"]
+        asked = time.time_ns()
+        failure = None
+        try:
+            page.goto(order["url"], wait_until="commit", timeout=order["seconds"] * 1000)
+        except Error as error:
+            failure = error.message
+        while not failure and time.monotonic() < deadline:
+            # Runs what the page reports; the last paint comes after the last find.
+            page.wait_for_timeout(20)
+            last = max(documents.values(), key=lambda document: document["began"], default=None)
+            if found and last["painted"] and last["loaded"]:
+                break
+        browser.close()
+
+    report = {
+        "asked": asked,
+        "documents": sorted(documents.values(), key=lambda document: document["began"]),
+        "found": found,
+        "console": console,
+        "requests": requests,
+        "failure": failure,
+    }
+    json.dump(report, sys.stdout)
+
+
+main()

@@ -1,0 +1,105 @@
+//! Chromium, driven by `browse.py`, for what only a browser can show.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+
+use super::super::sign::python;
+
+/// What a person does: opens a page, and waits.
+#[derive(Debug, Clone)]
+pub struct Visit {
+    pub url: String,
+    /// A selector whose appearance is what is waited for.
+    pub until: String,
+    pub patience: Duration,
+    /// Cookies for that URL.
+    pub cookies: Vec<(String, String)>,
+}
+
+/// What was seen; times in Unix nanoseconds.
+#[derive(Debug, Deserialize)]
+pub struct Seen {
+    pub asked: u128,
+    pub documents: Vec<Document>,
+    pub found: Option<u128>,
+    pub console: Vec<String>,
+    pub requests: Vec<Asked>,
+    pub failure: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Document {
+    pub began: u128,
+    /// When something of it was first on the screen.
+    pub painted: Option<u128>,
+    pub loaded: Option<u128>,
+    pub url: String,
+    pub title: String,
+    pub text: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Asked {
+    /// When the answer came.
+    pub at: u128,
+    pub method: String,
+    pub url: String,
+    pub status: u16,
+    pub navigation: bool,
+    /// The mark of a waiting page's question.
+    pub poll: Option<String>,
+}
+
+impl Visit {
+    pub fn to(url: &str, until: &str) -> Self {
+        let patience = Duration::from_secs(60);
+        Self { url: url.into(), until: until.into(), patience, cookies: Vec::new() }
+    }
+
+    /// Opens it; all names lead to this machine.
+    pub async fn go(&self) -> Seen {
+        let Self { url, until, patience, cookies } = self;
+        let cookies: Vec<Value> = cookies
+            .iter()
+            .map(|(name, value)| json!({"name": name, "value": value, "url": url}))
+            .collect();
+        let order = json!({
+            "url": url, "until": until, "seconds": patience.as_secs(), "cookies": cookies,
+            "resolve": "127.0.0.1", "chromium": chromium(),
+        });
+        let mut browser = tokio::process::Command::new(python())
+            .args(["-c", include_str!("browse.py")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("Python with Playwright; `tests/run` makes target/venv");
+        let mut input = browser.stdin.take().expect("piped");
+        input.write_all(order.to_string().as_bytes()).await.expect("read by the script");
+        drop(input);
+        let output = browser.wait_with_output().await.expect("runs");
+        assert!(output.status.success(), "the browser failed, see above");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+}
+
+impl Seen {
+    /// The document that came last.
+    pub fn last(&self) -> &Document {
+        self.documents.last().unwrap_or_else(|| panic!("nothing was shown: {self:?}"))
+    }
+}
+
+/// Debian's, or whatever goes by its name in the path.
+fn chromium() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .flat_map(|folder| ["chromium", "chromium-browser"].map(|name| folder.join(name)))
+        .find(|program| program.exists())
+        .expect("chromium; `tests/run` installs it")
+}

@@ -1,0 +1,136 @@
+//! Sleep and waking: real containers, and every word that nightporter has with
+//! their engine.
+
+mod burst;
+mod faults;
+mod idle;
+mod journey;
+mod quiet;
+mod races;
+mod strategies;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::boxes::{SampleBox, Store};
+use crate::support::client::{Connection, Request, Response, ask, poll};
+use crate::support::docker::apps::{App, Apps, Plan};
+use crate::support::docker::engine::Engine;
+use crate::support::docker::proxy::EngineProxy;
+use crate::support::server::Nightporter;
+
+/// What a change of a container may take until it is known.
+const SOON: Duration = Duration::from_secs(1);
+/// What anything may take on a busy machine.
+const LONG: Duration = Duration::from_secs(60);
+
+/// `[sleep]` where nothing is to be put to sleep.
+const NO_SLEEP: &str = "enabled = false\n";
+
+/// A box whose apps are containers, and a watched door to their engine.
+struct Stage {
+    sample: SampleBox,
+    apps: Apps,
+    proxy: EngineProxy,
+}
+
+impl Stage {
+    async fn new(store: Store) -> Self {
+        Self::on(&Engine::shared(), store).await
+    }
+
+    async fn on(engine: &Arc<Engine>, store: Store) -> Self {
+        let sample = SampleBox::new(store).await;
+        if store == Store::Postgres {
+            // A box without its size wakes nothing, as the contract says.
+            let sql = r#"INSERT INTO kv_store VALUES ('profile', '{"vm_size": "xl"}')"#;
+            sample.database().execute(sql, &[]).await;
+        }
+        let apps = Apps::on(engine).await;
+        Self { sample, apps, proxy: EngineProxy::before(engine).await }
+    }
+
+    /// A stopped app: its container was made, and never started.
+    async fn stopped(&self, plan: Plan) -> App {
+        let app = self.apps.install(&self.sample, plan).await;
+        app.create().await;
+        app
+    }
+
+    async fn running(&self, plan: Plan) -> App {
+        let app = self.apps.install(&self.sample, plan).await;
+        app.up().await;
+        app.until_it_answers().await;
+        app
+    }
+
+    /// nightporter, with these lines of `[wake]` and `[sleep]`.
+    async fn porter(&self, wake: &str, sleep: &str) -> Nightporter {
+        Nightporter::with(&self.sample, &self.config(wake, sleep)).await
+    }
+
+    fn config(&self, wake: &str, sleep: &str) -> String {
+        let docker = self.proxy.host();
+        format!("[wake]\nenabled = true\ndocker = \"{docker}\"\n{wake}[sleep]\n{sleep}")
+    }
+}
+
+/// A program's question for an app's page: held while it sleeps.
+fn program(app: &App) -> Request {
+    Request::auth(format!("{}.box.example", app.name), "/").header("Sec-Fetch-Mode", "cors")
+}
+
+/// A person's: answered by a page while it sleeps.
+fn person(app: &App) -> Request {
+    Request::auth(format!("{}.box.example", app.name), "/")
+        .header("Sec-Fetch-Mode", "navigate")
+        .header("Accept", "text/html")
+}
+
+/// What is known of an app.
+async fn known(porter: &Nightporter, name: &str) -> Value {
+    let response = ask(porter.ops, &Request::new("GET", "/v1/apps")).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    let apps: Value = serde_json::from_slice(&response.body).expect("JSON");
+    let mut apps = apps.as_array().expect("an array").iter();
+    apps.find(|app| app["name"] == name).cloned().unwrap_or_default()
+}
+
+async fn state(porter: &Nightporter, app: &App) -> String {
+    known(porter, &app.name).await["state"].as_str().unwrap_or("unknown").to_owned()
+}
+
+/// Fails unless the app is known to be in that state within that time.
+async fn until_state(porter: &Nightporter, app: &App, expected: &str, within: Duration) {
+    let began = std::time::Instant::now();
+    loop {
+        let known = known(porter, &app.name).await;
+        if known["state"] == expected {
+            return;
+        }
+        assert!(began.elapsed() < within, "not {expected} within {within:?}: {known}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// An operator's order: `wake`, `sleep` or `pause`.
+async fn order(porter: &Nightporter, app: &App, operation: &str) -> Response {
+    let path = format!("/v1/apps/{}/{operation}", app.name);
+    ask(porter.ops, &Request::new("POST", &path)).await
+}
+
+/// Asks until it is granted.
+async fn until_granted(porter: &Nightporter, request: &Request) {
+    poll("it is granted", LONG, async || porter.ask(request).await.status == 200).await;
+}
+
+/// Asks over a connection of its own, in a task of its own.
+fn in_background(
+    porter: &Nightporter,
+    request: &Request,
+) -> tokio::task::JoinHandle<std::io::Result<Response>> {
+    let (gate, request) = (porter.gate, request.clone());
+    tokio::spawn(async move { Connection::open(gate).await?.ask(&request).await })
+}

@@ -1,0 +1,155 @@
+//! Who is used stays awake, who is not goes to sleep on time.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::{LONG, Stage, program, state, until_state};
+use crate::support::boxes::Store;
+use crate::support::client::{ask, poll};
+use crate::support::docker::apps::{App, Plan};
+use crate::support::docker::front::{Errors, Front};
+
+/// How long a download and a silent WebSocket last; several times [`IDLE`].
+const LASTING: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(10);
+const PING_EVERY: Duration = Duration::from_secs(4);
+const SLEEP: &str = "interval = \"1s\"\nhold_off = \"0s\"\n";
+
+/// Sleeps in ten seconds, in one step or in two.
+fn plan(label: &str, skip_pause: bool) -> Plan {
+    let lifecycle = if skip_pause {
+        json!({"always_on": false, "skip_pause": true, "idle_for_stop": IDLE.as_secs()})
+    } else {
+        json!({"always_on": false, "idle_for_pause": IDLE.as_secs(), "idle_for_stop": 3600})
+    };
+    Plan::new(label).meta("lifecycle", lifecycle)
+}
+
+/// Reads all of a slow download; how many bytes came.
+async fn download(front: &Front, app: &App) -> usize {
+    let path = format!("/download?seconds={}&rate=2000", LASTING.as_secs());
+    let mut stream = TcpStream::connect(front.address).await.expect("Traefik listens");
+    stream.write_all(&front.request("GET", app, &path).bytes()).await.expect("sent");
+    let mut bytes = Vec::new();
+    let reading = stream.read_to_end(&mut bytes);
+    // Traefik keeps the connection: the end is a pause in what comes.
+    tokio::time::timeout(LASTING + Duration::from_secs(5), reading).await.ok();
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
+    assert!(bytes.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&bytes[..end]));
+    bytes.len() - end
+}
+
+/// Keeps a WebSocket open, with a ping now and then that must be answered.
+async fn web_socket(front: &Front, app: &App) {
+    let request = front
+        .request("GET", app, "/ws")
+        .header("Connection", "Upgrade")
+        .header("Upgrade", "websocket")
+        .header("Sec-WebSocket-Version", "13")
+        .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+    let mut stream = TcpStream::connect(front.address).await.expect("Traefik listens");
+    stream.write_all(&request.bytes()).await.expect("sent");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("an answer"));
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    let began = Instant::now();
+    while began.elapsed() < LASTING {
+        tokio::time::sleep(PING_EVERY).await;
+        // A ping without a payload, masked with zeros: RFC 6455 section 5.2.
+        stream.write_all(&[0x89, 0x80, 0, 0, 0, 0]).await.expect("sent");
+        let mut pong = [0; 2];
+        let answer = tokio::time::timeout(Duration::from_secs(2), stream.read_exact(&mut pong));
+        answer.await.expect("in time").expect("the app is there");
+        assert_eq!(pong, [0x8A, 0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_and_a_quiet_web_socket_outlive_the_idle_time() {
+    let stage = Stage::new(Store::Postgres).await;
+    let mut apps = Vec::new();
+    for skip_pause in [false, true] {
+        for label in ["download", "socket", "silent"] {
+            apps.push(stage.running(plan(label, skip_pause)).await);
+        }
+    }
+    let porter = stage.porter("", SLEEP).await;
+    let all: Vec<_> = apps.iter().collect();
+    let front = Front::before(&stage.sample, &porter, &all, Errors::Replaced).await;
+    let [paused, stopped] = [&apps[..3], &apps[3..]];
+    let silent = async |app: &App, expected: &str| {
+        let response = ask(front.address, &front.request("GET", app, "/")).await;
+        assert_eq!(response.status, 200, "{response:?}");
+        let used = Instant::now();
+        poll("it sleeps", LONG, async || state(&porter, app).await == expected).await;
+        let slept = used.elapsed();
+        // The times are kept in whole seconds, and the loop looks once in one.
+        assert!(slept >= IDLE - Duration::from_secs(1), "too soon: {slept:?}");
+        assert!(slept <= IDLE + Duration::from_secs(4), "too late: {slept:?}");
+    };
+    let expected = 2000 * usize::try_from(LASTING.as_secs()).expect("small");
+    let (one, other, (), (), (), ()) = tokio::join!(
+        download(&front, &paused[0]),
+        download(&front, &stopped[0]),
+        web_socket(&front, &paused[1]),
+        web_socket(&front, &stopped[1]),
+        silent(&paused[2], "paused"),
+        silent(&stopped[2], "stopped"),
+    );
+    assert_eq!([one, other], [expected; 2], "cut in the middle");
+    // Nobody uses them any more.
+    for (app, expected) in [
+        (&paused[0], "paused"),
+        (&paused[1], "paused"),
+        (&stopped[0], "stopped"),
+        (&stopped[1], "stopped"),
+    ] {
+        until_state(&porter, app, expected, LONG).await;
+    }
+}
+
+#[tokio::test]
+async fn a_paused_app_is_stopped_in_the_end_and_one_that_is_always_on_never() {
+    let stage = Stage::new(Store::Postgres).await;
+    let short = json!({"always_on": false, "idle_for_pause": 5, "idle_for_stop": 10});
+    let app = stage.running(Plan::new("steps").meta("lifecycle", short)).await;
+    let on = stage.running(Plan::new("on").meta("lifecycle", json!({"always_on": true}))).await;
+    let porter = stage.porter("", SLEEP).await;
+    assert_eq!(porter.ask(&program(&app)).await.status, 200);
+    until_state(&porter, &app, "paused", LONG).await;
+    assert_eq!(app.state().await, "paused");
+    until_state(&porter, &app, "stopped", LONG).await;
+    assert_eq!(app.state().await, "exited");
+    assert_eq!(state(&porter, &on).await, "awake");
+    on.all("kill").await;
+    until_state(&porter, &on, "awake", LONG).await;
+    on.until_it_answers().await;
+}
+
+#[tokio::test]
+async fn a_restart_puts_nothing_to_sleep() {
+    let stage = Stage::new(Store::Postgres).await;
+    let short = json!({"always_on": false, "skip_pause": true, "idle_for_stop": 5});
+    let app = stage.running(Plan::new("stays").meta("lifecycle", short)).await;
+    let sleep = "interval = \"1s\"\nhold_off = \"6s\"\n";
+
+    for _ in 0..3 {
+        let porter = stage.porter("", sleep).await;
+        let started = Instant::now();
+        // A second before the hold-off ends, with more than the idle time gone by.
+        while started.elapsed() < Duration::from_secs(5) {
+            assert_eq!(app.state().await, "running");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        drop(porter);
+        assert_eq!(app.state().await, "running");
+    }
+    // The loop does work.
+    let porter = stage.porter("", sleep).await;
+    until_state(&porter, &app, "stopped", LONG).await;
+}

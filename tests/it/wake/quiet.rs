@@ -1,0 +1,35 @@
+//! What costs nothing: an app that runs.
+
+use std::sync::Arc;
+
+use super::{LONG, Stage, program, until_state};
+use crate::support::boxes::Store;
+use crate::support::docker::apps::Plan;
+use crate::support::load::{Shot, drive};
+
+const REQUESTS: u64 = 100_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_requests_for_a_running_app_ask_the_engine_nothing() {
+    let stage = Stage::new(Store::Postgres).await;
+    let app = stage.running(Plan::new("quiet")).await;
+    let porter = stage.porter("", "interval = \"10m\"\n").await;
+    until_state(&porter, &app, "awake", LONG).await;
+    let shots: Arc<[Shot]> = [Shot::new(&program(&app), 200)].into();
+    drive(porter.gate, &shots, 16, 1000).await.is_as_expected(1000);
+    assert!(!stage.proxy.calls("GET", "/events").is_empty(), "it follows the engine");
+
+    // Another test's containers may be looked at: they are on the same engine.
+    let of_ours = async || {
+        let id = stage.apps.engine.inspect(&app.name, "{{.Id}}").await.expect("it is there");
+        let mut calls = stage.proxy.all_calls();
+        calls.retain(|call| {
+            call.path.contains(&id) || call.path.contains(&app.name) || call.method != "GET"
+        });
+        calls.len()
+    };
+    let before = of_ours().await;
+    assert!(before > 0, "it was looked at once");
+    drive(porter.gate, &shots, 16, REQUESTS).await.is_as_expected(REQUESTS);
+    assert_eq!(of_ours().await, before, "{:#?}", stage.proxy.all_calls());
+}
