@@ -231,6 +231,7 @@ impl Gate {
         if !is_ignored {
             // Before the look: whoever puts the app to sleep does both the other way round.
             self.touches.touch(&app.used, now.wall);
+            // An attempt that proves outdated does no harm there: the core decides itself.
             if let Some(mirrored) = &app.mirrored {
                 mirrored.pass_on(request.headers);
             }
