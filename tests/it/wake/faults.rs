@@ -95,9 +95,9 @@ async fn an_engine_that_restarts_or_dies_is_found_again() {
     for kill in [false, true] {
         let before = stage.proxy.calls("GET", "/events").len();
         if kill {
-            engine.kill().await
+            engine.kill().await;
         } else {
-            engine.stop().await
+            engine.stop().await;
         }
         engine.start().await;
         followed_again(&stage, before).await;

@@ -30,9 +30,14 @@ async fn journey(front: &Front, app: &App) {
     let navigations: Vec<_> = seen.requests.iter().filter(|request| request.navigation).collect();
     assert_eq!(navigations.first().map(|request| request.status), Some(503), "{seen:#?}");
     assert_eq!(navigations.last().map(|request| request.status), Some(200), "{seen:#?}");
-    // The one that failed on purpose is told to whoever looks at the console.
-    let complaints: Vec<_> =
-        seen.console.iter().filter(|text| !text.contains("status of 503")).collect();
+    // The page's questions are its only other requests, and none of them is the app's.
+    for request in seen.requests.iter().filter(|request| !request.navigation) {
+        assert!(request.poll.is_some() && request.status != 200, "{seen:#?}");
+    }
+    // The console tells of every answer that is an error on purpose: page and news.
+    let on_purpose =
+        |text: &String| ["status of 503", "status of 409"].iter().any(|part| text.contains(part));
+    let complaints: Vec<_> = seen.console.iter().filter(|text| !on_purpose(text)).collect();
     assert!(complaints.is_empty(), "{complaints:?}");
 }
 

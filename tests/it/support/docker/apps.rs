@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
@@ -222,10 +222,6 @@ impl App {
             meta[key] = value.clone();
         }
         meta
-    }
-
-    pub fn folder(&self) -> &Path {
-        &self.folder
     }
 
     /// Where its entrypoint answers when it does.

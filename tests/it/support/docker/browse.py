@@ -14,7 +14,7 @@ One JSON object on standard output says what came, times in Unix nanoseconds:
              {url, began, painted, loaded, title, text}
   found      when the selector appeared in the page, or null
   console    errors and warnings of the console, and uncaught exceptions
-  requests   [{at, method, url, status, navigation, poll}], `at` when the answer came
+  requests   [{method, url, status, navigation, poll}]
   failure    why the page could not be opened, or null
 """
 
@@ -70,7 +70,6 @@ def main():
     def answered(response):
         request = response.request
         requests.append({
-            "at": time.time_ns(),
             "method": request.method,
             "url": request.url,
             "status": response.status,

@@ -34,10 +34,8 @@ pub struct Seen {
 
 #[derive(Debug, Deserialize)]
 pub struct Document {
-    pub began: u128,
     /// When something of it was first on the screen.
     pub painted: Option<u128>,
-    pub loaded: Option<u128>,
     pub url: String,
     pub title: String,
     pub text: String,
@@ -45,10 +43,6 @@ pub struct Document {
 
 #[derive(Debug, Deserialize)]
 pub struct Asked {
-    /// When the answer came.
-    pub at: u128,
-    pub method: String,
-    pub url: String,
     pub status: u16,
     pub navigation: bool,
     /// The mark of a waiting page's question.

@@ -163,10 +163,6 @@ fn told(output: &Output) -> Result<String, String> {
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
-fn is_success(output: Output) -> bool {
-    output.status.success()
-}
-
 impl Own {
     /// Folders and a network, and who cleans up.
     fn prepare() -> Self {
@@ -252,7 +248,11 @@ impl Own {
             let process = self.folder.join("exec/containerd/containerd.pid");
             let id = std::fs::read_to_string(&process).expect("it ran");
             let began = Instant::now();
-            while Command::new("kill").args([signal, id.trim()]).output().is_ok_and(is_success) {
+            let lives = || {
+                let sent = Command::new("kill").args([signal, id.trim()]).output();
+                sent.is_ok_and(|output| output.status.success())
+            };
+            while lives() {
                 assert!(began.elapsed() < PATIENCE, "containerd lives on");
                 std::thread::sleep(Duration::from_millis(10));
             }

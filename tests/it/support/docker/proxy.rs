@@ -4,7 +4,6 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -35,7 +34,6 @@ pub struct Call {
     pub method: String,
     /// Without the version of the interface, and without the query.
     pub path: String,
-    pub query: String,
     /// When the head of the answer came, and its status.
     pub answered: Option<(Instant, u16)>,
 }
@@ -74,7 +72,6 @@ pub struct EngineProxy {
 struct Shared {
     engine: PathBuf,
     calls: Mutex<Vec<Call>>,
-    accepted: AtomicU64,
     delay: Mutex<Duration>,
     allow: Mutex<Option<Allow>>,
     holds: Mutex<Vec<Arc<Held>>>,
@@ -109,7 +106,6 @@ impl EngineProxy {
         let shared = Arc::new(Shared {
             engine: engine.to_owned(),
             calls: Mutex::default(),
-            accepted: AtomicU64::new(0),
             delay: Mutex::default(),
             allow: Mutex::default(),
             holds: Mutex::default(),
@@ -203,11 +199,6 @@ impl EngineProxy {
         Hold { held, shared: Arc::clone(&self.shared) }
     }
 
-    /// Connections accepted since the start.
-    pub fn accepted(&self) -> u64 {
-        self.shared.accepted.load(Ordering::Relaxed)
-    }
-
     /// All calls so far, refused ones too.
     pub fn all_calls(&self) -> Vec<Call> {
         self.shared.calls.lock().expect("no panic").clone()
@@ -271,7 +262,6 @@ pub fn most_at_once(calls: &[Call]) -> usize {
 
 impl Shared {
     fn accept<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self: Arc<Self>, stream: IO) {
-        self.accepted.fetch_add(1, Ordering::Relaxed);
         let mut cut = self.cut.subscribe();
         tokio::spawn(async move {
             let answer = service_fn(move |request| Arc::clone(&self).answer(request));
@@ -288,14 +278,12 @@ impl Shared {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> io::Result<Answer> {
         let method = request.method().as_str().to_owned();
         let path = unversioned(request.uri().path()).to_owned();
-        let query = request.uri().query().unwrap_or_default().to_owned();
         let number = {
             let call = Call {
                 at: Instant::now(),
                 unix: unix_nanoseconds(),
                 method: method.clone(),
                 path: path.clone(),
-                query,
                 answered: None,
             };
             let mut calls = self.calls.lock().expect("no panic");

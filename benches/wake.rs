@@ -1,0 +1,222 @@
+//! What nightporter adds to what the engine itself takes, and what starts take from
+//! those who are awake: `cargo bench --bench wake`. Needs root, or a Docker engine.
+//!
+//! Everything is measured in pairs, in turn, in one run: the engine's own times vary
+//! more from one minute to the next than what is added to them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![allow(unreachable_pub)]
+
+#[allow(dead_code, unused_imports)]
+#[path = "../tests/it/support/mod.rs"]
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use support::boxes::{SampleBox, Store};
+use support::client::{Connection, Request, ask, poll};
+use support::docker::apps::{App, Apps, Plan};
+use support::docker::browser::Visit;
+use support::docker::engine::Engine;
+use support::docker::front::{Errors, Front};
+use support::server::Nightporter;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+const ROUNDS: usize = 20;
+const VISITS: usize = 10;
+const SLEEPERS: usize = 50;
+const QUIET: Duration = Duration::from_secs(5);
+/// The design's targets.
+const ADDED: f64 = 20.0;
+const OPENED: f64 = 100.0;
+
+#[tokio::main]
+async fn main() {
+    let engine = Engine::shared();
+    let sample = SampleBox::new(Store::Files).await;
+    let apps = Apps::on(&engine).await;
+    let app = apps.install(&sample, Plan::new("bench")).await;
+    app.create_quickly().await;
+    let mut sleepers = Vec::new();
+    for _ in 0..SLEEPERS {
+        let sleeper = apps.install(&sample, Plan::new("many")).await;
+        sleeper.create_quickly().await;
+        sleepers.push(sleeper);
+    }
+    let config = format!(
+        "[wake]\nenabled = true\ndocker = \"{}\"\nthrottle = \"1ms\"\n[sleep]\nenabled = false\n",
+        engine.host()
+    );
+    let porter = Nightporter::with(&sample, &config).await;
+    porter.until(200, &held(&app)).await;
+
+    paired(&engine, &porter, &app, "stop", "start", "stopped").await;
+    paired(&engine, &porter, &app, "pause", "unpause", "paused").await;
+    others(&porter, &app, &sleepers).await;
+    let front = Front::before(&sample, &porter, &[&app], Errors::Replaced).await;
+    page(&porter, &front, &app).await;
+}
+
+/// A program's question, held while the app sleeps.
+fn held(app: &App) -> Request {
+    Request::auth(format!("{}.box.example", app.name), "/").header("Sec-Fetch-Mode", "cors")
+}
+
+/// Has the engine do something to a container, over its own interface: starting the
+/// client program would take longer than much of what is measured.
+async fn post(socket: &Path, container: &str, verb: &str) {
+    let stream = UnixStream::connect(socket).await.expect("the engine listens");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+    tokio::spawn(connection);
+    let request = http::Request::post(format!("/containers/{container}/{verb}"))
+        .header("Host", "docker")
+        .body(Empty::<bytes::Bytes>::new())
+        .expect("a request");
+    let status = sender.send_request(request).await.expect("an answer").status();
+    assert!(status.is_success(), "{verb}: {status}");
+}
+
+/// Whoever wakes the app, it is asleep and known to be when the time begins, and the
+/// time ends when it answers.
+async fn paired(
+    engine: &Engine,
+    porter: &Nightporter,
+    app: &App,
+    asleep: &str,
+    awake: &str,
+    state: &str,
+) {
+    let (mut by_hand, mut by_request, mut added) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        post(engine.socket(), &app.name, asleep).await;
+        until_state(porter, app, state).await;
+        let began = Instant::now();
+        post(engine.socket(), &app.name, awake).await;
+        while !app.answers().await {}
+        let hand = milliseconds(began.elapsed());
+        until_state(porter, app, "awake").await;
+
+        post(engine.socket(), &app.name, asleep).await;
+        until_state(porter, app, state).await;
+        let began = Instant::now();
+        let response = porter.ask(&held(app)).await;
+        assert_eq!(response.status, 200, "{response:?}");
+        while !app.answers().await {}
+        let request = milliseconds(began.elapsed());
+
+        by_hand.push(hand);
+        by_request.push(request);
+        added.push(request - hand);
+    }
+    let (hand, request) = (median(&mut by_hand), median(&mut by_request));
+    let added = median(&mut added);
+    println!(
+        "{awake:<8} docker {hand:.1} ms, held request {request:.1} ms: ratio {:.2}, \
+         added {added:.1} ms of {ADDED} {}",
+        request / hand,
+        verdict(added <= ADDED),
+    );
+}
+
+/// What those who are awake notice of many who wake.
+async fn others(porter: &Nightporter, app: &App, sleepers: &[App]) {
+    for sleeper in sleepers {
+        until_state(porter, sleeper, "stopped").await;
+    }
+    let began = Instant::now();
+    let mut quiet = latencies(porter, app, || began.elapsed() >= QUIET).await;
+    let mut starts = JoinSet::new();
+    for sleeper in sleepers {
+        let (gate, request) = (porter.gate, held(sleeper));
+        starts.spawn(async move { while ask(gate, &request).await.status != 200 {} });
+    }
+    let began = Instant::now();
+    let mut left = sleepers.len();
+    let mut busy = latencies(porter, app, || {
+        while starts.try_join_next().is_some() {
+            left -= 1;
+        }
+        left == 0
+    })
+    .await;
+    let took = began.elapsed();
+    let count = busy.len();
+    let (quiet, busy) = (percentile_99(&mut quiet), percentile_99(&mut busy));
+    println!(
+        "gate     p99 quiet {quiet:.3} ms, while {SLEEPERS} apps start in {:.1} s {busy:.3} ms \
+         of {count} requests: ratio {:.2}",
+        took.as_secs_f64(),
+        busy / quiet,
+    );
+}
+
+/// Asks one after the other for an app that is awake.
+async fn latencies(porter: &Nightporter, app: &App, mut ended: impl FnMut() -> bool) -> Vec<f64> {
+    let request = held(app);
+    let mut connection = Connection::open(porter.gate).await.expect("the gate listens");
+    let mut all = Vec::new();
+    while !ended() {
+        let began = Instant::now();
+        let response = connection.ask(&request).await.expect("an answer");
+        all.push(milliseconds(began.elapsed()));
+        assert_eq!(response.status, 200, "{response:?}");
+    }
+    all
+}
+
+/// From the moment an app listens until a browser that waits for it has its document.
+async fn page(porter: &Nightporter, front: &Front, app: &App) {
+    let (mut opened, mut shown) = (Vec::new(), Vec::new());
+    for _ in 0..VISITS {
+        let sleep = Request::new("POST", &format!("/v1/apps/{}/sleep", app.name));
+        assert_eq!(ask(porter.ops, &sleep).await.status, 200);
+        let seen = Visit::to(&front.url(app, "/"), "#app").go().await;
+        let found = seen.found.unwrap_or_else(|| panic!("never opened: {seen:#?}"));
+        let ready = app.listens_since().await;
+        opened.push(nanoseconds_between(ready, found));
+        let first = &seen.documents[0];
+        shown.push(nanoseconds_between(seen.asked, first.painted.expect("shown")));
+    }
+    let (opened, shown) = (median(&mut opened), median(&mut shown));
+    println!(
+        "page     shown after {shown:.0} ms; the app opens {opened:.0} ms after it listens, of \
+         {OPENED} {}",
+        verdict(opened <= OPENED),
+    );
+}
+
+async fn until_state(porter: &Nightporter, app: &App, state: &str) {
+    let request = Request::new("GET", &format!("/v1/apps/{}", app.name));
+    let expected = format!("\"state\":\"{state}\"");
+    poll(&format!("{} is {state}", app.name), Duration::from_secs(60), async || {
+        ask(porter.ops, &request).await.body().contains(&expected)
+    })
+    .await;
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+#[expect(clippy::cast_precision_loss, reason = "differences of seconds at most")]
+fn nanoseconds_between(from: u128, to: u128) -> f64 {
+    (to.cast_signed() - from.cast_signed()) as f64 / 1e6
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn percentile_99(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() * 99 / 100]
+}
+
+fn verdict(is_met: bool) -> &'static str {
+    if is_met { "(met)" } else { "(missed)" }
+}
