@@ -113,7 +113,7 @@ fn serve(config: &Config) -> Gate {
     let freshness = Arc::new(Freshness::new(config.cache.clone()));
     let source = Arc::new(Source::open(config, &freshness).expect("a folder"));
     let touches = Arc::new(Touches::new(config.touch.clone()));
-    let gate = Gate::new(config, Arc::clone(&source), freshness, touches, Wakes::new().0);
+    let gate = Gate::new(config, Arc::clone(&source), freshness, touches, Wakes::new().0, None);
     tokio::spawn(async move { source.watch().await });
     let deadline = Instant::now() + Duration::from_secs(10);
     while !gate.health().live {

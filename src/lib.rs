@@ -37,13 +37,16 @@
 //!              together), waker (what is done, one thing at a time), attempt (the
 //!              doing), compose, readiness, idle (who is not used any more)
 //! ops/         what the operator's listener serves, as data
+//! upstream/    the shard_core beside: mirror (its idle clock), fallback (management
+//!              secrets), shadow (its verdicts compared with ours)
 //! http/        listeners, TLS, routes, pages; nothing else knows hyper's server
 //! telemetry/   logs and metrics
 //! ```
 //!
 //! Arrows point one way: `main → cli → run`; `run → http → gate → store`;
-//! `gate → wake → store`; `http → ops → wake`; `gate, wake → domain`; `domain`
-//! imports nothing of ours. `config` is read by all and reads only `domain`.
+//! `gate → wake → store`; `http → ops → wake`; `http, gate → upstream`; `gate, wake,
+//! upstream → domain`; `domain` imports nothing of ours. `config` is read by all and
+//! reads only `domain`.
 //!
 //! # The way of one request
 //!
@@ -66,8 +69,9 @@
 //!    has outdated it meanwhile; if so, all is decided again.
 //!
 //! In the steady state no step waits for anything: there is no query, no lock
-//! that requests share, and no write. (One exception: signatures that may be
-//! used once only are looked up in one place, under a lock.)
+//! that requests share, and no write. (Two exceptions: signatures that may be
+//! used once only are looked up in one place, under a lock; and a management
+//! secret that is not the stored one may wait for the upstream's word.)
 //!
 //! # Sleep that nobody notices
 //!
@@ -108,12 +112,13 @@
 //! 3. A gate answer never waits for a write, and for the engine only where a request
 //!    is held.
 //! 4. No error becomes a grant: there is no conversion from any error type to
-//!    one, and a panic is a 500.
+//!    one, and a panic is a 500. The upstream grants by a whole answer with 200
+//!    and `null`, and nothing else it may say or fail to say does.
 //! 5. A grant is never decided from a row that a processed notification has
 //!    outdated, and never, under any fault, from one that was last known to be
 //!    good more than `cache.max_stale` ago.
-//! 6. Side effects (cache loads, starts, writes) run in tasks of their own: a handler
-//!    is dropped when its client goes away.
+//! 6. Side effects (cache loads, starts, writes, questions to the upstream) run in
+//!    tasks of their own: a handler is dropped when its client goes away.
 //! 7. Pages are shown, and starts made, only for requests that are granted.
 //! 8. A secret, a token, a full client id or a client's name never reaches a
 //!    log line or a metric label.
@@ -129,6 +134,7 @@ mod run;
 mod signals;
 pub mod store;
 pub mod telemetry;
+pub mod upstream;
 pub mod wake;
 
 pub use http::Listeners;

@@ -22,6 +22,7 @@ use crate::store::postgres::PostgresConfigError;
 use crate::store::touch::Touches;
 use crate::store::{Freshness, Source};
 use crate::telemetry::{logs, meters};
+use crate::upstream::{Shadow, Upstream};
 use crate::wake::{self, Wakes};
 
 /// How long the last uses may take to be written when everything else is done.
@@ -61,12 +62,14 @@ pub async fn run(
     let source = Arc::new(Source::open(&config, &freshness)?);
     let touches = Arc::new(Touches::new(config.touch.clone()));
     let (wakes, orders) = Wakes::new();
+    let upstream = Upstream::of(&config);
     let gate = Gate::new(
         &config,
         Arc::clone(&source),
         Arc::clone(&freshness),
         Arc::clone(&touches),
         Arc::clone(&wakes),
+        upstream.clone(),
     );
     let gate = Arc::new(gate);
 
@@ -89,7 +92,8 @@ pub async fn run(
 
     let mut doors = Endless::new();
     let apps = Apps::new(Arc::clone(&wakes), Arc::clone(&touches));
-    let drains = open_doors(&config, &gate, apps, tls.as_ref(), listeners, &mut doors)?;
+    let shadow = upstream.as_ref().and_then(|upstream| upstream.shadow());
+    let drains = open_doors(&config, &gate, apps, shadow, tls.as_ref(), listeners, &mut doors)?;
 
     serve(&config, tls.as_ref(), &mut signals, [&mut parts, &mut doors]).await?;
     doors.shutdown().await;
@@ -121,13 +125,14 @@ fn open_doors(
     config: &Config,
     gate: &Arc<Gate>,
     apps: Apps,
+    shadow: Option<&Arc<Shadow>>,
     tls: Option<&Arc<Tls>>,
     listeners: Listeners,
     doors: &mut Endless,
 ) -> Result<[Drain; 2], RunError> {
     let Listeners { gate: gate_listener, ops: ops_listener } = listeners;
     let pages = config.store.installed_apps_dir.clone();
-    let routes = Arc::new(GateRoutes::new(Arc::clone(gate), pages));
+    let routes = Arc::new(GateRoutes::new(Arc::clone(gate), pages, shadow.cloned()));
     let (accept, gate_drain) = Server::new("gate", routes, Limits::default())
         .trusting(config.gate.trusted_proxies.clone())
         .over(tls.cloned())

@@ -44,9 +44,9 @@ pub(super) fn run(options: &Options, config: &Config, out: &mut dyn Write) -> An
         let (source, freshness) = open(config)?;
         let headers = options.headers(&source).await?;
         let touches = Touches::new(config.touch.clone());
-        // Nobody takes orders here, and every app counts as awake.
+        // Nobody takes orders here, every app counts as awake, and no upstream hears of it.
         let (wakes, _orders) = Wakes::new();
-        let gate = Gate::new(config, source, freshness, Arc::new(touches), wakes);
+        let gate = Gate::new(config, source, freshness, Arc::new(touches), wakes, None);
         let explanation = gate.explain(&headers).await;
         for step in &explanation.steps {
             writeln!(out, "{step}")?;

@@ -19,6 +19,7 @@ use crate::store::cache::{Bounded, Entry, EntryId, bounded};
 use crate::store::freshness::Moment;
 use crate::store::touch::{Touches, Use};
 use crate::store::{AppNames, AppRow, Cached, Freshness, Source, Table, Touched, Unavailable};
+use crate::upstream::{Mirrored, Upstream};
 use crate::wake::{AppWake, Facts, Wakes};
 
 use super::credentials::peer::PeerKeys;
@@ -34,6 +35,8 @@ pub struct App {
     pub described: Result<Described, String>,
     pub used: Arc<Use>,
     pub wake: Arc<AppWake>,
+    /// Set where an upstream is to know of its use.
+    pub mirrored: Option<Arc<Mirrored>>,
 }
 
 /// An app's description with its templates compiled, one set for each of `meta.paths`.
@@ -94,6 +97,7 @@ impl Memory {
         freshness: &Arc<Freshness>,
         touches: &Arc<Touches>,
         wakes: &Arc<Wakes>,
+        upstream: Option<&Arc<Upstream>>,
     ) -> Self {
         let fresh = || Arc::clone(freshness);
         /// A loader of one value that asks the source.
@@ -112,7 +116,7 @@ impl Memory {
                 Table::AppNames,
                 ask!(|source| source.app_names().await.map(by_label)),
             ),
-            apps: apps(config, source, fresh(), touches, wakes),
+            apps: apps(config, source, fresh(), touches, wakes, upstream),
             identity: Cached::single(
                 fresh(),
                 Table::Identity,
@@ -232,12 +236,15 @@ fn apps(
     freshness: Arc<Freshness>,
     touches: &Arc<Touches>,
     wakes: &Arc<Wakes>,
+    upstream: Option<&Arc<Upstream>>,
 ) -> Arc<Cached<Option<App>>> {
     let dir = AppMetaDir::new(config.store.installed_apps_dir.clone());
     let (source, touches, wakes) = (Arc::clone(source), Arc::clone(touches), Arc::clone(wakes));
+    let upstream = upstream.cloned();
     Cached::keyed(freshness, [Table::Apps, Table::AppMeta], move |name| {
         let (dir, source) = (dir.clone(), Arc::clone(&source));
         let (touches, wakes) = (Arc::clone(&touches), Arc::clone(&wakes));
+        let upstream = upstream.clone();
         async move {
             let Some(row) = source.app(&name).await? else {
                 return Ok(None);
@@ -253,7 +260,8 @@ fn apps(
             let used = touches.of(Touched::App, &row.name);
             let facts = described.as_ref().map(|described| Facts::of(&described.meta));
             let wake = wakes.of(&row.name, facts.unwrap_or_default());
-            Ok(Some(App { row, described, used, wake }))
+            let mirrored = upstream.as_ref().and_then(|upstream| upstream.mirrored(&row.name));
+            Ok(Some(App { row, described, used, wake, mirrored }))
         }
     })
 }

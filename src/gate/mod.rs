@@ -30,6 +30,7 @@ use crate::store::cache::Entry;
 use crate::store::freshness::Moment;
 use crate::store::touch::Touches;
 use crate::store::{self, Freshness, Source, Unavailable};
+use crate::upstream::Upstream;
 use crate::wake::{Shown, Wakes};
 
 use client::{Identified, Once};
@@ -56,6 +57,7 @@ pub struct Gate {
     freshness: Arc<Freshness>,
     touches: Arc<Touches>,
     wakes: Arc<Wakes>,
+    upstream: Option<Arc<Upstream>>,
 }
 
 /// One subrequest, read.
@@ -142,17 +144,19 @@ impl Gate {
         freshness: Arc<Freshness>,
         touches: Arc<Touches>,
         wakes: Arc<Wakes>,
+        upstream: Option<Arc<Upstream>>,
     ) -> Self {
         Self {
             config: config.gate.clone(),
             wake: config.wake.clone(),
             beside_upstream: config.upstream.is_some(),
-            memory: Memory::new(config, &source, &freshness, &touches, &wakes),
+            memory: Memory::new(config, &source, &freshness, &touches, &wakes, upstream.as_ref()),
             replays: Replays::default(),
             source,
             freshness,
             touches,
             wakes,
+            upstream,
         }
     }
 
@@ -227,6 +231,10 @@ impl Gate {
         if !is_ignored {
             // Before the look: whoever puts the app to sleep does both the other way round.
             self.touches.touch(&app.used, now.wall);
+            // An attempt that proves outdated does no harm there: the core decides itself.
+            if let Some(mirrored) = &app.mirrored {
+                mirrored.pass_on(request.headers);
+            }
         }
         let is_poll = request.headers.contains_key(asker::POLL);
         if app.wake.is_awake() && !is_poll {
@@ -293,6 +301,9 @@ impl Gate {
     }
 
     /// `/internal/authenticate_management`: does the caller know the shared secret?
+    ///
+    /// The one verdict that may be somebody else's: beside an upstream, a secret that
+    /// is not the stored one is asked of it.
     pub async fn authenticate_management(&self, headers: &HeaderMap) -> Verdict {
         for _ in 0..ATTEMPTS {
             let now = self.now();
@@ -303,7 +314,7 @@ impl Gate {
             let offered = headers.get(AUTHORIZATION);
             let matches = secret.value.as_ref().is_some_and(|s| management::matches(offered, s));
             if secret.is_usable(&self.freshness, self.freshness.now()) {
-                return if matches {
+                return if matches || self.upstream_vouches_for(headers).await {
                     Verdict::Grant(Headers::default())
                 } else {
                     Verdict::Deny(Reason::ManagementSecret)
@@ -311,6 +322,13 @@ impl Gate {
             }
         }
         Verdict::Deny(Reason::StoreUnavailable)
+    }
+
+    async fn upstream_vouches_for(&self, headers: &HeaderMap) -> bool {
+        match &self.upstream {
+            Some(upstream) => upstream.vouches_for(headers).await,
+            None => false,
+        }
     }
 
     /// The app that a page is about: the first label of `Host`.

@@ -14,6 +14,7 @@ use crate::gate::Gate;
 use crate::gate::asker::poll_version;
 use crate::gate::verdict::Verdict;
 use crate::telemetry::meters::{Endpoint, Verdicts};
+use crate::upstream::{Said, Shadow};
 
 const APP_ERROR: &str = "/internal/app_error/";
 
@@ -22,12 +23,17 @@ pub(crate) struct GateRoutes {
     gate: Arc<Gate>,
     pages: Pages,
     verdicts: Arc<Verdicts>,
+    shadow: Option<Arc<Shadow>>,
 }
 
 impl GateRoutes {
-    pub(crate) fn new(gate: Arc<Gate>, installed_apps_dir: PathBuf) -> Self {
+    pub(crate) fn new(
+        gate: Arc<Gate>,
+        installed_apps_dir: PathBuf,
+        shadow: Option<Arc<Shadow>>,
+    ) -> Self {
         let pages = Pages::new(installed_apps_dir);
-        Self { gate, pages, verdicts: Verdicts::new() }
+        Self { gate, pages, verdicts: Verdicts::new(), shadow }
     }
 
     async fn decide(&self, endpoint: Endpoint, head: &Parts) -> Response {
@@ -38,21 +44,31 @@ impl GateRoutes {
             Endpoint::Management => self.gate.authenticate_management(&head.headers).await,
         };
         self.verdicts.count(endpoint, &verdict, began);
-        match &verdict {
-            Verdict::Grant(_) => debug!(endpoint = endpoint.as_str(), "granted"),
+        let said = match &verdict {
+            Verdict::Grant(_) => {
+                debug!(endpoint = endpoint.as_str(), "granted");
+                Said::Grant
+            }
             Verdict::Asleep(asleep) => {
                 let phase = asleep.app.shown.phase.as_str();
                 debug!(endpoint = endpoint.as_str(), phase, "granted, not awake");
+                Said::Asleep
             }
             Verdict::Deny(reason) => {
                 debug!(endpoint = endpoint.as_str(), reason = reason.as_str(), "denied");
+                Said::Deny(*reason)
             }
-        }
-        match verdict {
+        };
+        let response = match verdict {
             Verdict::Grant(headers) => answer::grant(&headers),
             Verdict::Asleep(asleep) => self.pages.asleep(&asleep, &head.headers).await,
             Verdict::Deny(reason) => answer::deny(reason),
+        };
+        if let Some(shadow) = &self.shadow {
+            let (status, headers) = (response.status(), response.headers());
+            shadow.follow(endpoint, &head.headers, said, status, headers);
         }
+        response
     }
 }
 

@@ -34,6 +34,9 @@ const APPS: &str = "nightporter_apps";
 const WAKES: &str = "nightporter_wakes_total";
 const WAKE_DURATION: &str = "nightporter_wake_duration_seconds";
 const SLEEPS: &str = "nightporter_sleeps_total";
+const MIRRORED: &str = "nightporter_mirror_total";
+const FALLBACK: &str = "nightporter_management_fallback_total";
+const SHADOWED: &str = "nightporter_shadow_total";
 
 /// Upper bounds of the duration histogram, in seconds: a cached answer takes
 /// microseconds, a cold one a query, a timed-out one `store.pool_timeout`.
@@ -88,6 +91,12 @@ fn describe() {
     describe_counter!(WAKES, "Attempts to wake an app by outcome.");
     describe_histogram!(WAKE_DURATION, "Time of an attempt until the app was ready.");
     describe_counter!(SLEEPS, "Apps put to sleep by how deep.");
+    describe_counter!(MIRRORED, "Requests passed on to the upstream for its idle clock.");
+    describe_counter!(
+        FALLBACK,
+        "Management secrets other than the stored one, by what came of it."
+    );
+    describe_counter!(SHADOWED, "Verdicts compared with the upstream's, by what was found.");
 }
 
 /// Everything counted so far, as text.
@@ -112,13 +121,22 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    const ALL: [Self; 3] = [Self::Auth, Self::Terminal, Self::Management];
+    pub(crate) const ALL: [Self; 3] = [Self::Auth, Self::Terminal, Self::Management];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Auth => "auth",
             Self::Terminal => "authenticate_terminal",
             Self::Management => "authenticate_management",
+        }
+    }
+
+    /// Where it is asked, here and at the upstream.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Auth => "/internal/auth",
+            Self::Terminal => "/internal/authenticate_terminal",
+            Self::Management => "/internal/authenticate_management",
         }
     }
 }
@@ -177,6 +195,24 @@ pub(crate) fn untrusted() -> Counter {
 
 pub(crate) fn panics() -> Counter {
     counter!(PANICS)
+}
+
+/// Requests passed on to the upstream.
+pub(crate) fn mirrored(outcome: &'static str) -> Counter {
+    recorder();
+    counter!(MIRRORED, "outcome" => outcome)
+}
+
+/// Management secrets that were not the stored one.
+pub(crate) fn management_fallback(outcome: &'static str) -> Counter {
+    recorder();
+    counter!(FALLBACK, "outcome" => outcome)
+}
+
+/// Verdicts compared with the upstream's.
+pub(crate) fn shadowed(endpoint: Endpoint, outcome: &'static str) -> Counter {
+    recorder();
+    counter!(SHADOWED, "endpoint" => endpoint.as_str(), "outcome" => outcome)
 }
 
 /// The state of the gate, noted when somebody looks.

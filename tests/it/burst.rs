@@ -57,7 +57,7 @@ impl Cold {
         let source = Arc::new(Source::open(&config, &freshness).expect("a store"));
         let touches = Arc::new(Touches::new(config.touch.clone()));
         let wakes = Wakes::new().0;
-        let gate = Gate::new(&config, Arc::clone(&source), freshness, touches, wakes);
+        let gate = Gate::new(&config, Arc::clone(&source), freshness, touches, wakes, None);
         let gate = Arc::new(gate);
         let mut watching = JoinSet::new();
         watching.spawn(async move { match source.watch().await {} });

@@ -347,6 +347,30 @@ async fn check_finds_what_is_wrong_and_what_is_looser_than_it_looks() {
     assert_eq!(findings.len(), 8, "{findings:#?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn check_finds_an_upstream_that_is_the_gate_itself() {
+    for (gate, upstream, itself) in [
+        ("127.0.0.1:8400", "http://127.0.0.1:8400", true),
+        ("127.0.0.1:8400", "http://localhost:8400", true),
+        ("0.0.0.0:8400", "http://127.0.0.1:8400", true),
+        ("[::]:8400", "http://[::1]:8400", true),
+        ("0.0.0.0:80", "http://localhost", true),
+        ("127.0.0.1:8400", "http://127.0.0.1:80", false),
+        ("127.0.0.1:80", "http://shard_core", false),
+        ("0.0.0.0:8400", "http://10.0.0.7:8400", false),
+    ] {
+        let further = format!("[gate]\nlisten = \"{gate}\"\n[upstream]\nurl = \"{upstream}\"\n");
+        let home = Home::new(Store::Files, &further).await;
+        let run = home.run(&["check"]);
+        let problem = "upstream.url: is where the gate itself listens";
+        if itself {
+            run.expect(1, problem);
+        } else {
+            run.expect(0, "nothing to complain about");
+        }
+    }
+}
+
 #[test]
 fn the_shipped_configuration_and_box_have_no_findings() {
     let mut check = nightporter(&["check", "--config", "config/nightporter.toml"]);

@@ -15,4 +15,5 @@ mod queries;
 mod revocation;
 mod server;
 mod store_postgres;
+mod upstream;
 mod wake;

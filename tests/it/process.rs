@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::support::boxes::{SampleBox, Store};
 use crate::support::client::{Request, ask, poll};
+use crate::support::stand_in::{StandIn, Told};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -18,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Program {
     child: Child,
     gate: SocketAddr,
+    ops: SocketAddr,
     log: Arc<Mutex<String>>,
 }
 
@@ -35,11 +37,16 @@ impl Program {
             .unwrap();
         let log = follow(child.stderr.take().unwrap());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = lines.next().unwrap_or_else(|| panic!("{}", log.lock().unwrap())).unwrap();
-        let gate = line.strip_prefix("gate listening on ").expect(&line).parse().unwrap();
-        // Or the program would write to a pipe that nobody reads.
-        assert!(lines.next().unwrap().unwrap().starts_with("ops listening on "));
-        Self { child, gate, log }
+        // Both, or the program would write to a pipe that nobody reads.
+        let [gate, ops] = ["gate listening on ", "ops listening on "].map(|name| {
+            let line = lines.next().unwrap_or_else(|| panic!("{}", log.lock().unwrap())).unwrap();
+            line.strip_prefix(name).expect(&line).parse().unwrap()
+        });
+        Self { child, gate, ops, log }
+    }
+
+    async fn metrics(&self) -> String {
+        ask(self.ops, &Request::new("GET", "/metrics")).await.body().to_owned()
     }
 
     fn signal(&self, name: &str) {
@@ -199,4 +206,63 @@ async fn a_lock_that_another_process_holds_does_not_keep_the_program_alive() {
     poll("granted", PATIENCE, async || ask(program.gate, &granted).await.status == 200).await;
     program.signal("TERM");
     assert!(program.ended().await.success());
+}
+
+fn beside(core: &StandIn, sample: &SampleBox, further: &str) -> Program {
+    let upstream = format!("[wake]\nenabled = false\n[upstream]\nurl = \"{}\"\n", core.url());
+    Program::start(&write(sample, &format!("{PORTS}{upstream}{further}")), 1024)
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_gone_is_said_once_and_metrics_are_there_for_one_alone() {
+    let sample = sample().await;
+    for app in ["a", "b", "c", "d"] {
+        sample.add_app(app, &json!({"": {"access": "public"}})).await;
+    }
+    let core = StandIn::start().await;
+    let program = beside(&core, &sample, "");
+    core.stop().await;
+    answers(&program).await;
+    for app in ["a", "b", "c", "d"] {
+        assert_eq!(ask(program.gate, &Request::auth(app, "/")).await.status, 200);
+    }
+    let failed = "nightporter_mirror_total{outcome=\"failed\"} 5\n";
+    poll("five failures", PATIENCE, async || program.metrics().await.contains(failed)).await;
+    assert_eq!(program.logged("shard_core does not answer"), 1);
+    assert!(!program.metrics().await.contains("nightporter_shadow_total{"));
+
+    let without = Program::start(&write(&sample, PORTS), 1024);
+    answers(&without).await;
+    let metrics = without.metrics().await;
+    for name in ["mirror", "management_fallback", "shadow"] {
+        assert!(!metrics.contains(&format!("nightporter_{name}_total{{")), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_difference_is_logged_by_the_names_of_headers_and_never_their_values() {
+    let sample = sample().await;
+    let headers = json!({"X-Ptl-Client-Id": "our-id", "X-Ptl-Same": "same"});
+    sample.add_app("named", &json!({"": {"access": "public", "headers": headers}})).await;
+    let core = StandIn::start().await;
+    core.tell_by(|head| {
+        if head.contains("secret-of-nobody") {
+            return Told::status(401);
+        }
+        let answer = Told::status(200).header("X-Ptl-Client-Id", "their-id");
+        answer.header("X-Ptl-Same", "same")
+    });
+    let program = beside(&core, &sample, "shadow = true\n[log]\nlevel = \"debug\"\n");
+    let request = Request::auth("named.box.test", "/secret-path").cookie("secret-cookie");
+    poll("the gate answers", PATIENCE, async || ask(program.gate, &request).await.status == 200)
+        .await;
+    let management = Request::new("GET", "/internal/authenticate_management");
+    ask(program.gate, &management.header("Authorization", "secret-of-nobody")).await;
+    poll("it is logged", PATIENCE, async || program.logged("shard_core answers otherwise") > 0)
+        .await;
+    core.was_asked(3).await;
+    assert!(program.logged("x-ptl-client-id") > 0);
+    for kept in ["our-id", "their-id", "x-ptl-same", "secret-"] {
+        assert_eq!(program.logged(kept), 0, "{kept}: {}", program.log.lock().unwrap());
+    }
 }

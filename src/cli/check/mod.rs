@@ -7,6 +7,7 @@ mod rules;
 
 use std::fmt;
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -16,7 +17,7 @@ use serde_json::json;
 
 use super::open::open;
 use super::{Answer, NO, wait};
-use crate::config::{Config, Finding, Findings, Origin, StoreKind};
+use crate::config::{Config, Finding, Findings, ListenAddr, Origin, StoreKind};
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -60,6 +61,7 @@ pub(super) fn run(
         }
         Ok(config) => {
             settings(&config, &mut report);
+            upstream(&config, &mut report);
             wait(async {
                 tables(&config, &mut report).await;
                 Ok(())
@@ -169,6 +171,28 @@ fn settings(config: &Config, report: &mut Report) {
                 "remove it",
             );
         }
+    }
+}
+
+/// An upstream that is the gate itself has no answer that the gate has not. Names are
+/// not resolved: a check needs no network.
+fn upstream(config: &Config, report: &mut Report) {
+    let (Some(upstream), ListenAddr::Tcp(gate)) = (&config.upstream, &config.gate.listen) else {
+        return;
+    };
+    let host = upstream.url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_this_host = match host.parse::<IpAddr>() {
+        Ok(host) if gate.ip().is_unspecified() => host.is_loopback() || host.is_unspecified(),
+        Ok(host) => host == gate.ip(),
+        Err(_) => host == "localhost" && (gate.ip().is_loopback() || gate.ip().is_unspecified()),
+    };
+    if is_this_host && upstream.url.port_u16().unwrap_or(80) == gate.port() {
+        report.warning(
+            Path::new("configuration"),
+            "upstream.url",
+            format!("is where the gate itself listens, {gate}: it would ask itself"),
+            "name the address of shard_core",
+        );
     }
 }
 

@@ -10,5 +10,7 @@ pub mod postgres;
 pub mod programs;
 pub mod server;
 pub mod sign;
+#[path = "../../../src/upstream/stand_in.rs"]
+pub mod stand_in;
 
 mod tests;
