@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::{Answer, Failure};
 use crate::config::{self, Environment};
 use crate::telemetry::logs;
@@ -14,6 +16,19 @@ use crate::{Listeners, RunError, from_process, run as serve};
 /// How long file work may take when all else has ended: it may wait for a lock
 /// that another process holds, or for a disk that is gone.
 const LAST_WORK: Duration = Duration::from_secs(1);
+
+/// Takes as many open files as the system grants. Each request that is held is a
+/// connection, and the usual soft limit of 1,024 is there for programs that call
+/// `select`.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
 
 /// Where the process listens is printed, so that whoever asked for port 0
 /// learns what it got.
@@ -30,6 +45,7 @@ pub(super) fn run(file: Option<&Path>, env: &Environment, out: &mut dyn Write) -
             None
         }
     };
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         // Before the sockets: a signal from here on is an order and no sudden end.
