@@ -32,6 +32,12 @@ pub(crate) fn docker() -> Command {
     Command::new("docker")
 }
 
+/// The engine's socket.
+pub(crate) fn socket() -> PathBuf {
+    let host = std::env::var("DOCKER_HOST").unwrap_or_default();
+    host.strip_prefix("unix://").unwrap_or("/var/run/docker.sock").into()
+}
+
 /// Says what to do where there is no engine.
 pub(crate) fn assert_engine() {
     assert!(

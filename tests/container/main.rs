@@ -10,7 +10,7 @@ mod images;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
@@ -141,6 +141,8 @@ impl Composition {
             .arg("--file")
             .arg(file)
             .env("LISTEN", self.public.to_string())
+            .env("DOCKER_SOCKET", images::socket())
+            .env("DOCKER_GID", fs::metadata(images::socket()).expect("a socket").gid().to_string())
             .env("NIGHTPORTER_IMAGE", IMAGE)
             .env("TRAEFIK_IMAGE", TRAEFIK)
             .env("POSTGRES_IMAGE", POSTGRES)
@@ -197,6 +199,13 @@ async fn the_composition_guards_its_apps_over_http2() {
         response.is_some_and(|response| response.status == 200)
     })
     .await;
+    run(composition.compose().args(["stop", "--timeout=0", "notes"]));
+    poll("a stopped app wakes for whoever is let in", STARTING, async || {
+        let response = composition.ask("notes.box.example", Some(&cookie)).await;
+        response.is_some_and(|response| response.status == 200)
+    })
+    .await;
+
     let forged = format!("{cookie}x");
     let denied = composition.ask("notes.box.example", Some(&forged)).await.expect("an answer");
     assert_eq!(denied.status, 401, "{denied:?}");

@@ -348,6 +348,17 @@ async fn check_finds_what_is_wrong_and_what_is_looser_than_it_looks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn check_finds_apps_that_would_wake_each_other() {
+    let home = Home::new(Store::Files, "[wake]\napps = [\"noted=hold\"]\n").await;
+    let paths = json!({"": {"access": "private"}});
+    for name in ["notes", "-notes"] {
+        home.sample.add_app(name, &paths).await;
+    }
+    let run = home.run(&["check"]).expect(1, "shares its Compose project with `-notes`");
+    assert!(run.out.contains("wake.apps: `noted` is not installed"), "{run:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn check_finds_an_upstream_that_is_the_gate_itself() {
     for (gate, upstream, itself) in [
         ("127.0.0.1:8400", "http://127.0.0.1:8400", true),

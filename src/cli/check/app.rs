@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::domain::app::{AppMeta, PathRule};
 use crate::domain::client::{Client, Known};
 use crate::domain::identity::Identity;
+use crate::domain::lifecycle::project_of;
 use crate::domain::request::app_label;
 use crate::gate::headers::HeaderTemplates;
 
@@ -33,12 +34,22 @@ pub(super) fn all(config: &Config, report: &mut Report) {
         .map(|folder| folder.file_name().to_string_lossy().into_owned())
         .filter(|name| !name.starts_with('.'))
         .collect();
-    let mut labels = BTreeMap::new();
+    for name in config.wake.apps.keys().filter(|name| !names.contains(*name)) {
+        let configuration = Path::new("configuration");
+        let hint = "correct the name, or remove the entry";
+        report.warning(configuration, "wake.apps", format!("`{name}` is not installed"), hint);
+    }
+    let (mut labels, mut projects) = (BTreeMap::new(), BTreeMap::new());
     for name in &names {
         let file = dir.join(name).join("app_meta.json");
         if let Some(other) = labels.insert(name.to_ascii_lowercase(), name) {
             let hint = "hosts are read in lower case; rename one of the two";
             report.error(&file, "", format!("no host tells it from the app `{other}`"), hint);
+        } else if let Some(project) = project_of(name)
+            && let Some(other) = projects.insert(project, name)
+        {
+            let hint = "one would wake the containers of the other; rename one of the two";
+            report.error(&file, "", format!("shares its Compose project with `{other}`"), hint);
         }
         one(config, name, &file, report);
     }
