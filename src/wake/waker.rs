@@ -116,12 +116,16 @@ impl Waker {
 
     /// When something is to be done without anybody's order.
     fn next_due(&self) -> Instant {
+        let now = Instant::now();
         let due = self.slots.values().filter_map(|slot| match slot.doing {
             Doing::Nothing if slot.wanted => slot.not_before,
-            Doing::Waking { place_until } if !self.queue.is_empty() => place_until,
+            // A place that is free already is nothing to wait for.
+            Doing::Waking { place_until } if !self.queue.is_empty() => {
+                place_until.filter(|until| *until > now)
+            }
             _ => None,
         });
-        due.min().unwrap_or_else(|| Instant::now() + FAR)
+        due.min().unwrap_or(now + FAR)
     }
 
     fn slot(&mut self, name: &Arc<str>) -> Option<&mut Slot> {
@@ -434,3 +438,7 @@ impl Slot {
         self.show(Phase::Awake, view);
     }
 }
+
+#[cfg(test)]
+#[path = "waker_tests.rs"]
+mod tests;

@@ -1,0 +1,61 @@
+use super::*;
+use crate::config::{self, Environment};
+use crate::store::{Freshness, Source};
+use crate::wake::Facts;
+use crate::wake::compose::Compose;
+use crate::wake::docker::Engine;
+use crate::wake::docker::watch::Watch;
+
+/// A waker whose engine is never heard of, and which nobody runs.
+struct Bench {
+    waker: Waker,
+    wakes: Arc<Wakes>,
+    /// The view ends with it.
+    _watch: Watch,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let config = config::load(None, &Environment::new()).expect("defaults");
+        let freshness = Arc::new(Freshness::new(config.cache.clone()));
+        let source = Arc::new(Source::open(&config, &freshness).expect("a folder"));
+        let engine = Arc::new(Engine::new(config.wake.docker.clone()));
+        let (watch, view) = Watch::new(Arc::clone(&engine));
+        let compose = Compose::new(&config.wake, config.store.installed_apps_dir.clone());
+        let means = Arc::new(Means {
+            reclaim: false,
+            engine,
+            source: Arc::clone(&source),
+            compose: Arc::new(compose),
+            config: config.wake,
+        });
+        let (wakes, _orders) = Wakes::new();
+        let touches = Arc::new(Touches::new(config.touch));
+        let (statuses, _writer) = Statuses::new(source);
+        let waker = Waker::new(means, Arc::clone(&wakes), touches, view, statuses);
+        Self { waker, wakes, _watch: watch }
+    }
+
+    /// An app that sleeps, with something being done to it.
+    fn asleep(&mut self, name: &str, doing: Doing) -> Arc<str> {
+        let name: Arc<str> = name.into();
+        let app = self.wakes.of(&name, Facts::default());
+        app.show(Phase::Stopped, &Arc::default());
+        self.waker.slot(&name).expect("known").doing = doing;
+        name
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_hangs_does_not_make_the_waker_spin() {
+    let mut bench = Bench::new();
+    let now = Instant::now();
+    let waking = |at| Doing::Waking { place_until: Some(at) };
+    bench.asleep("hangs", waking(now + HELD_PLACE));
+    let waits = bench.asleep("waits", Doing::Queued);
+    bench.waker.queue.push_back(waits);
+    assert_eq!(bench.waker.next_due(), now + HELD_PLACE);
+    tokio::time::advance(HELD_PLACE).await;
+    bench.asleep("next", waking(now + 2 * HELD_PLACE));
+    assert_eq!(bench.waker.next_due(), now + 2 * HELD_PLACE);
+}
