@@ -32,6 +32,7 @@ pub(super) struct Slot {
     pub(super) seen: Option<EngineState>,
     /// The state whose status was written to the store last.
     pub(super) written: Option<EngineState>,
+    /// Of operators who ordered that it be woken.
     pub(super) replies: Vec<Reply>,
 }
 

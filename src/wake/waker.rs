@@ -65,7 +65,7 @@ pub(super) struct Waker {
 enum Ended {
     Woken(Outcome),
     Followed(Outcome),
-    Rested(Rest, Result<(), Failure>),
+    Rested(Rest, Result<(), Failure>, Option<Reply>),
 }
 
 impl Waker {
@@ -194,7 +194,7 @@ impl Waker {
         match ended {
             Ended::Woken(outcome) => self.woken(&name, outcome),
             Ended::Followed(outcome) => self.followed(&name, outcome),
-            Ended::Rested(rest, done) => {
+            Ended::Rested(rest, done, reply) => {
                 match &done {
                     Ok(()) => {
                         meters::put_to_sleep(rest.as_str());
@@ -204,7 +204,9 @@ impl Waker {
                 }
                 // Looked at as if for the first time: some of it may have been done.
                 slot.seen = None;
-                slot.reply(&done);
+                if let Some(reply) = reply {
+                    let _ = reply.send(done);
+                }
             }
         }
     }
@@ -256,7 +258,10 @@ impl Waker {
         let Some(slot) = self.slots.get_mut(name) else { return };
         slot.seen = Some(slot.observe(&self.view).state);
         match outcome {
-            Outcome::Ready => slot.came_up(&self.view),
+            Outcome::Ready => {
+                slot.came_up(&self.view);
+                slot.reply(&Ok(()));
+            }
             Outcome::Failed(failure) => {
                 debug!(app = %name, %failure, "what somebody else started did not become ready");
                 let retry_after = self.means.config.throttle;
@@ -303,9 +308,8 @@ impl Waker {
         slot.doing = Doing::Resting;
         slot.wanted = false;
         slot.after = None;
-        slot.replies.extend(reply);
         if let Some(attempt) = self.attempt(name) {
-            let task = async move { Ended::Rested(rest, attempt.sleep(rest).await) };
+            let task = async move { Ended::Rested(rest, attempt.sleep(rest).await, reply) };
             self.spawn(name, task);
         }
     }

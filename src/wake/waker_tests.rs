@@ -46,6 +46,30 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// What is being done to an app comes to this.
+    async fn ends(&mut self, name: &Arc<str>, ended: Ended) {
+        self.waker.spawn(name, async move { ended });
+        let ended = self.waker.running.join_next_with_id().await.expect("a task");
+        self.waker.end(ended);
+    }
+}
+
+#[tokio::test]
+async fn an_operator_is_told_of_what_was_ordered_and_of_nothing_else() {
+    let mut bench = Bench::new();
+    let name = bench.asleep("notes", Doing::Resting);
+    let (reply, mut woken) = tokio::sync::oneshot::channel();
+    bench.waker.take(Order::WakeNow(Arc::clone(&name), reply));
+    let (reply, mut rested) = tokio::sync::oneshot::channel();
+    bench.ends(&name, Ended::Rested(Rest::Stopped, Ok(()), Some(reply))).await;
+    assert_eq!(rested.try_recv(), Ok(Ok(())));
+    assert!(woken.try_recv().is_err(), "it sleeps still");
+    // Somebody else starts it before there is an attempt.
+    bench.ends(&name, Ended::Followed(Outcome::Ready)).await;
+    assert_eq!(woken.try_recv(), Ok(Ok(())));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_start_that_hangs_does_not_make_the_waker_spin() {
     let mut bench = Bench::new();
