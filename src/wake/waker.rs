@@ -14,7 +14,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::app::wall_clock;
+use super::app::{AppWake, wall_clock};
 use super::attempt::{Attempt, Means, Outcome};
 use super::docker::watch::View;
 use super::observed::EngineState;
@@ -53,7 +53,9 @@ pub(super) struct Waker {
     /// Apps that wait for their turn to be started.
     queue: VecDeque<Arc<str>>,
     running: JoinSet<Ended>,
-    tasks: HashMap<Id, Arc<str>>,
+    /// What each task does something to: an app that was removed and installed again
+    /// is another one.
+    tasks: HashMap<Id, Arc<AppWake>>,
     /// Whether something happened that may show an app otherwise.
     is_changed: bool,
     progress: mpsc::UnboundedSender<Progress>,
@@ -188,8 +190,10 @@ impl Waker {
             }
         };
         self.is_changed = true;
-        let Some(name) = self.tasks.remove(&id) else { return };
-        let Some(slot) = self.slots.get_mut(&name) else { return };
+        let Some(app) = self.tasks.remove(&id) else { return };
+        let name = Arc::clone(&app.name);
+        let slot = self.slots.get_mut(&name).filter(|slot| Arc::ptr_eq(&slot.app, &app));
+        let Some(slot) = slot else { return };
         slot.doing = Doing::Nothing;
         match ended {
             Ended::Woken(outcome) => self.woken(&name, outcome),
@@ -309,8 +313,9 @@ impl Waker {
         slot.wanted = false;
         slot.after = None;
         if let Some(attempt) = self.attempt(name) {
+            let app = Arc::clone(&attempt.app);
             let task = async move { Ended::Rested(rest, attempt.sleep(rest).await, reply) };
-            self.spawn(name, task);
+            self.spawn(app, task);
         }
     }
 
@@ -325,9 +330,9 @@ impl Waker {
         })
     }
 
-    fn spawn(&mut self, name: &Arc<str>, task: impl Future<Output = Ended> + Send + 'static) {
+    fn spawn(&mut self, app: Arc<AppWake>, task: impl Future<Output = Ended> + Send + 'static) {
         let id = self.running.spawn(task).id();
-        self.tasks.insert(id, Arc::clone(name));
+        self.tasks.insert(id, app);
     }
 
     /// Takes what the engine shows of every app that nothing is done to.
@@ -372,7 +377,8 @@ impl Waker {
             slot.after = None;
             slot.show(Phase::Starting, &self.view);
         }
-        self.spawn(name, async move { Ended::Followed(attempt.follow(was_paused).await) });
+        let app = Arc::clone(&attempt.app);
+        self.spawn(app, async move { Ended::Followed(attempt.follow(was_paused).await) });
     }
 
     fn make_due_attempts(&mut self) {
@@ -427,7 +433,8 @@ impl Waker {
             slot.attempted = Some(Instant::now());
             slot.after = None;
         }
-        self.spawn(name, async move { Ended::Woken(attempt.wake().await) });
+        let app = Arc::clone(&attempt.app);
+        self.spawn(app, async move { Ended::Woken(attempt.wake().await) });
     }
 }
 

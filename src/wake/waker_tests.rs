@@ -49,7 +49,12 @@ impl Bench {
 impl Bench {
     /// What is being done to an app comes to this.
     async fn ends(&mut self, name: &Arc<str>, ended: Ended) {
-        self.waker.spawn(name, async move { ended });
+        let app = Arc::clone(&self.waker.slots[name].app);
+        self.waker.spawn(app, async move { ended });
+        self.next_ends().await;
+    }
+
+    async fn next_ends(&mut self) {
         let ended = self.waker.running.join_next_with_id().await.expect("a task");
         self.waker.end(ended);
     }
@@ -82,4 +87,19 @@ async fn a_start_that_hangs_does_not_make_the_waker_spin() {
     tokio::time::advance(HELD_PLACE).await;
     bench.asleep("next", waking(now + 2 * HELD_PLACE));
     assert_eq!(bench.waker.next_due(), now + 2 * HELD_PLACE);
+}
+
+#[tokio::test]
+async fn what_was_done_to_a_removed_app_ends_without_its_successor() {
+    let mut bench = Bench::new();
+    let name = bench.asleep("notes", Doing::Waking { place_until: None });
+    let app = Arc::clone(&bench.waker.slots[&name].app);
+    bench.waker.spawn(app, async { Ended::Woken(Outcome::Ready) });
+    bench.wakes.forget(std::iter::once(&name));
+    bench.waker.take(Order::Forget(Arc::clone(&name)));
+    bench.asleep("notes", Doing::Queued);
+    bench.next_ends().await;
+    let slot = &bench.waker.slots[&name];
+    assert_eq!(slot.doing, Doing::Queued);
+    assert!(!slot.app.is_awake());
 }
