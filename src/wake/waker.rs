@@ -35,6 +35,10 @@ const HELD_PLACE: Duration = Duration::from_secs(10);
 /// seconds in which it cannot be woken.
 const MOST_RESTING: usize = 4;
 
+/// An app that could not be put to sleep is left alone for so long, unless somebody
+/// orders it: every attempt closes it to requests for a moment.
+const RESTLESS: Duration = Duration::from_secs(60);
+
 /// Longest time without a look at what is due.
 const FAR: Duration = Duration::from_secs(3600);
 
@@ -199,10 +203,14 @@ impl Waker {
             Ended::Woken(outcome) => self.woken(&name, outcome),
             Ended::Followed(outcome) => self.followed(&name, outcome),
             Ended::Rested(rest, done, reply) => {
+                slot.no_rest_before = done.is_err().then(|| Instant::now() + RESTLESS);
                 match &done {
                     Ok(()) => {
                         meters::put_to_sleep(rest.as_str());
                         info!(app = %name, to = rest.as_str(), "put to sleep");
+                    }
+                    Err(failure @ Failure::Declined(_)) => {
+                        debug!(app = %name, ?rest, %failure, "not put to sleep");
                     }
                     Err(failure) => warn!(app = %name, ?rest, %failure, "not put to sleep"),
                 }
@@ -290,11 +298,22 @@ impl Waker {
             return;
         }
         let Some(slot) = self.slot(name) else { return };
-        if slot.doing != Doing::Nothing {
-            if let Some(reply) = reply {
-                let _ = reply.send(Err(Failure::Declined("something else is being done to it")));
+        let refusal = if !view.snapshot().live {
+            Some(Failure::EngineAway)
+        } else if slot.doing != Doing::Nothing {
+            Some(Failure::Declined("something else is being done to it"))
+        } else {
+            None
+        };
+        match (refusal, reply.is_some()) {
+            (Some(refusal), _) => {
+                if let Some(reply) = reply {
+                    let _ = reply.send(Err(refusal));
+                }
+                return;
             }
-            return;
+            (None, false) if slot.no_rest_before.is_some_and(|at| at > Instant::now()) => return,
+            (None, _) => {}
         }
         // First the door, then a last look who came in: a request that was let through
         // has noted its use before it looked at the door.

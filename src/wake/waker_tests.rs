@@ -3,15 +3,14 @@ use crate::config::{self, Environment};
 use crate::store::{Freshness, Source};
 use crate::wake::Facts;
 use crate::wake::compose::Compose;
-use crate::wake::docker::Engine;
+use crate::wake::docker::{Engine, Snapshot};
 use crate::wake::docker::watch::Watch;
 
 /// A waker whose engine is never heard of, and which nobody runs.
 struct Bench {
     waker: Waker,
     wakes: Arc<Wakes>,
-    /// The view ends with it.
-    _watch: Watch,
+    watch: Watch,
 }
 
 impl Bench {
@@ -33,7 +32,7 @@ impl Bench {
         let touches = Arc::new(Touches::new(config.touch));
         let (statuses, _writer) = Statuses::new(source);
         let waker = Waker::new(means, Arc::clone(&wakes), touches, view, statuses);
-        Self { waker, wakes, _watch: watch }
+        Self { waker, wakes, watch }
     }
 
     /// An app that sleeps, with something being done to it.
@@ -102,4 +101,25 @@ async fn what_was_done_to_a_removed_app_ends_without_its_successor() {
     let slot = &bench.waker.slots[&name];
     assert_eq!(slot.doing, Doing::Queued);
     assert!(!slot.app.is_awake());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_put_to_sleep_is_not_closed_again_and_again() {
+    let mut bench = Bench::new();
+    let name = bench.asleep("notes", Doing::Nothing);
+    let app = Arc::clone(&bench.waker.slots[&name].app);
+    app.show(Phase::Awake, &Arc::default());
+    let (reply, mut told) = tokio::sync::oneshot::channel();
+    bench.waker.rest(&name, Rest::Stopped, None, Some(reply));
+    assert_eq!(told.try_recv(), Ok(Err(Failure::EngineAway)), "nobody has seen an engine");
+    assert!(app.is_awake());
+    bench.watch.shows(Snapshot { live: true, was_listed: true, ..Snapshot::default() });
+    let refused = || Ended::Rested(Rest::Stopped, Err(Failure::Declined("not now")), None);
+    bench.ends(&name, refused()).await;
+    bench.waker.rest(&name, Rest::Stopped, None, None);
+    assert!(app.is_awake(), "a moment ago it could not be");
+    tokio::time::advance(RESTLESS).await;
+    bench.waker.rest(&name, Rest::Stopped, None, None);
+    assert!(!app.is_awake());
+    assert_eq!(bench.waker.slots[&name].doing, Doing::Resting);
 }

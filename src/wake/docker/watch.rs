@@ -134,6 +134,12 @@ impl Watch {
         (Self { engine, snapshot, looks }, View { snapshot: seen, looks: orders })
     }
 
+    /// What an engine would show.
+    #[cfg(test)]
+    pub fn shows(&self, snapshot: Snapshot) {
+        self.snapshot.send_replace(Arc::new(snapshot));
+    }
+
     /// Follows the engine through every fault, as long as the process runs.
     pub async fn run(mut self) -> Infallible {
         let mut failures = 0;
