@@ -257,6 +257,8 @@ impl Waker {
             }
             Outcome::Declined(phase) => {
                 info!(app = %name, phase = phase.as_str(), "not woken");
+                // What is being installed may be there before they have gone.
+                slot.wanted = !phase.is_final() && slot.app.is_waited_for();
                 let declined = Failure::Declined(phase.as_str());
                 slot.after = Some(phase);
                 Err(declined)
@@ -375,10 +377,9 @@ impl Waker {
                 slot.written = Some(observed.state);
                 self.statuses.write(name, observed.state);
             }
-            if slot.doing == Doing::Queued {
-                continue;
-            }
             match slot.sight(&observed, before, can_be_made) {
+                // It is shown its place.
+                Sight::Show(_) if slot.doing == Doing::Queued => {}
                 Sight::Show(phase) => slot.app.show(phase, &observed.states()),
                 Sight::Follow { was_paused } => came_up.push((Arc::clone(name), was_paused)),
             }
@@ -392,10 +393,13 @@ impl Waker {
     fn follow(&mut self, name: &Arc<str>, was_paused: bool) {
         let Some(attempt) = self.attempt(name) else { return };
         if let Some(slot) = self.slots.get_mut(name) {
+            // Somebody asked for it; should it not become ready, it is woken all the same.
+            slot.wanted |= slot.doing == Doing::Queued;
             slot.doing = Doing::Following;
             slot.after = None;
             slot.show(Phase::Starting, &self.view);
         }
+        self.queue.retain(|queued| queued != name);
         let app = Arc::clone(&attempt.app);
         self.spawn(app, async move { Ended::Followed(attempt.follow(was_paused).await) });
     }

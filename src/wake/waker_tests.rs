@@ -3,8 +3,8 @@ use crate::config::{self, Environment};
 use crate::store::{Freshness, Source};
 use crate::wake::Facts;
 use crate::wake::compose::Compose;
-use crate::wake::docker::{Engine, Snapshot};
 use crate::wake::docker::watch::Watch;
+use crate::wake::docker::{Belongs, Container, Engine, Health, Snapshot, State};
 
 /// A waker whose engine is never heard of, and which nobody runs.
 struct Bench {
@@ -122,4 +122,52 @@ async fn what_cannot_be_put_to_sleep_is_not_closed_again_and_again() {
     bench.waker.rest(&name, Rest::Stopped, None, None);
     assert!(!app.is_awake());
     assert_eq!(bench.waker.slots[&name].doing, Doing::Resting);
+}
+
+#[tokio::test]
+async fn an_app_that_somebody_else_starts_does_not_wait_for_its_turn() {
+    let mut bench = Bench::new();
+    let name = bench.asleep("notes", Doing::Queued);
+    bench.waker.queue.push_back(Arc::clone(&name));
+    bench.waker.slots.get_mut(&name).expect("known").seen = Some(EngineState::Exited);
+    bench.watch.shows(running("notes"));
+    bench.waker.look_around();
+    let slot = &bench.waker.slots[&name];
+    assert_eq!((slot.doing, slot.wanted), (Doing::Following, true));
+    assert!(bench.waker.queue.is_empty());
+}
+
+#[tokio::test]
+async fn an_app_that_is_being_installed_is_tried_again_for_those_who_wait() {
+    let mut bench = Bench::new();
+    let installing = || Phase::Unavailable { status: "installing".into() };
+    let name = bench.asleep("notes", Doing::Waking { place_until: None });
+    bench.ends(&name, Ended::Woken(Outcome::Declined(installing()))).await;
+    assert!(!bench.waker.slots[&name].wanted, "nobody waits");
+    let _held = bench.waker.slots[&name].app.follow();
+    bench.ends(&name, Ended::Woken(Outcome::Declined(Phase::LowDisk))).await;
+    assert!(!bench.waker.slots[&name].wanted, "that will not pass by itself");
+    bench.ends(&name, Ended::Woken(Outcome::Declined(installing()))).await;
+    assert!(bench.waker.slots[&name].wanted);
+}
+
+/// An engine in which one container runs, of the project of that name.
+fn running(project: &str) -> Snapshot {
+    let container = Container {
+        id: "id".into(),
+        name: project.into(),
+        image: "image".into(),
+        created: String::new(),
+        belongs: Belongs { project: Some(project.into()), ..Belongs::default() },
+        state: State::Running,
+        health: Health::Unknown,
+        exit_code: 0,
+        out_of_memory: false,
+        restarts: 0,
+        restarts_always: false,
+        addresses: Vec::new(),
+        pid: None,
+    };
+    let containers = [(Arc::clone(&container.id), Arc::new(container))].into();
+    Snapshot { live: true, was_listed: true, containers, ..Snapshot::default() }
 }
