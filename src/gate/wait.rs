@@ -146,12 +146,12 @@ fn is_settled(wake: &AppWake, shown: &Shown, deadline: Instant) -> bool {
 mod tests {
     use super::*;
     use crate::domain::lifecycle::Failure;
-    use crate::wake::{Facts, Order, Wakes};
+    use crate::wake::{Order, Wakes};
 
     #[tokio::test(start_paused = true)]
     async fn whoever_is_held_asks_again_and_waits_for_the_next_attempt() {
         let (wakes, mut orders) = Wakes::new();
-        let wake = wakes.of(&"notes".into(), Facts::default());
+        let wake = wakes.of(&"notes".into(), None);
         assert!(matches!(orders.try_recv(), Ok(Order::Look(_))));
         let began = Instant::now();
         let deadline = began + Duration::from_secs(25);

@@ -1,7 +1,6 @@
 use super::*;
 use crate::config::{self, Environment};
 use crate::store::{Freshness, Source};
-use crate::wake::Facts;
 use crate::wake::compose::Compose;
 use crate::wake::docker::watch::Watch;
 use crate::wake::docker::{Belongs, Container, Engine, Health, Snapshot, State};
@@ -38,7 +37,7 @@ impl Bench {
     /// An app that sleeps, with something being done to it.
     fn asleep(&mut self, name: &str, doing: Doing) -> Arc<str> {
         let name: Arc<str> = name.into();
-        let app = self.wakes.of(&name, Facts::default());
+        let app = self.wakes.of(&name, None);
         app.show(Phase::Stopped, &Arc::default());
         self.waker.slot(&name).expect("known").doing = doing;
         name
