@@ -185,7 +185,7 @@ pub struct Wake {
 /// `[wake.ignore]`: requests that wake nothing and do not count as use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ignore {
-    /// Parts of a `User-Agent`, without regard to letter case.
+    /// Parts of a `User-Agent` without regard to letter case, in lower case.
     pub user_agents: Vec<String>,
     /// Beginnings of a path.
     pub paths: Vec<String>,

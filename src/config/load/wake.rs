@@ -40,7 +40,9 @@ pub(super) fn wake(reader: &mut Reader, env: &Environment, installed_apps_dir: &
         data_dir: reader.get("wake.data_dir").unwrap_or_else(|| installed_apps_dir.to_owned()),
         min_free_disk: reader.get("wake.min_free_disk").map_or(MIN_FREE_DISK, |Bytes(n)| n),
         ignore: Ignore {
-            user_agents: reader.get("wake.ignore.user_agents").map_or_else(Vec::new, names),
+            user_agents: reader
+                .get("wake.ignore.user_agents")
+                .map_or_else(Vec::new, |Names(parts)| lower_cased(&parts)),
             paths: reader.get("wake.ignore.paths").map_or_else(Vec::new, names),
         },
     };
@@ -72,6 +74,10 @@ fn count<const MAX: u64>(Count(count): Count<1, MAX>) -> usize {
 
 fn names(Names(names): Names) -> Vec<String> {
     names
+}
+
+fn lower_cased(parts: &[String]) -> Vec<String> {
+    parts.iter().map(|part| part.to_lowercase()).collect()
 }
 
 /// `DOCKER_HOST`, `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` count where no key is
