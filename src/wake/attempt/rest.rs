@@ -1,5 +1,7 @@
 //! From awake to asleep.
 
+use std::sync::Arc;
+
 use tracing::debug;
 
 use super::{Attempt, Trouble};
@@ -61,7 +63,7 @@ impl Attempt {
             self.means.engine.pause(&container.id).await?;
             if let Some(pid) = container.pid.filter(|_| self.means.reclaim) {
                 // It takes as long as it takes, and nobody waits for it.
-                tokio::spawn(reclaim_memory(pid));
+                tokio::spawn(reclaim_memory(Arc::clone(&container.id), pid));
             }
         }
         Ok(())
