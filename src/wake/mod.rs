@@ -196,7 +196,10 @@ impl Wakes {
         }
         let (reply, done) = tokio::sync::oneshot::channel();
         self.order(order(reply));
-        done.await.unwrap_or(Err(Failure::Declined("there is no such app")))
+        tokio::select! {
+            done = done => done.unwrap_or(Err(Failure::Declined("there is no such app"))),
+            () = self.closed() => Err(Failure::Declined("the process ends")),
+        }
     }
 
     /// Lets everyone go who waits: the process ends.
