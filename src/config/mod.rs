@@ -167,7 +167,7 @@ pub struct Wake {
     pub throttle: Duration,
     /// Longest wait after an attempt that failed; the first is `throttle`.
     pub longest_backoff: Duration,
-    /// Starts under way at one time, over all apps.
+    /// Starts in their first ten seconds at one time, over all apps.
     pub max_concurrent: usize,
     /// From the order to start until the app must be ready.
     pub start_timeout: Duration,
