@@ -93,7 +93,13 @@ fn docker(reader: &mut Reader, env: &Environment) -> DockerEndpoint {
             Ok(host) => {
                 let verify = variable("DOCKER_TLS_VERIFY").is_some();
                 let path = variable("DOCKER_CERT_PATH").filter(|_| verify).map(PathBuf::from);
-                (host, certificates.or(path))
+                let certificates = certificates.or(path);
+                if verify && certificates.is_none() && matches!(host, DockerHost::Tcp(_)) {
+                    let problem = "is unset, and `DOCKER_TLS_VERIFY` asks for TLS";
+                    let hint = "set it or `DOCKER_CERT_PATH`, or unset that variable";
+                    reader.refuse("wake.docker_certificates", problem, hint);
+                }
+                (host, certificates)
             }
             Err(hint) => {
                 let problem =
