@@ -110,7 +110,7 @@
 //! 2. Only `store` speaks SQL, only `wake::docker` speaks to the engine, only `http`
 //!    accepts connections.
 //! 3. A gate answer never waits for a write, and for the engine only where a request
-//!    is held.
+//!    is held or a waiting page asks.
 //! 4. No error becomes a grant: there is no conversion from any error type to
 //!    one, and a panic is a 500. The upstream grants by a whole answer with 200
 //!    and `null`, and nothing else it may say or fail to say does.

@@ -317,3 +317,25 @@ fn no_finding_shows_a_secret() {
     let config = load_text(&format!("[ops]\ntoken = \"{secret}x\"")).expect("valid");
     assert!(!format!("{config:?}").contains("hunter2"));
 }
+
+#[test]
+fn the_password_of_an_upstream_is_refused_and_not_shown() {
+    let found = findings("[upstream]\nurl = \"http://core:hunter22@core:80\"", &[]);
+    assert!(found.len() == 1 && found[0].contains("names a user"), "{found:#?}");
+    assert!(!found[0].contains("hunter22"), "{found:#?}");
+}
+
+#[test]
+fn health_checkers_are_compared_in_lower_case() {
+    let config = load_text("[wake.ignore]\nuser_agents = [\"Uptime-KUMA\"]").expect("valid");
+    assert_eq!(config.wake.ignore.user_agents, ["uptime-kuma"]);
+}
+
+#[test]
+fn an_engine_that_is_to_be_asked_over_tls_is_not_asked_without() {
+    let tls = ("DOCKER_TLS_VERIFY", "1");
+    let expected = "wake.docker_certificates: is unset, and `DOCKER_TLS_VERIFY` asks for TLS";
+    assert_finding("", &[("DOCKER_HOST", "tcp://engine:2376"), tls], expected);
+    let socket = [("DOCKER_HOST", "unix:///run/docker.sock"), tls];
+    load(None, &env(&socket)).expect("there is no TLS on a socket");
+}

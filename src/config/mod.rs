@@ -167,7 +167,7 @@ pub struct Wake {
     pub throttle: Duration,
     /// Longest wait after an attempt that failed; the first is `throttle`.
     pub longest_backoff: Duration,
-    /// Starts under way at one time, over all apps.
+    /// Starts in their first ten seconds at one time, over all apps.
     pub max_concurrent: usize,
     /// From the order to start until the app must be ready.
     pub start_timeout: Duration,
@@ -185,7 +185,7 @@ pub struct Wake {
 /// `[wake.ignore]`: requests that wake nothing and do not count as use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ignore {
-    /// Parts of a `User-Agent`, without regard to letter case.
+    /// Parts of a `User-Agent` without regard to letter case, in lower case.
     pub user_agents: Vec<String>,
     /// Beginnings of a path.
     pub paths: Vec<String>,

@@ -410,6 +410,11 @@ pub(super) struct UpstreamUrl(pub(super) http::Uri);
 impl Setting for UpstreamUrl {
     fn read(raw: &Raw) -> Result<Self, Refusal> {
         let text = String::read(raw)?;
+        if text.contains('@') {
+            // A password in it would stand in every line about the upstream.
+            let hint = "remove all up to the `@`: the upstream is told no password";
+            return Err(Refusal::new("names a user", hint));
+        }
         let url = text.parse::<http::Uri>().ok().filter(|url| {
             url.scheme_str() == Some("http")
                 && url.host().is_some()

@@ -305,6 +305,12 @@ pub fn is_revivable(status: &str) -> bool {
     matches!(status, "stopped" | "running" | "down" | "paused")
 }
 
+/// Whether an app whose row has this status is being removed.
+#[must_use]
+pub fn is_going(status: &str) -> bool {
+    matches!(status, "uninstallation_queued" | "uninstalling")
+}
+
 /// Compose's name of the project that an app is: lower-cased, of `[a-z0-9_-]`, not
 /// beginning with `_` or `-`; `None` for a name that is none, and for `core`, which
 /// is the box's own.

@@ -258,8 +258,8 @@ fn apps(
                 tracing::warn!(app = %name, %reason, "the app answers 503");
             }
             let used = touches.of(Touched::App, &row.name);
-            let facts = described.as_ref().map(|described| Facts::of(&described.meta));
-            let wake = wakes.of(&row.name, facts.unwrap_or_default());
+            let facts = described.as_ref().ok().map(|described| Facts::of(&described.meta));
+            let wake = wakes.of(&row.name, facts);
             let mirrored = upstream.as_ref().and_then(|upstream| upstream.mirrored(&row.name));
             Ok(Some(App { row, described, used, wake, mirrored }))
         }

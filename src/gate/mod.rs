@@ -167,7 +167,8 @@ impl Gate {
 
     /// `/internal/auth`: may this request pass to its app, and with which headers?
     ///
-    /// Waits only where the app is not awake and its strategy is to hold.
+    /// Waits only where the app is not awake and its strategy is to hold, or where a
+    /// waiting page asks.
     pub async fn auth(&self, headers: &HeaderMap) -> Verdict {
         let mut once = Once::default();
         match self.decide(headers, &mut once).await {

@@ -14,7 +14,7 @@ use super::verdict::{Asleep, Form, Headers, Verdict};
 use super::{AsleepApp, Gate, Granted, PageApp};
 use crate::domain::lifecycle::{Phase, Strategy};
 use crate::domain::reason::Reason;
-use crate::wake::AppWake;
+use crate::wake::{AppWake, Shown};
 
 /// Longest that a page's question is kept open: under the 30 s of Traefik, and
 /// long enough that an open page costs three requests a minute.
@@ -91,12 +91,7 @@ impl Gate {
     /// Whether the app woke, in time and before anything made waiting useless.
     async fn until_awake(&self, wake: &AppWake, deadline: Instant) -> bool {
         let mut shown = wake.follow();
-        let settled = shown.wait_for(|shown| match &shown.phase {
-            Phase::Awake => true,
-            // Nothing more is done before the deadline.
-            Phase::Failed { retry_after, .. } => Instant::now() + *retry_after > deadline,
-            phase => phase.is_final(),
-        });
+        let settled = shown.wait_for(|shown| is_settled(wake, shown, deadline));
         tokio::select! {
             biased;
             settled = timeout_at(deadline, settled) => {
@@ -129,4 +124,54 @@ impl Gate {
 /// An answer in the app's place.
 fn instead(app: &App, form: Form) -> Verdict {
     Verdict::Asleep(Box::new(Asleep { app: PageApp::of(app), form }))
+}
+
+/// Whether waiting on until the deadline would change nothing.
+fn is_settled(wake: &AppWake, shown: &Shown, deadline: Instant) -> bool {
+    match &shown.phase {
+        Phase::Awake => true,
+        // Nothing more is done before the deadline.
+        Phase::Failed { retry_after, .. } => shown.since + *retry_after > deadline,
+        // Also where it was awake for so short a time that this request did not see it:
+        // the order that woke it is spent.
+        Phase::Stopped | Phase::Paused | Phase::Missing => {
+            wake.ask();
+            false
+        }
+        phase => phase.is_final(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::lifecycle::Failure;
+    use crate::wake::{Order, Wakes};
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_held_asks_again_and_waits_for_the_next_attempt() {
+        let (wakes, mut orders) = Wakes::new();
+        let wake = wakes.of(&"notes".into(), None);
+        assert!(matches!(orders.try_recv(), Ok(Order::Look(_))));
+        let began = Instant::now();
+        let deadline = began + Duration::from_secs(25);
+        let settled = |phase, since| {
+            let shown = Shown { version: 1, phase, since, containers: [].into() };
+            is_settled(&wake, &shown, deadline)
+        };
+        assert!(!settled(Phase::Stopped, began));
+        assert!(matches!(orders.try_recv(), Ok(Order::Wake(_))));
+        let failed = |seconds| {
+            let retry_after = Duration::from_secs(seconds);
+            Phase::Failed { failure: Failure::EngineAway, retry_after }
+        };
+        assert!(!settled(failed(20), began));
+        assert!(settled(failed(40), began));
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        let deadline = Instant::now() + Duration::from_secs(25);
+        let shown = Shown { version: 1, phase: failed(40), since: began, containers: [].into() };
+        assert!(!is_settled(&wake, &shown, deadline), "it is due, and made now");
+        assert!(settled(Phase::LowDisk, began) && settled(Phase::Awake, began));
+        assert!(orders.try_recv().is_err());
+    }
 }

@@ -78,7 +78,7 @@ impl Apps {
     }
 
     fn describe(&self, app: &AppWake) -> Value {
-        let Shown { version: _, phase, containers } = app.shown();
+        let Shown { version: _, phase, since: _, containers } = app.shown();
         let History { since, woken: _, last_use, last_failure, next_rest } = app.history();
         let last_use = last_use.max(self.touches.last_use(&app.name));
         let next_sleep = next_rest.map(|(at, rest)| json!({"at": time(at), "to": rest.as_str()}));

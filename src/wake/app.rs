@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::Order;
 use crate::domain::app::{AppMeta, EntrypointPort, Lifecycle, Size};
@@ -65,6 +66,8 @@ pub struct Shown {
     /// Grows with every change.
     pub version: u64,
     pub phase: Phase,
+    /// When that phase began to be shown.
+    pub since: Instant,
     pub containers: Arc<[ContainerState]>,
 }
 
@@ -98,7 +101,8 @@ pub struct AppWake {
 
 impl AppWake {
     pub(super) fn new(name: Arc<str>, facts: Facts, orders: mpsc::UnboundedSender<Order>) -> Self {
-        let shown = Shown { version: 0, phase: Phase::Awake, containers: Arc::default() };
+        let (phase, since) = (Phase::Awake, Instant::now());
+        let shown = Shown { version: 0, phase, since, containers: Arc::default() };
         Self {
             name,
             awake: AtomicBool::new(true),
@@ -128,9 +132,14 @@ impl AppWake {
         }
     }
 
+    /// What is shown now, with what is left of the time until the next attempt.
     #[must_use]
     pub fn shown(&self) -> Shown {
-        self.shown.borrow().clone()
+        let mut shown = self.shown.borrow().clone();
+        if let Phase::Failed { retry_after, .. } = &mut shown.phase {
+            *retry_after = retry_after.saturating_sub(shown.since.elapsed());
+        }
+        shown
     }
 
     /// Follows what is shown.
@@ -189,6 +198,9 @@ impl AppWake {
                 return false;
             }
             shown.version += 1;
+            if phase_changed {
+                shown.since = Instant::now();
+            }
             shown.phase = phase;
             shown.containers = Arc::clone(containers);
             true
@@ -210,4 +222,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[expect(clippy::disallowed_methods, reason = "for an operator's eyes, and held against uses")]
 pub(super) fn wall_clock() -> SystemTime {
     SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_until_the_next_attempt_grows_shorter() {
+        let (orders, _taken) = mpsc::unbounded_channel();
+        let app = AppWake::new("notes".into(), Facts::default(), orders);
+        let retry_after = Duration::from_secs(300);
+        let failed = Phase::Failed { failure: Failure::EngineAway, retry_after };
+        app.show(failed.clone(), &Arc::default());
+        assert_eq!(app.shown().phase, failed);
+        let left = |app: &AppWake| match app.shown().phase {
+            Phase::Failed { retry_after, .. } => retry_after.as_secs(),
+            other => panic!("{other:?}"),
+        };
+        tokio::time::advance(Duration::from_secs(200)).await;
+        app.show(failed, &[].into());
+        assert_eq!(left(&app), 100, "shown again, it is the same failure");
+        tokio::time::advance(Duration::from_secs(200)).await;
+        assert_eq!(left(&app), 0);
+    }
 }

@@ -21,7 +21,7 @@ use super::docker::watch::View;
 use super::docker::{Condition, Container, Engine, EngineError, Health, State};
 use super::observed::{EngineState, Observed, Selector};
 use crate::config;
-use crate::domain::lifecycle::{Failure, Phase};
+use crate::domain::lifecycle::{Failure, Phase, is_going};
 use crate::store::{AppLock, Source, Standing, Unavailable};
 
 /// How long an attempt waits for another process's, which acts and then lets go.
@@ -361,6 +361,10 @@ impl Attempt {
         let done = self.means.compose.up(&name, &project).await;
         match self.means.source.standing(&name).await {
             Ok(Standing::Revivable) => {}
+            // Whoever installs it makes what it needs, and may have made it by now.
+            Ok(Standing::Busy { status }) if !is_going(&status) => {
+                return Err(Trouble::Stale(format!("the app is {status}")));
+            }
             Ok(Standing::Busy { .. } | Standing::Gone) => {
                 warn!(app = %name, "was removed while its containers were made; they go too");
                 self.means.engine.remove_project(&project).await?;
@@ -369,13 +373,14 @@ impl Attempt {
             Err(error) => return Err(Failure::from(error).into()),
         }
         done?;
+        // What Compose has replaced is not taken for what it has made.
+        self.look(&self.observe()).await;
         let deadline = Instant::now() + SEEN_LIMIT;
         while self.observe().state == EngineState::Missing {
             if timeout_at(deadline, self.view.changed()).await.is_err() {
                 break;
             }
         }
-        self.look(&self.observe()).await;
         Ok(())
     }
 }

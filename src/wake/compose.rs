@@ -23,6 +23,9 @@ const FILES: [&str; 4] =
 /// How long Compose may take: an image may have to be pulled.
 const LIMIT: Duration = Duration::from_secs(600);
 
+/// Begins the names of our own settings, secrets among them.
+const OWN: &str = "NIGHTPORTER_";
+
 /// Bytes of what Compose says that are looked at, from the end.
 const LONGEST_WORD: usize = 400;
 
@@ -130,6 +133,12 @@ impl Compose {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
+        // A compose file may name any variable, and comes with the app.
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(OWN.as_bytes()) {
+                command.env_remove(name);
+            }
+        }
         let failed = |reason: String| Err(Trouble::Failed(Failure::Compose(reason)));
         match timeout(LIMIT, command.output()).await {
             Err(_) => failed(format!("not done within {LIMIT:?}")),

@@ -1,6 +1,7 @@
 //! What the box itself has to say before anything is started: its disk and its memory.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Free bytes on the volume of a folder, for those who are not root.
 ///
@@ -30,8 +31,8 @@ fn some_avg10(text: &str) -> Option<f64> {
 /// (Linux, Documentation/admin-guide/cgroup-v2.rst, `memory.reclaim`, since 5.19).
 ///
 /// The kernel reclaims as much as it gets; that it gets less than all is no error.
-pub(super) async fn reclaim_memory(pid: u32) {
-    let Some(folder) = cgroup_of(pid).await else { return };
+pub(super) async fn reclaim_memory(container: Arc<str>, pid: u32) {
+    let Some(folder) = cgroup_of(&container, pid).await else { return };
     let Ok(current) = tokio::fs::read_to_string(folder.join("memory.current")).await else {
         return;
     };
@@ -39,18 +40,22 @@ pub(super) async fn reclaim_memory(pid: u32) {
     tracing::debug!(folder = %folder.display(), ?asked, "memory of a paused container reclaimed");
 }
 
-/// The folder of a process's own cgroup in the unified hierarchy; never the root,
-/// which is the whole box.
-async fn cgroup_of(pid: u32) -> Option<PathBuf> {
+/// The folder of a container's cgroup in the unified hierarchy, by one of its processes.
+///
+/// The engine and we may count processes differently, in a container of our own say,
+/// and the process may be gone: whatever its cgroup is then, it is not the container's.
+async fn cgroup_of(container: &str, pid: u32) -> Option<PathBuf> {
     let text = tokio::fs::read_to_string(format!("/proc/{pid}/cgroup")).await.ok()?;
-    let path = unified(&text)?;
+    let path = unified(&text, container)?;
     let folder = Path::new("/sys/fs/cgroup").join(path);
     tokio::fs::try_exists(folder.join("memory.reclaim")).await.ok()?.then_some(folder)
 }
 
-fn unified(text: &str) -> Option<&str> {
+fn unified<'a>(text: &'a str, container: &str) -> Option<&'a str> {
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    (!path.is_empty() && !path.split('/').any(|part| part == "..")).then_some(path)
+    // Every driver names it in the last part or above: `docker-<id>.scope`, `<id>`.
+    let is_the_containers = !container.is_empty() && path.contains(container);
+    (is_the_containers && !path.split('/').any(|part| part == "..")).then_some(path)
 }
 
 #[cfg(test)]
@@ -66,11 +71,14 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_box_is_never_reclaimed() {
-        assert_eq!(unified("0::/docker/ab\n"), Some("docker/ab"));
-        assert_eq!(unified("0::/\n"), None);
-        assert_eq!(unified("0::/../../x\n"), None, "in a namespace of its own");
-        assert_eq!(unified("4:memory:/docker/ab\n"), None);
+    fn nothing_but_the_container_is_reclaimed() {
+        assert_eq!(unified("0::/docker/ab\n", "ab"), Some("docker/ab"));
+        let slice = "system.slice/docker-ab.scope";
+        assert_eq!(unified(&format!("0::/{slice}\n"), "ab"), Some(slice));
+        assert_eq!(unified("0::/\n", "ab"), None, "the whole box");
+        assert_eq!(unified("0::/docker/cd\n", "ab"), None, "another process of that number");
+        assert_eq!(unified("0::/../../ab\n", "ab"), None, "in a namespace of its own");
+        assert_eq!(unified("4:memory:/docker/ab\n", "ab"), None);
     }
 
     #[tokio::test]

@@ -162,9 +162,9 @@ impl Idle {
         };
         for name in &names.value {
             if let Ok(described) = self.described.get(name, now).await
-                && let Some(facts) = &described.value
+                && described.value.is_some()
             {
-                let _known = self.wakes.of(&name.as_str().into(), facts.clone());
+                let _known = self.wakes.of(&name.as_str().into(), described.value.clone());
             }
         }
         let known = self.wakes.list().into_iter().map(|app| Arc::clone(&app.name));

@@ -97,17 +97,18 @@ impl Wakes {
         (Arc::new(wakes), taken)
     }
 
-    /// One app; `facts` are what is known of it now.
+    /// One app; `facts` are what is known of it now. Where its description cannot be
+    /// used at the moment, the last one counts: somebody may be writing it.
     #[must_use]
-    pub fn of(&self, name: &Arc<str>, facts: Facts) -> Arc<AppWake> {
+    pub fn of(&self, name: &Arc<str>, facts: Option<Facts>) -> Arc<AppWake> {
         let mut apps = self.lock();
         if let Some(app) = apps.get(name) {
-            if app.describe(facts) {
+            if facts.is_some_and(|facts| app.describe(facts)) {
                 self.order(Order::Look(Arc::clone(name)));
             }
             return Arc::clone(app);
         }
-        let app = AppWake::new(Arc::clone(name), facts, self.orders.clone());
+        let app = AppWake::new(Arc::clone(name), facts.unwrap_or_default(), self.orders.clone());
         let app = Arc::new(app);
         self.show_first(&app);
         apps.insert(Arc::clone(name), Arc::clone(&app));
@@ -195,7 +196,10 @@ impl Wakes {
         }
         let (reply, done) = tokio::sync::oneshot::channel();
         self.order(order(reply));
-        done.await.unwrap_or(Err(Failure::Declined("there is no such app")))
+        tokio::select! {
+            done = done => done.unwrap_or(Err(Failure::Declined("there is no such app"))),
+            () = self.closed() => Err(Failure::Declined("the process ends")),
+        }
     }
 
     /// Lets everyone go who waits: the process ends.
@@ -252,4 +256,21 @@ pub async fn begin(
     parts.spawn(idle.run());
     let mut view = view;
     let _ = timeout(FIRST_LISTING, view.listed_or_away()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_whose_description_breaks_is_what_it_was() {
+        let (wakes, _orders) = Wakes::new();
+        let mut facts = Facts::default();
+        facts.lifecycle.always_on = true;
+        let app = wakes.of(&"notes".into(), Some(facts));
+        let _same = wakes.of(&"notes".into(), None);
+        assert!(app.facts().lifecycle.always_on);
+        let _same = wakes.of(&"notes".into(), Some(Facts::default()));
+        assert!(!app.facts().lifecycle.always_on);
+    }
 }

@@ -28,10 +28,13 @@ pub(super) struct Slot {
     /// No attempt is made before.
     pub(super) not_before: Option<Instant>,
     pub(super) attempted: Option<Instant>,
+    /// Nobody's order puts it to sleep before.
+    pub(super) no_rest_before: Option<Instant>,
     /// What it was last seen to do while nothing was done to it.
     pub(super) seen: Option<EngineState>,
     /// The state whose status was written to the store last.
     pub(super) written: Option<EngineState>,
+    /// Of operators who ordered that it be woken.
     pub(super) replies: Vec<Reply>,
 }
 
@@ -71,6 +74,7 @@ impl Slot {
             failures: 0,
             not_before: None,
             attempted: None,
+            no_rest_before: None,
             seen: None,
             written: None,
             replies: Vec::new(),

@@ -14,7 +14,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::app::wall_clock;
+use super::app::{AppWake, wall_clock};
 use super::attempt::{Attempt, Means, Outcome};
 use super::docker::watch::View;
 use super::observed::EngineState;
@@ -35,6 +35,10 @@ const HELD_PLACE: Duration = Duration::from_secs(10);
 /// seconds in which it cannot be woken.
 const MOST_RESTING: usize = 4;
 
+/// An app that could not be put to sleep is left alone for so long, unless somebody
+/// orders it: every attempt closes it to requests for a moment.
+const RESTLESS: Duration = Duration::from_secs(60);
+
 /// Longest time without a look at what is due.
 const FAR: Duration = Duration::from_secs(3600);
 
@@ -53,7 +57,9 @@ pub(super) struct Waker {
     /// Apps that wait for their turn to be started.
     queue: VecDeque<Arc<str>>,
     running: JoinSet<Ended>,
-    tasks: HashMap<Id, Arc<str>>,
+    /// What each task does something to: an app that was removed and installed again
+    /// is another one.
+    tasks: HashMap<Id, Arc<AppWake>>,
     /// Whether something happened that may show an app otherwise.
     is_changed: bool,
     progress: mpsc::UnboundedSender<Progress>,
@@ -65,7 +71,7 @@ pub(super) struct Waker {
 enum Ended {
     Woken(Outcome),
     Followed(Outcome),
-    Rested(Rest, Result<(), Failure>),
+    Rested(Rest, Result<(), Failure>, Option<Reply>),
 }
 
 impl Waker {
@@ -116,12 +122,16 @@ impl Waker {
 
     /// When something is to be done without anybody's order.
     fn next_due(&self) -> Instant {
+        let now = Instant::now();
         let due = self.slots.values().filter_map(|slot| match slot.doing {
             Doing::Nothing if slot.wanted => slot.not_before,
-            Doing::Waking { place_until } if !self.queue.is_empty() => place_until,
+            // A place that is free already is nothing to wait for.
+            Doing::Waking { place_until } if !self.queue.is_empty() => {
+                place_until.filter(|until| *until > now)
+            }
             _ => None,
         });
-        due.min().unwrap_or_else(|| Instant::now() + FAR)
+        due.min().unwrap_or(now + FAR)
     }
 
     fn slot(&mut self, name: &Arc<str>) -> Option<&mut Slot> {
@@ -184,23 +194,31 @@ impl Waker {
             }
         };
         self.is_changed = true;
-        let Some(name) = self.tasks.remove(&id) else { return };
-        let Some(slot) = self.slots.get_mut(&name) else { return };
+        let Some(app) = self.tasks.remove(&id) else { return };
+        let name = Arc::clone(&app.name);
+        let slot = self.slots.get_mut(&name).filter(|slot| Arc::ptr_eq(&slot.app, &app));
+        let Some(slot) = slot else { return };
         slot.doing = Doing::Nothing;
         match ended {
             Ended::Woken(outcome) => self.woken(&name, outcome),
             Ended::Followed(outcome) => self.followed(&name, outcome),
-            Ended::Rested(rest, done) => {
+            Ended::Rested(rest, done, reply) => {
+                slot.no_rest_before = done.is_err().then(|| Instant::now() + RESTLESS);
                 match &done {
                     Ok(()) => {
                         meters::put_to_sleep(rest.as_str());
                         info!(app = %name, to = rest.as_str(), "put to sleep");
                     }
+                    Err(failure @ Failure::Declined(_)) => {
+                        debug!(app = %name, ?rest, %failure, "not put to sleep");
+                    }
                     Err(failure) => warn!(app = %name, ?rest, %failure, "not put to sleep"),
                 }
                 // Looked at as if for the first time: some of it may have been done.
                 slot.seen = None;
-                slot.reply(&done);
+                if let Some(reply) = reply {
+                    let _ = reply.send(done);
+                }
             }
         }
     }
@@ -239,6 +257,8 @@ impl Waker {
             }
             Outcome::Declined(phase) => {
                 info!(app = %name, phase = phase.as_str(), "not woken");
+                // What is being installed may be there before they have gone.
+                slot.wanted = !phase.is_final() && slot.app.is_waited_for();
                 let declined = Failure::Declined(phase.as_str());
                 slot.after = Some(phase);
                 Err(declined)
@@ -252,7 +272,10 @@ impl Waker {
         let Some(slot) = self.slots.get_mut(name) else { return };
         slot.seen = Some(slot.observe(&self.view).state);
         match outcome {
-            Outcome::Ready => slot.came_up(&self.view),
+            Outcome::Ready => {
+                slot.came_up(&self.view);
+                slot.reply(&Ok(()));
+            }
             Outcome::Failed(failure) => {
                 debug!(app = %name, %failure, "what somebody else started did not become ready");
                 let retry_after = self.means.config.throttle;
@@ -277,11 +300,22 @@ impl Waker {
             return;
         }
         let Some(slot) = self.slot(name) else { return };
-        if slot.doing != Doing::Nothing {
-            if let Some(reply) = reply {
-                let _ = reply.send(Err(Failure::Declined("something else is being done to it")));
+        let refusal = if !view.snapshot().live {
+            Some(Failure::EngineAway)
+        } else if slot.doing != Doing::Nothing {
+            Some(Failure::Declined("something else is being done to it"))
+        } else {
+            None
+        };
+        match (refusal, reply.is_some()) {
+            (Some(refusal), _) => {
+                if let Some(reply) = reply {
+                    let _ = reply.send(Err(refusal));
+                }
+                return;
             }
-            return;
+            (None, false) if slot.no_rest_before.is_some_and(|at| at > Instant::now()) => return,
+            (None, _) => {}
         }
         // First the door, then a last look who came in: a request that was let through
         // has noted its use before it looked at the door.
@@ -299,10 +333,10 @@ impl Waker {
         slot.doing = Doing::Resting;
         slot.wanted = false;
         slot.after = None;
-        slot.replies.extend(reply);
         if let Some(attempt) = self.attempt(name) {
-            let task = async move { Ended::Rested(rest, attempt.sleep(rest).await) };
-            self.spawn(name, task);
+            let app = Arc::clone(&attempt.app);
+            let task = async move { Ended::Rested(rest, attempt.sleep(rest).await, reply) };
+            self.spawn(app, task);
         }
     }
 
@@ -317,9 +351,9 @@ impl Waker {
         })
     }
 
-    fn spawn(&mut self, name: &Arc<str>, task: impl Future<Output = Ended> + Send + 'static) {
+    fn spawn(&mut self, app: Arc<AppWake>, task: impl Future<Output = Ended> + Send + 'static) {
         let id = self.running.spawn(task).id();
-        self.tasks.insert(id, Arc::clone(name));
+        self.tasks.insert(id, app);
     }
 
     /// Takes what the engine shows of every app that nothing is done to.
@@ -343,10 +377,9 @@ impl Waker {
                 slot.written = Some(observed.state);
                 self.statuses.write(name, observed.state);
             }
-            if slot.doing == Doing::Queued {
-                continue;
-            }
             match slot.sight(&observed, before, can_be_made) {
+                // It is shown its place.
+                Sight::Show(_) if slot.doing == Doing::Queued => {}
                 Sight::Show(phase) => slot.app.show(phase, &observed.states()),
                 Sight::Follow { was_paused } => came_up.push((Arc::clone(name), was_paused)),
             }
@@ -360,11 +393,15 @@ impl Waker {
     fn follow(&mut self, name: &Arc<str>, was_paused: bool) {
         let Some(attempt) = self.attempt(name) else { return };
         if let Some(slot) = self.slots.get_mut(name) {
+            // Somebody asked for it; should it not become ready, it is woken all the same.
+            slot.wanted |= slot.doing == Doing::Queued;
             slot.doing = Doing::Following;
             slot.after = None;
             slot.show(Phase::Starting, &self.view);
         }
-        self.spawn(name, async move { Ended::Followed(attempt.follow(was_paused).await) });
+        self.queue.retain(|queued| queued != name);
+        let app = Arc::clone(&attempt.app);
+        self.spawn(app, async move { Ended::Followed(attempt.follow(was_paused).await) });
     }
 
     fn make_due_attempts(&mut self) {
@@ -419,7 +456,8 @@ impl Waker {
             slot.attempted = Some(Instant::now());
             slot.after = None;
         }
-        self.spawn(name, async move { Ended::Woken(attempt.wake().await) });
+        let app = Arc::clone(&attempt.app);
+        self.spawn(app, async move { Ended::Woken(attempt.wake().await) });
     }
 }
 
@@ -434,3 +472,7 @@ impl Slot {
         self.show(Phase::Awake, view);
     }
 }
+
+#[cfg(test)]
+#[path = "waker_tests.rs"]
+mod tests;

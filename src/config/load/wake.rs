@@ -40,7 +40,9 @@ pub(super) fn wake(reader: &mut Reader, env: &Environment, installed_apps_dir: &
         data_dir: reader.get("wake.data_dir").unwrap_or_else(|| installed_apps_dir.to_owned()),
         min_free_disk: reader.get("wake.min_free_disk").map_or(MIN_FREE_DISK, |Bytes(n)| n),
         ignore: Ignore {
-            user_agents: reader.get("wake.ignore.user_agents").map_or_else(Vec::new, names),
+            user_agents: reader
+                .get("wake.ignore.user_agents")
+                .map_or_else(Vec::new, |Names(parts)| lower_cased(&parts)),
             paths: reader.get("wake.ignore.paths").map_or_else(Vec::new, names),
         },
     };
@@ -74,6 +76,10 @@ fn names(Names(names): Names) -> Vec<String> {
     names
 }
 
+fn lower_cased(parts: &[String]) -> Vec<String> {
+    parts.iter().map(|part| part.to_lowercase()).collect()
+}
+
 /// `DOCKER_HOST`, `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` count where no key is
 /// given, as they do for Docker's own client.
 fn docker(reader: &mut Reader, env: &Environment) -> DockerEndpoint {
@@ -87,7 +93,13 @@ fn docker(reader: &mut Reader, env: &Environment) -> DockerEndpoint {
             Ok(host) => {
                 let verify = variable("DOCKER_TLS_VERIFY").is_some();
                 let path = variable("DOCKER_CERT_PATH").filter(|_| verify).map(PathBuf::from);
-                (host, certificates.or(path))
+                let certificates = certificates.or(path);
+                if verify && certificates.is_none() && matches!(host, DockerHost::Tcp(_)) {
+                    let problem = "is unset, and `DOCKER_TLS_VERIFY` asks for TLS";
+                    let hint = "set it or `DOCKER_CERT_PATH`, or unset that variable";
+                    reader.refuse("wake.docker_certificates", problem, hint);
+                }
+                (host, certificates)
             }
             Err(hint) => {
                 let problem =

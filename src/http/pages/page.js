@@ -30,7 +30,11 @@
       ? 1000 - performance.now()
       : Math.min(longest, opened + longest - Date.now());
     if (early > 0) await pause(early);
-    if (opened !== null) sessionStorage.setItem(key, Date.now());
+    try {
+      if (opened !== null) sessionStorage.setItem(key, Date.now());
+    } catch {
+      // The app shares this store, and may have filled it.
+    }
     location.reload();
   }
 

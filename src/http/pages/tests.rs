@@ -6,6 +6,7 @@ use base64::prelude::BASE64_STANDARD;
 use http::header::CACHE_CONTROL;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::*;
 use crate::domain::app::Size;
@@ -20,8 +21,12 @@ fn app(status: &str) -> PageApp {
         pretty_name: "My <b>Notes</b>".into(),
         icon: "icon.svg".into(),
         status: status.into(),
-        shown: Shown { version: 7, phase: Phase::Awake, containers: [].into() },
+        shown: shown(Phase::Awake, &[]),
     }
+}
+
+fn shown(phase: Phase, containers: &[ContainerState]) -> Shown {
+    Shown { version: 7, phase, since: Instant::now(), containers: containers.into() }
 }
 
 fn in_phase(phase: Phase) -> PageApp {
@@ -32,7 +37,7 @@ fn in_phase(phase: Phase) -> PageApp {
     let containers =
         [container("notes<i>", "running", None), container("database", "exited", Some(137))];
     let mut app = app("running");
-    app.shown = Shown { version: 7, phase, containers: containers.into() };
+    app.shown = shown(phase, &containers);
     app
 }
 

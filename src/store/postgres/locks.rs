@@ -48,8 +48,12 @@ impl Locks {
         let parameters: &[Parameter<'_>] = &[(&app, Type::TEXT), (&SEED, Type::INT8)];
         let answer = timeout(self.limit, session.query_typed(sql, parameters)).await;
         let Ok(answer) = answer else {
-            // Whatever it answers later belongs to another question.
-            *self.session.lock().await = None;
+            // Whatever it answers later belongs to another question. By now others may
+            // have a session that does answer.
+            let mut current = self.session.lock().await;
+            if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &session)) {
+                *current = None;
+            }
             return Err(Unavailable::new("an advisory lock took too long"));
         };
         let rows = answer.map_err(|error| Unavailable::new(explain(&error)))?;

@@ -1,5 +1,7 @@
 //! From awake to asleep.
 
+use std::sync::Arc;
+
 use tracing::debug;
 
 use super::{Attempt, Trouble};
@@ -12,15 +14,19 @@ use crate::wake::observed::Observed;
 impl Attempt {
     /// Puts the app to sleep. Requests are held back already.
     pub(in crate::wake) async fn sleep(self, rest: Rest) -> Result<(), Failure> {
-        let lock = self.lock().await?;
+        // Whoever holds it wakes the app, or puts it to sleep: to wait for either would
+        // be to do it to an app that is used, or does sleep.
+        let Some(lock) = self.means.source.try_lock_app(&self.app.name).await? else {
+            return Err(Failure::Declined("another process is doing something to it"));
+        };
         let done = self.put_to(rest).await;
         lock.release().await;
         match done {
             Ok(()) => Ok(()),
             // Somebody else has done something to it; what it does now is looked at.
             Err(Trouble::Stale(reason)) => {
-                debug!(app = %self.app.name, reason, "not put to sleep");
-                Ok(())
+                debug!(app = %self.app.name, reason, "otherwise than was thought");
+                Err(Failure::Declined("somebody else is doing something to it"))
             }
             Err(Trouble::Failed(failure)) => Err(failure),
         }
@@ -57,7 +63,7 @@ impl Attempt {
             self.means.engine.pause(&container.id).await?;
             if let Some(pid) = container.pid.filter(|_| self.means.reclaim) {
                 // It takes as long as it takes, and nobody waits for it.
-                tokio::spawn(reclaim_memory(pid));
+                tokio::spawn(reclaim_memory(Arc::clone(&container.id), pid));
             }
         }
         Ok(())

@@ -134,17 +134,27 @@ impl Watch {
         (Self { engine, snapshot, looks }, View { snapshot: seen, looks: orders })
     }
 
+    /// What an engine would show.
+    #[cfg(test)]
+    pub fn shows(&self, snapshot: Snapshot) {
+        self.snapshot.send_replace(Arc::new(snapshot));
+    }
+
     /// Follows the engine through every fault, as long as the process runs.
     pub async fn run(mut self) -> Infallible {
         let mut failures = 0;
         let mut is_known = false;
         loop {
-            let mut was_live = false;
-            let Err(lost) = self.follow(&mut was_live).await;
+            let mut live_since: Option<Instant> = None;
+            let Err(lost) = self.follow(&mut live_since).await;
             // Also where it never was: somebody may wait for the first word.
             self.update(|snapshot| snapshot.live = false);
-            if was_live {
-                failures = 0;
+            if let Some(since) = live_since {
+                // An engine, or a proxy before it, that ends every stream at once is
+                // listed less and less often.
+                if since.elapsed() >= LONGEST_WAIT {
+                    failures = 0;
+                }
                 is_known = true;
                 warn!(error = %lost, "no word from the container engine; its last state is kept");
             } else {
@@ -166,7 +176,10 @@ impl Watch {
     }
 
     /// One life of the event stream.
-    async fn follow(&mut self, was_live: &mut bool) -> Result<Infallible, EngineError> {
+    async fn follow(
+        &mut self,
+        live_since: &mut Option<Instant>,
+    ) -> Result<Infallible, EngineError> {
         self.engine.connect().await?;
         let since = seconds_since_1970().saturating_sub(CLOCK_DIFFERENCE.as_secs());
         let events = self.engine.events(since)?;
@@ -184,12 +197,11 @@ impl Watch {
             }
         };
         self.snapshot.send_replace(Arc::new(listed));
-        if !std::mem::replace(was_live, true) {
-            info!(
-                containers = self.snapshot.borrow().containers.len(),
-                "the container engine is followed"
-            );
-        }
+        *live_since = Some(Instant::now());
+        info!(
+            containers = self.snapshot.borrow().containers.len(),
+            "the container engine is followed"
+        );
         self.attend(events, early).await
     }
 
@@ -212,6 +224,9 @@ impl Watch {
         let is_tcp = !matches!(self.engine.endpoint, DockerEndpoint::Unix(_));
         let mut probe = Instant::now() + PROBE_TCP;
         loop {
+            // One inspection is for all hints at a container that came before it.
+            hints.sort_unstable();
+            hints.dedup();
             for id in hints.drain(..) {
                 if inspecting.begin(&id) {
                     inspections.push(inspect(Arc::clone(&self.engine), id));

@@ -1,0 +1,172 @@
+use super::*;
+use crate::config::{self, Environment};
+use crate::store::{Freshness, Source};
+use crate::wake::compose::Compose;
+use crate::wake::docker::watch::Watch;
+use crate::wake::docker::{Belongs, Container, Engine, Health, Snapshot, State};
+
+/// A waker whose engine is never heard of, and which nobody runs.
+struct Bench {
+    waker: Waker,
+    wakes: Arc<Wakes>,
+    watch: Watch,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let config = config::load(None, &Environment::new()).expect("defaults");
+        let freshness = Arc::new(Freshness::new(config.cache.clone()));
+        let source = Arc::new(Source::open(&config, &freshness).expect("a folder"));
+        let engine = Arc::new(Engine::new(config.wake.docker.clone()));
+        let (watch, view) = Watch::new(Arc::clone(&engine));
+        let compose = Compose::new(&config.wake, config.store.installed_apps_dir.clone());
+        let means = Arc::new(Means {
+            reclaim: false,
+            engine,
+            source: Arc::clone(&source),
+            compose: Arc::new(compose),
+            config: config.wake,
+        });
+        let (wakes, _orders) = Wakes::new();
+        let touches = Arc::new(Touches::new(config.touch));
+        let (statuses, _writer) = Statuses::new(source);
+        let waker = Waker::new(means, Arc::clone(&wakes), touches, view, statuses);
+        Self { waker, wakes, watch }
+    }
+
+    /// An app that sleeps, with something being done to it.
+    fn asleep(&mut self, name: &str, doing: Doing) -> Arc<str> {
+        let name: Arc<str> = name.into();
+        let app = self.wakes.of(&name, None);
+        app.show(Phase::Stopped, &Arc::default());
+        self.waker.slot(&name).expect("known").doing = doing;
+        name
+    }
+}
+
+impl Bench {
+    /// What is being done to an app comes to this.
+    async fn ends(&mut self, name: &Arc<str>, ended: Ended) {
+        let app = Arc::clone(&self.waker.slots[name].app);
+        self.waker.spawn(app, async move { ended });
+        self.next_ends().await;
+    }
+
+    async fn next_ends(&mut self) {
+        let ended = self.waker.running.join_next_with_id().await.expect("a task");
+        self.waker.end(ended);
+    }
+}
+
+#[tokio::test]
+async fn an_operator_is_told_of_what_was_ordered_and_of_nothing_else() {
+    let mut bench = Bench::new();
+    let name = bench.asleep("notes", Doing::Resting);
+    let (reply, mut woken) = tokio::sync::oneshot::channel();
+    bench.waker.take(Order::WakeNow(Arc::clone(&name), reply));
+    let (reply, mut rested) = tokio::sync::oneshot::channel();
+    bench.ends(&name, Ended::Rested(Rest::Stopped, Ok(()), Some(reply))).await;
+    assert_eq!(rested.try_recv(), Ok(Ok(())));
+    assert!(woken.try_recv().is_err(), "it sleeps still");
+    // Somebody else starts it before there is an attempt.
+    bench.ends(&name, Ended::Followed(Outcome::Ready)).await;
+    assert_eq!(woken.try_recv(), Ok(Ok(())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_hangs_does_not_make_the_waker_spin() {
+    let mut bench = Bench::new();
+    let now = Instant::now();
+    let waking = |at| Doing::Waking { place_until: Some(at) };
+    bench.asleep("hangs", waking(now + HELD_PLACE));
+    let waits = bench.asleep("waits", Doing::Queued);
+    bench.waker.queue.push_back(waits);
+    assert_eq!(bench.waker.next_due(), now + HELD_PLACE);
+    tokio::time::advance(HELD_PLACE).await;
+    bench.asleep("next", waking(now + 2 * HELD_PLACE));
+    assert_eq!(bench.waker.next_due(), now + 2 * HELD_PLACE);
+}
+
+#[tokio::test]
+async fn what_was_done_to_a_removed_app_ends_without_its_successor() {
+    let mut bench = Bench::new();
+    let name = bench.asleep("notes", Doing::Waking { place_until: None });
+    let app = Arc::clone(&bench.waker.slots[&name].app);
+    bench.waker.spawn(app, async { Ended::Woken(Outcome::Ready) });
+    bench.wakes.forget(std::iter::once(&name));
+    bench.waker.take(Order::Forget(Arc::clone(&name)));
+    bench.asleep("notes", Doing::Queued);
+    bench.next_ends().await;
+    let slot = &bench.waker.slots[&name];
+    assert_eq!(slot.doing, Doing::Queued);
+    assert!(!slot.app.is_awake());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_put_to_sleep_is_not_closed_again_and_again() {
+    let mut bench = Bench::new();
+    let name = bench.asleep("notes", Doing::Nothing);
+    let app = Arc::clone(&bench.waker.slots[&name].app);
+    app.show(Phase::Awake, &Arc::default());
+    let (reply, mut told) = tokio::sync::oneshot::channel();
+    bench.waker.rest(&name, Rest::Stopped, None, Some(reply));
+    assert_eq!(told.try_recv(), Ok(Err(Failure::EngineAway)), "nobody has seen an engine");
+    assert!(app.is_awake());
+    bench.watch.shows(Snapshot { live: true, was_listed: true, ..Snapshot::default() });
+    let refused = || Ended::Rested(Rest::Stopped, Err(Failure::Declined("not now")), None);
+    bench.ends(&name, refused()).await;
+    bench.waker.rest(&name, Rest::Stopped, None, None);
+    assert!(app.is_awake(), "a moment ago it could not be");
+    tokio::time::advance(RESTLESS).await;
+    bench.waker.rest(&name, Rest::Stopped, None, None);
+    assert!(!app.is_awake());
+    assert_eq!(bench.waker.slots[&name].doing, Doing::Resting);
+}
+
+#[tokio::test]
+async fn an_app_that_somebody_else_starts_does_not_wait_for_its_turn() {
+    let mut bench = Bench::new();
+    let name = bench.asleep("notes", Doing::Queued);
+    bench.waker.queue.push_back(Arc::clone(&name));
+    bench.waker.slots.get_mut(&name).expect("known").seen = Some(EngineState::Exited);
+    bench.watch.shows(running("notes"));
+    bench.waker.look_around();
+    let slot = &bench.waker.slots[&name];
+    assert_eq!((slot.doing, slot.wanted), (Doing::Following, true));
+    assert!(bench.waker.queue.is_empty());
+}
+
+#[tokio::test]
+async fn an_app_that_is_being_installed_is_tried_again_for_those_who_wait() {
+    let mut bench = Bench::new();
+    let installing = || Phase::Unavailable { status: "installing".into() };
+    let name = bench.asleep("notes", Doing::Waking { place_until: None });
+    bench.ends(&name, Ended::Woken(Outcome::Declined(installing()))).await;
+    assert!(!bench.waker.slots[&name].wanted, "nobody waits");
+    let _held = bench.waker.slots[&name].app.follow();
+    bench.ends(&name, Ended::Woken(Outcome::Declined(Phase::LowDisk))).await;
+    assert!(!bench.waker.slots[&name].wanted, "that will not pass by itself");
+    bench.ends(&name, Ended::Woken(Outcome::Declined(installing()))).await;
+    assert!(bench.waker.slots[&name].wanted);
+}
+
+/// An engine in which one container runs, of the project of that name.
+fn running(project: &str) -> Snapshot {
+    let container = Container {
+        id: "id".into(),
+        name: project.into(),
+        image: "image".into(),
+        created: String::new(),
+        belongs: Belongs { project: Some(project.into()), ..Belongs::default() },
+        state: State::Running,
+        health: Health::Unknown,
+        exit_code: 0,
+        out_of_memory: false,
+        restarts: 0,
+        restarts_always: false,
+        addresses: Vec::new(),
+        pid: None,
+    };
+    let containers = [(Arc::clone(&container.id), Arc::new(container))].into();
+    Snapshot { live: true, was_listed: true, containers, ..Snapshot::default() }
+}
