@@ -5,6 +5,7 @@ mod burst;
 mod faults;
 mod idle;
 mod journey;
+mod limits;
 mod quiet;
 mod races;
 mod strategies;
@@ -72,7 +73,11 @@ impl Stage {
     }
 
     fn config(&self, wake: &str, sleep: &str) -> String {
-        let docker = self.proxy.host();
+        Self::config_at(&self.proxy.host(), wake, sleep)
+    }
+
+    /// The same by way of another door to the engine.
+    fn config_at(docker: &str, wake: &str, sleep: &str) -> String {
         format!("[wake]\nenabled = true\ndocker = \"{docker}\"\n{wake}[sleep]\n{sleep}")
     }
 }
