@@ -6,6 +6,7 @@ mod faults;
 mod idle;
 mod journey;
 mod limits;
+mod processes;
 mod quiet;
 mod races;
 mod strategies;
