@@ -9,6 +9,7 @@ mod limits;
 mod processes;
 mod quiet;
 mod races;
+mod rows;
 mod strategies;
 
 use std::sync::Arc;
