@@ -10,6 +10,7 @@ mod processes;
 mod quiet;
 mod races;
 mod rows;
+mod selection;
 mod strategies;
 
 use std::sync::Arc;
