@@ -12,6 +12,7 @@ mod races;
 mod rows;
 mod selection;
 mod strategies;
+mod swarm;
 
 use std::sync::Arc;
 use std::time::Duration;
