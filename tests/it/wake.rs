@@ -13,6 +13,7 @@ mod rows;
 mod selection;
 mod strategies;
 mod swarm;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
