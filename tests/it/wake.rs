@@ -50,7 +50,7 @@ impl Stage {
     async fn on(engine: &Arc<Engine>, store: Store) -> Self {
         let sample = SampleBox::new(store).await;
         if store == Store::Postgres {
-            // A box without its size wakes nothing, as the contract says.
+            // As its owner's console writes it: a box that is large enough for all.
             let sql = r#"INSERT INTO kv_store VALUES ('profile', '{"vm_size": "xl"}')"#;
             sample.database().execute(sql, &[]).await;
         }

@@ -190,7 +190,7 @@ async fn received(stage: &Stage, app: &App) -> u64 {
     let pid = stage.apps.engine.inspect(&app.name, "{{.State.Pid}}").await.expect("it runs");
     let table = std::fs::read_to_string(format!("/proc/{pid}/net/dev")).expect("Linux");
     let counts = table.lines().filter_map(|line| line.trim().strip_prefix("eth0:"));
-    let bytes = counts.flat_map(|counts| counts.split_whitespace().next());
+    let bytes = counts.filter_map(|counts| counts.split_whitespace().next());
     bytes.map(|bytes| bytes.parse::<u64>().expect("a number")).sum()
 }
 
