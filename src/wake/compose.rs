@@ -198,8 +198,10 @@ impl Trouble {
 fn image_in(said: &str) -> String {
     let marks = ["o such image: ", "denied for ", "manifest for ", "resolve reference \""];
     let after = |mark: &&str| said.split_once(*mark).map(|(_, rest)| rest);
-    let rest = marks.iter().find_map(after).unwrap_or("?");
-    let ends = |c: char| c.is_whitespace() || matches!(c, ',' | '"');
+    // The older Compose has named it before it asked for it: `Pulling web (shop:7)...`.
+    let pulled = || said.rsplit_once("Pulling ")?.1.split_once('(').map(|(_, rest)| rest);
+    let rest = marks.iter().find_map(after).or_else(pulled).unwrap_or("?");
+    let ends = |c: char| c.is_whitespace() || matches!(c, ',' | '"' | ')');
     rest[..rest.find(ends).unwrap_or(rest.len())].to_owned()
 }
 
@@ -221,6 +223,10 @@ mod tests {
         assert_eq!(
             image("manifest for a.test:5000/shop:7 not found: manifest unknown: manifest unknown"),
             "a.test:5000/shop:7"
+        );
+        assert_eq!(
+            image("Pulling a (b:1)...\nPulling web (shop:7)...\nmanifest unknown"),
+            "shop:7"
         );
         assert_eq!(
             image("failed to resolve reference \"a.test/shop:7\": a.test/shop:7: not found"),
