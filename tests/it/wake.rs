@@ -9,6 +9,7 @@ mod limits;
 mod processes;
 mod quiet;
 mod races;
+mod reasons;
 mod rows;
 mod selection;
 mod strategies;
