@@ -37,7 +37,13 @@ pub(super) struct Compose {
     command: Vec<String>,
     found: OnceCell<Option<Vec<String>>>,
     environment: Vec<(&'static str, OsString)>,
+    /// Variables that it must not see.
+    hidden: &'static [&'static str],
 }
+
+/// The older Compose believes authorities named here before those of the engine's own
+/// certificates; it talks to nobody but the engine.
+const OTHER_AUTHORITIES: &[&str] = &["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"];
 
 /// Why Compose did not do it.
 #[derive(Debug)]
@@ -70,6 +76,10 @@ impl Compose {
             command: config.compose_command.clone(),
             found: OnceCell::new(),
             environment,
+            hidden: match &config.docker {
+                DockerEndpoint::Tls { .. } => OTHER_AUTHORITIES,
+                DockerEndpoint::Unix(_) | DockerEndpoint::Tcp(_) => &[],
+            },
         }
     }
 
@@ -139,6 +149,9 @@ impl Compose {
                 command.env_remove(name);
             }
         }
+        for name in self.hidden {
+            command.env_remove(name);
+        }
         let failed = |reason: String| Err(Trouble::Failed(Failure::Compose(reason)));
         match timeout(LIMIT, command.output()).await {
             Err(_) => failed(format!("not done within {LIMIT:?}")),
@@ -176,7 +189,9 @@ impl Trouble {
         let end = said[start..].to_owned();
         let lower = said.to_lowercase();
         let has = |part: &str| lower.contains(part);
-        if has("no such image") || has("pull access denied") || has("manifest unknown") {
+        let unresolved = has("failed to resolve reference") && has("not found");
+        let is_missing = has("no such image") || has("pull access denied");
+        if is_missing || has("manifest unknown") || unresolved {
             return Self::Failed(Failure::ImageMissing { image: image_in(said) });
         }
         let stale_network = has("network") && (has("not found") || has("no such network"));
@@ -190,10 +205,13 @@ impl Trouble {
 
 /// The image that a message is about, as far as one can tell.
 fn image_in(said: &str) -> String {
-    let after = |mark: &str| said.split_once(mark).map(|(_, rest)| rest);
-    let rest = after("o such image: ").or_else(|| after("denied for ")).unwrap_or("?");
-    let end = rest.find(|c: char| c.is_whitespace() || c == ',').unwrap_or(rest.len());
-    rest[..end].to_owned()
+    let marks = ["o such image: ", "denied for ", "manifest for ", "resolve reference \""];
+    let after = |mark: &&str| said.split_once(*mark).map(|(_, rest)| rest);
+    // The older Compose has named it before it asked for it: `Pulling web (shop:7)...`.
+    let pulled = || said.rsplit_once("Pulling ")?.1.split_once('(').map(|(_, rest)| rest);
+    let rest = marks.iter().find_map(after).or_else(pulled).unwrap_or("?");
+    let ends = |c: char| c.is_whitespace() || matches!(c, ',' | '"' | ')');
+    rest[..rest.find(ends).unwrap_or(rest.len())].to_owned()
 }
 
 #[cfg(test)]
@@ -210,6 +228,18 @@ mod tests {
         assert_eq!(
             image("pull access denied for shop, repository does not exist or may require ..."),
             "shop"
+        );
+        assert_eq!(
+            image("manifest for a.test:5000/shop:7 not found: manifest unknown: manifest unknown"),
+            "a.test:5000/shop:7"
+        );
+        assert_eq!(
+            image("Pulling a (b:1)...\nPulling web (shop:7)...\nmanifest unknown"),
+            "shop:7"
+        );
+        assert_eq!(
+            image("failed to resolve reference \"a.test/shop:7\": a.test/shop:7: not found"),
+            "a.test/shop:7"
         );
         for stale in [
             "ERROR: for web  network 5e3f was not found",

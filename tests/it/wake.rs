@@ -5,9 +5,16 @@ mod burst;
 mod faults;
 mod idle;
 mod journey;
+mod limits;
+mod processes;
 mod quiet;
 mod races;
+mod reasons;
+mod rows;
+mod selection;
 mod strategies;
+mod swarm;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +51,7 @@ impl Stage {
     async fn on(engine: &Arc<Engine>, store: Store) -> Self {
         let sample = SampleBox::new(store).await;
         if store == Store::Postgres {
-            // A box without its size wakes nothing, as the contract says.
+            // As its owner's console writes it: a box that is large enough for all.
             let sql = r#"INSERT INTO kv_store VALUES ('profile', '{"vm_size": "xl"}')"#;
             sample.database().execute(sql, &[]).await;
         }
@@ -72,7 +79,11 @@ impl Stage {
     }
 
     fn config(&self, wake: &str, sleep: &str) -> String {
-        let docker = self.proxy.host();
+        Self::config_at(&self.proxy.host(), wake, sleep)
+    }
+
+    /// The same by way of another door to the engine.
+    fn config_at(docker: &str, wake: &str, sleep: &str) -> String {
         format!("[wake]\nenabled = true\ndocker = \"{docker}\"\n{wake}[sleep]\n{sleep}")
     }
 }

@@ -1,15 +1,17 @@
 //! Who is used stays awake, who is not goes to sleep on time.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::task::JoinHandle;
 
 use super::{LONG, Stage, program, state, until_state};
 use crate::support::boxes::Store;
-use crate::support::client::{ask, poll};
-use crate::support::docker::apps::{App, Plan};
+use crate::support::client::{Connection, Request, ask, poll};
+use crate::support::docker::apps::{App, Plan, Service};
 use crate::support::docker::front::{Errors, Front};
 
 /// How long a download and a silent WebSocket last; several times [`IDLE`].
@@ -153,4 +155,80 @@ async fn a_restart_puts_nothing_to_sleep() {
     // The loop does work.
     let porter = stage.porter("", sleep).await;
     until_state(&porter, &app, "stopped", LONG).await;
+}
+
+/// Talks to a container past the proxy, in both directions, as long as the test runs.
+fn talk_to(address: SocketAddr) -> AbortOnDrop {
+    AbortOnDrop(tokio::spawn(async move {
+        let mut connection = Connection::open(address).await.expect("it listens");
+        loop {
+            let answer = connection.ask(&Request::new("GET", "/")).await;
+            assert_eq!(answer.expect("an answer").status, 200);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }))
+}
+
+/// Fills the network of an app with what nobody answers, as long as the test runs.
+async fn make_noise(app: &App) -> AbortOnDrop {
+    let SocketAddr::V4(address) = app.address() else { panic!("IPv4") };
+    let [a, b, c, _] = address.ip().octets();
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.expect("a free port");
+    socket.set_broadcast(true).expect("a setting");
+    AbortOnDrop(tokio::spawn(async move {
+        loop {
+            // The discard port: RFC 863.
+            let sent = socket.send_to(&[0; 500], (Ipv4Addr::new(a, b, c, 255), 9)).await;
+            sent.expect("sent");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }))
+}
+
+/// Bytes that have come in at an app, as its network's own count has it.
+async fn received(stage: &Stage, app: &App) -> u64 {
+    let pid = stage.apps.engine.inspect(&app.name, "{{.State.Pid}}").await.expect("it runs");
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/dev")).expect("Linux");
+    let counts = table.lines().filter_map(|line| line.trim().strip_prefix("eth0:"));
+    let bytes = counts.filter_map(|counts| counts.split_whitespace().next());
+    bytes.map(|bytes| bytes.parse::<u64>().expect("a number")).sum()
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_only_heard_and_talk_behind_the_entrypoint_keep_nobody_awake() {
+    let stage = Stage::new(Store::Postgres).await;
+    let noisy = stage.running(plan("noisy", false)).await;
+    let lifecycle = json!({"always_on": false, "idle_for_pause": IDLE.as_secs()});
+    let behind = Plan::of("behind", vec![Service::new("web"), Service::new("database")]);
+    let behind = stage.running(behind.meta("lifecycle", lifecycle)).await;
+    let used = stage.running(plan("used", false)).await;
+
+    let heard = received(&stage, &noisy).await;
+    let _noise = make_noise(&noisy).await;
+    poll("it is heard", LONG, async || received(&stage, &noisy).await > heard + 5000).await;
+    let _talk = talk_to(behind.address_of(1));
+    let use_of_it = talk_to(used.address());
+    let porter = stage.porter("", SLEEP).await;
+    for app in [&noisy, &behind] {
+        assert_eq!(porter.ask(&program(app)).await.status, 200);
+    }
+    let asked = Instant::now();
+    for app in [&noisy, &behind] {
+        until_state(&porter, app, "paused", LONG).await;
+        let slept = asked.elapsed();
+        assert!(slept + Duration::from_secs(1) >= IDLE, "too soon: {slept:?}");
+        assert!(slept <= IDLE + Duration::from_secs(4), "too late: {slept:?}");
+    }
+    // Talk with the entrypoint is use, though no request was.
+    assert_eq!(state(&porter, &used).await, "awake");
+    drop(use_of_it);
+    until_state(&porter, &used, "paused", LONG).await;
 }

@@ -148,6 +148,12 @@ impl Apps {
         Self { engine: Arc::clone(engine), network, subnet, next: AtomicU8::new(2) }
     }
 
+    /// What makes a container that is made by hand one of these, in the client's words.
+    pub fn membership(&self) -> [String; 4] {
+        let label = format!("{LABEL}={}", self.network);
+        ["--network".into(), self.network.clone(), "--label".into(), label]
+    }
+
     /// Writes down what the app is; makes no container.
     pub async fn install(&self, sample: &SampleBox, plan: Plan) -> App {
         let image = self.engine.image().await;
@@ -226,9 +232,14 @@ impl App {
 
     /// Where its entrypoint answers when it does.
     pub fn address(&self) -> SocketAddr {
-        let port = self.plan.services[0].env.get("PORT");
+        self.address_of(0)
+    }
+
+    /// Where its n-th service answers.
+    pub fn address_of(&self, n: usize) -> SocketAddr {
+        let port = self.plan.services[n].env.get("PORT");
         let port = port.and_then(Value::as_str).map_or(80, |port| port.parse().expect("a port"));
-        (self.services[0].1, port).into()
+        (self.services[n].1, port).into()
     }
 
     /// The container of its n-th service, the entrypoint's first.
@@ -248,7 +259,12 @@ impl App {
     }
 
     async fn compose(&self, args: &[&str]) {
-        self.engine.compose(&self.folder, &self.name, args).await;
+        self.try_compose(args).await.unwrap_or_else(|error| panic!("compose {args:?}: {error}"));
+    }
+
+    /// Has compose do something that may fail; then what it said.
+    pub async fn try_compose(&self, args: &[&str]) -> Result<String, String> {
+        self.engine.try_compose(&self.folder, &self.name, args).await
     }
 
     /// Has compose make its containers without starting them.

@@ -30,6 +30,7 @@ struct Own {
     folder: PathBuf,
     data: PathBuf,
     pool: Subnet,
+    arguments: Vec<String>,
     running: Mutex<Option<Child>>,
     /// The keeper cleans up when its standard input ends.
     keeper: Mutex<Option<(Child, ChildStdin)>>,
@@ -43,7 +44,7 @@ impl Engine {
         let engine = SHARED.get_or_init(|| {
             let answers = Command::new("docker").arg("info").output();
             if !answers.is_ok_and(|output| output.status.success()) {
-                return Arc::new(Self::started());
+                return Arc::new(Self::started(Vec::new()));
             }
             let host = std::env::var("DOCKER_HOST").unwrap_or_default();
             let host = if host.is_empty() { "unix:///var/run/docker.sock" } else { &host };
@@ -55,12 +56,18 @@ impl Engine {
 
     /// One for a test that stops, restarts or kills it.
     pub async fn own() -> Arc<Self> {
-        let started = tokio::task::spawn_blocking(Self::started).await.expect("no panic");
-        Arc::new(started)
+        Self::own_with(&[]).await
     }
 
-    fn started() -> Self {
-        let own = Own::prepare();
+    /// The same with more arguments for `dockerd`.
+    pub async fn own_with(arguments: &[String]) -> Arc<Self> {
+        let arguments = arguments.to_vec();
+        let starting = tokio::task::spawn_blocking(|| Self::started(arguments));
+        Arc::new(starting.await.expect("no panic"))
+    }
+
+    fn started(arguments: Vec<String>) -> Self {
+        let own = Own::prepare(arguments);
         own.start();
         Self { socket: own.socket(), own: Some(own), image: OnceCell::new() }
     }
@@ -119,8 +126,13 @@ impl Engine {
         told(&command.output().await.expect("the docker client; `tests/run` installs it"))
     }
 
-    /// Runs compose on the file in a folder, which must succeed.
-    pub async fn compose(&self, folder: &Path, project: &str, args: &[&str]) -> String {
+    /// Runs compose on the file in a folder; where it fails, what it said.
+    pub async fn try_compose(
+        &self,
+        folder: &Path,
+        project: &str,
+        args: &[&str],
+    ) -> Result<String, String> {
         let mut command = tokio::process::Command::from(compose());
         command
             .current_dir(folder)
@@ -128,8 +140,7 @@ impl Engine {
             .args(["--project-name", project])
             .args(args)
             .stdin(Stdio::null());
-        let output = command.output().await.expect("compose; `tests/run` installs it");
-        told(&output).unwrap_or_else(|error| panic!("compose {args:?}: {error}"))
+        told(&command.output().await.expect("compose; `tests/run` installs it"))
     }
 
     /// A part of what the engine says of a container, by a Go template.
@@ -165,7 +176,7 @@ fn told(output: &Output) -> Result<String, String> {
 
 impl Own {
     /// Folders and a network, and who cleans up.
-    fn prepare() -> Self {
+    fn prepare(arguments: Vec<String>) -> Self {
         let mut keeper = Command::new("sh")
             .args(["-c", include_str!("engine.sh"), "engine", env!("CARGO_TARGET_TMPDIR")])
             .stdin(Stdio::piped())
@@ -181,6 +192,7 @@ impl Own {
             folder: folder(),
             data: folder(),
             pool: Subnet::take(),
+            arguments,
             running: Mutex::default(),
             keeper: Mutex::new(Some((keeper, alive))),
         }
@@ -210,6 +222,9 @@ impl Own {
             .args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false"])
             .arg(format!("--default-address-pool=base={},size=28", self.pool.cidr()))
             .args(["--shutdown-timeout=5", "--log-level=warn"])
+            .args(&self.arguments)
+            // A swarm asks a registry even for images that are there.
+            .env("DOCKER_SERVICE_PREFER_OFFLINE_IMAGE", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file"))
             .stderr(log)
