@@ -140,11 +140,15 @@ impl Watch {
         let mut is_known = false;
         loop {
             let mut was_live = false;
+            let began = Instant::now();
             let Err(lost) = self.follow(&mut was_live).await;
             // Also where it never was: somebody may wait for the first word.
             self.update(|snapshot| snapshot.live = false);
             if was_live {
-                failures = 0;
+                // One whose events always end soon is not listed again and again.
+                if began.elapsed() >= LONGEST_WAIT {
+                    failures = 0;
+                }
                 is_known = true;
                 warn!(error = %lost, "no word from the container engine; its last state is kept");
             } else {
