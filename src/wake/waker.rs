@@ -116,12 +116,9 @@ impl Waker {
 
     /// When something is to be done without anybody's order.
     fn next_due(&self) -> Instant {
-        let due = self.slots.values().filter_map(|slot| match slot.doing {
-            Doing::Nothing if slot.wanted => slot.not_before,
-            Doing::Waking { place_until } if !self.queue.is_empty() => place_until,
-            _ => None,
-        });
-        due.min().unwrap_or_else(|| Instant::now() + FAR)
+        let (now, is_queue) = (Instant::now(), !self.queue.is_empty());
+        let due = self.slots.values().filter_map(|slot| slot.due(now, is_queue));
+        due.min().unwrap_or(now + FAR)
     }
 
     fn slot(&mut self, name: &Arc<str>) -> Option<&mut Slot> {
