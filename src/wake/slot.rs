@@ -32,7 +32,10 @@ pub(super) struct Slot {
     pub(super) seen: Option<EngineState>,
     /// The state whose status was written to the store last.
     pub(super) written: Option<EngineState>,
+    /// Those who ordered it to be woken.
     pub(super) replies: Vec<Reply>,
+    /// Who ordered it to be put to sleep; others may order it to be woken meanwhile.
+    pub(super) rest_reply: Option<Reply>,
 }
 
 /// One thing at a time.
@@ -74,6 +77,7 @@ impl Slot {
             seen: None,
             written: None,
             replies: Vec::new(),
+            rest_reply: None,
         }
     }
 

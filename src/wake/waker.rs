@@ -197,7 +197,9 @@ impl Waker {
                 }
                 // Looked at as if for the first time: some of it may have been done.
                 slot.seen = None;
-                slot.reply(&done);
+                if let Some(reply) = slot.rest_reply.take() {
+                    let _ = reply.send(done);
+                }
             }
         }
     }
@@ -296,7 +298,7 @@ impl Waker {
         slot.doing = Doing::Resting;
         slot.wanted = false;
         slot.after = None;
-        slot.replies.extend(reply);
+        slot.rest_reply = reply;
         if let Some(attempt) = self.attempt(name) {
             let task = async move { Ended::Rested(rest, attempt.sleep(rest).await) };
             self.spawn(name, task);
