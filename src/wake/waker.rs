@@ -276,9 +276,17 @@ impl Waker {
             return;
         }
         let Some(slot) = self.slot(name) else { return };
-        if slot.doing != Doing::Nothing {
+        let obstacle = if slot.doing != Doing::Nothing {
+            Some(Failure::Declined("something else is being done to it"))
+        } else if !view.snapshot().live {
+            // Nothing could be done, and nobody would see that it runs on.
+            Some(Failure::EngineAway)
+        } else {
+            None
+        };
+        if let Some(obstacle) = obstacle {
             if let Some(reply) = reply {
-                let _ = reply.send(Err(Failure::Declined("something else is being done to it")));
+                let _ = reply.send(Err(obstacle));
             }
             return;
         }
