@@ -55,7 +55,7 @@ enum Trouble {
 }
 
 impl Compose {
-    pub(super) fn new(config: &Wake, installed_apps_dir: PathBuf) -> Self {
+    pub(super) fn new(config: &Wake, installed_apps_dir: &Path) -> Self {
         let environment = match &config.docker {
             DockerEndpoint::Unix(path) => {
                 let mut host = OsString::from("unix://");
@@ -76,10 +76,10 @@ impl Compose {
         if let Some(program) = command.first_mut().filter(|program| program.contains('/'))
             && let Some(path) = absolute(Path::new(program)).to_str()
         {
-            *program = path.to_owned();
+            path.clone_into(program);
         }
         Self {
-            installed_apps_dir: absolute(&installed_apps_dir),
+            installed_apps_dir: absolute(installed_apps_dir),
             command,
             found: OnceCell::new(),
             environment,
@@ -271,7 +271,7 @@ mod tests {
         let config = crate::config::load(None, &crate::config::Environment::new());
         let mut wake = config.expect("defaults").wake;
         wake.compose_command = ["sh", "-c", script, "sh"].map(Into::into).into();
-        Compose::new(&wake, installed_apps_dir.to_owned())
+        Compose::new(&wake, installed_apps_dir)
     }
 
     fn folder_with_app() -> tempfile::TempDir {
