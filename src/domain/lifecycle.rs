@@ -1,6 +1,6 @@
 //! What an app's containers do together, and what becomes of them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::app::{Lifecycle, Size};
 
@@ -271,6 +271,19 @@ impl RestRules {
         })
     }
 
+    /// When an app that nobody uses again goes to which rest; `None` where it never
+    /// does, or later than any clock can tell.
+    #[must_use]
+    pub fn next_rest_at(
+        &self,
+        lifecycle: &Lifecycle,
+        is_paused: bool,
+        last_use: SystemTime,
+    ) -> Option<(SystemTime, Rest)> {
+        let (after, rest) = self.next_rest(lifecycle, is_paused)?;
+        Some((last_use.checked_add(after)?, rest))
+    }
+
     /// What is due for an app now.
     #[must_use]
     pub fn due(&self, candidate: &Candidate<'_>) -> Option<Rest> {
@@ -394,6 +407,17 @@ mod tests {
         let never_paused = RestRules { pause: false, ..RULES };
         assert_eq!(never_paused.due(&candidate(&default, false, 10_799)), None);
         assert_eq!(never_paused.due(&candidate(&default, false, 10_800)), Some(Stopped));
+    }
+
+    #[test]
+    fn an_idle_time_beyond_all_clocks_is_never_over() {
+        let never = lifecycle(None, Some(u64::MAX));
+        let (paused, running) = (true, false);
+        let minute = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
+        let next = |is_paused| RULES.next_rest_at(&never, is_paused, SystemTime::UNIX_EPOCH);
+        assert_eq!(next(running), Some((minute, Rest::Paused)));
+        assert_eq!(next(paused), None);
+        assert_eq!(RULES.due(&candidate(&never, paused, u64::MAX - 1)), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Apps and their sleep.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -81,14 +81,15 @@ impl Apps {
         let Shown { version: _, phase, since: _, containers } = app.shown();
         let History { since, woken: _, last_use, last_failure, next_rest } = app.history();
         let last_use = last_use.max(self.touches.last_use(&app.name));
-        let next_sleep = next_rest.map(|(at, rest)| json!({"at": time(at), "to": rest.as_str()}));
+        let next_sleep =
+            next_rest.and_then(|(at, rest)| Some(json!({"at": time(at)?, "to": rest.as_str()})));
         let last_failure = last_failure
             .map(|(at, failure)| json!({"at": time(at), "reason": failure.to_string()}));
         let mut described = json!({
             "name": *app.name,
             "state": phase.as_str(),
-            "since": since.map(time),
-            "last_use": last_use.map(time),
+            "since": since.and_then(time),
+            "last_use": last_use.and_then(time),
             "next_sleep": next_sleep,
             "last_failure": last_failure,
             "containers": containers.iter().map(container).collect::<Value>(),
@@ -111,7 +112,28 @@ fn container(container: &ContainerState) -> Value {
     json!({"name": name, "state": state, "exit_code": exit_code})
 }
 
-/// RFC 3339, in seconds.
-fn time(at: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(at).to_string()
+/// The first second that RFC 3339 has no words for, 10000-01-01, since 1970.
+const END_OF_TIMES: u64 = 253_402_300_800;
+
+/// RFC 3339, in seconds; `None` for what it cannot express: an app may ask to sleep
+/// after 10,000 years.
+fn time(at: SystemTime) -> Option<String> {
+    let since_1970 = at.duration_since(UNIX_EPOCH).ok()?;
+    (since_1970.as_secs() < END_OF_TIMES).then(|| humantime::format_rfc3339_seconds(at).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_time_without_words_is_left_out() {
+        let at = |seconds| time(UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(0).as_deref(), Some("1970-01-01T00:00:00Z"));
+        assert_eq!(at(END_OF_TIMES - 1).as_deref(), Some("9999-12-31T23:59:59Z"));
+        assert_eq!(at(END_OF_TIMES), None);
+        assert_eq!(at(1 << 62), None);
+        assert_eq!(time(UNIX_EPOCH - Duration::from_secs(1)), None, "a clock without a battery");
+    }
 }

@@ -263,6 +263,8 @@ impl Attempt {
     async fn unpause(&mut self, observed: &Observed) -> Result<(), Trouble> {
         for container in observed.containers.iter().filter(|c| c.state == State::Paused) {
             match self.means.engine.unpause(&container.id).await {
+                // So says Docker 20.10 where somebody else was quicker.
+                Err(EngineError::Refused { .. }) if !self.is_still_paused(container).await => {}
                 Err(EngineError::Refused { message, .. }) => {
                     warn!(app = %self.app.name, message, "cannot be unpaused; started instead");
                     return self.compose_up().await;
@@ -277,6 +279,13 @@ impl Attempt {
             EngineState::Running => Ok(()),
             _ => self.start(&observed).await,
         }
+    }
+
+    /// Whether a container that could not be unpaused is paused at all.
+    async fn is_still_paused(&self, container: &Container) -> bool {
+        self.view.look([Arc::clone(&container.id)]).await;
+        let snapshot = self.view.snapshot();
+        snapshot.containers.get(&container.id).is_some_and(|c| c.state == State::Paused)
     }
 
     /// Starts what does not run, dependencies first.

@@ -4,10 +4,12 @@
 //! nothing here reads the file.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
@@ -26,8 +28,15 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// Begins the names of our own settings, secrets among them.
 const OWN: &str = "NIGHTPORTER_";
 
-/// Bytes of what Compose says that are looked at, from the end.
+/// Bytes of what Compose says that are shown, from the end.
 const LONGEST_WORD: usize = 400;
+
+/// Bytes of what Compose says that are kept, from the end.
+const KEPT: usize = 64 * 1024;
+
+/// How long what Compose has said last is waited for after it ended: what it started
+/// may go on and never close its standard error.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Runs Compose.
 #[derive(Debug)]
@@ -55,11 +64,11 @@ enum Trouble {
 }
 
 impl Compose {
-    pub(super) fn new(config: &Wake, installed_apps_dir: PathBuf) -> Self {
+    pub(super) fn new(config: &Wake, installed_apps_dir: &Path) -> Self {
         let environment = match &config.docker {
             DockerEndpoint::Unix(path) => {
                 let mut host = OsString::from("unix://");
-                host.push(path);
+                host.push(absolute(path));
                 vec![("DOCKER_HOST", host)]
             }
             DockerEndpoint::Tcp(address) => {
@@ -68,12 +77,19 @@ impl Compose {
             DockerEndpoint::Tls { address, certificates } => vec![
                 ("DOCKER_HOST", format!("tcp://{address}").into()),
                 ("DOCKER_TLS_VERIFY", "1".into()),
-                ("DOCKER_CERT_PATH", certificates.into()),
+                ("DOCKER_CERT_PATH", absolute(certificates).into()),
             ],
         };
+        let mut command = config.compose_command.clone();
+        // One without a slash is looked for in `PATH`.
+        if let Some(program) = command.first_mut().filter(|program| program.contains('/'))
+            && let Some(path) = absolute(Path::new(program)).to_str()
+        {
+            path.clone_into(program);
+        }
         Self {
-            installed_apps_dir,
-            command: config.compose_command.clone(),
+            installed_apps_dir: absolute(installed_apps_dir),
+            command,
             found: OnceCell::new(),
             environment,
             hidden: match &config.docker {
@@ -153,11 +169,11 @@ impl Compose {
             command.env_remove(name);
         }
         let failed = |reason: String| Err(Trouble::Failed(Failure::Compose(reason)));
-        match timeout(LIMIT, command.output()).await {
+        match timeout(LIMIT, said_by(&mut command)).await {
             Err(_) => failed(format!("not done within {LIMIT:?}")),
             Ok(Err(error)) => failed(format!("{program}: {error}")),
-            Ok(Ok(output)) if output.status.success() => Ok(()),
-            Ok(Ok(output)) => Err(Trouble::of(&String::from_utf8_lossy(&output.stderr))),
+            Ok(Ok((status, _))) if status.success() => Ok(()),
+            Ok(Ok((_, said))) => Err(Trouble::of(&String::from_utf8_lossy(&said))),
         }
     }
 
@@ -177,6 +193,43 @@ impl Compose {
             }
         }
         None
+    }
+}
+
+/// Compose runs in the app's folder, where a path relative to ours leads elsewhere.
+fn absolute(path: &Path) -> PathBuf {
+    // Fails only for an empty path, or where the working directory was removed.
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// How a command ended, and the end of what it said on its standard error.
+async fn said_by(command: &mut Command) -> io::Result<(ExitStatus, Vec<u8>)> {
+    let mut child = command.spawn()?;
+    let (mut said, mut heard) = (child.stderr.take(), Vec::new());
+    let status = {
+        let listening = keep_end(said.as_mut(), &mut heard);
+        let mut listening = std::pin::pin!(listening);
+        tokio::select! {
+            biased;
+            () = &mut listening => child.wait().await?,
+            status = child.wait() => {
+                let _ = timeout(LAST_WORDS, listening).await;
+                status?
+            }
+        }
+    };
+    Ok((status, heard))
+}
+
+/// Reads all of it and keeps the end.
+async fn keep_end(from: Option<&mut (impl AsyncRead + Unpin)>, kept: &mut Vec<u8>) {
+    let Some(from) = from else { return };
+    let mut chunk = [0; 4096];
+    while let Ok(count @ 1..) = from.read(&mut chunk).await {
+        kept.extend_from_slice(&chunk[..count]);
+        if kept.len() > 2 * KEPT {
+            kept.drain(..kept.len() - KEPT);
+        }
     }
 }
 
@@ -250,5 +303,52 @@ mod tests {
         }
         let long = "ü".repeat(1000);
         assert!(matches!(Trouble::of(&long), Trouble::Failed(Failure::Compose(_))));
+    }
+
+    /// A Compose that is a shell script: `$2` is the project, `$4` the file.
+    fn scripted(installed_apps_dir: &Path, script: &str) -> Compose {
+        let config = crate::config::load(None, &crate::config::Environment::new());
+        let mut wake = config.expect("defaults").wake;
+        wake.compose_command = ["sh", "-c", script, "sh"].map(Into::into).into();
+        Compose::new(&wake, installed_apps_dir)
+    }
+
+    fn folder_with_app() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        let app = folder.path().join("shop");
+        std::fs::create_dir(&app).expect("made");
+        std::fs::write(app.join("compose.yaml"), "services: {}").expect("written");
+        folder
+    }
+
+    #[tokio::test]
+    async fn a_relative_folder_is_found_from_the_apps_own() {
+        let folder = folder_with_app();
+        let here = std::env::current_dir().expect("known");
+        let up = "../".repeat(here.components().count() - 1);
+        let relative = Path::new(&up).join(folder.path().strip_prefix("/").expect("absolute"));
+        assert!(relative.is_relative() && relative.is_dir());
+        let compose = scripted(&relative, r#"test -f "$4" && test -f compose.yaml"#);
+        assert_eq!(compose.up("shop", "shop").await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn of_much_that_is_said_the_end_is_heard() {
+        let folder = folder_with_app();
+        let script = "yes | head -c 10000000 >&2; echo No such image: shop:7 >&2; exit 1";
+        let failed = scripted(folder.path(), script).up("shop", "shop").await;
+        assert_eq!(failed, Err(Failure::ImageMissing { image: "shop:7".into() }));
+        let mut kept = Vec::new();
+        let mut much = tokio::io::repeat(b'x').take(100 * KEPT as u64);
+        keep_end(Some(&mut much), &mut kept).await;
+        assert!((KEPT..=3 * KEPT).contains(&kept.len()) && kept.capacity() <= 8 * KEPT);
+    }
+
+    #[tokio::test]
+    async fn what_compose_leaves_running_is_not_waited_for() {
+        let folder = folder_with_app();
+        let compose = scripted(folder.path(), "sleep 20 & echo no >&2; exit 1");
+        let done = timeout(Duration::from_secs(10), compose.up("shop", "shop")).await;
+        assert_eq!(done, Ok(Err(Failure::Compose("no".into()))));
     }
 }

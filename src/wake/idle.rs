@@ -34,6 +34,11 @@ const SAMPLES: usize = 4;
 /// An app that was asked for so short ago needs no look at its traffic.
 const JUST_NOW: Duration = Duration::from_secs(1);
 
+/// How far ahead of this clock a use may have been written down, by a process whose
+/// clock differs. What is later was written while a clock was wrong, and would keep its
+/// app from sleeping until then.
+const AHEAD: Duration = Duration::from_secs(60);
+
 /// What is read of each app's description; `None` where it cannot be used.
 type Described = Option<Facts>;
 
@@ -183,8 +188,8 @@ impl Idle {
         self.note_traffic(&mut sleepers, now).await;
         self.learn_written_uses(&mut sleepers, now).await;
         for sleeper in &sleepers {
-            let next = self.rules.next_rest(&sleeper.lifecycle, sleeper.is_paused);
-            let next = next.map(|(after, rest)| (sleeper.last_use + after, rest));
+            let Sleeper { lifecycle, is_paused, last_use, .. } = sleeper;
+            let next = self.rules.next_rest_at(lifecycle, *is_paused, *last_use);
             sleeper.app.note(|history| history.next_rest = next);
         }
         if self.is_disk_low().await {
@@ -325,7 +330,10 @@ impl Idle {
             return;
         }
         let written = match self.means.source.last_uses().await {
-            Ok(uses) => self.written.insert(uses),
+            Ok(mut uses) => {
+                uses.retain(|_, at| is_believable(*at, now));
+                self.written.insert(uses)
+            }
             Err(error) => {
                 debug!(%error, "written uses are not known");
                 // Nobody is put to sleep on half of what there is to know.
@@ -392,5 +400,25 @@ impl Idle {
     fn rest(&self, sleeper: &Sleeper, rest: Rest, unless_used_since: Option<SystemTime>) {
         let app = Arc::clone(&sleeper.app.name);
         self.wakes.order(Order::Rest { app, rest, unless_used_since, reply: None });
+    }
+}
+
+fn is_believable(use_: SystemTime, now: SystemTime) -> bool {
+    use_.duration_since(now).unwrap_or_default() <= AHEAD
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uses_that_are_still_to_come_are_not_believed() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let now = at(1_000_000);
+        for (use_, expected) in
+            [(0, true), (1_000_000, true), (1_000_060, true), (1_000_061, false), (1 << 62, false)]
+        {
+            assert_eq!(is_believable(at(use_), now), expected, "{use_}");
+        }
     }
 }

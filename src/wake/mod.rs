@@ -228,7 +228,7 @@ pub async fn begin(
 ) {
     let engine = Arc::new(Engine::new(config.wake.docker.clone()));
     let (watch, view) = Watch::new(Arc::clone(&engine));
-    let compose = Compose::new(&config.wake, config.store.installed_apps_dir.clone());
+    let compose = Compose::new(&config.wake, &config.store.installed_apps_dir);
     let compose = Arc::new(compose);
     if wakes.sight.set((view.clone(), Arc::clone(&compose))).is_err() {
         tracing::warn!("the engine is followed already");

@@ -81,6 +81,17 @@ impl Slot {
         }
     }
 
+    /// When something is to be done about it without anybody's order; `is_queue` where
+    /// others wait for a place.
+    pub(super) fn due(&self, now: Instant, is_queue: bool) -> Option<Instant> {
+        match self.doing {
+            Doing::Nothing if self.wanted => self.not_before,
+            // A place that was given up already frees none.
+            Doing::Waking { place_until } if is_queue => place_until.filter(|until| *until > now),
+            _ => None,
+        }
+    }
+
     pub(super) fn observe(&self, view: &View) -> Observed {
         self.observe_in(&view.snapshot())
     }
@@ -149,5 +160,30 @@ pub(super) fn asleep(state: EngineState, can_be_made: bool) -> Phase {
         EngineState::Missing => Phase::Missing,
         EngineState::Paused => Phase::Paused,
         EngineState::Exited => Phase::Stopped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wake::app::Facts;
+    use std::time::Duration;
+    use tokio::sync::mpsc;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_that_was_given_up_is_due_no_more() {
+        let (orders, _taken) = mpsc::unbounded_channel();
+        let app = Arc::new(AppWake::new("wiki".into(), Facts::default(), orders));
+        let mut slot = Slot::new(app);
+        let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(10));
+        slot.doing = Doing::Waking { place_until: Some(later) };
+        assert_eq!(slot.due(now, true), Some(later));
+        assert_eq!(slot.due(now, false), None, "nobody waits for it");
+        assert_eq!(slot.due(later, true), None, "the waker would do nothing but wake up");
+        slot.doing = Doing::Nothing;
+        slot.not_before = Some(later);
+        assert_eq!(slot.due(now, true), None);
+        slot.wanted = true;
+        assert_eq!(slot.due(now, true), Some(later));
     }
 }

@@ -122,15 +122,8 @@ impl Waker {
 
     /// When something is to be done without anybody's order.
     fn next_due(&self) -> Instant {
-        let now = Instant::now();
-        let due = self.slots.values().filter_map(|slot| match slot.doing {
-            Doing::Nothing if slot.wanted => slot.not_before,
-            // A place that is free already is nothing to wait for.
-            Doing::Waking { place_until } if !self.queue.is_empty() => {
-                place_until.filter(|until| *until > now)
-            }
-            _ => None,
-        });
+        let (now, is_queue) = (Instant::now(), !self.queue.is_empty());
+        let due = self.slots.values().filter_map(|slot| slot.due(now, is_queue));
         due.min().unwrap_or(now + FAR)
     }
 

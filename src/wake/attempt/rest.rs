@@ -76,6 +76,7 @@ impl Attempt {
                 State::Running | State::Restarting => {}
                 State::Paused => match self.means.engine.unpause(&container.id).await {
                     Ok(()) | Err(EngineError::Conflict(_)) => {}
+                    Err(EngineError::Refused { .. }) if !self.is_still_paused(container).await => {}
                     Err(error) => return Err(error.into()),
                 },
                 State::Created | State::Exited | State::Gone => continue,

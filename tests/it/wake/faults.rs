@@ -158,6 +158,10 @@ async fn an_engine_that_comes_later_is_found() {
     let porter = stage.porter("", NO_SLEEP).await;
     let response = porter.ask(&program(&app)).await;
     assert_eq!(response.status, 200, "where no engine answers, every app counts as awake");
+    let done = super::order(&porter, &app, "sleep").await;
+    assert_eq!(done.status, 503, "{done:?}");
+    let response = porter.ask(&program(&app)).await;
+    assert_eq!(response.status, 200, "as before: it was not put to sleep");
     stage.proxy.appear();
     followed_again(&stage, 0).await;
     until_state(&porter, &app, "stopped", SOON).await;

@@ -236,3 +236,61 @@ async fn containers_removed_between_order_and_start_are_made_anew() {
         assert_eq!(response.status, 200, "{response:?}");
     }
 }
+
+#[tokio::test]
+async fn an_order_to_wake_that_comes_during_a_stop_is_answered_by_the_wake() {
+    let stage = Stage::new(Store::Files).await;
+    let app = stage.running(Plan::new("again")).await;
+    let porter = stage.porter(QUICKLY, NO_SLEEP).await;
+    until_state(&porter, &app, "awake", LONG).await;
+    let stops = stage.proxy.hold("POST", "/stop");
+    let resting = async {
+        let done = order(&porter, &app, "sleep").await;
+        assert_eq!(done.status, 200, "{done:?}");
+    };
+    let waking = async {
+        stops.reached(1).await;
+        let (done, ()) = tokio::join!(order(&porter, &app, "wake"), async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            stops.release();
+        });
+        assert_eq!(done.status, 200, "{done:?}");
+        assert!(app.answers().await, "said to be awake, and nobody there");
+    };
+    tokio::join!(resting, waking);
+}
+
+#[tokio::test]
+async fn what_somebody_else_unpauses_first_is_no_failure() {
+    let stage = Stage::new(Store::Files).await;
+    let app = stage.running(Plan::new("first")).await;
+    let folder = stage.sample.folder().join("installed_apps").join(&app.name);
+    std::fs::remove_file(folder.join("docker-compose.yml")).expect("removed");
+    let porter = stage.porter(QUICKLY, NO_SLEEP).await;
+    until_state(&porter, &app, "awake", LONG).await;
+
+    assert_eq!(order(&porter, &app, "pause").await.status, 200);
+    let unpausing = stage.proxy.hold("POST", "/unpause");
+    let asking = in_background(&porter, &program(&app));
+    unpausing.reached(1).await;
+    app.all("unpause").await;
+    unpausing.release();
+    let response = asking.await.expect("no panic").expect("an answer");
+    assert_eq!(response.status, 200, "{response:?}");
+    let known = known(&porter, &app.name).await;
+    assert!(known["last_failure"].is_null(), "{known}");
+
+    assert_eq!(order(&porter, &app, "pause").await.status, 200);
+    let unpausing = stage.proxy.hold("POST", "/unpause");
+    let stopped = async {
+        let done = order(&porter, &app, "sleep").await;
+        assert_eq!(done.status, 200, "{done:?}");
+    };
+    let unpaused = async {
+        unpausing.reached(1).await;
+        app.all("unpause").await;
+        unpausing.release();
+    };
+    tokio::join!(stopped, unpaused);
+    assert_eq!(app.state().await, "exited");
+}
