@@ -19,7 +19,7 @@ impl Bench {
         let source = Arc::new(Source::open(&config, &freshness).expect("a folder"));
         let engine = Arc::new(Engine::new(config.wake.docker.clone()));
         let (watch, view) = Watch::new(Arc::clone(&engine));
-        let compose = Compose::new(&config.wake, config.store.installed_apps_dir.clone());
+        let compose = Compose::new(&config.wake, &config.store.installed_apps_dir);
         let means = Arc::new(Means {
             reclaim: false,
             engine,
