@@ -165,7 +165,7 @@ async fn a_compose_that_is_not_there_is_named() {
 async fn an_exit_code_is_named_and_forgotten_when_it_comes_up() {
     let stage = Stage::new(Store::Files).await;
     let app = stage.stopped(Plan::new("twice").env("FAIL_STARTS", 1)).await;
-    let porter = stage.porter("throttle = \"30s\"\nhold_timeout = \"1s\"\n", NO_SLEEP).await;
+    let porter = stage.porter(ONCE, NO_SLEEP).await;
     until_state(&porter, &app, "stopped", LONG).await;
     let (reason, detail) = failed(&porter, &app).await;
     assert_eq!(reason, format!("container {} exited with code 3", app.name));
