@@ -12,7 +12,7 @@ const CONFIG_VARIABLE: &str = "NIGHTPORTER_CONFIG";
 const SIMILAR: f64 = 0.75;
 
 /// Every key, by section. `_file` keys name a file that holds the secret.
-pub(super) const KEYS: [&str; 65] = [
+pub(super) const KEYS: [&str; 66] = [
     "gate.listen",
     "gate.trusted_proxies",
     "gate.domain",
@@ -60,6 +60,7 @@ pub(super) const KEYS: [&str; 65] = [
     "wake.max_concurrent",
     "wake.start_timeout",
     "wake.hold_timeout",
+    "wake.max_held",
     "wake.compose_command",
     "wake.data_dir",
     "wake.min_free_disk",

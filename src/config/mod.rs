@@ -173,6 +173,9 @@ pub struct Wake {
     pub start_timeout: Duration,
     /// Longest that a held request waits.
     pub hold_timeout: Duration,
+    /// Requests and questions of pages that wait at one time; further ones are answered
+    /// at once.
+    pub max_held: usize,
     /// Program and first arguments of Compose; empty to look for one.
     pub compose_command: Vec<String>,
     /// On the volume whose free space counts.

@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::sync::Semaphore;
 
 use crate::config::{self, Config};
 use crate::domain::client::Client;
@@ -50,6 +51,8 @@ const ATTEMPTS: usize = 16;
 pub struct Gate {
     config: config::Gate,
     wake: config::Wake,
+    /// Places of those who wait for an app.
+    held: Semaphore,
     beside_upstream: bool,
     memory: Memory,
     replays: Replays,
@@ -149,6 +152,7 @@ impl Gate {
         Self {
             config: config.gate.clone(),
             wake: config.wake.clone(),
+            held: Semaphore::new(config.wake.max_held),
             beside_upstream: config.upstream.is_some(),
             memory: Memory::new(config, &source, &freshness, &touches, &wakes, upstream.as_ref()),
             replays: Replays::default(),

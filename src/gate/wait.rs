@@ -37,8 +37,11 @@ impl Gate {
         if !is_ignored && !app.wake.is_awake() {
             app.wake.ask();
         }
+        let place = self.held.try_acquire();
         if let Some(version) = poll_version(headers) {
-            self.changed_since(&app.wake, version).await;
+            if place.is_ok() {
+                self.changed_since(&app.wake, version).await;
+            }
             return instead(app, Form::Poll);
         }
         if is_ignored {
@@ -50,6 +53,7 @@ impl Gate {
         match self.strategy(app, is_navigation(headers, &forwarded)) {
             Strategy::Pass => Verdict::Grant(granted),
             Strategy::Page => instead(app, Form::Page),
+            Strategy::Hold if place.is_err() => instead(app, Form::Problem),
             Strategy::Hold => self.hold(headers, &app.wake, once).await,
         }
     }
@@ -116,7 +120,9 @@ impl Gate {
     pub async fn app_after(&self, headers: &HeaderMap, version: u64) -> Option<PageApp> {
         let found = self.found_for_page(headers).await?;
         let wake = Arc::clone(&found.app()?.wake);
-        self.changed_since(&wake, version).await;
+        if let Ok(_place) = self.held.try_acquire() {
+            self.changed_since(&wake, version).await;
+        }
         self.app_for_page(headers).await
     }
 }

@@ -79,7 +79,8 @@ impl Apps {
 
     fn describe(&self, app: &AppWake) -> Value {
         let Shown { version: _, phase, since: _, containers } = app.shown();
-        let History { since, woken: _, last_use, last_failure, next_rest } = app.history();
+        let History { since, woken: _, last_use, last_failure, next_rest, no_rest_before: _ } =
+            app.history();
         let last_use = last_use.max(self.touches.last_use(&app.name));
         let next_sleep =
             next_rest.and_then(|(at, rest)| Some(json!({"at": time(at)?, "to": rest.as_str()})));

@@ -81,8 +81,17 @@ pub struct History {
     /// As far as it is known here.
     pub last_use: Option<SystemTime>,
     pub last_failure: Option<(SystemTime, Failure)>,
+    /// Could not be put to sleep a moment ago, and is left alone until then.
+    pub no_rest_before: Option<Instant>,
     /// When it goes to sleep if nobody uses it before, and how deep.
     pub next_rest: Option<(SystemTime, Rest)>,
+}
+
+impl History {
+    /// Whether the idle loop is to leave the app alone.
+    pub(super) fn is_left_alone(&self, now: Instant) -> bool {
+        self.no_rest_before.is_some_and(|at| at > now)
+    }
 }
 
 /// One app as the gate sees it: a flag on the way of every request, and for those
@@ -102,7 +111,7 @@ pub struct AppWake {
 impl AppWake {
     pub(super) fn new(name: Arc<str>, facts: Facts, orders: mpsc::UnboundedSender<Order>) -> Self {
         let (phase, since) = (Phase::Awake, Instant::now());
-        let shown = Shown { version: 0, phase, since, containers: Arc::default() };
+        let shown = Shown { version: first_version(), phase, since, containers: Arc::default() };
         Self {
             name,
             awake: AtomicBool::new(true),
@@ -217,6 +226,15 @@ impl AppWake {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A page may have been shown by the process before this one: that it has the very
+/// version that is shown now is unlikely.
+fn first_version() -> u64 {
+    let mut random = [0; 4];
+    // aws-lc aborts the process rather than give bytes that are not random.
+    let _never_fails = aws_lc_rs::rand::fill(&mut random);
+    u64::from(u32::from_le_bytes(random))
 }
 
 #[expect(clippy::disallowed_methods, reason = "for an operator's eyes, and held against uses")]

@@ -152,7 +152,9 @@ impl Attempt {
     async fn lock(&self) -> Result<AppLock, Failure> {
         let deadline = Instant::now() + LOCK_LIMIT;
         loop {
-            if let Some(lock) = self.means.source.try_lock_app(&self.app.name).await? {
+            let tried = timeout_at(deadline, self.means.source.try_lock_app(&self.app.name)).await;
+            let tried = tried.unwrap_or_else(|_| Err(Unavailable::new("a lock took too long")));
+            if let Some(lock) = tried? {
                 return Ok(lock);
             }
             if Instant::now() >= deadline {

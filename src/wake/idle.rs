@@ -229,6 +229,8 @@ impl Idle {
             app.note(|history| history.last_use = last_use);
             let is_paused = match observed.state {
                 EngineState::Running => false,
+                // A part of it does not run, and it is let through all the same.
+                EngineState::Exited if app.is_awake() => false,
                 EngineState::Paused => true,
                 EngineState::Exited | EngineState::Missing => {
                     app.note(|history| history.next_rest = None);
@@ -250,7 +252,7 @@ impl Idle {
             sleepers.push(Sleeper {
                 last_use: last_use.unwrap_or(self.began),
                 was_used_here: here.is_some(),
-                is_known: true,
+                is_known: !app.history().is_left_alone(Instant::now()),
                 lifecycle,
                 is_paused,
                 containers,
@@ -277,7 +279,7 @@ impl Idle {
                         moved |= received.min(sent) >= self.config.activity_bytes.max(1);
                     }
                     // Not known to be quiet before it was looked at twice.
-                    _ => sleeper.is_known = sleeper.is_paused,
+                    _ => sleeper.is_known &= sleeper.is_paused,
                 }
             }
             if moved {

@@ -68,6 +68,8 @@ impl Selector {
         let containers = snapshot.containers.values().filter(|container| {
             let belongs = &container.belongs;
             belongs.swarm_service.is_none()
+                // Dead or being removed, it can be started no more.
+                && container.state != State::Gone
                 && !belongs.one_off
                 && self.selects(belongs, |name| container.is_called(name), facts)
         });

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::app::AppWake;
 use super::docker::watch::View;
-use super::docker::{Health, Snapshot};
+use super::docker::{Container, Health, Snapshot, State};
 use super::observed::{EngineState, Observed, Selector};
 use crate::domain::lifecycle::{Failure, Phase};
 
@@ -28,8 +28,6 @@ pub(super) struct Slot {
     /// No attempt is made before.
     pub(super) not_before: Option<Instant>,
     pub(super) attempted: Option<Instant>,
-    /// Nobody's order puts it to sleep before.
-    pub(super) no_rest_before: Option<Instant>,
     /// What it was last seen to do while nothing was done to it.
     pub(super) seen: Option<EngineState>,
     /// The state whose status was written to the store last.
@@ -74,7 +72,6 @@ impl Slot {
             failures: 0,
             not_before: None,
             attempted: None,
-            no_rest_before: None,
             seen: None,
             written: None,
             replies: Vec::new(),
@@ -118,6 +115,9 @@ impl Slot {
         before: Option<EngineState>,
         can_be_made: bool,
     ) -> Sight {
+        if observed.state == EngineState::Exited && self.serves_all_the_same(observed) {
+            return Sight::Show(Phase::Awake);
+        }
         if observed.state != EngineState::Running {
             let asleep = asleep(observed.state, can_be_made);
             return Sight::Show(match (&self.after, asleep) {
@@ -145,6 +145,19 @@ impl Slot {
         }
     }
 
+    /// Whether a part of it could not be brought up, and what requests are sent to runs
+    /// nonetheless: better less of an app than none.
+    fn serves_all_the_same(&self, observed: &Observed) -> bool {
+        let facts = self.app.facts();
+        let serves = |container: &Container| {
+            container.state == State::Running
+                && matches!(container.health, Health::Healthy | Health::Unknown)
+        };
+        matches!(self.after, Some(Phase::Failed { .. }))
+            && !facts.entrypoints.is_empty()
+            && observed.entrypoints(&facts).iter().all(|container| serves(container))
+    }
+
     fn has(&self, observed: &Observed, health: Health) -> bool {
         let facts = self.app.facts();
         observed.entrypoints(&facts).iter().any(|container| container.health == health)
@@ -166,9 +179,66 @@ pub(super) fn asleep(state: EngineState, can_be_made: bool) -> Phase {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wake::app::Facts;
+    use crate::wake::app::{Facts, Target};
+    use crate::wake::docker::Belongs;
     use std::time::Duration;
     use tokio::sync::mpsc;
+
+    fn container(service: &str, state: State, health: Health) -> Arc<Container> {
+        Arc::new(Container {
+            id: service.into(),
+            name: service.into(),
+            image: String::new(),
+            created: String::new(),
+            belongs: Belongs {
+                project: Some("wiki".into()),
+                service: Some(service.into()),
+                ..Belongs::default()
+            },
+            state,
+            health,
+            exit_code: 1,
+            out_of_memory: false,
+            restarts: 0,
+            restarts_always: false,
+            addresses: Vec::new(),
+            pid: None,
+        })
+    }
+
+    /// What is shown of an app whose last attempt has failed.
+    fn shown(containers: &[Arc<Container>]) -> Phase {
+        let (orders, _taken) = mpsc::unbounded_channel();
+        let target = Target { container: "web".into(), port: 80, speaks_http: true };
+        let facts = Facts { entrypoints: vec![target], ..Facts::default() };
+        let mut slot = Slot::new(Arc::new(AppWake::new("wiki".into(), facts, orders)));
+        let failure = Failure::Exited { container: "sidecar".into(), code: 1 };
+        slot.after = Some(Phase::Failed { failure, retry_after: Duration::ZERO });
+        let mut snapshot = Snapshot::default();
+        let by_id = containers.iter().map(|c| (Arc::clone(&c.id), Arc::clone(c)));
+        snapshot.containers.extend(by_id);
+        let observed = slot.observe_in(&snapshot);
+        assert_eq!(observed.state, EngineState::Exited);
+        match slot.sight(&observed, Some(EngineState::Exited), false) {
+            Sight::Show(phase) => phase,
+            Sight::Follow { .. } => panic!("nobody started it"),
+        }
+    }
+
+    #[test]
+    fn a_part_that_fails_does_not_keep_the_rest_from_serving() {
+        use Health::{Healthy, Unhealthy, Unknown};
+        use State::{Exited, Running};
+        let sidecar = container("sidecar", Exited, Unknown);
+        for health in [Healthy, Unknown] {
+            let web = container("web", Running, health);
+            assert_eq!(shown(&[web, Arc::clone(&sidecar)]), Phase::Awake);
+        }
+        let web = container("web", Running, Unhealthy);
+        assert_eq!(shown(&[web, Arc::clone(&sidecar)]).as_str(), "failed");
+        let web = container("web", Exited, Unknown);
+        assert_eq!(shown(&[web, sidecar]).as_str(), "failed");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_place_that_was_given_up_is_due_no_more() {

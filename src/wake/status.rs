@@ -51,17 +51,19 @@ impl StatusWriter {
             while let Ok((app, state)) = self.changes.try_recv() {
                 waiting.insert(app, state);
             }
-            let Some((app, state)) = waiting.iter().next().map(|(a, s)| (Arc::clone(a), *s)) else {
-                continue;
-            };
-            match self.source.write_status(&app, word(state)).await {
-                Ok(()) => {
-                    waiting.remove(&app);
+            // One that cannot be written keeps no other from it.
+            let mut refused = HashMap::new();
+            let mut reason = None;
+            for (app, state) in waiting.drain() {
+                if let Err(error) = self.source.write_status(&app, word(state)).await {
+                    refused.insert(app, state);
+                    reason = Some(error);
                 }
-                Err(error) => {
-                    warn!(%error, count = waiting.len(), "statuses of apps not written; they wait");
-                    sleep(RETRY).await;
-                }
+            }
+            waiting = refused;
+            if let Some(error) = reason {
+                warn!(%error, count = waiting.len(), "statuses of apps not written; they wait");
+                sleep(RETRY).await;
             }
         }
     }

@@ -196,7 +196,8 @@ impl Waker {
             Ended::Woken(outcome) => self.woken(&name, outcome),
             Ended::Followed(outcome) => self.followed(&name, outcome),
             Ended::Rested(rest, done, reply) => {
-                slot.no_rest_before = done.is_err().then(|| Instant::now() + RESTLESS);
+                let no_rest_before = done.is_err().then(|| Instant::now() + RESTLESS);
+                slot.app.note(|history| history.no_rest_before = no_rest_before);
                 match &done {
                     Ok(()) => {
                         meters::put_to_sleep(rest.as_str());
@@ -307,7 +308,7 @@ impl Waker {
                 }
                 return;
             }
-            (None, false) if slot.no_rest_before.is_some_and(|at| at > Instant::now()) => return,
+            (None, false) if slot.app.history().is_left_alone(Instant::now()) => return,
             (None, _) => {}
         }
         // First the door, then a last look who came in: a request that was let through

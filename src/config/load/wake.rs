@@ -16,6 +16,9 @@ const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 /// Longest hold in seconds: Traefik gives an auth request up after 30.
 const LONGEST_HOLD: Duration = Duration::from_secs(25);
 
+/// Each is a connection of the proxy's; a page of a hundred assets in forty browsers.
+const MAX_HELD: usize = 4096;
+
 /// Free disk below which shard_core starts nothing.
 const MIN_FREE_DISK: u64 = 1 << 30;
 
@@ -34,6 +37,7 @@ pub(super) fn wake(reader: &mut Reader, env: &Environment, installed_apps_dir: &
         max_concurrent: reader.get("wake.max_concurrent").map_or(2, count::<1000>),
         start_timeout: seconds(reader, "wake.start_timeout", 60),
         hold_timeout: reader.get("wake.hold_timeout").unwrap_or(LONGEST_HOLD),
+        max_held: reader.get("wake.max_held").map_or(MAX_HELD, count::<1_000_000>),
         compose_command: reader
             .get("wake.compose_command")
             .map_or_else(Vec::new, |Program(words)| words),

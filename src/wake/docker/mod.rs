@@ -141,6 +141,15 @@ impl Engine {
         self.client.load_full().ok_or_else(|| EngineError::Away("not found yet".into()))
     }
 
+    /// Whether it answers at all.
+    async fn probe(&self) -> Result<(), EngineError> {
+        match within(LOOK_LIMIT, self.client()?.ping()).await {
+            Err(away @ EngineError::Away(_)) => Err(away),
+            // A proxy that forbids the question is an answer, too.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// Ids of all containers, stopped ones too.
     async fn list(&self) -> Result<Vec<Arc<str>>, EngineError> {
         let options = ListContainersOptionsBuilder::new().all(true).build();

@@ -6,7 +6,7 @@
 //! the listing (with `since`, as far back as two clocks may be apart); whatever goes
 //! wrong has one answer, which is to begin anew.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,7 +21,6 @@ use tracing::{debug, info, warn};
 use super::container::SWARM_SERVICE;
 use super::{Container, Engine, EngineError, Snapshot};
 use crate::backoff::{doubled, jittered};
-use crate::config::DockerEndpoint;
 
 /// Waits between attempts to reach the engine. It is on this machine more often than
 /// not, and an attempt is one connect: the longest is short.
@@ -38,9 +37,9 @@ const INSPECTIONS: usize = 8;
 /// Everything is listed anew so often, should an event ever get lost.
 const RESYNC: Duration = Duration::from_secs(300);
 
-/// Over TCP a connection can be half open without either end knowing; an engine that
-/// is asked so often is found out.
-const PROBE_TCP: Duration = Duration::from_secs(30);
+/// A connection can be half open without either end knowing, and an engine can hang
+/// with its events' stream open; one that is asked so often is found out.
+const PROBE: Duration = Duration::from_secs(30);
 
 /// How often a swarm is asked while a service has no task yet that runs.
 const SWARM_EVERY: Duration = Duration::from_millis(100);
@@ -217,17 +216,20 @@ impl Watch {
         let mut unchanged = 0;
         let mut service_looks = Vec::new();
         let mut hints: Vec<Arc<str>> = Vec::new();
+        let mut waiting: VecDeque<Arc<str>> = VecDeque::new();
         for event in &early {
             sort(event, &mut hints, &mut services_changed);
         }
         let mut resync = Instant::now() + RESYNC;
-        let is_tcp = !matches!(self.engine.endpoint, DockerEndpoint::Unix(_));
-        let mut probe = Instant::now() + PROBE_TCP;
+        let mut probe = Instant::now() + PROBE;
         loop {
             // One inspection is for all hints at a container that came before it.
             hints.sort_unstable();
             hints.dedup();
-            for id in hints.drain(..) {
+            waiting.extend(hints.drain(..));
+            while inspections.len() < INSPECTIONS
+                && let Some(id) = waiting.pop_front()
+            {
                 if inspecting.begin(&id) {
                     inspections.push(inspect(Arc::clone(&self.engine), id));
                 }
@@ -279,9 +281,9 @@ impl Watch {
                     hints.extend(self.snapshot.borrow().containers.keys().cloned());
                     services_changed = true;
                 }
-                () = sleep_until(probe), if is_tcp => {
-                    probe = Instant::now() + PROBE_TCP;
-                    self.engine.list().await?;
+                () = sleep_until(probe) => {
+                    probe = Instant::now() + PROBE;
+                    self.engine.probe().await?;
                 }
             }
         }
