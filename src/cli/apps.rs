@@ -10,7 +10,7 @@ use clap::Args;
 use http::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::client::{Answered, Listener};
 use super::{Answer, Failure, NO, wait};
@@ -18,6 +18,9 @@ use crate::config::Config;
 
 /// How often the process is asked how far it has come.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// How long it may take to say how things stand; an order takes as long as it takes.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
 /// To the line's beginning, and all of it away (ECMA-48, CR and EL).
 const CLEAR_LINE: &str = "\r\x1b[K";
@@ -180,7 +183,14 @@ async fn show_progress(listener: &Listener<'_>, path: &str) -> std::convert::Inf
 }
 
 async fn ask(listener: &Listener<'_>, method: Method, path: &str) -> Result<Answered, Failure> {
-    listener.ask(method, path).await.map_err(|error| {
+    let is_look = method == Method::GET;
+    let asking = listener.ask(method, path);
+    let answered = if is_look {
+        timeout(LOOK_LIMIT, asking).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    } else {
+        asking.await
+    };
+    answered.map_err(|error| {
         let hint = "is `nightporter serve` running, with this configuration?";
         Failure::Told(format!("{}: {error}; {hint}", listener.addr))
     })
@@ -196,4 +206,22 @@ fn parsed<T: serde::de::DeserializeOwned>(
 ) -> Result<T, Failure> {
     serde_json::from_slice(body)
         .map_err(|error| Failure::Told(format!("{} answers with {error}", listener.addr)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, load};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_says_nothing_is_not_waited_for() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = silent.local_addr().expect("bound").to_string();
+        let env = Environment::from([("NIGHTPORTER_OPS__LISTEN".to_owned(), address)]);
+        let config = load(None, &env).expect("a configuration");
+        let listener = Listener::ops(&config).expect("a port");
+        let asked = ask(&listener, Method::GET, "/v1/apps").await;
+        let Err(Failure::Told(told)) = asked else { panic!("{asked:?}") };
+        assert!(told.contains("timed out"), "{told}");
+    }
 }
