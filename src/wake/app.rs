@@ -99,6 +99,8 @@ impl History {
 #[derive(Debug)]
 pub struct AppWake {
     pub name: Arc<str>,
+    /// When it was first heard of here.
+    pub(super) known_since: SystemTime,
     awake: AtomicBool,
     /// Whether an order to wake it is on its way to the waker.
     wanted: AtomicBool,
@@ -114,6 +116,7 @@ impl AppWake {
         let shown = Shown { version: first_version(), phase, since, containers: Arc::default() };
         Self {
             name,
+            known_since: wall_clock(),
             awake: AtomicBool::new(true),
             wanted: AtomicBool::new(false),
             shown: watch::Sender::new(shown),

@@ -58,7 +58,6 @@ pub(super) struct Idle {
     /// Uses that were written down before this process began, or by another one, once
     /// they were read.
     written: Option<HashMap<Arc<str>, SystemTime>>,
-    began: SystemTime,
     /// Apps that were not installed at the last look.
     missed: HashSet<Arc<str>>,
     /// Whether it was said that the engine does not tell of traffic.
@@ -130,7 +129,6 @@ impl Idle {
             described,
             traffic: HashMap::new(),
             written: None,
-            began: wall_clock(),
             missed: HashSet::new(),
             no_traffic: false,
             low_disk: false,
@@ -250,7 +248,7 @@ impl Idle {
             // A service can be scaled, and not paused.
             lifecycle.skip_pause |= !observed.services.is_empty();
             sleepers.push(Sleeper {
-                last_use: last_use.unwrap_or(self.began),
+                last_use: last_use.unwrap_or(app.known_since),
                 was_used_here: here.is_some(),
                 is_known: !app.history().is_left_alone(Instant::now()),
                 lifecycle,

@@ -232,3 +232,25 @@ async fn what_is_only_heard_and_talk_behind_the_entrypoint_keep_nobody_awake() {
     drop(use_of_it);
     until_state(&porter, &used, "paused", LONG).await;
 }
+
+#[tokio::test]
+async fn an_app_installed_later_has_its_whole_idle_time() {
+    const IDLE: Duration = Duration::from_secs(6);
+    let stage = Stage::new(Store::Files).await;
+    let app = stage.running(Plan::new("late")).await;
+    let folder = stage.sample.folder().join("installed_apps").join(&app.name);
+    let (meta, aside) = (folder.join("app_meta.json"), folder.join("aside.json"));
+    std::fs::rename(&meta, &aside).expect("moved");
+    let sleep = "interval = \"1s\"\nhold_off = \"1s\"\nidle_for_pause = \"6s\"\n";
+    let porter = stage.porter("", sleep).await;
+    tokio::time::sleep(IDLE * 2).await;
+
+    std::fs::rename(&aside, &meta).expect("moved");
+    until_state(&porter, &app, "awake", LONG).await;
+    let installed = Instant::now();
+    while installed.elapsed() < IDLE / 2 {
+        assert_eq!(app.state().await, "running");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    until_state(&porter, &app, "paused", LONG).await;
+}
