@@ -44,7 +44,7 @@ pub(super) struct Compose {
     installed_apps_dir: PathBuf,
     /// As configured; empty to look for one.
     command: Vec<String>,
-    found: OnceCell<Option<Vec<String>>>,
+    found: OnceCell<Vec<String>>,
     environment: Vec<(&'static str, OsString)>,
     /// Variables that it must not see.
     hidden: &'static [&'static str],
@@ -141,8 +141,10 @@ impl Compose {
     }
 
     async fn run(&self, file: &Path, project: &str, order: &[&str]) -> Result<(), Trouble> {
-        let found = self.found.get_or_init(|| self.find()).await;
-        let Some([program, first @ ..]) = found.as_deref() else {
+        // Where there is none now, one may be installed later.
+        let find = async || self.find().await.ok_or(());
+        let found = self.found.get_or_try_init(find).await;
+        let Ok([program, first @ ..]) = found.map(Vec::as_slice) else {
             let reason =
                 "neither `docker compose` nor `docker-compose` is here; see `wake.compose_command`";
             return Err(Trouble::Failed(Failure::Compose(reason.into())));

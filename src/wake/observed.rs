@@ -119,7 +119,8 @@ impl Observed {
     }
 }
 
-fn is_entrypoint(container: &Container, facts: &Facts) -> bool {
+/// Whether requests are sent to the container.
+pub(super) fn is_entrypoint(container: &Container, facts: &Facts) -> bool {
     facts.entrypoints.iter().any(|target| container.is_called(&target.container))
 }
 

@@ -5,6 +5,7 @@
 //! told by a notification and asks nothing.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -14,7 +15,7 @@ use super::{Attempt, Outcome};
 use crate::domain::lifecycle::{Failure, Phase};
 use crate::wake::app::{Facts, Target};
 use crate::wake::docker::{Container, Health, State};
-use crate::wake::observed::{EngineState, Observed};
+use crate::wake::observed::{EngineState, Observed, is_entrypoint};
 use crate::wake::readiness::{Probe, answers, listens};
 
 /// How often a port that nobody listens at yet is asked.
@@ -116,7 +117,10 @@ fn stage(observed: &Observed, facts: &Facts, was_paused: bool) -> Stage {
         }
         EngineState::Paused => return Stage::Ended(Outcome::Declined(Phase::Paused)),
         EngineState::Exited => {
-            let failure = observed.containers.iter().find_map(|container| failure_of(container));
+            let why = |container: &Arc<Container>| {
+                failure_of(container).or_else(|| will_not_run(container, facts))
+            };
+            let failure = observed.containers.iter().find_map(why);
             return match failure {
                 Some(failure) => Stage::Ended(Outcome::Failed(failure)),
                 None => Stage::Wait(Some(Phase::Starting)),
@@ -161,6 +165,22 @@ pub(super) fn failure_of(container: &Container) -> Option<Failure> {
             Some(ended(container))
         }
         State::Restarting if container.restarts >= CRASHES => Some(ended(container)),
+        _ => None,
+    }
+}
+
+/// Why a container that was started will never run, although it has not failed: it was
+/// replaced by another, which nobody has started, or has come to its end as an app that
+/// requests are sent to should not.
+fn will_not_run(container: &Container, facts: &Facts) -> Option<Failure> {
+    match container.state {
+        State::Created => {
+            let reason = format!("container {} was made anew meanwhile", container.name);
+            Some(Failure::Engine(reason))
+        }
+        State::Exited if !container.restarts_always && is_entrypoint(container, facts) => {
+            Some(ended(container))
+        }
         _ => None,
     }
 }

@@ -294,3 +294,18 @@ async fn what_somebody_else_unpauses_first_is_no_failure() {
     tokio::join!(stopped, unpaused);
     assert_eq!(app.state().await, "exited");
 }
+
+/// A container that another took the place of while its port was waited for: the new
+/// one has never been started, and nobody else will.
+#[tokio::test]
+async fn a_container_replaced_while_it_is_waited_for_is_started_too() {
+    let stage = Stage::new(Store::Files).await;
+    let app = stage.stopped(Plan::new("replaced").env("START_DELAY_MS", 600_000)).await;
+    let porter = stage.porter("throttle = \"100ms\"\nstart_timeout = \"10m\"\n", NO_SLEEP).await;
+    until_state(&porter, &app, "stopped", LONG).await;
+    let _asking = in_background(&porter, &program(&app));
+    until_state(&porter, &app, "awaiting_port", LONG).await;
+    app.remove().await;
+    app.create_quickly().await;
+    poll("it is started", LONG, async || app.state().await == "running").await;
+}
