@@ -3,6 +3,7 @@
 
 pub mod app;
 pub mod client;
+pub mod endpoint;
 pub mod identity;
 pub mod lifecycle;
 pub mod policy;

@@ -167,7 +167,9 @@ fn details(health: &Health) -> Response {
 }
 
 fn metrics(health: &Health) -> Response {
-    meters::note(health);
+    let Health { live, ready: _, verified_ago, store: _, touches_waiting, caches } = health;
+    meters::note_store(*live, *verified_ago);
+    meters::note_memory(*touches_waiting, caches);
     answer::typed(StatusCode::OK, METRICS, meters::render().into())
 }
 

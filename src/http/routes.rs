@@ -10,11 +10,12 @@ use tracing::debug;
 
 use super::pages::Pages;
 use super::{Handler, Response, answer, ops};
+use crate::domain::endpoint::{Endpoint, Said};
 use crate::gate::Gate;
 use crate::gate::asker::poll_version;
 use crate::gate::verdict::Verdict;
-use crate::telemetry::meters::{Endpoint, Verdicts};
-use crate::upstream::{Said, Shadow};
+use crate::telemetry::meters::Verdicts;
+use crate::upstream::Shadow;
 
 const APP_ERROR: &str = "/internal/app_error/";
 
@@ -43,7 +44,6 @@ impl GateRoutes {
             Endpoint::Terminal => self.gate.authenticate_terminal(&head.headers).await,
             Endpoint::Management => self.gate.authenticate_management(&head.headers).await,
         };
-        self.verdicts.count(endpoint, &verdict, began);
         let said = match &verdict {
             Verdict::Grant(_) => {
                 debug!(endpoint = endpoint.as_str(), "granted");
@@ -59,6 +59,7 @@ impl GateRoutes {
                 Said::Deny(*reason)
             }
         };
+        self.verdicts.count(endpoint, said, began);
         let response = match verdict {
             Verdict::Grant(headers) => answer::grant(&headers),
             Verdict::Asleep(asleep) => self.pages.asleep(&asleep, &head.headers).await,

@@ -13,9 +13,8 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::domain::endpoint::{Endpoint, Said};
 use crate::domain::reason::Reason;
-use crate::gate::Health;
-use crate::gate::verdict::Verdict;
 
 const VERDICTS: &str = "nightporter_verdicts_total";
 const DURATION: &str = "nightporter_request_duration_seconds";
@@ -112,35 +111,6 @@ pub(crate) async fn upkeep() -> Infallible {
     }
 }
 
-/// What asks for a verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Endpoint {
-    Auth,
-    Terminal,
-    Management,
-}
-
-impl Endpoint {
-    pub(crate) const ALL: [Self; 3] = [Self::Auth, Self::Terminal, Self::Management];
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Auth => "auth",
-            Self::Terminal => "authenticate_terminal",
-            Self::Management => "authenticate_management",
-        }
-    }
-
-    /// Where it is asked, here and at the upstream.
-    pub(crate) fn path(self) -> &'static str {
-        match self {
-            Self::Auth => "/internal/auth",
-            Self::Terminal => "/internal/authenticate_terminal",
-            Self::Management => "/internal/authenticate_management",
-        }
-    }
-}
-
 /// Handles of all that is counted of verdicts.
 pub(crate) struct Verdicts([OfEndpoint; Endpoint::ALL.len()]);
 
@@ -166,13 +136,13 @@ impl Verdicts {
         })))
     }
 
-    pub(crate) fn count(&self, endpoint: Endpoint, verdict: &Verdict, began: Instant) {
+    pub(crate) fn count(&self, endpoint: Endpoint, said: Said, began: Instant) {
         let Self(endpoints) = self;
         let OfEndpoint { grants, asleep, denials, duration } = &endpoints[endpoint as usize];
-        match verdict {
-            Verdict::Grant(_) => grants.increment(1),
-            Verdict::Asleep(_) => asleep.increment(1),
-            Verdict::Deny(reason) => denials[*reason as usize].increment(1),
+        match said {
+            Said::Grant => grants.increment(1),
+            Said::Asleep => asleep.increment(1),
+            Said::Deny(reason) => denials[reason as usize].increment(1),
         }
         duration.record(began.elapsed());
     }
@@ -215,20 +185,24 @@ pub(crate) fn shadowed(endpoint: Endpoint, outcome: &'static str) -> Counter {
     counter!(SHADOWED, "endpoint" => endpoint.as_str(), "outcome" => outcome)
 }
 
-/// The state of the gate, noted when somebody looks.
-pub(crate) fn note(health: &Health) {
-    let Health { live, ready: _, verified_ago, store: _, touches_waiting, caches } = health;
+/// Whether the store's notifications arrive, and since when they were known to; noted,
+/// like all gauges, when somebody looks.
+pub(crate) fn note_store(live: bool, verified_ago: Duration) {
     recorder();
-    gauge!(STORE_LIVE).set(f64::from(u8::from(*live)));
+    gauge!(STORE_LIVE).set(f64::from(u8::from(live)));
     gauge!(VERIFIED_AGE).set(verified_ago.as_secs_f64());
-    gauge!(TOUCHES).set(precise(*touches_waiting as u64));
-    for (cache, loads, entries) in *caches {
+}
+
+/// Uses that wait to be written; loads and entries by cache.
+pub(crate) fn note_memory(touches_waiting: usize, caches: &[(&'static str, u64, u64)]) {
+    gauge!(TOUCHES).set(precise(touches_waiting as u64));
+    for &(cache, loads, entries) in caches {
         counter!(CACHE_LOADS, "cache" => cache).absolute(loads);
         gauge!(CACHE_ENTRIES, "cache" => cache).set(precise(entries));
     }
 }
 
-/// The apps by state, noted when somebody looks; states that none is in are 0.
+/// The apps by state; states that none is in are 0.
 pub(crate) fn note_apps(engine_live: bool, by_state: impl Iterator<Item = (&'static str, u64)>) {
     gauge!(ENGINE_LIVE).set(f64::from(u8::from(engine_live)));
     for (state, count) in by_state {
@@ -271,8 +245,8 @@ mod tests {
     #[test]
     fn a_denial_is_rendered_under_its_reason() {
         let verdicts = Verdicts::new();
-        let verdict = Verdict::Deny(Reason::AmbiguousPath);
-        verdicts.count(Endpoint::Management, &verdict, Instant::now());
+        let denied = Said::Deny(Reason::AmbiguousPath);
+        verdicts.count(Endpoint::Management, denied, Instant::now());
         let text = render();
         let line = r#"nightporter_verdicts_total{endpoint="authenticate_management",reason="ambiguous_path"} 1"#;
         assert!(text.contains(line), "{text}");

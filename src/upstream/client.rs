@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout};
 
 use super::condition::{Change, Condition};
-use crate::telemetry::meters::Endpoint;
+use crate::domain::endpoint::Endpoint;
 
 /// From the question to the end of its answer. A management secret makes the core
 /// ask its controller over the internet; Traefik waits for 30 s.

@@ -3,10 +3,10 @@
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::client::Answer;
-use super::shadow::{Ours, Said};
+use super::shadow::Ours;
+use crate::domain::endpoint::{Endpoint, Said};
 use crate::domain::reason::Reason;
 use crate::domain::request::{Readings, app_label};
-use crate::telemetry::meters::Endpoint;
 
 const X_PTL: &str = "x-ptl-";
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

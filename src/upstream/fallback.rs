@@ -21,7 +21,8 @@ use metrics::Counter;
 use tokio::time::Instant;
 
 use super::client::{Answer, Client, forwardable};
-use crate::telemetry::meters::{self, Endpoint};
+use crate::domain::endpoint::Endpoint;
+use crate::telemetry::meters;
 
 /// Shortest time from one question to the next.
 const EVERY: Duration = Duration::from_secs(1);

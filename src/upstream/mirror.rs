@@ -14,7 +14,8 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::client::{Client, TIMEOUT, forwardable};
-use crate::telemetry::meters::{self, Endpoint};
+use crate::domain::endpoint::Endpoint;
+use crate::telemetry::meters;
 
 /// Shortest time between two requests passed on for one app. An answer is given up
 /// before, so no app has two under way.

@@ -26,7 +26,7 @@ use fallback::Fallback;
 use mirror::Mirror;
 
 pub use mirror::Mirrored;
-pub(crate) use shadow::{Said, Shadow};
+pub(crate) use shadow::Shadow;
 
 /// What is done beside the upstream of one box.
 #[derive(Debug)]

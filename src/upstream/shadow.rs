@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::client::{Client, forwardable};
 use super::compare::{Outcome, Question, compare};
 use super::condition::Seldom;
-use crate::domain::reason::Reason;
-use crate::telemetry::meters::{self, Endpoint};
+use crate::domain::endpoint::{Endpoint, Said};
+use crate::telemetry::meters;
 
 /// Questions under way; further ones are skipped.
 const MAX_UNDER_WAY: usize = 64;
@@ -53,15 +53,6 @@ struct Outcomes {
     failed: Counter,
 }
 
-/// Our verdict, as far as it is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Said {
-    Grant,
-    /// Granted, and answered in the place of an app that is not awake.
-    Asleep,
-    Deny(Reason),
-}
-
 /// Our answer.
 #[derive(Debug)]
 pub(super) struct Ours {
@@ -86,16 +77,6 @@ impl Outcomes {
             headers: counted("headers"),
             skipped: counted("skipped"),
             failed: counted("failed"),
-        }
-    }
-}
-
-impl Said {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Grant => "grant",
-            Self::Asleep => "asleep",
-            Self::Deny(reason) => reason.as_str(),
         }
     }
 }
@@ -190,6 +171,7 @@ impl Shadow {
 mod tests {
     use super::super::stand_in::{StandIn, Told};
     use super::*;
+    use crate::domain::reason::Reason;
 
     async fn shadow() -> (StandIn, Arc<Shadow>) {
         let core = StandIn::start().await;
