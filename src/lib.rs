@@ -25,7 +25,8 @@
 //! config/      raw TOML and environment -> validated Config; no I/O after load
 //! domain/      pure: request (host, readings of a path), app (app_meta 1.0 to
 //!              1.3), identity, client, policy (who may), reason (why not),
-//!              lifecycle (phases, failures, who sleeps when)
+//!              endpoint (what is asked and said), strategy (what a request for
+//!              a sleeping app gets), lifecycle (phases, failures, who sleeps when)
 //! gate/        one subrequest: forwarded (what the proxy says), credentials
 //!              (terminal, peer, management), memory (what is cached), headers,
 //!              verdict, asker and wait (what a request for a sleeping app gets),

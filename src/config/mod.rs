@@ -23,8 +23,8 @@ pub use findings::{Finding, Findings, Origin};
 pub use load::load;
 pub use value::{ListenAddr, Secret};
 
-pub use crate::domain::lifecycle::StrategyChoice;
 pub use crate::domain::policy::PathMatching;
+pub use crate::domain::strategy::StrategyChoice;
 
 /// The whole validated configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::lifecycle::StrategyChoice;
+use super::strategy::StrategyChoice;
 
 /// Who may use a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]

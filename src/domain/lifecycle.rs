@@ -4,53 +4,6 @@ use std::time::{Duration, SystemTime};
 
 use super::app::{Lifecycle, Size};
 
-/// What a request for an app that is not awake gets, once it is granted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Strategy {
-    /// The grant, at once: whatever answers in the app's place answers.
-    Pass,
-    /// A page that opens the app as soon as it is ready.
-    Page,
-    /// The grant, when the app is ready.
-    Hold,
-}
-
-/// A strategy, or the choice of it by who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum StrategyChoice {
-    #[default]
-    Auto,
-    Always(Strategy),
-}
-
-impl StrategyChoice {
-    /// Their names in configuration files.
-    pub const WORDS: [(&str, Self); 4] = [
-        ("auto", Self::Auto),
-        ("pass", Self::Always(Strategy::Pass)),
-        ("page", Self::Always(Strategy::Page)),
-        ("hold", Self::Always(Strategy::Hold)),
-    ];
-
-    /// The choice of that name.
-    #[must_use]
-    pub fn named(word: &str) -> Option<Self> {
-        Self::WORDS.iter().find(|(name, _)| *name == word).map(|(_, choice)| *choice)
-    }
-
-    /// What one request gets. Nobody but a browser that navigates is given a page,
-    /// whatever was chosen.
-    #[must_use]
-    pub fn resolve(self, is_navigation: bool, beside_upstream: bool) -> Strategy {
-        match self {
-            Self::Auto if beside_upstream => Strategy::Pass,
-            Self::Auto | Self::Always(Strategy::Page) if is_navigation => Strategy::Page,
-            Self::Auto | Self::Always(Strategy::Page) => Strategy::Hold,
-            Self::Always(strategy) => strategy,
-        }
-    }
-}
-
 /// Where an app is between asleep and awake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
@@ -345,23 +298,6 @@ pub fn project_of(app: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_a_browser_that_navigates_gets_a_page() {
-        use Strategy::{Hold, Page, Pass};
-        let always = StrategyChoice::Always;
-        for (choice, navigation, upstream, expected) in [
-            (StrategyChoice::Auto, true, false, Page),
-            (StrategyChoice::Auto, false, false, Hold),
-            (StrategyChoice::Auto, true, true, Pass),
-            (always(Page), true, true, Page),
-            (always(Page), false, false, Hold),
-            (always(Hold), true, false, Hold),
-            (always(Pass), true, false, Pass),
-        ] {
-            assert_eq!(choice.resolve(navigation, upstream), expected, "{choice:?}");
-        }
-    }
 
     const RULES: RestRules = RestRules {
         pause: true,

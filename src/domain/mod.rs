@@ -9,3 +9,4 @@ pub mod lifecycle;
 pub mod policy;
 pub mod reason;
 pub mod request;
+pub mod strategy;

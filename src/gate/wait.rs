@@ -12,8 +12,9 @@ use super::forwarded::Forwarded;
 use super::memory::App;
 use super::verdict::{Asleep, Form, Headers, Verdict};
 use super::{AsleepApp, Gate, Granted, PageApp};
-use crate::domain::lifecycle::{Phase, Strategy};
+use crate::domain::lifecycle::Phase;
 use crate::domain::reason::Reason;
+use crate::domain::strategy::Strategy;
 use crate::wake::{AppWake, Shown};
 
 /// Longest that a page's question is kept open: under the 30 s of Traefik, and
