@@ -26,7 +26,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 const ROUNDS: usize = 20;
-const VISITS: usize = 10;
+const VISITS: usize = 20;
 const SLEEPERS: usize = 50;
 const QUIET: Duration = Duration::from_secs(5);
 /// The design's targets.
