@@ -62,7 +62,8 @@ async fn a_container_killed_for_want_of_memory_is_seen_and_named() {
     let at_once = stage.stopped(Plan::of("hungry", vec![hungry])).await;
     let porter = stage.porter("hold_timeout = \"2s\"\n", NO_SLEEP).await;
     poll("it is killed", LONG, async || later.state().await == "exited").await;
-    until_state(&porter, &later, "stopped", SOON).await;
+    // It may be before the engine was listed for the first time.
+    until_state(&porter, &later, "stopped", LONG).await;
 
     until_state(&porter, &at_once, "stopped", LONG).await;
     let response = porter.ask(&program(&at_once)).await;
