@@ -186,28 +186,10 @@ fn scaled(services: &[Arc<Service>]) -> EngineState {
 mod tests {
     use super::*;
     use crate::wake::app::Target;
-    use crate::wake::docker::{Condition, Dependency, Health};
+    use crate::wake::docker::{Condition, Dependency};
 
     fn container(service: &str, state: State) -> Container {
-        Container {
-            id: service.into(),
-            name: format!("wiki_{service}_1"),
-            image: "image".into(),
-            created: "2026-01-01T00:00:00Z".into(),
-            belongs: Belongs {
-                project: Some("wiki".into()),
-                service: Some(service.into()),
-                ..Belongs::default()
-            },
-            state,
-            health: Health::Unknown,
-            exit_code: 0,
-            out_of_memory: false,
-            restarts: 0,
-            restarts_always: false,
-            addresses: Vec::new(),
-            pid: None,
-        }
+        Container::sample("wiki", service, state)
     }
 
     fn observe(containers: &[Container]) -> Observed {

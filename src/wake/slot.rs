@@ -180,30 +180,11 @@ pub(super) fn asleep(state: EngineState, can_be_made: bool) -> Phase {
 mod tests {
     use super::*;
     use crate::wake::app::{Facts, Target};
-    use crate::wake::docker::Belongs;
     use std::time::Duration;
     use tokio::sync::mpsc;
 
     fn container(service: &str, state: State, health: Health) -> Arc<Container> {
-        Arc::new(Container {
-            id: service.into(),
-            name: service.into(),
-            image: String::new(),
-            created: String::new(),
-            belongs: Belongs {
-                project: Some("wiki".into()),
-                service: Some(service.into()),
-                ..Belongs::default()
-            },
-            state,
-            health,
-            exit_code: 1,
-            out_of_memory: false,
-            restarts: 0,
-            restarts_always: false,
-            addresses: Vec::new(),
-            pid: None,
-        })
+        Arc::new(Container { health, exit_code: 1, ..Container::sample("wiki", service, state) })
     }
 
     /// What is shown of an app whose last attempt has failed.

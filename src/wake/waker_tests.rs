@@ -3,7 +3,7 @@ use crate::config::{self, Environment};
 use crate::store::{Freshness, Source};
 use crate::wake::compose::Compose;
 use crate::wake::docker::watch::Watch;
-use crate::wake::docker::{Belongs, Container, Engine, Health, Snapshot, State};
+use crate::wake::docker::{Container, Engine, Snapshot, State};
 
 /// A waker whose engine is never heard of, and which nobody runs.
 struct Bench {
@@ -152,21 +152,7 @@ async fn an_app_that_is_being_installed_is_tried_again_for_those_who_wait() {
 
 /// An engine in which one container runs, of the project of that name.
 fn running(project: &str) -> Snapshot {
-    let container = Container {
-        id: "id".into(),
-        name: project.into(),
-        image: "image".into(),
-        created: String::new(),
-        belongs: Belongs { project: Some(project.into()), ..Belongs::default() },
-        state: State::Running,
-        health: Health::Unknown,
-        exit_code: 0,
-        out_of_memory: false,
-        restarts: 0,
-        restarts_always: false,
-        addresses: Vec::new(),
-        pid: None,
-    };
+    let container = Container::sample(project, "web", State::Running);
     let containers = [(Arc::clone(&container.id), Arc::new(container))].into();
     Snapshot { live: true, was_listed: true, containers, ..Snapshot::default() }
 }

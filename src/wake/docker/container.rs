@@ -138,6 +138,30 @@ impl Container {
         })
     }
 
+    /// A service's container in a project, as tests need one.
+    #[cfg(test)]
+    pub(in crate::wake) fn sample(project: &str, service: &str, state: State) -> Self {
+        Self {
+            id: service.into(),
+            name: format!("{project}_{service}_1"),
+            image: "image".into(),
+            created: "2026-01-01T00:00:00Z".into(),
+            belongs: Belongs {
+                project: Some(project.into()),
+                service: Some(service.into()),
+                ..Belongs::default()
+            },
+            state,
+            health: Health::Unknown,
+            exit_code: 0,
+            out_of_memory: false,
+            restarts: 0,
+            restarts_always: false,
+            addresses: Vec::new(),
+            pid: None,
+        }
+    }
+
     /// Whether a proxy's entrypoint of that name means this container.
     #[must_use]
     pub fn is_called(&self, name: &str) -> bool {
