@@ -16,6 +16,7 @@ use crate::support::boxes::{self, SampleBox, Store};
 use crate::support::client::{Request, poll};
 use crate::support::load::{Shot, drive};
 use crate::support::server::{self, Nightporter};
+use crate::support::soak;
 
 const REQUESTS: usize = 10_000;
 const HOSTS: usize = 1_000;
@@ -147,14 +148,14 @@ async fn a_cold_server_answers_a_burst_without_an_error() {
 /// must do for that caller too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_cold_key_is_loaded_once_however_its_callers_are_interleaved() {
-    const KEYS: u64 = 5_000;
     const CALLERS: usize = 8;
+    let keys = u64::from(soak::COLD_KEYS.count());
     let config = server::config("");
     let freshness = Arc::new(Freshness::new(config.cache.clone()));
     freshness.verify(freshness.now());
     let cached =
         Cached::keyed(Arc::clone(&freshness), [Table::Apps; 2], async |_| Ok::<_, Unavailable>(()));
-    for key in 0..KEYS {
+    for key in 0..keys {
         let mut callers = JoinSet::new();
         for _ in 0..CALLERS {
             let (cached, freshness) = (Arc::clone(&cached), Arc::clone(&freshness));
@@ -164,5 +165,5 @@ async fn a_cold_key_is_loaded_once_however_its_callers_are_interleaved() {
         }
         callers.join_all().await;
     }
-    assert_eq!(cached.loads(), KEYS);
+    assert_eq!(cached.loads(), keys);
 }

@@ -10,11 +10,11 @@ use crate::support::client::Request;
 use crate::support::load::{Shot, drive};
 use crate::support::server::Nightporter;
 use crate::support::sign::{self, PEER_KEY, order, signature_headers};
+use crate::support::soak;
 
 const APPS: usize = 20;
 const TERMINALS: usize = 200;
 const CONNECTIONS: usize = 16;
-const REQUESTS: u64 = 100_000;
 const HEARTBEAT_SECONDS: u64 = 5;
 const FLUSH_SECONDS: u64 = 10;
 
@@ -73,7 +73,8 @@ async fn a_hundred_thousand_mixed_requests_add_no_statement() {
     let database = sample.database();
     database.forget_statements().await;
     let began = Instant::now();
-    drive(server.gate, &shots, CONNECTIONS, REQUESTS).await.is_as_expected(REQUESTS);
+    let requests = u64::from(soak::QUIET_REQUESTS.count());
+    drive(server.gate, &shots, CONNECTIONS, requests).await.is_as_expected(requests);
     let statements = database.statements().await;
     let seconds = began.elapsed().as_secs();
 

@@ -15,6 +15,7 @@ use crate::support::client::{Connection, Request, poll};
 use crate::support::postgres::Cluster;
 use crate::support::server::{Nightporter, config};
 use crate::support::sign;
+use crate::support::soak;
 
 use measure::{Kind, Load, Scene, Times};
 
@@ -73,8 +74,8 @@ async fn number(connection: &mut Connection, question: &Request) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_that_race_with_questions_leave_nothing_stale() {
-    const ROUNDS: u64 = 3_000;
     const ASKERS: usize = 4;
+    let rounds = u64::from(soak::REVOCATIONS.count());
     let race = Race::new().await;
     let newest_seen = Arc::new(AtomicU64::new(0));
     let over = Arc::new(AtomicBool::new(false));
@@ -97,7 +98,7 @@ async fn changes_that_race_with_questions_leave_nothing_stale() {
         })
         .collect();
     let mut connections = [race.porter.connect().await, race.porter.connect().await];
-    for round in 1..=ROUNDS {
+    for round in 1..=rounds {
         let sql = "UPDATE terminals SET name = $1 WHERE id = 'racer'";
         let name = round.to_string();
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&name];
@@ -118,8 +119,8 @@ async fn changes_that_race_with_questions_leave_nothing_stale() {
     let metrics = Connection::open(race.porter.ops).await.unwrap();
     let loads = loads_of_terminals(metrics).await;
     let asked = asked.load(Ordering::Relaxed);
-    println!("race: {ROUNDS} changes among {asked} questions made {loads} loads; none was stale");
-    assert!(loads >= ROUNDS, "{loads} loads: the changes did not race with loads");
+    println!("race: {rounds} changes among {asked} questions made {loads} loads; none was stale");
+    assert!(loads >= rounds, "{loads} loads: the changes did not race with loads");
 }
 
 async fn loads_of_terminals(mut ops: Connection) -> u64 {

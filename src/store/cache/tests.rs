@@ -2,6 +2,9 @@ use std::sync::atomic::AtomicBool;
 
 use tokio::sync::Notify;
 
+#[path = "../../../tests/soak.rs"]
+mod soak;
+
 use super::*;
 use crate::config;
 
@@ -183,13 +186,13 @@ async fn a_loader_of_another_cache_is_given_nothing_young_but_doubtful() {
     assert!(cached.get_undoubted("key", freshness.now()).await.is_err());
 }
 
-/// Forces the race 40,000 times: every load reads the row, then the row
+/// Forces the race, 40,000 times under `tests/run --soak`: every load reads the row, then the row
 /// changes and the notification is processed, and only then the load ends.
 /// Readers on other threads meanwhile check that nobody ever sees a value
 /// older than the last change that was announced before it asked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn forty_thousand_races_leave_no_stale_entry() {
-    const RACES: u64 = 40_000;
+async fn forced_races_leave_no_stale_entry() {
+    let races = u64::from(soak::CACHE_RACES.count());
     let freshness = freshness();
     let (truth, announced) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let (has_read, may_end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -214,7 +217,7 @@ async fn forty_thousand_races_leave_no_stale_entry() {
         let (cached, freshness) = (Arc::clone(&cached), Arc::clone(&freshness));
         let announced = Arc::clone(&announced);
         tokio::spawn(async move {
-            while announced.load(Ordering::SeqCst) < RACES {
+            while announced.load(Ordering::SeqCst) < races {
                 let floor = announced.load(Ordering::SeqCst);
                 let entry = cached.get("key", freshness.now()).await.expect("loads");
                 assert!(entry.value >= floor, "{} after {floor}", entry.value);
@@ -222,7 +225,7 @@ async fn forty_thousand_races_leave_no_stale_entry() {
             }
         })
     };
-    for race in 1..=RACES {
+    for race in 1..=races {
         freshness.verify(freshness.now());
         armed.store(true, Ordering::SeqCst);
         freshness.outdate(Table::Apps, "key");

@@ -10,6 +10,8 @@ pub mod postgres;
 pub mod programs;
 pub mod server;
 pub mod sign;
+#[path = "../../soak.rs"]
+pub mod soak;
 #[path = "../../../src/upstream/stand_in.rs"]
 pub mod stand_in;
 

@@ -8,8 +8,8 @@ use crate::support::client::poll;
 use crate::support::docker::apps::{App, Plan};
 use crate::support::docker::proxy::EngineProxy;
 use crate::support::server::Nightporter;
+use crate::support::soak;
 
-const ROUNDS: u32 = 50;
 const QUICKLY: &str = "throttle = \"1ms\"\nlongest_backoff = \"10ms\"\n";
 
 /// A second one, with a door to the engine of its own.
@@ -44,7 +44,7 @@ async fn an_app_asked_for_at_two_is_started_once() {
     let app = stage.stopped(Plan::new("two")).await;
     let first = stage.porter(QUICKLY, NO_SLEEP).await;
     let (second, other) = beside(&stage, QUICKLY).await;
-    for round in 1..=ROUNDS {
+    for round in 1..=soak::TWO_PROCESSES.count() {
         for porter in [&first, &second] {
             until_state(porter, &app, "stopped", LONG).await;
         }
@@ -73,7 +73,7 @@ async fn what_one_wakes_while_the_other_pauses_it_is_known_to_both() {
     let first = stage.porter(QUICKLY, NO_SLEEP).await;
     let (second, _other) = beside(&stage, QUICKLY).await;
     let (mut awake, mut paused) = (0, 0);
-    for round in 0..ROUNDS {
+    for round in 0..soak::TWO_PROCESSES.count() {
         let (waker, sleeper) = if round % 2 == 0 { (&first, &second) } else { (&second, &first) };
         // Half of the rounds begin with an app that sleeps: there is something to wake.
         let before = if round / 2 % 2 == 0 { "pause" } else { "wake" };

@@ -6,8 +6,7 @@ use super::{LONG, Stage, program, until_state};
 use crate::support::boxes::Store;
 use crate::support::docker::apps::Plan;
 use crate::support::load::{Shot, drive};
-
-const REQUESTS: u64 = 100_000;
+use crate::support::soak;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_thousand_requests_for_a_running_app_ask_the_engine_nothing() {
@@ -28,8 +27,9 @@ async fn a_hundred_thousand_requests_for_a_running_app_ask_the_engine_nothing() 
         });
         calls.len()
     };
+    let requests = u64::from(soak::QUIET_REQUESTS.count());
     let before = of_ours().await;
     assert!(before > 0, "it was looked at once");
-    drive(porter.gate, &shots, 16, REQUESTS).await.is_as_expected(REQUESTS);
+    drive(porter.gate, &shots, 16, requests).await.is_as_expected(requests);
     assert_eq!(of_ours().await, before, "{:#?}", stage.proxy.all_calls());
 }

@@ -1,0 +1,41 @@
+//! How often the long tests repeat what they do: some of it in `tests/run`, all of it in
+//! `tests/run --soak`.
+#![allow(dead_code, reason = "unit and integration tests take what is theirs")]
+
+/// Loads that a change overtakes.
+pub const CACHE_RACES: Rounds = Rounds { few: 4_000, all: 40_000 };
+/// Cold keys that several callers ask for at once.
+pub const COLD_KEYS: Rounds = Rounds { few: 1_000, all: 5_000 };
+/// Changes in Postgres among questions to the gate.
+pub const REVOCATIONS: Rounds = Rounds { few: 300, all: 3_000 };
+/// Requests that must add no statement, and no call to the engine.
+pub const QUIET_REQUESTS: Rounds = Rounds { few: 100_000, all: 1_000_000 };
+/// Apps put to sleep while they are woken.
+pub const NAPS: Rounds = Rounds { few: 80, all: 500 };
+/// Apps removed while they are woken.
+pub const REMOVALS: Rounds = Rounds { few: 60, all: 500 };
+/// Apps removed while Compose makes their containers.
+pub const REMAKINGS: Rounds = Rounds { few: 20, all: 60 };
+/// Rounds of two processes with one app.
+pub const TWO_PROCESSES: Rounds = Rounds { few: 12, all: 50 };
+
+/// Tells `--soak` to the tests.
+const VARIABLE: &str = "TESTS_SOAK";
+
+#[derive(Debug, Clone, Copy)]
+pub struct Rounds {
+    few: u32,
+    all: u32,
+}
+
+impl Rounds {
+    /// How many to run now.
+    #[must_use]
+    pub fn count(self) -> u32 {
+        if std::env::var_os(VARIABLE).is_some_and(|value| value == "1") {
+            self.all
+        } else {
+            self.few
+        }
+    }
+}
