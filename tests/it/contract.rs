@@ -3,4 +3,5 @@
 mod access;
 mod credentials;
 mod headers;
+mod peers;
 mod rows;
