@@ -65,7 +65,9 @@ impl Gate {
         let (_, described) = found.described()?;
         let paths = &described.meta.paths;
         let readings = Readings::of(forwarded.uri)?;
-        for reading in std::iter::once(readings.raw()).chain(readings.others()) {
+        // Where they say the same of every path, no path is too ambiguous to be decided.
+        let others = if described.rules.is_uniform() { Vec::new() } else { readings.others()? };
+        for reading in std::iter::once(readings.raw()).chain(others.iter().map(Vec::as_slice)) {
             let rule = governing_rule(paths, reading, self.config.path_matching);
             let rule = rule.map_or_else(
                 || "no rule".to_owned(),

@@ -14,6 +14,7 @@ use crate::config::{Config, Secret};
 use crate::domain::app::AppMeta;
 use crate::domain::client::Known;
 use crate::domain::identity::Identity;
+use crate::domain::policy::{PathMatching, Rules};
 use crate::store::app_meta::{AppMetaDir, ReadError};
 use crate::store::cache::{Bounded, Entry, EntryId, bounded};
 use crate::store::freshness::Moment;
@@ -43,6 +44,7 @@ pub struct App {
 #[derive(Debug)]
 pub struct Described {
     pub meta: AppMeta,
+    pub rules: Rules,
     pub templates: Vec<HeaderTemplates>,
 }
 
@@ -239,6 +241,7 @@ fn apps(
     upstream: Option<&Arc<Upstream>>,
 ) -> Arc<Cached<Option<App>>> {
     let dir = AppMetaDir::new(config.store.installed_apps_dir.clone());
+    let matching = config.gate.path_matching;
     let (source, touches, wakes) = (Arc::clone(source), Arc::clone(touches), Arc::clone(wakes));
     let upstream = upstream.cloned();
     Cached::keyed(freshness, [Table::Apps, Table::AppMeta], move |name| {
@@ -250,7 +253,7 @@ fn apps(
                 return Ok(None);
             };
             let described = match dir.read(&name).await {
-                Ok(meta) => Described::new(meta),
+                Ok(meta) => Described::new(meta, matching),
                 Err(ReadError::Unusable(problem)) => Err(problem),
                 Err(ReadError::Unavailable(error)) => return Err(error),
             };
@@ -285,17 +288,17 @@ fn terminals(
 }
 
 impl Described {
-    /// Compiles the templates of every path.
+    /// Prepares the rules and compiles the templates of every path.
     ///
     /// # Errors
     /// The first header whose name or template cannot be used, for the operator.
-    pub fn new(meta: AppMeta) -> Result<Self, String> {
+    pub fn new(meta: AppMeta, matching: PathMatching) -> Result<Self, String> {
         let compile = |rule: &crate::domain::app::PathRule| {
             HeaderTemplates::compile(&rule.headers)
                 .map_err(|error| format!("paths.\"{}\".headers: {error}", rule.prefix))
         };
         let templates = meta.paths.iter().map(compile).collect::<Result<_, _>>()?;
-        Ok(Self { meta, templates })
+        Ok(Self { rules: Rules::new(&meta.paths, matching), meta, templates })
     }
 }
 

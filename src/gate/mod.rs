@@ -213,7 +213,7 @@ impl Gate {
         let Evidence { found, identified, identity } = evidence;
         let found = found.insert(self.memory.app(request.label, now.moment).await?);
         let (app, described) = found.described()?;
-        let governed = govern(&described.meta.paths, request.readings, self.config.path_matching)?;
+        let governed = govern(&described.rules, request.readings)?;
         let forwarded = Some(&request.forwarded);
         let identified =
             identified.insert(self.identify(request.headers, forwarded, now, once).await?);

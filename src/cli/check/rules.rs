@@ -72,10 +72,10 @@ impl Rules<'_> {
             return None;
         }
         let hint = "write the path plainly: decoded, without dot segments and repeated slashes";
-        let Ok(readings) = Readings::of(prefix) else {
+        let Ok(others) = Readings::of(prefix).and_then(|readings| readings.others()) else {
             return Some(("can be read in too many ways".into(), hint.into()));
         };
-        let others = readings.others().map(|reading| (reading, self.governing(reading)));
+        let others = others.iter().map(|reading| (reading, self.governing(reading)));
         // The longest says most.
         let (reading, governing) = others
             .filter(|(_, governing)| governing.is_none_or(|rule| rule.access != *access))
