@@ -37,6 +37,20 @@ impl PathMatching {
     }
 }
 
+/// A key as a backend has it that decodes, where that leaves its structure as it is: of
+/// bytes that mean nothing in a path, such as those of `/caf%C3%A9`. It governs what is
+/// sent in its own spelling, so it governs the reading of that, too.
+#[must_use]
+pub fn decoded_key(prefix: &str) -> Option<Vec<u8>> {
+    let decoded: Vec<u8> = percent_decode(prefix.as_bytes()).collect();
+    let special = |text: &[u8]| text.iter().filter(|byte| b"/\\.;%?#\0".contains(byte)).count();
+    let escapes = prefix.bytes().filter(|byte| *byte == b'%').count();
+    let is_plain = escapes > 0
+        && special(&decoded) + escapes == special(prefix.as_bytes())
+        && std::str::from_utf8(&decoded).is_ok();
+    is_plain.then_some(decoded)
+}
+
 /// The index of the rule that governs one reading of a path: the longest
 /// matching key. `paths` is ordered longest first.
 #[must_use]
@@ -44,12 +58,29 @@ pub fn governing_rule(paths: &[PathRule], path: &[u8], matching: PathMatching) -
     paths.iter().position(|rule| matching.matches(rule.prefix.as_bytes(), path))
 }
 
+/// As [`governing_rule`], for a reading that is not the raw one: keys count as they are
+/// decoded, too.
+#[must_use]
+pub fn rule_of_reading(paths: &[PathRule], path: &[u8], matching: PathMatching) -> Option<usize> {
+    let matches = |key: &[u8]| matching.matches(key, path).then_some(key.len());
+    let longest = paths.iter().enumerate().filter_map(|(rule, PathRule { prefix, .. })| {
+        let decoded = decoded_key(prefix).and_then(|key| matches(&key));
+        let length = matches(prefix.as_bytes()).max(decoded)?;
+        Some((length, std::cmp::Reverse(rule)))
+    });
+    longest.max().map(|(_, std::cmp::Reverse(rule))| rule)
+}
+
 /// What an app's rules say, prepared for deciding: made once when the app is loaded.
 #[derive(Debug)]
 pub struct Rules {
     matching: PathMatching,
-    /// As they are written: index and access of each rule.
-    keys: Prefixes<(usize, Access)>,
+    /// As they are written: the index of each rule.
+    keys: Prefixes<usize>,
+    /// As they are written and as they are decoded, for readings that are not the raw one.
+    read: Prefixes<Asked>,
+    /// What each rule asks.
+    accesses: Box<[Asked]>,
     /// In one spelling; keys that differ in spelling alone count together.
     alike: Prefixes<Asked>,
     /// Everything that any rule asks.
@@ -81,13 +112,19 @@ impl Rules {
     /// Prepares `paths`, which may be in any order.
     #[must_use]
     pub fn new(paths: &[PathRule], matching: PathMatching) -> Self {
-        let keys = paths.iter().enumerate().map(|(index, PathRule { prefix, access, .. })| {
-            (prefix.as_bytes().to_vec(), (index, *access))
-        });
+        let keys = paths.iter().map(|rule| rule.prefix.as_bytes().to_vec()).zip(0..);
         let mut alike: BTreeMap<Vec<u8>, Asked> = BTreeMap::new();
+        let mut read: BTreeMap<Vec<u8>, Asked> = BTreeMap::new();
         for PathRule { prefix, access, .. } in paths {
-            let asked = alike.entry(spelled_alike(prefix.as_bytes()).into_owned()).or_default();
-            *asked = asked.and(Asked::by(*access));
+            let add = |keys: &mut BTreeMap<Vec<u8>, Asked>, key: Vec<u8>| {
+                let asked = keys.entry(key).or_default();
+                *asked = asked.and(Asked::by(*access));
+            };
+            add(&mut alike, spelled_alike(prefix.as_bytes()).into_owned());
+            add(&mut read, prefix.as_bytes().to_vec());
+            if let Some(decoded) = decoded_key(prefix) {
+                add(&mut read, decoded);
+            }
         }
         let covers_all = paths.iter().any(|rule| matches!(&*rule.prefix, "" | "/"));
         let first = paths.first().map(|rule| rule.access);
@@ -96,14 +133,24 @@ impl Rules {
             matching,
             most: alike.values().copied().fold(Asked::default(), Asked::and),
             keys: Prefixes::new(keys),
+            read: Prefixes::new(read.into_iter()),
+            accesses: paths.iter().map(|rule| Asked::by(rule.access)).collect(),
             alike: Prefixes::new(alike.into_iter()),
             covers_all,
             is_uniform: covers_all && all_the_same,
         }
     }
 
-    fn of(&self, path: &[u8]) -> Result<(usize, Access), Reason> {
-        self.keys.longest(path, self.matching).copied().ok_or(Reason::NoMatchingRule)
+    /// The rule of the raw reading, and what it asks.
+    fn of_raw(&self, path: &[u8]) -> Result<(usize, Asked), Reason> {
+        let rule = self.keys.longest(path, self.matching).copied();
+        let asked = rule.and_then(|rule| Some((rule, *self.accesses.get(rule)?)));
+        asked.ok_or(Reason::NoMatchingRule)
+    }
+
+    /// What the rule of another reading asks.
+    fn of_reading(&self, path: &[u8]) -> Result<Asked, Reason> {
+        self.read.longest(path, self.matching).copied().ok_or(Reason::NoMatchingRule)
     }
 
     /// What the longest keys ask that are the path's beginning in some spelling.
@@ -204,8 +251,7 @@ fn spelled_alike(text: &[u8]) -> Cow<'_, [u8]> {
 /// [`Reason::NoMatchingRule`] where a reading has no rule, [`Reason::AmbiguousPath`]
 /// where there are too many of them.
 pub fn govern(rules: &Rules, readings: &Readings<'_>) -> Result<Governed, Reason> {
-    let (rule, access) = rules.of(readings.raw())?;
-    let mut asked = Asked::by(access);
+    let (rule, mut asked) = rules.of_raw(readings.raw())?;
     if rules.is_uniform {
         return Ok(Governed { rule, asked });
     }
@@ -216,8 +262,8 @@ pub fn govern(rules: &Rules, readings: &Readings<'_>) -> Result<Governed, Reason
     }
     let mut is_governed = Ok(());
     readings.each_other(|reading| {
-        match rules.of(reading) {
-            Ok((_, access)) => asked = asked.and(Asked::by(access)),
+        match rules.of_reading(reading) {
+            Ok(more) => asked = asked.and(more),
             Err(reason) => {
                 is_governed = Err(reason);
                 return ControlFlow::Break(());
@@ -340,6 +386,40 @@ mod tests {
     }
 
     #[test]
+    fn a_key_governs_what_is_sent_in_its_spelling() {
+        let rule = |prefix: &str, access| PathRule {
+            prefix: prefix.into(),
+            access,
+            headers: BTreeMap::new(),
+        };
+        let decide = |key: &str, path: &str| {
+            let rules = [rule(key, Access::Public), rule("", Access::Private)];
+            let rules = Rules::new(&rules, PathMatching::Prefix);
+            let governed = govern(&rules, &Readings::of(path).expect("a path"));
+            governed.and_then(|governed| governed.admit(&Client::Anonymous)).is_ok()
+        };
+        for (key, path, granted) in [
+            ("/caf%C3%A9", "/caf%C3%A9", true),
+            ("/caf%C3%A9", "/caf%C3%A9/x?y", true),
+            ("/caf%C3%A9", "/caf%c3%a9", false),
+            ("/caf%C3%A9", "/café", false),
+            ("/caf%C3%A9", "/caf%C3%A9/../x", false),
+            ("/caf%C3%A9", "/caf%25C3%25A9", false),
+            ("/a%20b", "/a%20b/c", true),
+            ("/a%20b", "/a%20b/%2e%2e/c", false),
+            // What a backend may take for more than a letter is another path.
+            ("/a%2Fb", "/a%2Fb", false),
+            ("/a%2e%2e/", "/a%2e%2e/", false),
+            ("/a%3Bb", "/a%3Bb", false),
+            ("/a%2541", "/a%2541", false),
+            ("/a%5Cb", "/a%5Cb", false),
+            ("/a%C0%AF", "/a%C0%AF", false),
+        ] {
+            assert_eq!(decide(key, path), granted, "{key} {path}");
+        }
+    }
+
+    #[test]
     fn where_all_rules_say_the_same_no_path_is_ambiguous() {
         let endless = "/a%252f..%2f\\..%5c;x%3by/%252e%252e;%253b//".repeat(40);
         let spaces = format!("/{}", "%20".repeat(3500));
@@ -381,7 +461,7 @@ mod tests {
                 prefix: key.clone(), access: Access::Public, headers: BTreeMap::new(),
             }).collect();
             for matching in [PathMatching::Prefix, PathMatching::Segment] {
-                let found = Rules::new(&rules, matching).of(path.as_bytes()).ok();
+                let found = Rules::new(&rules, matching).of_raw(path.as_bytes()).ok();
                 let matches = |rule: &&PathRule| matching.matches(rule.prefix.as_bytes(), path.as_bytes());
                 let expected = rules.iter().filter(matches).max_by_key(|rule| rule.prefix.len());
                 let found = found.map(|(index, _)| &rules[index].prefix);

@@ -7,7 +7,7 @@ use std::fmt;
 
 use http::HeaderMap;
 
-use crate::domain::policy::governing_rule;
+use crate::domain::policy::{governing_rule, rule_of_reading};
 use crate::domain::reason::Reason;
 use crate::domain::request::{Readings, app_label};
 
@@ -67,8 +67,10 @@ impl Gate {
         let readings = Readings::of(forwarded.uri)?;
         // Where they say the same of every path, no path is too ambiguous to be decided.
         let others = if described.rules.is_uniform() { Vec::new() } else { readings.others()? };
-        for reading in std::iter::once(readings.raw()).chain(others.iter().map(Vec::as_slice)) {
-            let rule = governing_rule(paths, reading, self.config.path_matching);
+        let matching = self.config.path_matching;
+        let raw = (readings.raw(), governing_rule(paths, readings.raw(), matching));
+        let others = others.iter().map(|path| (&**path, rule_of_reading(paths, path, matching)));
+        for (reading, rule) in std::iter::once(raw).chain(others) {
             let rule = rule.map_or_else(
                 || "no rule".to_owned(),
                 |rule| format!("`{}`: {:?}", paths[rule].prefix, paths[rule].access).to_lowercase(),

@@ -96,7 +96,7 @@ impl<'a> Readings<'a> {
         let mut ended = self.enter(&mut states, first, &mut each)?;
         let (mut at, mut work) = (0, 0);
         while let (ControlFlow::Continue(()), Some((spent, path))) =
-            (ended, states.states.get(at).cloned())
+            (ended, states.all.get(at).cloned())
         {
             work += path.len() + STEP;
             let signs = Signs::of(&path);
@@ -176,7 +176,7 @@ impl Spent {
 struct States {
     hasher: foldhash::fast::RandomState,
     hashes: Vec<u64>,
-    states: Vec<(Spent, Vec<u8>)>,
+    all: Vec<(Spent, Vec<u8>)>,
 }
 
 impl States {
@@ -184,15 +184,15 @@ impl States {
     fn insert(&mut self, state: (Spent, Vec<u8>)) -> Result<Option<&[u8]>, Reason> {
         let hash = self.hasher.hash_one(&state);
         let mut seen = self.hashes.iter().enumerate().filter(|(_, other)| **other == hash);
-        if seen.any(|(at, _)| self.states[at] == state) {
+        if seen.any(|(at, _)| self.all[at] == state) {
             return Ok(None);
         }
-        if self.states.len() >= MAX_READINGS {
+        if self.all.len() >= MAX_READINGS {
             return Err(Reason::AmbiguousPath);
         }
         self.hashes.push(hash);
-        self.states.push(state);
-        Ok(self.states.last().map(|(_, path)| path.as_slice()))
+        self.all.push(state);
+        Ok(self.all.last().map(|(_, path)| path.as_slice()))
     }
 }
 
