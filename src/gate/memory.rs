@@ -40,12 +40,13 @@ pub struct App {
     pub mirrored: Option<Arc<Mirrored>>,
 }
 
-/// An app's description with its templates compiled, one set for each of `meta.paths`.
+/// An app's description with its templates compiled, one set for each of `meta.paths`, or
+/// why those of that path cannot be used.
 #[derive(Debug)]
 pub struct Described {
     pub meta: AppMeta,
     pub rules: Rules,
-    pub templates: Vec<HeaderTemplates>,
+    pub templates: Vec<Result<HeaderTemplates, String>>,
 }
 
 /// A paired terminal, prepared.
@@ -253,16 +254,22 @@ fn apps(
                 return Ok(None);
             };
             let described = match dir.read(&name).await {
-                Ok(meta) => Described::new(meta, matching),
+                Ok(meta) => Ok(Described::new(meta, matching)),
                 Err(ReadError::Unusable(problem)) => Err(problem),
                 Err(ReadError::Unavailable(error)) => return Err(error),
             };
-            if let Err(reason) = &described {
-                tracing::warn!(app = %name, %reason, "the app answers 503");
+            let problems: Vec<String> = match &described {
+                Ok(described) => described.problems().cloned().collect(),
+                Err(problem) => vec![problem.clone()],
+            };
+            let extent = if described.is_ok() { "some paths of the app" } else { "the app" };
+            for reason in &problems {
+                tracing::warn!(app = %name, %reason, "{extent} answer 503");
             }
             let used = touches.of(Touched::App, &row.name);
             let facts = described.as_ref().ok().map(|described| Facts::of(&described.meta));
             let wake = wakes.of(&row.name, facts);
+            wake.note_problems(problems);
             let mirrored = upstream.as_ref().and_then(|upstream| upstream.mirrored(&row.name));
             Ok(Some(App { row, described, used, wake, mirrored }))
         }
@@ -289,16 +296,19 @@ fn terminals(
 
 impl Described {
     /// Prepares the rules and compiles the templates of every path.
-    ///
-    /// # Errors
-    /// The first header whose name or template cannot be used, for the operator.
-    pub fn new(meta: AppMeta, matching: PathMatching) -> Result<Self, String> {
+    pub fn new(meta: AppMeta, matching: PathMatching) -> Self {
         let compile = |rule: &crate::domain::app::PathRule| {
             HeaderTemplates::compile(&rule.headers)
                 .map_err(|error| format!("paths.\"{}\".headers: {error}", rule.prefix))
         };
-        let templates = meta.paths.iter().map(compile).collect::<Result<_, _>>()?;
-        Ok(Self { rules: Rules::new(&meta.paths, matching), meta, templates })
+        let templates = meta.paths.iter().map(compile).collect();
+        Self { rules: Rules::new(&meta.paths, matching), meta, templates }
+    }
+
+    /// Why paths of it answer 503: the first header of each whose name or template cannot
+    /// be used, for the operator.
+    fn problems(&self) -> impl Iterator<Item = &String> {
+        self.templates.iter().filter_map(|templates| templates.as_ref().err())
     }
 }
 

@@ -4,4 +4,5 @@ mod access;
 mod credentials;
 mod headers;
 mod peers;
+mod requests;
 mod rows;
