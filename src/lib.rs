@@ -35,8 +35,9 @@
 //!              is remembered of it (cache), whether to believe that
 //!              (freshness), and uses written back (touch)
 //! wake/        docker (the engine: calls, events), observed (an app's containers
-//!              together), waker (what is done, one thing at a time), attempt (the
-//!              doing), compose, readiness, idle (who is not used any more)
+//!              together), parts (what each of them means for it), waker (what is
+//!              done, one thing at a time), attempt (the doing), compose, readiness,
+//!              idle (who is not used any more)
 //! ops/         what the operator's listener serves, as data
 //! upstream/    the shard_core beside: mirror (its idle clock), fallback (management
 //!              secrets), shadow (its verdicts compared with ours)
@@ -128,9 +129,6 @@ mod backoff;
 pub mod cli;
 pub mod config;
 pub mod domain;
-#[cfg(any(test, feature = "fuzzing"))]
-#[doc(hidden)]
-pub mod fuzzing;
 pub mod gate;
 pub mod http;
 mod ops;

@@ -124,6 +124,9 @@ pub enum Failure {
     NoComposeFile,
     #[error("the store cannot answer: {0}")]
     Store(String),
+    /// A task of nightporter's own has panicked.
+    #[error("nightporter itself failed; its log says where")]
+    Panicked,
     /// Nothing went wrong, and nothing was done.
     #[error("not now: {0}")]
     Declined(&'static str),
@@ -157,6 +160,7 @@ impl Failure {
             | Self::Compose(_)
             | Self::NoComposeFile
             | Self::Store(_)
+            | Self::Panicked
             | Self::Declined(_) => FailureKind::Internal,
         }
     }

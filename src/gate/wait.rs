@@ -36,6 +36,9 @@ impl Gate {
             return Verdict::Deny(Reason::UnknownApp);
         };
         if !is_ignored && !app.wake.is_awake() {
+            if let Ok(forwarded) = Forwarded::read(headers) {
+                app.wake.asked_by(forwarded.host);
+            }
             app.wake.ask();
         }
         let place = self.held.try_acquire();

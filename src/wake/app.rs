@@ -1,13 +1,15 @@
 //! What is known of one app's sleep, for all who ask at once.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::Order;
+use super::docker::{Container, Health};
 use crate::domain::app::{AppMeta, EntrypointPort, Lifecycle, Size};
 use crate::domain::lifecycle::{Failure, Phase, Rest};
 
@@ -106,8 +108,10 @@ pub struct AppWake {
     wanted: AtomicBool,
     shown: watch::Sender<Shown>,
     facts: Mutex<Arc<Facts>>,
-    /// What is wrong with its description.
-    problems: Mutex<Vec<String>>,
+    /// The host that it was last asked for by.
+    host: Mutex<Option<Arc<str>>>,
+    /// Containers that have served although their health check did not pass.
+    unwell: Mutex<HashSet<String>>,
     history: Mutex<History>,
     orders: mpsc::UnboundedSender<Order>,
 }
@@ -123,21 +127,11 @@ impl AppWake {
             wanted: AtomicBool::new(false),
             shown: watch::Sender::new(shown),
             facts: Mutex::new(Arc::new(facts)),
-            problems: Mutex::default(),
+            host: Mutex::default(),
+            unwell: Mutex::default(),
             history: Mutex::default(),
             orders,
         }
-    }
-
-    /// Keeps for the operator why requests for the app, or for some of its paths, are
-    /// answered with 503.
-    pub fn note_problems(&self, problems: Vec<String>) {
-        *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = problems;
-    }
-
-    #[must_use]
-    pub fn problems(&self) -> Vec<String> {
-        self.problems.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether requests may pass at once.
@@ -156,6 +150,38 @@ impl AppWake {
             // The waker is gone only when the process ends.
             let _ = self.orders.send(Order::Wake(Arc::clone(&self.name)));
         }
+    }
+
+    /// Notes by which host a request has asked for it.
+    pub fn asked_by(&self, host: &str) {
+        let mut known = lock(&self.host);
+        if known.as_deref() != Some(host) {
+            *known = Some(host.into());
+        }
+    }
+
+    pub(super) fn host(&self) -> Option<Arc<str>> {
+        lock(&self.host).clone()
+    }
+
+    /// Whether the container, or one that was made like it, has served with a health
+    /// check that did not pass.
+    pub(super) fn serves_unwell(&self, container: &Container) -> bool {
+        lock(&self.unwell).contains(&kind_of(container))
+    }
+
+    /// Remembers of a container that serves whether its health check passes.
+    pub(super) fn note_serving(&self, container: &Container) {
+        match container.health {
+            Health::Healthy => lock(&self.unwell).remove(&kind_of(container)),
+            Health::Unhealthy => lock(&self.unwell).insert(kind_of(container)),
+            Health::Starting | Health::Unknown => false,
+        };
+    }
+
+    /// Remembers that a container serves before its health check has passed.
+    pub(super) fn note_unwell(&self, container: &Container) {
+        lock(&self.unwell).insert(kind_of(container));
     }
 
     /// What is shown now, with what is left of the time until the next attempt.
@@ -241,6 +267,12 @@ impl AppWake {
     }
 }
 
+/// What does not change where a container is made anew from the same description.
+fn kind_of(container: &Container) -> String {
+    let service = container.belongs.service.as_ref().unwrap_or(&container.name);
+    [service, &container.image, &container.check].map(String::as_str).join("\n")
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -259,10 +291,38 @@ pub(super) fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
 
+/// By which the engine's times are kept.
+pub(super) fn milliseconds_since_1970(at: SystemTime) -> i64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wake::docker::State;
     use std::time::Duration;
+
+    #[test]
+    fn what_served_unwell_is_known_again_when_it_is_made_anew() {
+        let (orders, _taken) = mpsc::unbounded_channel();
+        let app = AppWake::new("notes".into(), Facts::default(), orders);
+        let made = |id: &str, check: &str, health| Container {
+            id: id.into(),
+            check: check.into(),
+            health,
+            ..Container::sample("notes", "web", State::Running)
+        };
+        app.note_serving(&made("a", "CMD wrong", Health::Starting));
+        assert!(!app.serves_unwell(&made("a", "CMD wrong", Health::Starting)));
+        app.note_serving(&made("a", "CMD wrong", Health::Unhealthy));
+        assert!(app.serves_unwell(&made("b", "CMD wrong", Health::Starting)));
+        assert!(!app.serves_unwell(&made("b", "CMD right", Health::Starting)), "another check");
+        app.note_serving(&made("b", "CMD wrong", Health::Healthy));
+        assert!(!app.serves_unwell(&made("b", "CMD wrong", Health::Starting)), "it can pass");
+        app.note_unwell(&made("b", "CMD wrong", Health::Starting));
+        assert!(app.serves_unwell(&made("b", "CMD wrong", Health::Unhealthy)));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_time_until_the_next_attempt_grows_shorter() {

@@ -7,6 +7,7 @@
 mod ready;
 mod rest;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +19,9 @@ use super::app::{AppWake, Facts};
 use super::compose::Compose;
 use super::conditions::free_disk;
 use super::docker::watch::View;
-use super::docker::{Condition, Container, Engine, EngineError, Health, State};
+use super::docker::{Condition, Container, EndedBy, Engine, EngineError, Health, State};
 use super::observed::{EngineState, Observed, Selector};
+use super::parts::Role;
 use crate::config;
 use crate::domain::lifecycle::{Failure, Phase, is_going};
 use crate::store::{AppLock, Source, Standing, Unavailable};
@@ -51,6 +53,9 @@ pub(super) struct Attempt {
     pub(super) app: Arc<AppWake>,
     pub(super) selector: Selector,
     pub(super) view: View,
+    /// Containers that were to be started when it looked first: what has come up since
+    /// must not make others look as if they had been passed over.
+    pub(super) chosen: HashSet<Arc<str>>,
     pub(super) progress: mpsc::UnboundedSender<(Arc<str>, Phase)>,
 }
 
@@ -290,26 +295,47 @@ impl Attempt {
         snapshot.containers.get(&container.id).is_some_and(|c| c.state == State::Paused)
     }
 
-    /// Starts what does not run, dependencies first.
+    /// Starts what does not run and is to, dependencies first.
     async fn start(&mut self, observed: &Observed) -> Result<(), Trouble> {
-        let idle = |state| matches!(state, State::Exited | State::Created);
-        for container in observed.containers.iter().filter(|c| idle(c.state)) {
-            self.until_dependencies(container, observed).await?;
-            match self.means.engine.start(&container.id).await {
-                Ok(()) => self.view.look([Arc::clone(&container.id)]).await,
-                // Of a network that was removed since: only Compose makes it anew.
-                Err(EngineError::NotFound(reason)) if reason.contains("network") => {
-                    return self.recompose(&reason).await;
+        let to_start = observed.to_start(&self.chosen);
+        self.chosen.extend(to_start.iter().map(|(container, _)| Arc::clone(&container.id)));
+        for (container, part) in to_start {
+            match self.start_one(&container, observed).await {
+                // A partially running app is better than none.
+                Err(Trouble::Failed(failure)) if part.role == Role::Other && !is_away(&failure) => {
+                    let (app, container_name) = (&self.app.name, &container.name);
+                    warn!(%app, container = %container_name, %failure, "a part is not started");
+                    self.view.note_end(&container.id, EndedBy::Refused);
+                    self.view.look([Arc::clone(&container.id)]).await;
                 }
-                Err(EngineError::NotFound(reason)) if reason.contains("image") => {
-                    let image = container.image.clone();
-                    debug!(app = %self.app.name, reason, "its image is missing");
-                    return Err(Failure::ImageMissing { image }.into());
-                }
-                Err(error) => return Err(error.into()),
+                done => done?,
             }
         }
         Ok(())
+    }
+
+    async fn start_one(
+        &mut self,
+        container: &Container,
+        observed: &Observed,
+    ) -> Result<(), Trouble> {
+        self.until_dependencies(container, observed).await?;
+        match self.means.engine.start(&container.id).await {
+            Ok(()) => {
+                self.view.look([Arc::clone(&container.id)]).await;
+                Ok(())
+            }
+            // Of a network that was removed since: only Compose makes it anew.
+            Err(EngineError::NotFound(reason)) if reason.contains("network") => {
+                self.recompose(&reason).await
+            }
+            Err(EngineError::NotFound(reason)) if reason.contains("image") => {
+                let image = container.image.clone();
+                debug!(app = %self.app.name, reason, "its image is missing");
+                Err(Failure::ImageMissing { image }.into())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn recompose(&mut self, reason: &str) -> Result<(), Trouble> {
@@ -331,11 +357,13 @@ impl Attempt {
         observed: &Observed,
     ) -> Result<(), Trouble> {
         let deadline = Instant::now() + self.means.config.start_timeout;
+        let app = Arc::clone(&self.app);
         for dependency in &container.belongs.depends_on {
             let is_met = |container: &Container| match dependency.condition {
                 Condition::Started => true,
                 Condition::Healthy => {
                     matches!(container.health, Health::Healthy | Health::Unknown)
+                        || (container.state == State::Running && app.serves_unwell(container))
                 }
                 Condition::Completed => {
                     container.state == State::Exited && container.exit_code == 0
@@ -394,4 +422,8 @@ impl Attempt {
         }
         Ok(())
     }
+}
+
+fn is_away(failure: &Failure) -> bool {
+    *failure == Failure::EngineAway
 }

@@ -1,7 +1,7 @@
 //! Sleeping apps are there when they are asked for, and go back to sleep.
 //!
 //! - [`docker`] calls the engine and follows its events;
-//! - `observed` takes an app's containers together;
+//! - `observed` takes an app's containers together, `parts` says what each means;
 //! - [`AppWake`] is one app for all who ask: a flag for the gate, and what is shown;
 //! - `waker` decides what is done, one thing at a time an app;
 //! - `attempt` does it: lock, status, act, until ready; `compose` makes containers;
@@ -18,7 +18,9 @@ mod compose;
 mod conditions;
 pub mod docker;
 mod idle;
+mod job;
 mod observed;
+mod parts;
 mod readiness;
 mod slot;
 mod status;
@@ -43,11 +45,12 @@ use self::slot::{Reply, asleep};
 use self::status::Statuses;
 use self::waker::Waker;
 use crate::config::Config;
-use crate::domain::lifecycle::{Failure, Rest};
+use crate::domain::lifecycle::{Failure, Phase, Rest};
 use crate::store::touch::Touches;
 use crate::store::{Freshness, Source};
 
 pub use self::app::{AppWake, ContainerState, Facts, History, Shown, Target};
+use self::app::{milliseconds_since_1970, wall_clock};
 
 /// How long the doors stay closed for the first listing of the engine, so that no
 /// request is let through to an app of which it is not known yet that it sleeps.
@@ -80,7 +83,15 @@ pub struct Wakes {
     orders: mpsc::UnboundedSender<Order>,
     closing: watch::Sender<bool>,
     /// Set where containers are looked at.
-    sight: OnceLock<(View, Arc<Compose>)>,
+    sight: OnceLock<Watched>,
+}
+
+/// What is looked at, and with which limits.
+#[derive(Debug)]
+struct Watched {
+    view: View,
+    compose: Arc<Compose>,
+    start_timeout: Duration,
 }
 
 impl Wakes {
@@ -119,13 +130,19 @@ impl Wakes {
     /// What is known of a new app already, so that not even its first request is let
     /// through to sleeping containers.
     fn show_first(&self, app: &AppWake) {
-        let Some((view, compose)) = self.sight.get() else { return };
+        let Some(Watched { view, compose, start_timeout }) = self.sight.get() else { return };
         let snapshot = view.snapshot();
         if snapshot.was_listed {
-            let selector = Selector::new(&app.name);
-            let observed = selector.observe(&app.facts(), &snapshot);
-            let can_be_made = compose.can_make(&app.name, &selector);
-            app.show(asleep(observed.state, can_be_made), &observed.states());
+            let (selector, facts) = (Selector::new(&app.name), app.facts());
+            let observed = selector.observe(&facts, &snapshot);
+            let now = milliseconds_since_1970(wall_clock());
+            let phase = if observed.is_young(&facts, now, *start_timeout) {
+                // The waker asks its port.
+                Phase::Starting
+            } else {
+                asleep(observed.state, compose.can_make(&app.name, &selector))
+            };
+            app.show(phase, &observed.states());
         }
     }
 
@@ -169,7 +186,7 @@ impl Wakes {
     /// Whether the engine tells what happens in it.
     #[must_use]
     pub fn is_engine_live(&self) -> bool {
-        self.sight.get().is_some_and(|(view, _)| view.snapshot().live)
+        self.sight.get().is_some_and(|sight| sight.view.snapshot().live)
     }
 
     /// Brings an app up; returns when it is ready or has failed.
@@ -230,7 +247,9 @@ pub async fn begin(
     let (watch, view) = Watch::new(Arc::clone(&engine));
     let compose = Compose::new(&config.wake, &config.store.installed_apps_dir);
     let compose = Arc::new(compose);
-    if wakes.sight.set((view.clone(), Arc::clone(&compose))).is_err() {
+    let start_timeout = config.wake.start_timeout;
+    let sight = Watched { view: view.clone(), compose: Arc::clone(&compose), start_timeout };
+    if wakes.sight.set(sight).is_err() {
         tracing::warn!("the engine is followed already");
         return;
     }

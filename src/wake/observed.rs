@@ -1,9 +1,12 @@
 //! An app's containers, taken together.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::app::{ContainerState, Facts};
 use super::docker::{Belongs, Container, Service, Snapshot, State};
+use super::parts::{self, Need, Part, Role};
 use crate::domain::lifecycle::project_of;
 
 /// Which containers are an app's.
@@ -30,6 +33,8 @@ pub enum EngineState {
 pub struct Observed {
     /// In the order in which they are started.
     pub containers: Vec<Arc<Container>>,
+    /// What each of them means for the app.
+    pub(super) parts: Vec<Part>,
     pub services: Vec<Arc<Service>>,
     pub state: EngineState,
 }
@@ -76,9 +81,10 @@ impl Selector {
         let mut containers: Vec<_> = containers.cloned().collect();
         containers.sort_by(|a, b| (&a.created, &a.name).cmp(&(&b.created, &b.name)));
         let containers = in_order(containers);
+        let parts = parts::judge(&containers, facts);
         let state =
-            if services.is_empty() { together(&containers, facts) } else { scaled(&services) };
-        Observed { containers, services, state }
+            if services.is_empty() { together(&containers, &parts) } else { scaled(&services) };
+        Observed { containers, parts, services, state }
     }
 }
 
@@ -87,6 +93,32 @@ impl Observed {
     pub fn entrypoints<'a>(&'a self, facts: &'a Facts) -> Vec<&'a Arc<Container>> {
         let named: Vec<_> = self.containers.iter().filter(|c| is_entrypoint(c, facts)).collect();
         if named.is_empty() { self.containers.iter().collect() } else { named }
+    }
+
+    /// What the app is not awake without.
+    pub(super) fn needed(&self) -> impl Iterator<Item = &Arc<Container>> {
+        needed(&self.containers, &self.parts)
+    }
+
+    /// What a wake starts, what the app is not awake without first; `chosen` were to be
+    /// started before.
+    pub(super) fn to_start(&self, chosen: &HashSet<Arc<str>>) -> Vec<(Arc<Container>, Part)> {
+        let idle = |state| matches!(state, State::Exited | State::Created);
+        let is_chosen = |c: &Container, part: &Part| part.is_started || chosen.contains(&c.id);
+        let pairs = self.containers.iter().cloned().zip(self.parts.iter().copied());
+        let mut all: Vec<_> =
+            pairs.filter(|(c, part)| idle(c.state) && is_chosen(c, part)).collect();
+        all.sort_by_key(|(_, part)| part.role == Role::Other && part.need != Need::Required);
+        all
+    }
+
+    /// Whether what requests are sent to was started so short ago, in milliseconds
+    /// since 1970, that it may not listen yet.
+    pub(super) fn is_young(&self, facts: &Facts, now: i64, within: Duration) -> bool {
+        let within = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
+        let is_young = |at: i64| now.saturating_sub(at) < within;
+        self.state == EngineState::Running
+            && self.entrypoints(facts).iter().any(|c| c.started.is_some_and(is_young))
     }
 
     /// Whether a container is known to be missing beside those there are: one that
@@ -148,17 +180,18 @@ fn in_order(mut waiting: Vec<Arc<Container>>) -> Vec<Arc<Container>> {
     ordered
 }
 
+fn needed<'a>(
+    containers: &'a [Arc<Container>],
+    parts: &'a [Part],
+) -> impl Iterator<Item = &'a Arc<Container>> {
+    let pairs = containers.iter().zip(parts);
+    pairs.filter(|(_, part)| part.need == Need::Required).map(|(container, _)| container)
+}
+
 /// The contract's rule: any paused → paused; all running → running; else exited;
-/// none → missing. What ran to its end and was meant to does not count.
-fn together(containers: &[Arc<Container>], facts: &Facts) -> EngineState {
-    let counts = |container: &&Arc<Container>| {
-        let has_completed = container.state == State::Exited
-            && container.exit_code == 0
-            && !container.restarts_always
-            && !is_entrypoint(container, facts);
-        !has_completed
-    };
-    let mut counted: Vec<_> = containers.iter().filter(counts).collect();
+/// none → missing. What the app is awake without counts for nothing.
+fn together(containers: &[Arc<Container>], parts: &[Part]) -> EngineState {
+    let mut counted: Vec<_> = needed(containers, parts).collect();
     if counted.is_empty() {
         counted = containers.iter().collect();
     }

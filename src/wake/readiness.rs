@@ -1,4 +1,8 @@
 //! Whether an app answers, asked of the app itself.
+//!
+//! Whatever comes back is an answer: a TLS alert, an HTTP/2 preface, a greeting, a
+//! connection that is closed or reset at once. Only who is refused, or hears nothing
+//! at all, has found nobody.
 
 use std::io;
 use std::net::IpAddr;
@@ -39,7 +43,10 @@ pub(super) async fn listens(addresses: &[IpAddr], port: u16) -> Probe {
 
 /// Whether the app itself answers: a paused one's port accepts connections still,
 /// since it is the kernel that does.
-pub(super) async fn answers(addresses: &[IpAddr], target: &Target) -> Probe {
+///
+/// It is asked by `host`, as its users ask for it: a server of several hosts may hang up
+/// on any other.
+pub(super) async fn answers(addresses: &[IpAddr], target: &Target, host: Option<&str>) -> Probe {
     let mut stream = match connect(addresses, target.port).await {
         Ok(stream) => stream,
         Err(probe) => return probe,
@@ -48,15 +55,19 @@ pub(super) async fn answers(addresses: &[IpAddr], target: &Target) -> Probe {
         return Probe::Answers;
     }
     // HEAD has no side effects (RFC 9110 section 9.3.2), and any answer will do.
-    let question = "HEAD / HTTP/1.1\r\nHost: localhost\r\nUser-Agent: nightporter\r\n\
-                    Connection: close\r\n\r\n";
+    let own = || stream.peer_addr().map_or_else(|_| String::new(), |own| own.to_string());
+    let host = host.map_or_else(own, str::to_owned);
+    let question = format!(
+        "HEAD / HTTP/1.1\r\nHost: {host}\r\nUser-Agent: nightporter\r\n\
+         Connection: close\r\n\r\n"
+    );
     let exchange = async {
         stream.write_all(question.as_bytes()).await?;
         stream.read_u8().await
     };
     match timeout(ANSWER_LIMIT, exchange).await {
-        Ok(Ok(_)) => Probe::Answers,
-        Ok(Err(_)) => Probe::Refused,
+        // Closed or reset: by somebody.
+        Ok(Ok(_) | Err(_)) => Probe::Answers,
         Err(_) => Probe::Silent,
     }
 }
@@ -66,10 +77,14 @@ async fn connect(addresses: &[IpAddr], port: u16) -> Result<TcpStream, Probe> {
     for address in addresses {
         match timeout(CONNECT_LIMIT, TcpStream::connect((*address, port))).await {
             Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                outcome = Probe::Refused;
-            }
-            Ok(Err(_)) | Err(_) => {}
+            Ok(Err(error)) => match error.kind() {
+                io::ErrorKind::ConnectionRefused => outcome = Probe::Refused,
+                io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
+                    return Err(Probe::Answers);
+                }
+                _ => {}
+            },
+            Err(_) => {}
         }
     }
     Err(outcome)
@@ -92,21 +107,66 @@ mod tests {
         let port = listener.local_addr().expect("bound").port();
         // The kernel accepts; nobody reads, as in a paused container.
         assert_eq!(listens(&[HERE], port).await, Probe::Answers);
-        assert_eq!(answers(&[HERE], &target(port, false)).await, Probe::Answers);
-        assert_eq!(answers(&[HERE], &target(port, true)).await, Probe::Silent);
+        assert_eq!(answers(&[HERE], &target(port, false), None).await, Probe::Answers);
+        assert_eq!(answers(&[HERE], &target(port, true), None).await, Probe::Silent);
         drop(listener);
         assert_eq!(listens(&[HERE], port).await, Probe::Refused);
         assert_eq!(listens(&[], port).await, Probe::Unreachable);
     }
 
-    #[tokio::test]
-    async fn any_first_byte_is_an_answer() {
+    /// What a server is asked by who asks it for `host`, and what that finds out.
+    async fn asked(
+        host: Option<&str>,
+        serve: impl AsyncFnOnce(TcpStream) + Send + 'static,
+    ) -> (Probe, u16) {
         let listener = TcpListener::bind((HERE, 0)).await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();
-        tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.expect("a connection");
-            stream.write_all(b"HTTP/1.1 503 Busy\r\n\r\n").await.expect("sent");
-        });
-        assert_eq!(answers(&[HERE], &target(port, true)).await, Probe::Answers);
+        let serving = async {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            serve(stream).await;
+        };
+        let (target, addresses) = (target(port, true), [HERE]);
+        let (probe, ()) = tokio::join!(answers(&addresses, &target, host), serving);
+        (probe, port)
+    }
+
+    #[tokio::test]
+    async fn whatever_comes_back_is_an_answer() {
+        for answer in [
+            &b"HTTP/1.1 503 Busy\r\n\r\n"[..],
+            // A TLS alert, the settings of HTTP/2, a greeting.
+            b"\x15\x03\x01\x00\x02\x02\x46",
+            b"\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+            b"220 mail.example ESMTP\r\n",
+        ] {
+            let serve = async move |mut stream: TcpStream| {
+                stream.write_all(answer).await.expect("sent");
+            };
+            assert_eq!(asked(None, serve).await.0, Probe::Answers, "{answer:?}");
+        }
+        // Accepted and closed; the same with what was said still unread, which resets.
+        let close = async |stream: TcpStream| drop(stream);
+        assert_eq!(asked(None, close).await.0, Probe::Answers);
+        let reset = async |stream: TcpStream| {
+            stream.readable().await.expect("asked");
+            drop(stream);
+        };
+        assert_eq!(asked(None, reset).await.0, Probe::Answers);
+    }
+
+    #[tokio::test]
+    async fn an_app_is_asked_by_its_own_host() {
+        for host in [Some("wiki.box.example"), None] {
+            let (said, heard) = tokio::sync::oneshot::channel();
+            let serve = async move |mut stream: TcpStream| {
+                let mut head = [0; 512];
+                let length = stream.read(&mut head).await.expect("asked");
+                said.send(String::from_utf8_lossy(&head[..length]).into_owned()).expect("heard");
+            };
+            let (_, port) = asked(host, serve).await;
+            let head = heard.await.expect("said");
+            let expected = host.map_or(format!("{HERE}:{port}"), str::to_owned);
+            assert!(head.contains(&format!("\r\nHost: {expected}\r\n")), "{head}");
+        }
     }
 }

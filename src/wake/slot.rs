@@ -25,6 +25,10 @@ pub(super) struct Slot {
     /// What the last attempt came to, where that is worth telling.
     pub(super) after: Option<Phase>,
     pub(super) failures: u32,
+    /// Whether the last attempt failed for want of the engine.
+    pub(super) lacks_engine: bool,
+    /// Whether it was ever looked at.
+    pub(super) was_seen: bool,
     /// No attempt is made before.
     pub(super) not_before: Option<Instant>,
     pub(super) attempted: Option<Instant>,
@@ -70,6 +74,8 @@ impl Slot {
             wanted: false,
             after: None,
             failures: 0,
+            lacks_engine: false,
+            was_seen: false,
             not_before: None,
             attempted: None,
             seen: None,
@@ -108,12 +114,14 @@ impl Slot {
         }
     }
 
-    /// What is to be shown of it, where `before` is what it was last seen to do.
+    /// What is to be shown of it, where `before` is what it was last seen to do, and
+    /// `may_start` says that it runs and may not have come up when this process did.
     pub(super) fn sight(
         &mut self,
         observed: &Observed,
         before: Option<EngineState>,
         can_be_made: bool,
+        may_start: bool,
     ) -> Sight {
         if observed.state == EngineState::Exited && self.serves_all_the_same(observed) {
             return Sight::Show(Phase::Awake);
@@ -125,21 +133,28 @@ impl Slot {
                 (_, asleep) => asleep,
             });
         }
-        let is_starting = self.has(observed, Health::Starting);
+        let is_starting = self.has(observed, |container| {
+            container.health == Health::Starting && !self.app.serves_unwell(container)
+        });
         let came_up = before.is_some_and(|before| before != EngineState::Running);
-        if came_up || (is_starting && self.after.is_none()) {
+        if came_up || may_start || (is_starting && self.after.is_none()) {
             let was_paused = before == Some(EngineState::Paused);
             return Sight::Follow { was_paused };
         }
         match &self.after {
             // It runs, and is what it failed for still.
             Some(failed @ Phase::Failed { .. })
-                if is_starting || self.has(observed, Health::Unhealthy) =>
+                if self.has(observed, |container| {
+                    matches!(container.health, Health::Starting | Health::Unhealthy)
+                }) =>
             {
                 Sight::Show(failed.clone())
             }
             _ => {
                 self.after = None;
+                for container in observed.needed() {
+                    self.app.note_serving(container);
+                }
                 Sight::Show(Phase::Awake)
             }
         }
@@ -151,16 +166,17 @@ impl Slot {
         let facts = self.app.facts();
         let serves = |container: &Container| {
             container.state == State::Running
-                && matches!(container.health, Health::Healthy | Health::Unknown)
+                && (matches!(container.health, Health::Healthy | Health::Unknown)
+                    || self.app.serves_unwell(container))
         };
         matches!(self.after, Some(Phase::Failed { .. }))
             && !facts.entrypoints.is_empty()
             && observed.entrypoints(&facts).iter().all(|container| serves(container))
     }
 
-    fn has(&self, observed: &Observed, health: Health) -> bool {
+    fn has(&self, observed: &Observed, is_so: impl Fn(&Container) -> bool) -> bool {
         let facts = self.app.facts();
-        observed.entrypoints(&facts).iter().any(|container| container.health == health)
+        observed.entrypoints(&facts).iter().any(|container| is_so(container))
     }
 }
 
@@ -200,7 +216,7 @@ mod tests {
         snapshot.containers.extend(by_id);
         let observed = slot.observe_in(&snapshot);
         assert_eq!(observed.state, EngineState::Exited);
-        match slot.sight(&observed, Some(EngineState::Exited), false) {
+        match slot.sight(&observed, Some(EngineState::Exited), false, false) {
             Sight::Show(phase) => phase,
             Sight::Follow { .. } => panic!("nobody started it"),
         }

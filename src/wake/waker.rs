@@ -4,19 +4,20 @@
 //! time: that is single flight, and the lock between wake and sleep. What is done runs
 //! in tasks beside it, so that it always has an ear for orders and for the engine.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
-use super::app::{AppWake, wall_clock};
+use super::app::{milliseconds_since_1970, wall_clock};
 use super::attempt::{Attempt, Means, Outcome};
 use super::docker::watch::View;
+use super::job::{Ended, Job, Task};
 use super::observed::EngineState;
 use super::slot::{Doing, Reply, Sight, Slot};
 use super::status::Statuses;
@@ -59,19 +60,13 @@ pub(super) struct Waker {
     running: JoinSet<Ended>,
     /// What each task does something to: an app that was removed and installed again
     /// is another one.
-    tasks: HashMap<Id, Arc<AppWake>>,
+    tasks: HashMap<Id, (Task, AbortHandle)>,
     /// Whether something happened that may show an app otherwise.
     is_changed: bool,
+    /// Whether the engine was live at the last look.
+    was_live: bool,
     progress: mpsc::UnboundedSender<Progress>,
     told: mpsc::UnboundedReceiver<Progress>,
-}
-
-/// What a task has come to.
-#[derive(Debug)]
-enum Ended {
-    Woken(Outcome),
-    Followed(Outcome),
-    Rested(Rest, Result<(), Failure>, Option<Reply>),
 }
 
 impl Waker {
@@ -94,6 +89,7 @@ impl Waker {
             running: JoinSet::new(),
             tasks: HashMap::new(),
             is_changed: true,
+            was_live: false,
             progress,
             told,
         }
@@ -180,14 +176,15 @@ impl Waker {
 
     fn end(&mut self, ended: Result<(Id, Ended), JoinError>) {
         let (id, ended) = match ended {
-            Ok((id, ended)) => (id, ended),
-            Err(error) => {
-                let failure = Failure::Engine(format!("the attempt broke off: {error}"));
-                (error.id(), Ended::Woken(Outcome::Failed(failure)))
-            }
+            Ok((id, ended)) => (id, Ok(ended)),
+            Err(error) => (error.id(), Err(error)),
         };
         self.is_changed = true;
-        let Some(app) = self.tasks.remove(&id) else { return };
+        let Some((Task { app, job, reply }, _)) = self.tasks.remove(&id) else { return };
+        let ended = ended.unwrap_or_else(|error| {
+            error!(app = %app.name, ?job, %error, "a task has panicked");
+            job.panicked()
+        });
         let name = Arc::clone(&app.name);
         let slot = self.slots.get_mut(&name).filter(|slot| Arc::ptr_eq(&slot.app, &app));
         let Some(slot) = slot else { return };
@@ -195,8 +192,11 @@ impl Waker {
         match ended {
             Ended::Woken(outcome) => self.woken(&name, outcome),
             Ended::Followed(outcome) => self.followed(&name, outcome),
-            Ended::Rested(rest, done, reply) => {
-                let no_rest_before = done.is_err().then(|| Instant::now() + RESTLESS);
+            Ended::Rested(rest, done) => {
+                // An engine that is away is no reason to leave it alone once it is back.
+                let is_refused =
+                    done.as_ref().is_err_and(|failure| *failure != Failure::EngineAway);
+                let no_rest_before = is_refused.then(|| Instant::now() + RESTLESS);
                 slot.app.note(|history| history.no_rest_before = no_rest_before);
                 match &done {
                     Ok(()) => {
@@ -233,6 +233,7 @@ impl Waker {
             }
             Outcome::Failed(failure) => {
                 slot.failures = slot.failures.saturating_add(1);
+                slot.lacks_engine = failure == Failure::EngineAway || !self.view.snapshot().live;
                 let retry_after = jittered(doubled(throttle, slot.failures, longest));
                 warn!(app = %name, %failure, failures = slot.failures, ?retry_after, "not woken");
                 slot.not_before = Some(Instant::now() + retry_after);
@@ -293,6 +294,9 @@ impl Waker {
             // The idle loop comes again; until then its door stays open.
             return;
         }
+        if reply.is_some() && view.snapshot().live {
+            self.stop_following(name);
+        }
         let Some(slot) = self.slot(name) else { return };
         let refusal = if !view.snapshot().live {
             Some(Failure::EngineAway)
@@ -328,9 +332,8 @@ impl Waker {
         slot.wanted = false;
         slot.after = None;
         if let Some(attempt) = self.attempt(name) {
-            let app = Arc::clone(&attempt.app);
-            let task = async move { Ended::Rested(rest, attempt.sleep(rest).await, reply) };
-            self.spawn(app, task);
+            let task = Task { app: Arc::clone(&attempt.app), job: Job::Rest(rest), reply };
+            self.spawn(task, async move { Ended::Rested(rest, attempt.sleep(rest).await) });
         }
     }
 
@@ -341,13 +344,40 @@ impl Waker {
             app: Arc::clone(&slot.app),
             selector: slot.selector.clone(),
             view: self.view.clone(),
+            chosen: HashSet::new(),
             progress: self.progress.clone(),
         })
     }
 
-    fn spawn(&mut self, app: Arc<AppWake>, task: impl Future<Output = Ended> + Send + 'static) {
-        let id = self.running.spawn(task).id();
-        self.tasks.insert(id, app);
+    fn spawn(&mut self, task: Task, doing: impl Future<Output = Ended> + Send + 'static) {
+        let handle = self.running.spawn(doing);
+        self.tasks.insert(handle.id(), (task, handle));
+    }
+
+    /// Waits no longer for what somebody else has started, unless an operator does.
+    fn stop_following(&mut self, name: &Arc<str>) {
+        let is_followed =
+            |slot: &&mut Slot| slot.doing == Doing::Following && slot.replies.is_empty();
+        let Some(slot) = self.slots.get_mut(name).filter(is_followed) else { return };
+        slot.doing = Doing::Nothing;
+        self.tasks.retain(|_, (task, handle)| {
+            let is_it = matches!(task.job, Job::Follow) && Arc::ptr_eq(&task.app, &slot.app);
+            if is_it {
+                handle.abort();
+            }
+            !is_it
+        });
+    }
+
+    /// The engine is live again: what failed for want of it waits no longer.
+    fn free_those_without_engine(&mut self) {
+        for slot in self.slots.values_mut().filter(|slot| slot.lacks_engine) {
+            slot.lacks_engine = false;
+            slot.failures = 0;
+            slot.not_before = None;
+            slot.after = None;
+            slot.wanted |= slot.app.is_waited_for();
+        }
     }
 
     /// Takes what the engine shows of every app that nothing is done to.
@@ -357,6 +387,11 @@ impl Waker {
             // Nothing is known to be asleep.
             return;
         }
+        if snapshot.live && !self.was_live {
+            self.free_those_without_engine();
+        }
+        self.was_live = snapshot.live;
+        let now = milliseconds_since_1970(wall_clock());
         let mut came_up = Vec::new();
         for (name, slot) in &mut self.slots {
             if !matches!(slot.doing, Doing::Nothing | Doing::Queued) {
@@ -371,7 +406,10 @@ impl Waker {
                 slot.written = Some(observed.state);
                 self.statuses.write(name, observed.state);
             }
-            match slot.sight(&observed, before, can_be_made) {
+            let is_first = !std::mem::replace(&mut slot.was_seen, true);
+            let may_start = is_first
+                && observed.is_young(&slot.app.facts(), now, self.means.config.start_timeout);
+            match slot.sight(&observed, before, can_be_made, may_start) {
                 // It is shown its place.
                 Sight::Show(_) if slot.doing == Doing::Queued => {}
                 Sight::Show(phase) => slot.app.show(phase, &observed.states()),
@@ -394,8 +432,8 @@ impl Waker {
             slot.show(Phase::Starting, &self.view);
         }
         self.queue.retain(|queued| queued != name);
-        let app = Arc::clone(&attempt.app);
-        self.spawn(app, async move { Ended::Followed(attempt.follow(was_paused).await) });
+        let task = Task { app: Arc::clone(&attempt.app), job: Job::Follow, reply: None };
+        self.spawn(task, async move { Ended::Followed(attempt.follow(was_paused).await) });
     }
 
     fn make_due_attempts(&mut self) {
@@ -450,8 +488,8 @@ impl Waker {
             slot.attempted = Some(Instant::now());
             slot.after = None;
         }
-        let app = Arc::clone(&attempt.app);
-        self.spawn(app, async move { Ended::Woken(attempt.wake().await) });
+        let task = Task { app: Arc::clone(&attempt.app), job: Job::Wake, reply: None };
+        self.spawn(task, async move { Ended::Woken(attempt.wake().await) });
     }
 }
 
@@ -460,6 +498,7 @@ impl Slot {
     fn came_up(&mut self, view: &View) {
         debug!(app = %self.app.name, "awake");
         self.failures = 0;
+        self.lacks_engine = false;
         self.after = None;
         self.wanted = false;
         self.app.note(|history| history.woken = Some(wall_clock()));

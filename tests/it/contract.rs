@@ -3,6 +3,4 @@
 mod access;
 mod credentials;
 mod headers;
-mod peers;
-mod requests;
 mod rows;

@@ -1,8 +1,11 @@
 //! Sleep and waking: real containers, and every word that nightporter has with
 //! their engine.
 
+mod answers;
 mod burst;
+mod ended;
 mod faults;
+mod health;
 mod idle;
 mod journey;
 mod limits;
@@ -10,6 +13,7 @@ mod processes;
 mod quiet;
 mod races;
 mod reasons;
+mod restart;
 mod rows;
 mod selection;
 mod strategies;

@@ -27,21 +27,66 @@ const UNREACHABLE_FOR: Duration = Duration::from_secs(2);
 /// Restarts by the engine itself after which an app counts as failing.
 const CRASHES: i64 = 3;
 
+/// How long a port has to answer while the health check says nothing yet: its first word
+/// may come minutes later.
+const STARTING_GRACE: Duration = Duration::from_secs(3);
+
+/// The same while the health check says no: it may be right, and the app be well soon.
+const UNHEALTHY_GRACE: Duration = Duration::from_secs(10);
+
+/// How often a port that answers is asked again, while the health check is waited for.
+const ANSWERING_EVERY: Duration = Duration::from_millis(250);
+
 /// What a look at the containers says.
 enum Stage {
     Ended(Outcome),
     /// Nothing to do before the engine tells of a change.
     Wait(Option<Phase>),
     Probe {
-        target: Target,
-        addresses: Vec<IpAddr>,
+        /// Where the entrypoint can be asked, if it can.
+        at: Option<(Target, Vec<IpAddr>)>,
+        /// Whose health check has not passed.
+        unwell: Option<Arc<Container>>,
     },
+}
+
+/// What was found out while an app was waited for.
+#[derive(Default)]
+struct Found {
+    unreachable_since: Option<Instant>,
+    /// Since when its port answers, whatever its health check says.
+    answers_since: Option<Instant>,
+}
+
+impl Found {
+    fn note(&mut self, probe: Probe) {
+        let now = Instant::now();
+        let since = |before: Option<Instant>| Some(before.unwrap_or(now));
+        *self = match probe {
+            // One that is silent is slow, and not paused: that would have been seen.
+            Probe::Answers | Probe::Silent => {
+                Self { answers_since: since(self.answers_since), unreachable_since: None }
+            }
+            Probe::Unreachable => {
+                Self { unreachable_since: since(self.unreachable_since), answers_since: None }
+            }
+            Probe::Refused => Self::default(),
+        };
+    }
+
+    fn is_unreachable_for(&self, limit: Duration) -> bool {
+        self.unreachable_since.is_some_and(|since| since.elapsed() >= limit)
+    }
+
+    fn answers_for(&self, limit: Duration) -> bool {
+        self.answers_since.is_some_and(|since| since.elapsed() >= limit)
+    }
 }
 
 impl Attempt {
     pub(super) async fn until_ready(&mut self, was_paused: bool, deadline: Instant) -> Outcome {
         let mut told = None;
-        let mut unreachable_since: Option<Instant> = None;
+        let mut found = Found::default();
         loop {
             let stage = if self.view.snapshot().live {
                 stage(&self.observe(), &self.facts(), was_paused)
@@ -51,25 +96,17 @@ impl Attempt {
             let (phase, pause) = match stage {
                 Stage::Ended(outcome) => return outcome,
                 Stage::Wait(phase) => (phase, None),
-                Stage::Probe { target, addresses } => {
-                    let probe = if was_paused {
-                        answers(&addresses, &target).await
-                    } else {
-                        listens(&addresses, target.port).await
-                    };
-                    let since = *unreachable_since.get_or_insert_with(Instant::now);
-                    match probe {
-                        // One that is silent is slow, and not paused: that would have
-                        // been seen.
-                        Probe::Answers | Probe::Silent => return Outcome::Ready,
-                        Probe::Unreachable if since.elapsed() >= UNREACHABLE_FOR => {
-                            debug!(app = %self.app.name, "cannot be reached from here; it runs");
-                            return Outcome::Ready;
-                        }
-                        Probe::Unreachable => {}
-                        Probe::Refused => unreachable_since = None,
+                Stage::Probe { at, unwell } => {
+                    found.note(self.probe(at.as_ref(), was_paused).await);
+                    if self.is_ready(&found, unwell.as_deref()).await {
+                        return Outcome::Ready;
                     }
-                    (Some(Phase::AwaitingPort), Some(PROBE_EVERY))
+                    let phase = match unwell {
+                        Some(_) => Phase::AwaitingHealth,
+                        None => Phase::AwaitingPort,
+                    };
+                    let is_asked = at.is_some() && found.answers_since.is_none();
+                    (Some(phase), Some(if is_asked { PROBE_EVERY } else { ANSWERING_EVERY }))
                 }
             };
             if let Some(phase) = phase
@@ -84,29 +121,109 @@ impl Attempt {
                 () = sleep(wait) => {}
             }
             if Instant::now() >= deadline {
-                return self.too_late(told.as_ref());
+                return self.too_late(told.as_ref(), &found);
             }
         }
     }
 
-    fn too_late(&self, stage: Option<&Phase>) -> Outcome {
+    async fn probe(&self, at: Option<&(Target, Vec<IpAddr>)>, was_paused: bool) -> Probe {
+        match at {
+            None => Probe::Unreachable,
+            Some((target, addresses)) if was_paused => {
+                answers(addresses, target, self.app.host().as_deref()).await
+            }
+            Some((target, addresses)) => listens(addresses, target.port).await,
+        }
+    }
+
+    /// Whether what was found out is enough. A health check is a hint: it may ask a
+    /// wrong port, or not before two minutes have passed.
+    async fn is_ready(&self, found: &Found, unwell: Option<&Container>) -> bool {
+        let app = &self.app.name;
+        let Some(container) = unwell else {
+            let is_unreachable = found.is_unreachable_for(UNREACHABLE_FOR);
+            if is_unreachable {
+                debug!(%app, "cannot be reached from here; it runs");
+            }
+            return found.answers_since.is_some() || is_unreachable;
+        };
+        if found.answers_since.is_some() && self.app.serves_unwell(container) {
+            debug!(%app, container = %container.name, "answers, and has served like that before");
+            return true;
+        }
+        let is_enough = if container.health == Health::Unhealthy {
+            found.answers_for(UNHEALTHY_GRACE) || found.is_unreachable_for(UNHEALTHY_GRACE)
+        } else {
+            // What is about to say something is heard first.
+            let is_soon = container.first_check <= STARTING_GRACE;
+            let grace = if is_soon { UNHEALTHY_GRACE } else { STARTING_GRACE };
+            found.answers_for(grace) && !self.was_checked(container).await
+        };
+        if is_enough {
+            self.let_in_unwell(container);
+        }
+        is_enough
+    }
+
+    /// Whether the health check has said anything since the container was started; no
+    /// event tells of a first no.
+    async fn was_checked(&self, container: &Container) -> bool {
+        if container.was_checked {
+            return true;
+        }
+        self.view.look([Arc::clone(&container.id)]).await;
+        let snapshot = self.view.snapshot();
+        snapshot.containers.get(&container.id).is_none_or(|container| container.was_checked)
+    }
+
+    fn let_in_unwell(&self, container: &Container) {
+        warn!(
+            app = %self.app.name,
+            container = %container.name,
+            check = %container.check,
+            "runs, but its health check does not pass; let through"
+        );
+        self.app.note_unwell(container);
+    }
+
+    fn too_late(&self, stage: Option<&Phase>, found: &Found) -> Outcome {
         let after = self.means.config.start_timeout;
         if !self.view.snapshot().live {
             return Outcome::Failed(Failure::EngineAway);
         }
-        if stage == Some(&Phase::AwaitingPort) {
-            // Its description may name the wrong port: what the proxy finds there is
-            // for the proxy to say.
-            warn!(app = %self.app.name, "runs, but nobody listens at its entrypoint; let through");
-            return Outcome::Ready;
-        }
         let observed = self.observe();
-        let failing = observed.containers.iter().find(|c| c.state == State::Restarting);
+        match stage {
+            Some(Phase::AwaitingPort) => {
+                // Its description may name the wrong port: what the proxy finds there is
+                // for the proxy to say.
+                let app = &self.app.name;
+                warn!(%app, "runs, but nobody listens at its entrypoint; let through");
+                return Outcome::Ready;
+            }
+            Some(Phase::AwaitingHealth) => {
+                let unwell = unwell(&observed.entrypoints(&self.facts()));
+                if let (Some(container), Some(_)) = (&unwell, found.answers_since) {
+                    self.let_in_unwell(container);
+                    return Outcome::Ready;
+                }
+                if let Some(sick) = unwell.filter(|c| c.health == Health::Unhealthy) {
+                    return Outcome::Failed(Failure::Unhealthy { container: sick.name.clone() });
+                }
+            }
+            _ => {}
+        }
+        let failing = observed.needed().find(|c| c.state == State::Restarting);
         match failing {
             Some(container) => Outcome::Failed(ended(container)),
             None => Outcome::Failed(Failure::NotReady { after }),
         }
     }
+}
+
+/// The container whose health check has not passed, one that fails first.
+fn unwell(entrypoints: &[&Arc<Container>]) -> Option<Arc<Container>> {
+    let of = |health| entrypoints.iter().find(move |container| container.health == health);
+    of(Health::Unhealthy).or_else(|| of(Health::Starting)).map(|container| Arc::clone(container))
 }
 
 fn stage(observed: &Observed, facts: &Facts, was_paused: bool) -> Stage {
@@ -120,7 +237,7 @@ fn stage(observed: &Observed, facts: &Facts, was_paused: bool) -> Stage {
             let why = |container: &Arc<Container>| {
                 failure_of(container).or_else(|| will_not_run(container, facts))
             };
-            let failure = observed.containers.iter().find_map(why);
+            let failure = observed.needed().find_map(why);
             return match failure {
                 Some(failure) => Stage::Ended(Outcome::Failed(failure)),
                 None => Stage::Wait(Some(Phase::Starting)),
@@ -134,26 +251,23 @@ fn stage(observed: &Observed, facts: &Facts, was_paused: bool) -> Stage {
         return Stage::Ended(Outcome::Ready);
     }
     let entrypoints = observed.entrypoints(facts);
-    if let Some(sick) = entrypoints.iter().find(|c| c.health == Health::Unhealthy) {
-        let container = sick.name.clone();
-        return Stage::Ended(Outcome::Failed(Failure::Unhealthy { container }));
-    }
-    if entrypoints.iter().any(|container| container.health == Health::Starting) {
-        return Stage::Wait(Some(Phase::AwaitingHealth));
-    }
     let target = facts.entrypoints.iter().find_map(|target| {
         let container = entrypoints.iter().find(|c| c.is_called(&target.container))?;
         Some((target.clone(), container))
     });
+    let unwell = unwell(&entrypoints);
     match target {
         // It was healthy before it was paused, too.
-        Some((_, container)) if container.health == Health::Healthy && !was_paused => {
+        Some((_, container))
+            if container.health == Health::Healthy && unwell.is_none() && !was_paused =>
+        {
             Stage::Ended(Outcome::Ready)
         }
         // On the network of the host it has no address of its own.
         Some((target, container)) if !container.addresses.is_empty() => {
-            Stage::Probe { target, addresses: container.addresses.clone() }
+            Stage::Probe { at: Some((target, container.addresses.clone())), unwell }
         }
+        _ if unwell.is_some() => Stage::Probe { at: None, unwell },
         _ => Stage::Ended(Outcome::Ready),
     }
 }

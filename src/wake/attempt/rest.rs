@@ -8,7 +8,7 @@ use super::{Attempt, Trouble};
 use crate::domain::lifecycle::{Failure, Rest};
 use crate::store::Standing;
 use crate::wake::conditions::reclaim_memory;
-use crate::wake::docker::{EngineError, State};
+use crate::wake::docker::{EndedBy, EngineError, State};
 use crate::wake::observed::Observed;
 
 impl Attempt {
@@ -81,6 +81,7 @@ impl Attempt {
                 },
                 State::Created | State::Exited | State::Gone => continue,
             }
+            self.view.note_end(&container.id, EndedBy::Us);
             self.means.engine.stop(&container.id).await?;
         }
         Ok(())

@@ -3,14 +3,21 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum, RestartPolicyNameEnum,
+    ContainerInspectResponse, ContainerStateStatusEnum, HealthConfig, HealthStatusEnum,
+    RestartPolicyNameEnum,
 };
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// Names the app that a container or a service belongs to, where neither its Compose
 /// project nor its name does.
 pub const APP_LABEL: &str = "nightporter.app";
+
+/// The engine's own interval between health checks.
+const FIRST_CHECK: Duration = Duration::from_secs(30);
 
 pub(super) const PROJECT: &str = "com.docker.compose.project";
 const SERVICE: &str = "com.docker.compose.service";
@@ -27,11 +34,26 @@ pub struct Container {
     pub image: String,
     /// When it was made; as the engine writes it, which sorts.
     pub created: String,
+    /// The same, when it was last started, and when a run of it last ended, all in
+    /// milliseconds since 1970 by the engine's clock.
+    pub made: Option<i64>,
+    pub started: Option<i64>,
+    pub finished: Option<i64>,
     pub belongs: Belongs,
     pub state: State,
     pub health: Health,
+    /// The command of its health check.
+    pub check: String,
+    /// How soon after a start that check is made first.
+    pub first_check: Duration,
+    /// Whether that check has come to an end, well or not, since it was started.
+    pub was_checked: bool,
     /// Of the last run that ended.
     pub exit_code: i64,
+    /// Who has ended that run.
+    pub ended: EndedBy,
+    /// Whether it was seen to end by itself, with code 0.
+    pub has_finished: bool,
     pub out_of_memory: bool,
     /// Restarts by the engine itself since somebody started it.
     pub restarts: i64,
@@ -90,6 +112,21 @@ pub enum Health {
     Unhealthy,
 }
 
+/// Who has ended the last run of a container, as far as it was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EndedBy {
+    /// It has not ended yet, or nobody has heard it.
+    #[default]
+    Unknown,
+    /// Nobody sent it a signal by way of the engine.
+    Itself,
+    /// nightporter, to put the app to sleep.
+    Us,
+    /// The engine has refused to start it again.
+    Refused,
+    Somebody,
+}
+
 impl State {
     /// The engine's word.
     #[must_use]
@@ -111,6 +148,9 @@ impl Container {
         let id = inspected.id?;
         let config = inspected.config.unwrap_or_default();
         let state = inspected.state.unwrap_or_default();
+        let check = config.healthcheck.unwrap_or_default();
+        let started = state.started_at.as_deref().and_then(moment);
+        let checks = state.health.as_ref().and_then(|health| health.log.as_ref());
         let policy = inspected.host_config.and_then(|host| host.restart_policy);
         let networks = inspected.network_settings.and_then(|settings| settings.networks);
         let addresses = networks.unwrap_or_default().into_values().flat_map(|endpoint| {
@@ -122,8 +162,19 @@ impl Container {
             id: id.into(),
             name: inspected.name.unwrap_or_default().trim_start_matches('/').to_owned(),
             image: config.image.unwrap_or_default(),
+            made: inspected.created.as_deref().and_then(moment),
             created: inspected.created.unwrap_or_default(),
+            started,
+            finished: state.finished_at.as_deref().and_then(moment),
+            ended: EndedBy::default(),
+            has_finished: false,
             belongs: Belongs::of(&config.labels.unwrap_or_default()),
+            first_check: first_check(&check),
+            check: check.test.unwrap_or_default().join(" "),
+            was_checked: checks
+                .into_iter()
+                .flatten()
+                .any(|check| check.start.as_deref().and_then(moment) >= started),
             health: health(state.health.and_then(|health| health.status)),
             exit_code: state.exit_code.unwrap_or_default(),
             out_of_memory: state.oom_killed.unwrap_or_default(),
@@ -146,6 +197,11 @@ impl Container {
             name: format!("{project}_{service}_1"),
             image: "image".into(),
             created: "2026-01-01T00:00:00Z".into(),
+            made: None,
+            started: None,
+            finished: None,
+            ended: EndedBy::default(),
+            has_finished: false,
             belongs: Belongs {
                 project: Some(project.into()),
                 service: Some(service.into()),
@@ -153,6 +209,9 @@ impl Container {
             },
             state,
             health: Health::Unknown,
+            check: String::new(),
+            first_check: FIRST_CHECK,
+            was_checked: false,
             exit_code: 0,
             out_of_memory: false,
             restarts: 0,
@@ -201,6 +260,22 @@ fn dependencies(text: &str) -> Vec<Dependency> {
         .collect()
 }
 
+/// A start period has an interval of its own.
+fn first_check(check: &HealthConfig) -> Duration {
+    let set = |nanos: Option<i64>| u64::try_from(nanos?).ok().filter(|nanos| *nanos > 0);
+    let interval = set(check.interval).map_or(FIRST_CHECK, Duration::from_nanos);
+    match set(check.start_period).and(set(check.start_interval)) {
+        Some(first) => Duration::from_nanos(first).min(interval),
+        None => interval,
+    }
+}
+
+/// Milliseconds since 1970; `None` for the year 1, by which the engine says never.
+fn moment(text: &str) -> Option<i64> {
+    let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    i64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok().filter(|at| *at > 0)
+}
+
 fn state_of(status: Option<ContainerStateStatusEnum>) -> State {
     use ContainerStateStatusEnum as Word;
     match status {
@@ -226,6 +301,32 @@ fn health(status: Option<HealthStatusEnum>) -> Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_check_is_made_when_the_engine_makes_it() {
+        let check = |interval, start_period, start_interval| {
+            let second = |seconds: i64| Some(seconds * 1_000_000_000);
+            let config = HealthConfig {
+                interval: second(interval),
+                start_period: second(start_period),
+                start_interval: second(start_interval),
+                ..HealthConfig::default()
+            };
+            first_check(&config).as_secs()
+        };
+        assert_eq!(check(120, 0, 0), 120);
+        assert_eq!(check(0, 0, 0), 30);
+        assert_eq!(check(120, 60, 2), 2);
+        assert_eq!(check(120, 0, 2), 120, "there is no start period");
+    }
+
+    #[test]
+    fn times_are_read_in_any_zone_and_never_is_none() {
+        assert_eq!(moment("1970-01-01T00:00:01.5Z"), Some(1500));
+        assert_eq!(moment("1970-01-01T02:00:01.123456789+02:00"), Some(1123));
+        assert_eq!(moment("0001-01-01T00:00:00Z"), None);
+        assert_eq!(moment(""), None);
+    }
 
     #[test]
     fn labels_say_where_a_container_belongs() {

@@ -4,6 +4,7 @@
 //! limit; an engine that does not answer is [`EngineError::Away`] and no more.
 
 mod container;
+mod ends;
 mod service;
 pub mod watch;
 
@@ -25,7 +26,7 @@ use tokio::time::timeout;
 
 use crate::config::DockerEndpoint;
 
-pub use container::{APP_LABEL, Belongs, Condition, Container, Dependency, Health, State};
+pub use container::{APP_LABEL, Belongs, Condition, Container, Dependency, EndedBy, Health, State};
 pub use service::Service;
 
 /// For calls that only look.

@@ -19,7 +19,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::container::SWARM_SERVICE;
-use super::{Container, Engine, EngineError, Snapshot};
+use super::ends::Ends;
+use super::{Container, EndedBy, Engine, EngineError, Snapshot};
 use crate::backoff::{doubled, jittered};
 
 /// Waits between attempts to reach the engine. It is on this machine more often than
@@ -57,6 +58,8 @@ enum Subject {
     Container(Arc<str>),
     /// All of them: it is one call.
     Services,
+    /// Somebody here knows more of a container's end than events tell.
+    End(Arc<str>, EndedBy),
 }
 
 /// The engine as others see it: what is in it, and the means to have a part of it
@@ -73,6 +76,7 @@ pub struct Watch {
     engine: Arc<Engine>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     looks: mpsc::UnboundedReceiver<Look>,
+    ends: Ends,
 }
 
 impl View {
@@ -103,6 +107,12 @@ impl View {
         let _ = self.order(Subject::Services).await;
     }
 
+    /// Has an end taken for what it is: ours, or that of a start which was refused.
+    /// Whoever looks after this sees it so.
+    pub fn note_end(&self, id: &Arc<str>, by: EndedBy) {
+        let _nobody_waits = self.order(Subject::End(Arc::clone(id), by));
+    }
+
     fn order(&self, at: Subject) -> oneshot::Receiver<()> {
         let (seen, wait) = oneshot::channel();
         // Where nobody takes it, the wait is over at once.
@@ -130,7 +140,10 @@ impl Watch {
     pub fn new(engine: Arc<Engine>) -> (Self, View) {
         let (snapshot, seen) = watch::channel(Arc::default());
         let (orders, looks) = mpsc::unbounded_channel();
-        (Self { engine, snapshot, looks }, View { snapshot: seen, looks: orders })
+        (
+            Self { engine, snapshot, looks, ends: Ends::default() },
+            View { snapshot: seen, looks: orders },
+        )
     }
 
     /// What an engine would show.
@@ -148,6 +161,7 @@ impl Watch {
             let Err(lost) = self.follow(&mut live_since).await;
             // Also where it never was: somebody may wait for the first word.
             self.update(|snapshot| snapshot.live = false);
+            self.ends.lost(Instant::now());
             if let Some(since) = live_since {
                 // An engine, or a proxy before it, that ends every stream at once is
                 // listed less and less often.
@@ -188,13 +202,23 @@ impl Watch {
         let mut early = Vec::new();
         let listing = list(Arc::clone(&self.engine));
         let mut listing = std::pin::pin!(listing);
-        let listed = loop {
+        let mut listed = loop {
             tokio::select! {
                 biased;
                 event = events.next() => early.push(heard(event)?),
                 listed = &mut listing => break listed?,
             }
         };
+        self.ends.keep(|id| listed.containers.contains_key(id));
+        for container in listed.containers.values() {
+            self.ends.found(container);
+        }
+        for event in &early {
+            self.ends.hear(event, Instant::now());
+        }
+        for container in listed.containers.values_mut() {
+            self.ends.mark(Arc::make_mut(container));
+        }
         self.snapshot.send_replace(Arc::new(listed));
         *live_since = Some(Instant::now());
         info!(
@@ -263,7 +287,9 @@ impl Watch {
                     }
                 }
                 event = events.next() => {
-                    sort(&heard(event)?, &mut hints, &mut services_changed);
+                    let event = heard(event)?;
+                    self.ends.hear(&event, Instant::now());
+                    sort(&event, &mut hints, &mut services_changed);
                 }
                 Some(Look { at, seen }) = self.looks.recv() => match at {
                     Subject::Container(id) => {
@@ -271,6 +297,11 @@ impl Watch {
                         hints.push(id);
                     }
                     Subject::Services => service_looks.push(seen),
+                    Subject::End(id, by) => {
+                        self.ends.tell(&id, by);
+                        inspecting.wait(&id, seen);
+                        hints.push(id);
+                    }
                 },
                 () = sleep(swarm_wait), if self.snapshot.borrow().is_scaling() => {
                     services_changed = true;
@@ -291,7 +322,10 @@ impl Watch {
 
     /// Takes what an inspection has found; `None` where the container is gone.
     fn note(&self, id: &Arc<str>, found: Option<Container>) {
-        let found = found.map(Arc::new);
+        let found = found.map(|mut container| {
+            self.ends.mark(&mut container);
+            Arc::new(container)
+        });
         self.snapshot.send_if_modified(|snapshot| {
             if snapshot.containers.get(id) == found.as_ref() {
                 return false;

@@ -37,9 +37,10 @@ async fn failed(porter: &Nightporter, app: &App) -> (String, String) {
 #[tokio::test]
 async fn a_health_check_that_never_passes_is_named() {
     let stage = Stage::new(Store::Files).await;
-    let sick = Service::new("web").health_check().env("HEALTHY", "never");
+    // Nobody listens either: one that does is let through.
+    let sick = Service::new("web").health_check().env("START_DELAY_MS", 3_600_000);
     let app = stage.stopped(Plan::of("sick", vec![sick])).await;
-    let porter = stage.porter(ONCE, NO_SLEEP).await;
+    let porter = stage.porter(&format!("{ONCE}start_timeout = \"8s\"\n"), NO_SLEEP).await;
     until_state(&porter, &app, "stopped", LONG).await;
     let (reason, detail) = failed(&porter, &app).await;
     assert_eq!(reason, format!("the health check of container {} fails", app.name));

@@ -12,6 +12,7 @@
 //! | `FAIL_STARTS` | the first so many starts of a container end at once with code 3 |
 //! | `EAT_MB` | takes so much memory before it listens |
 //! | `EAT_AFTER_MS` | takes it so long after its start instead |
+//! | `HANGS_UP` | `always`: closes every connection at once |
 //! | `STOP_DELAY_MS` | how long it takes to end when it is told to |
 
 use std::collections::BTreeMap;
@@ -87,7 +88,11 @@ fn main() -> ExitCode {
     sleep(Duration::from_millis(number("START_DELAY_MS").unwrap_or(0)));
     let listener = TcpListener::bind(("0.0.0.0", port())).expect("the port is free");
     LISTENS.set(now()).ok();
+    let hangs_up = std::env::var("HANGS_UP").as_deref() == Ok("always");
     for stream in listener.incoming().flatten() {
+        if hangs_up {
+            continue;
+        }
         spawn(|| serve(stream));
     }
     drop(eaten);
