@@ -67,7 +67,7 @@ pub fn print_crowd(length: &Length) {
         body: "null".into(),
         certificate: None,
     };
-    let mut load = start_load(&sample, &orders);
+    let mut load = start_load(&sample, "load.json", &orders);
     let slice = Slice { target, longest: length.crowd, most: requests };
     let Load { requests, seconds, p50, p99 } = ask(&mut load, slice);
     let after = server.resident();

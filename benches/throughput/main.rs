@@ -13,6 +13,7 @@ mod load;
 mod process;
 #[path = "../sample/mod.rs"]
 mod sample;
+mod stranger;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -142,6 +143,9 @@ fn report(length: &Length, wanted: impl Fn(&str) -> bool) {
     for scenario in scenarios.iter().filter(|scenario| wanted(scenario.name)) {
         print(scenario, &measure(&sample, scenario, length));
     }
+    if wanted("stranger") {
+        stranger::print(length);
+    }
     if wanted("crowd") {
         footprint::print_crowd(length);
     }
@@ -183,7 +187,7 @@ fn measure(sample: &SampleBox, scenario: &Scenario, length: &Length) -> Vec<[Mea
         body: answer.body,
         certificate,
     };
-    let mut load = start_load(sample, &orders);
+    let mut load = start_load(sample, "load.json", &orders);
     let mut slice = |(target, server): (SocketAddr, &Process), longest| {
         let before = server.cpu();
         let Load { requests, seconds, p50, p99 } =
@@ -238,8 +242,8 @@ fn median(numbers: impl Iterator<Item = f64>) -> (f64, [f64; 2]) {
     (numbers[numbers.len() / 2], [numbers[0], numbers[numbers.len() - 1]])
 }
 
-fn start_load(sample: &SampleBox, orders: &Orders) -> Process {
-    let path = sample.path().join("load.json");
+fn start_load(sample: &SampleBox, file: &str, orders: &Orders) -> Process {
+    let path = sample.path().join(file);
     write_orders(&path, orders);
     Process::part("load", &path)
 }

@@ -1,10 +1,13 @@
 //! An app's own description, `app_meta.json`, versions 1.0 to 1.3.
 
+mod lax;
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use self::lax::Object;
 use super::strategy::StrategyChoice;
 
 /// Who may use a path.
@@ -42,13 +45,18 @@ pub struct AppMeta {
     pub minimum_portal_size: Size,
     /// `wake`: what its requests get while it sleeps; this program's own key.
     pub wake: Option<StrategyChoice>,
+    /// What stands there instead, where it is none of this program's words: others may
+    /// have a key of that name.
+    pub foreign_wake: Option<String>,
 }
 
 /// A port of a container that Traefik routes to.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Entrypoint {
     pub container_name: String,
+    #[serde(deserialize_with = "lax::port")]
     pub container_port: u16,
+    #[serde(deserialize_with = "lax::word")]
     pub entrypoint_port: EntrypointPort,
 }
 
@@ -72,15 +80,11 @@ pub enum Size {
 }
 
 /// When an app may sleep. Times are in seconds.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Lifecycle {
-    #[serde(default)]
     pub always_on: bool,
-    #[serde(default)]
     pub skip_pause: bool,
-    #[serde(default)]
     pub idle_for_pause: Option<u64>,
-    #[serde(default)]
     pub idle_for_stop: Option<u64>,
 }
 
@@ -103,30 +107,40 @@ pub enum AppMetaError {
     Paths(usize),
     #[error("`lifecycle`: {0}")]
     Lifecycle(&'static str),
-    #[error("`wake` is `{0}`; use auto, pass, page or hold")]
-    Wake(String),
 }
 
 /// Version 1.3 as it stands in the file; unknown keys are ignored, since other
 /// programs keep theirs there too.
 #[derive(Deserialize)]
 struct Raw {
-    app_version: Option<String>,
+    app_version: String,
     name: String,
     pretty_name: String,
-    icon: Option<String>,
+    icon: String,
+    entrypoints: Vec<Object<Entrypoint>>,
+    paths: BTreeMap<String, Object<RawPath>>,
     #[serde(default)]
-    entrypoints: Vec<Entrypoint>,
-    paths: BTreeMap<String, RawPath>,
-    #[serde(default)]
-    lifecycle: Lifecycle,
-    #[serde(default)]
+    lifecycle: Object<RawLifecycle>,
+    #[serde(default, deserialize_with = "lax::word")]
     minimum_portal_size: Size,
     wake: Option<Value>,
 }
 
+#[derive(Deserialize, Default)]
+struct RawLifecycle {
+    #[serde(default, deserialize_with = "lax::flag")]
+    always_on: bool,
+    #[serde(default, deserialize_with = "lax::flag")]
+    skip_pause: bool,
+    #[serde(default, deserialize_with = "lax::seconds")]
+    idle_for_pause: Option<i64>,
+    #[serde(default, deserialize_with = "lax::seconds")]
+    idle_for_stop: Option<i64>,
+}
+
 #[derive(Deserialize)]
 struct RawPath {
+    #[serde(deserialize_with = "lax::word")]
     access: Access,
     headers: Option<BTreeMap<String, String>>,
 }
@@ -149,47 +163,43 @@ impl AppMeta {
     }
 
     fn from_raw(raw: Raw) -> Result<Self, AppMetaError> {
-        raw.lifecycle.validate()?;
+        let lifecycle = Lifecycle::from_raw(&raw.lifecycle.0)?;
         if raw.paths.len() > MAX_PATHS {
             return Err(AppMetaError::Paths(raw.paths.len()));
         }
         let mut paths: Vec<PathRule> = raw
             .paths
             .into_iter()
-            .map(|(prefix, RawPath { access, headers })| PathRule {
+            .map(|(prefix, Object(RawPath { access, headers }))| PathRule {
                 prefix,
                 access,
                 headers: headers.unwrap_or_default(),
             })
             .collect();
-        let wake = raw.wake.filter(|wake| !wake.is_null()).map(|wake| {
-            let choice = wake.as_str().and_then(StrategyChoice::named);
-            choice.ok_or_else(|| match wake {
-                Value::String(word) => AppMetaError::Wake(word),
-                other => AppMetaError::Wake(other.to_string()),
-            })
-        });
+        let wake = raw.wake.as_ref().and_then(Value::as_str).and_then(StrategyChoice::named);
+        let foreign_wake = raw.wake.filter(|given| !given.is_null() && wake.is_none());
         paths.sort_by_key(|rule| std::cmp::Reverse(rule.prefix.len()));
         Ok(Self {
             name: raw.name,
             pretty_name: raw.pretty_name,
-            icon: raw.icon.unwrap_or_default(),
-            app_version: raw.app_version.unwrap_or_default(),
-            entrypoints: raw.entrypoints,
+            icon: raw.icon,
+            app_version: raw.app_version,
+            entrypoints: raw.entrypoints.into_iter().map(|Object(entrypoint)| entrypoint).collect(),
             paths,
-            lifecycle: raw.lifecycle,
+            lifecycle,
             minimum_portal_size: raw.minimum_portal_size,
-            wake: wake.transpose()?,
+            wake,
+            foreign_wake: foreign_wake.map(|given| given.to_string()),
         })
     }
 }
 
 impl Lifecycle {
     /// Shortest idle time an app may ask for, in seconds.
-    const SHORTEST_IDLE: u64 = 5;
+    const SHORTEST_IDLE: i64 = 5;
 
-    fn validate(&self) -> Result<(), AppMetaError> {
-        let Self { always_on, skip_pause, idle_for_pause, idle_for_stop } = *self;
+    fn from_raw(raw: &RawLifecycle) -> Result<Self, AppMetaError> {
+        let RawLifecycle { always_on, skip_pause, idle_for_pause, idle_for_stop } = *raw;
         let refuse = |hint| Err(AppMetaError::Lifecycle(hint));
         if always_on && (skip_pause || idle_for_pause.is_some() || idle_for_stop.is_some()) {
             return refuse("always_on excludes skip_pause, idle_for_pause and idle_for_stop");
@@ -205,7 +215,12 @@ impl Lifecycle {
         {
             return refuse("idle_for_pause must be shorter than idle_for_stop");
         }
-        Ok(())
+        Ok(Self {
+            always_on,
+            skip_pause,
+            idle_for_pause: idle_for_pause.map(i64::unsigned_abs),
+            idle_for_stop: idle_for_stop.map(i64::unsigned_abs),
+        })
     }
 }
 
@@ -213,7 +228,7 @@ impl Lifecycle {
 fn upgrade(object: &mut Map<String, Value>) -> Result<(), AppMetaError> {
     let version = match object.get("v") {
         Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
+        Some(other) => return Err(AppMetaError::Version(format!("{other}, which is no text"))),
         None => return Err(AppMetaError::Version("missing".into())),
     };
     match version.as_str() {
@@ -257,7 +272,8 @@ fn upgrade_lifecycle(object: &mut Map<String, Value>) {
     }
     if let Value::Object(lifecycle) = lifecycle {
         let idle = lifecycle.remove("idle_time_for_shutdown");
-        let always_on = lifecycle.get("always_on") == Some(&Value::Bool(true));
+        // As it stands there, before it is read as a flag: `"off"` is a text with content.
+        let always_on = lifecycle.get("always_on").is_some_and(lax::is_truthy);
         if let (Some(idle), false) = (idle, always_on) {
             lifecycle.insert("idle_for_pause".into(), idle);
         }
@@ -334,11 +350,135 @@ mod tests {
         assert_eq!(parse(&meta), Err(AppMetaError::Paths(MAX_PATHS + 1)));
         let mut meta = minimal();
         meta["wake"] = json!("sometimes");
-        assert_eq!(parse(&meta), Err(AppMetaError::Wake("sometimes".into())));
+        assert_eq!(parse(&meta).expect("valid").foreign_wake.as_deref(), Some("\"sometimes\""));
+        for foreign in [json!({"schedule": "daily"}), json!(true), json!([]), json!(5)] {
+            meta["wake"] = foreign.clone();
+            let parsed = parse(&meta).expect("another program's key");
+            assert_eq!((parsed.wake, parsed.foreign_wake), (None, Some(foreign.to_string())));
+        }
+        meta["wake"] = Value::Null;
+        assert_eq!(parse(&meta).expect("valid").foreign_wake, None);
         meta["wake"] = json!("hold");
         assert_eq!(parse(&meta).expect("valid").wake, StrategyChoice::named("hold"));
         meta["paths"]["/x"] = json!({"access": "secret"});
         let error = parse(&meta).expect_err("unknown access").to_string();
         assert!(error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn every_key_has_the_values_that_the_core_takes() {
+        let set = |pointer: &str, value: Value| {
+            let mut meta = minimal();
+            meta["entrypoints"] =
+                json!([{"container_name": "a", "container_port": 80, "entrypoint_port": "http"}]);
+            meta["lifecycle"] = json!({});
+            let (outer, key) = pointer.rsplit_once('/').expect("a pointer");
+            let outer = meta.pointer_mut(outer).expect("is there");
+            match value {
+                // Taken for: without the key.
+                Value::String(word) if word == "absent" => {
+                    outer.as_object_mut().expect("an object").remove(key);
+                }
+                value => outer[key] = value,
+            }
+            meta
+        };
+        for (pointer, taken, refused) in [
+            ("/v", vec![json!("1.3"), json!("1.0")], vec![json!(1.3), json!("1.4"), json!(null)]),
+            ("/v", vec![], vec![json!("absent"), json!(["1.3"]), json!("")]),
+            (
+                "/app_version",
+                vec![json!("1"), json!("")],
+                vec![json!(1), json!("absent"), json!(null)],
+            ),
+            ("/name", vec![json!("a")], vec![json!("absent"), json!(null), json!(7)]),
+            ("/pretty_name", vec![json!("a")], vec![json!("absent"), json!(null), json!(true)]),
+            ("/icon", vec![json!("a")], vec![json!("absent"), json!(null)]),
+            ("/entrypoints", vec![json!([])], vec![json!("absent"), json!(null), json!({})]),
+            (
+                "/paths",
+                vec![json!({})],
+                vec![json!("absent"), json!(null), json!([]), json!({"": ["public", null]})],
+            ),
+            (
+                "/entrypoints/0/container_port",
+                vec![json!("80"), json!(80.0), json!(true)],
+                vec![
+                    json!(80.5),
+                    json!("http"),
+                    json!(null),
+                    json!("absent"),
+                    json!(70_000),
+                    json!(-1),
+                ],
+            ),
+            ("/entrypoints/0/container_name", vec![json!("a")], vec![json!(1), json!("absent")]),
+            (
+                "/entrypoints/0/entrypoint_port",
+                vec![json!("mqtt")],
+                vec![json!("HTTP"), json!(80), json!({"http": null})],
+            ),
+            (
+                "/lifecycle",
+                vec![json!({}), json!("absent")],
+                vec![json!(null), json!([]), json!(1)],
+            ),
+            (
+                "/lifecycle/always_on",
+                vec![json!("yes"), json!(1), json!("off"), json!(0.0)],
+                vec![json!("maybe"), json!(2), json!(null), json!([])],
+            ),
+            ("/lifecycle/skip_pause", vec![json!("On"), json!(false)], vec![json!(" on")]),
+            (
+                "/lifecycle/idle_for_stop",
+                vec![json!("60"), json!(60.0), json!(null)],
+                vec![json!("1m"), json!(4), json!("-60"), json!(60.5), json!("")],
+            ),
+            (
+                "/minimum_portal_size",
+                vec![json!("s"), json!("absent")],
+                vec![json!("S"), json!(null), json!("xxl"), json!(1)],
+            ),
+            (
+                "/paths//access",
+                vec![json!("peer")],
+                vec![json!("Public"), json!("absent"), json!(1), json!({"public": null})],
+            ),
+            (
+                "/paths//headers",
+                vec![json!(null), json!({}), json!("absent")],
+                vec![json!([]), json!({"a": 1})],
+            ),
+            ("/oidc", vec![json!(1), json!({"a": []}), json!(null)], vec![]),
+        ] {
+            for value in taken {
+                let read = parse(&set(pointer, value.clone()));
+                assert!(read.is_ok(), "{pointer} {value}: {read:?}");
+            }
+            for value in refused {
+                let read = parse(&set(pointer, value.clone()));
+                assert!(read.is_err(), "{pointer} {value}: {read:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_upgrade_looks_at_a_flag_before_it_is_read_as_one() {
+        for (always_on, idle) in [
+            (json!(false), Some(60)),
+            (json!(0), Some(60)),
+            (json!(""), None),
+            (json!("off"), None),
+        ] {
+            let mut old = minimal();
+            old["v"] = json!("1.2");
+            old["lifecycle"] = json!({"always_on": always_on, "idle_time_for_shutdown": "60"});
+            let read = parse(&old).map(|meta| meta.lifecycle.idle_for_pause);
+            match always_on.as_str() {
+                // No flag at all.
+                Some("") => assert!(read.is_err()),
+                _ => assert_eq!(read, Ok(idle), "{always_on}"),
+            }
+        }
     }
 }

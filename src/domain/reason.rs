@@ -20,7 +20,7 @@ pub enum Reason {
     TerminalRequired,
     /// The path is for peers and the client is not one.
     PeerRequired,
-    /// The app's own description cannot be used.
+    /// The app's own description, or the headers of one of its paths, cannot be used.
     BrokenApp,
     /// The management secret is missing, too short or different.
     ManagementSecret,

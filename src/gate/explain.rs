@@ -7,7 +7,7 @@ use std::fmt;
 
 use http::HeaderMap;
 
-use crate::domain::policy::governing_rule;
+use crate::domain::policy::{governing_rule, rule_of_reading};
 use crate::domain::reason::Reason;
 use crate::domain::request::{Readings, app_label};
 
@@ -65,8 +65,12 @@ impl Gate {
         let (_, described) = found.described()?;
         let paths = &described.meta.paths;
         let readings = Readings::of(forwarded.uri)?;
-        for reading in std::iter::once(readings.raw()).chain(readings.others()) {
-            let rule = governing_rule(paths, reading, self.config.path_matching);
+        // Where they say the same of every path, no path is too ambiguous to be decided.
+        let others = if described.rules.is_uniform() { Vec::new() } else { readings.others()? };
+        let matching = self.config.path_matching;
+        let raw = (readings.raw(), governing_rule(paths, readings.raw(), matching));
+        let others = others.iter().map(|path| (&**path, rule_of_reading(paths, path, matching)));
+        for (reading, rule) in std::iter::once(raw).chain(others) {
             let rule = rule.map_or_else(
                 || "no rule".to_owned(),
                 |rule| format!("`{}`: {:?}", paths[rule].prefix, paths[rule].access).to_lowercase(),

@@ -2,8 +2,9 @@
 //!
 //! The templates are written for Python's Jinja2. What is rendered here is the
 //! same text; a template that might come out differently is refused when the
-//! app is loaded: it must keep to the part of the language that [`syntax`]
-//! knows, and is rendered once for each kind of client.
+//! app is loaded: it must keep to the part of the language that [`jinja`]
+//! knows, and is rendered once for each kind of client. Where one is refused, the
+//! paths of its rule have no answer, and the app's others do.
 //!
 //! Some header names are refused, for what they would do to others than the app:
 //! - hop-by-hop and framing headers (RFC 9110 section 7.6.1) and `Content-*`
@@ -13,23 +14,18 @@
 //! - `Forwarded`, `X-Forwarded-*`, `X-Real-Ip` and `Host` would take the place
 //!   of what the proxy says of the request.
 
-mod syntax;
+mod jinja;
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt::Write;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use http::{HeaderName, HeaderValue};
-use minijinja::value::{Value, ValueKind};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, context};
 
+use self::jinja::{Jinja, Problem, Variables};
 use super::verdict::Headers;
 use crate::config::HeaderEncoding;
 use crate::domain::client::{Client, Known};
 use crate::domain::identity::Identity;
-
-/// Instructions a template may take; the real ones take fewer than ten.
-const FUEL: u64 = 10_000;
 
 /// Longest template and longest value, in bytes.
 const MAX_LEN: usize = 8 * 1024;
@@ -66,7 +62,7 @@ pub struct HeaderTemplates {
 enum Template {
     /// No Jinja in it.
     Literal(String),
-    Jinja(String),
+    Jinja(Arc<Jinja>),
 }
 
 /// A header of a rule cannot be used.
@@ -87,10 +83,8 @@ pub enum TemplateProblem {
     Twice,
     #[error("the template is longer than {MAX_LEN} bytes")]
     TooLong,
-    #[error("{0}")]
-    Unsupported(&'static str),
-    #[error("the template cannot be used: {0}")]
-    Template(String),
+    #[error(transparent)]
+    Template(#[from] Problem),
 }
 
 /// A template failed for one client, although it was fine for the samples.
@@ -143,7 +137,8 @@ impl HeaderTemplates {
             .iter()
             .map(|(name, template)| {
                 let fail = |reason: String| RenderError { header: name.clone(), reason };
-                let text = template.render(&variables).map_err(|error| fail(reason(&error)))?;
+                let text =
+                    template.render(&variables).map_err(|problem| fail(problem.to_string()))?;
                 let value = encode(&text, encoding)
                     .ok_or_else(|| fail(format!("the value is longer than {MAX_LEN} bytes")))?;
                 Ok((name.clone(), value))
@@ -171,109 +166,37 @@ impl Template {
         if !source.contains('{') {
             return Ok(Self::Literal(source.strip_suffix('\n').unwrap_or(&source).to_owned()));
         }
-        syntax::check(&source)?;
-        let template = Self::Jinja(source);
-        for variables in SAMPLES.iter() {
-            template
-                .render(variables)
-                .map_err(|error| TemplateProblem::Template(reason(&error)))?;
+        let template = Self::Jinja(Arc::new(Jinja::parse(&source)?));
+        for (client, identity) in SAMPLES.iter() {
+            template.render(&variables(client, identity.as_ref()))?;
         }
         Ok(template)
     }
 
-    fn render(&self, variables: &Value) -> Result<String, Error> {
+    fn render(&self, variables: &Variables<'_>) -> Result<String, Problem> {
         match self {
             Self::Literal(text) => Ok(text.clone()),
-            Self::Jinja(source) => ENVIRONMENT.render_str(source, variables),
+            Self::Jinja(template) => template.render(variables),
         }
     }
 }
 
-/// What went wrong, without the values that the whole error would show.
-fn reason(error: &Error) -> String {
-    let mut reason = error.kind().to_string();
-    if let Some(detail) = error.detail() {
-        let _ = write!(reason, ": {detail}");
-    }
-    reason
-}
-
-static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
-    let mut environment = Environment::empty();
-    environment.set_fuel(Some(FUEL));
-    environment.set_formatter(print);
-    environment.add_filter("default", default);
-    environment.add_filter("d", default);
-    environment.add_filter("first", minijinja::filters::first);
-    environment.add_filter("last", minijinja::filters::last);
-    environment.add_filter("length", minijinja::filters::length);
-    environment.add_filter("lower", minijinja::filters::lower);
-    environment.add_filter("replace", replace);
-    environment.add_filter("trim", minijinja::filters::trim);
-    environment.add_filter("upper", minijinja::filters::upper);
-    environment.add_test("defined", minijinja::tests::is_defined);
-    environment.add_test("undefined", minijinja::tests::is_undefined);
-    environment
-});
-
-/// Prints a value as Python does, or not at all.
-fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    if !matches!(state.auto_escape(), AutoEscape::None) {
-        return Err(Error::new(ErrorKind::InvalidOperation, "escaping is not supported"));
-    }
-    match value.kind() {
-        ValueKind::Undefined => {}
-        ValueKind::None => out.write_str("None")?,
-        ValueKind::Bool => out.write_str(if value.is_true() { "True" } else { "False" })?,
-        ValueKind::String => out.write_str(value.as_str().unwrap_or_default())?,
-        ValueKind::Number if value.is_integer() => write!(out, "{value}")?,
-        kind => {
-            let problem = format!("a {kind} cannot be printed");
-            return Err(Error::new(ErrorKind::InvalidOperation, problem));
-        }
-    }
-    Ok(())
-}
-
-/// `default(value, other="", boolean=false)`.
-fn default(value: Value, other: Option<Value>, boolean: Option<bool>) -> Value {
-    if value.is_undefined() || (boolean == Some(true) && !value.is_true()) {
-        other.unwrap_or_else(|| Value::from(""))
-    } else {
-        value
-    }
-}
-
-/// `replace(value, from, to)`. Each may multiply a text by thousands, and they
-/// can be chained: what is too long for a header is not even made.
-#[expect(clippy::needless_pass_by_value, reason = "a filter's arguments are its own")]
-fn replace(value: Value, from: &str, to: &str) -> Result<String, Error> {
-    let value = value.to_string();
-    let longer = value.matches(from).count().saturating_mul(to.len().saturating_sub(from.len()));
-    if value.len().saturating_add(longer) > MAX_LEN {
-        let problem = format!("the text is longer than {MAX_LEN} bytes");
-        return Err(Error::new(ErrorKind::InvalidOperation, problem));
-    }
-    Ok(value.replace(from, to))
-}
-
-fn variables(client: &Client, identity: Option<&Identity>) -> Value {
-    let (id, name) =
+fn variables<'a>(client: &'a Client, identity: Option<&'a Identity>) -> Variables<'a> {
+    let (client_id, client_name) =
         client.known().map_or(("", ""), |Known { id, name }| (id.as_ref(), name.as_ref()));
-    let of_box = |part: fn(&Identity) -> &str| identity.map_or("", part);
-    context! {
-        auth => context! { client_type => client.kind(), client_id => id, client_name => name },
-        portal => context! {
-            domain => of_box(|identity| &identity.domain),
-            id => of_box(|identity| &identity.id),
-            short_id => of_box(Identity::short_id),
-            public_key_pem => of_box(|identity| &identity.public_key_pem),
-        },
+    Variables {
+        client_type: client.kind(),
+        client_id,
+        client_name,
+        domain: identity.map_or("", |identity| &identity.domain),
+        id: identity.map_or("", |identity| &identity.id),
+        short_id: identity.map_or("", Identity::short_id),
+        public_key_pem: identity.map_or("", |identity| &identity.public_key_pem),
     }
 }
 
 /// Every kind of client on a usual box, and on one without an identity.
-static SAMPLES: LazyLock<Vec<Value>> = LazyLock::new(|| {
+static SAMPLES: LazyLock<Vec<(Client, Option<Identity>)>> = LazyLock::new(|| {
     let known = || Known { id: "a1b2c3".into(), name: "Sample name".into() };
     let identity = Identity {
         id: "abcdefghjk".repeat(10),
@@ -281,8 +204,8 @@ static SAMPLES: LazyLock<Vec<Value>> = LazyLock::new(|| {
         public_key_pem: "-----BEGIN PUBLIC KEY-----\n".to_owned(),
     };
     let clients = [Client::Terminal(known()), Client::Peer(known()), Client::Anonymous];
-    let with = clients.iter().map(|client| variables(client, Some(&identity)));
-    let without = clients.iter().map(|client| variables(client, None));
+    let with = clients.clone().into_iter().map(|client| (client, Some(identity.clone())));
+    let without = clients.into_iter().map(|client| (client, None));
     with.chain(without).collect()
 });
 

@@ -14,6 +14,7 @@ use crate::config::{Config, Secret};
 use crate::domain::app::AppMeta;
 use crate::domain::client::Known;
 use crate::domain::identity::Identity;
+use crate::domain::policy::{PathMatching, Rules};
 use crate::store::app_meta::{AppMetaDir, ReadError};
 use crate::store::cache::{Bounded, Entry, EntryId, bounded};
 use crate::store::freshness::Moment;
@@ -39,11 +40,13 @@ pub struct App {
     pub mirrored: Option<Arc<Mirrored>>,
 }
 
-/// An app's description with its templates compiled, one set for each of `meta.paths`.
+/// An app's description with its templates compiled, one set for each of `meta.paths`, or
+/// why those of that path cannot be used.
 #[derive(Debug)]
 pub struct Described {
     pub meta: AppMeta,
-    pub templates: Vec<HeaderTemplates>,
+    pub rules: Rules,
+    pub templates: Vec<Result<HeaderTemplates, String>>,
 }
 
 /// A paired terminal, prepared.
@@ -239,6 +242,7 @@ fn apps(
     upstream: Option<&Arc<Upstream>>,
 ) -> Arc<Cached<Option<App>>> {
     let dir = AppMetaDir::new(config.store.installed_apps_dir.clone());
+    let matching = config.gate.path_matching;
     let (source, touches, wakes) = (Arc::clone(source), Arc::clone(touches), Arc::clone(wakes));
     let upstream = upstream.cloned();
     Cached::keyed(freshness, [Table::Apps, Table::AppMeta], move |name| {
@@ -250,16 +254,22 @@ fn apps(
                 return Ok(None);
             };
             let described = match dir.read(&name).await {
-                Ok(meta) => Described::new(meta),
+                Ok(meta) => Ok(Described::new(meta, matching)),
                 Err(ReadError::Unusable(problem)) => Err(problem),
                 Err(ReadError::Unavailable(error)) => return Err(error),
             };
-            if let Err(reason) = &described {
-                tracing::warn!(app = %name, %reason, "the app answers 503");
+            let problems: Vec<String> = match &described {
+                Ok(described) => described.problems().cloned().collect(),
+                Err(problem) => vec![problem.clone()],
+            };
+            let extent = if described.is_ok() { "some paths of the app" } else { "the app" };
+            for reason in &problems {
+                tracing::warn!(app = %name, %reason, "{extent} answer 503");
             }
             let used = touches.of(Touched::App, &row.name);
             let facts = described.as_ref().ok().map(|described| Facts::of(&described.meta));
             let wake = wakes.of(&row.name, facts);
+            wake.note_problems(problems);
             let mirrored = upstream.as_ref().and_then(|upstream| upstream.mirrored(&row.name));
             Ok(Some(App { row, described, used, wake, mirrored }))
         }
@@ -285,17 +295,20 @@ fn terminals(
 }
 
 impl Described {
-    /// Compiles the templates of every path.
-    ///
-    /// # Errors
-    /// The first header whose name or template cannot be used, for the operator.
-    pub fn new(meta: AppMeta) -> Result<Self, String> {
+    /// Prepares the rules and compiles the templates of every path.
+    pub fn new(meta: AppMeta, matching: PathMatching) -> Self {
         let compile = |rule: &crate::domain::app::PathRule| {
             HeaderTemplates::compile(&rule.headers)
                 .map_err(|error| format!("paths.\"{}\".headers: {error}", rule.prefix))
         };
-        let templates = meta.paths.iter().map(compile).collect::<Result<_, _>>()?;
-        Ok(Self { meta, templates })
+        let templates = meta.paths.iter().map(compile).collect();
+        Self { rules: Rules::new(&meta.paths, matching), meta, templates }
+    }
+
+    /// Why paths of it answer 503: the first header of each whose name or template cannot
+    /// be used, for the operator.
+    fn problems(&self) -> impl Iterator<Item = &String> {
+        self.templates.iter().filter_map(|templates| templates.as_ref().err())
     }
 }
 

@@ -46,6 +46,12 @@ use verdict::{Headers, Verdict};
 /// Each attempt needs a change within its own few microseconds (or one load).
 const ATTEMPTS: usize = 16;
 
+/// What the proxy says of the host and the URI, for the fuzz targets.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_forwarded(headers: &HeaderMap) -> Option<(&str, &str)> {
+    Forwarded::read(headers).ok().map(|forwarded| (forwarded.host, forwarded.uri))
+}
+
 /// Decides every subrequest of one box.
 #[derive(Debug)]
 pub struct Gate {
@@ -213,12 +219,13 @@ impl Gate {
         let Evidence { found, identified, identity } = evidence;
         let found = found.insert(self.memory.app(request.label, now.moment).await?);
         let (app, described) = found.described()?;
-        let governed = govern(&described.meta.paths, request.readings, self.config.path_matching)?;
+        let governed = govern(&described.rules, request.readings)?;
         let forwarded = Some(&request.forwarded);
         let identified =
             identified.insert(self.identify(request.headers, forwarded, now, once).await?);
         governed.admit(&identified.client)?;
-        let templates = &described.templates[governed.rule];
+        let templates =
+            described.templates[governed.rule].as_ref().map_err(|_| Reason::BrokenApp)?;
         let headers = if templates.is_empty() {
             Headers::default()
         } else {
@@ -262,7 +269,7 @@ impl Gate {
         }
         let rendered = templates.render(client, identity, self.config.header_encoding);
         let headers = rendered.map_err(|error| {
-            tracing::warn!(%error, "a header cannot be rendered; the app answers 503");
+            tracing::warn!(%error, "a header cannot be rendered; its paths answer 503");
             Reason::BrokenApp
         })?;
         self.memory.remember_headers(rendering, Arc::clone(&headers));

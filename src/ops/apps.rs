@@ -93,6 +93,7 @@ impl Apps {
             "last_use": last_use.and_then(time),
             "next_sleep": next_sleep,
             "last_failure": last_failure,
+            "problems": app.problems(),
             "containers": containers.iter().map(container).collect::<Value>(),
         });
         match phase {

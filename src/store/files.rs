@@ -29,8 +29,10 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::app_meta::{AppMetaDir, FileState};
+use super::peers::parted;
 use super::{
-    AppRow, Cached, Freshness, Health, Peer, Table, Terminal, Touched, Unavailable, regular,
+    AppRow, BadPeer, Cached, Freshness, Health, Peer, Table, Terminal, Touched, Unavailable,
+    regular,
 };
 use crate::config::{self, Secret};
 use crate::domain::identity::{Identity, derive_domain};
@@ -47,6 +49,8 @@ const MAX_SIZE: u64 = 16 * 1024 * 1024;
 const IDENTITY: &str = "identity.toml";
 const TERMINALS: &str = "terminals.toml";
 const PEERS: &str = "peers.toml";
+/// The subject of what is wrong with entries of that file; it is no file's name.
+const BAD_PEERS: &str = "peers";
 const TERMINAL_SECRET: &str = "terminal_jwt_secret";
 const MANAGEMENT_SECRET: &str = "management_secret";
 const USES: &str = "uses.json";
@@ -171,8 +175,27 @@ impl Files {
         Ok(self.folder.terminals().await?.into_values().collect())
     }
 
-    pub async fn peers(&self) -> Result<Vec<Peer>, Unavailable> {
+    pub async fn peer_rows(&self) -> Result<Vec<Result<Peer, BadPeer>>, Unavailable> {
         self.folder.peers().await
+    }
+
+    pub async fn peers(&self) -> Result<Vec<Peer>, Unavailable> {
+        let (peers, problem) = parted(self.peer_rows().await?);
+        self.note_bad_peers(problem);
+        Ok(peers)
+    }
+
+    /// What is wrong with entries of a file that is fine as a whole.
+    fn note_bad_peers(&self, problem: Option<String>) {
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(problem) = problem else {
+            problems.remove(BAD_PEERS);
+            return;
+        };
+        if problems.get(BAD_PEERS) != Some(&problem) {
+            tracing::warn!("{PEERS}: {problem}");
+            problems.insert(BAD_PEERS, problem);
+        }
     }
 
     pub async fn terminal_secret(&self) -> Result<Option<Secret>, Unavailable> {
@@ -367,14 +390,12 @@ impl Folder {
         Ok(terminals)
     }
 
-    async fn peers(&self) -> Result<Vec<Peer>, Unavailable> {
+    async fn peers(&self) -> Result<Vec<Result<Peer, BadPeer>>, Unavailable> {
         let file: PeersFile = self.parsed(PEERS).await?.unwrap_or_default();
         let peers = file.peer.into_iter();
         Ok(peers
-            .map(|PeerEntry { id, name, public_key_pem }| Peer {
-                id: id.into(),
-                name: name.into(),
-                public_key_pem,
+            .map(|PeerEntry { id, name, public_key_pem }| {
+                Peer::of_row(id.into(), name.into(), &public_key_pem)
             })
             .collect())
     }

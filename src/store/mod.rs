@@ -12,6 +12,7 @@ pub mod app_meta;
 pub mod cache;
 pub mod files;
 pub mod freshness;
+pub mod peers;
 pub mod postgres;
 pub(crate) mod regular;
 pub mod touch;
@@ -29,6 +30,7 @@ use crate::domain::lifecycle::is_revivable;
 
 pub use cache::Cached;
 pub use freshness::Freshness;
+pub use peers::{BadPeer, Peer};
 
 /// The tables that caches are kept of, each with its own generations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,15 +91,6 @@ pub struct AppRow {
 pub struct Terminal {
     pub id: Arc<str>,
     pub name: Arc<str>,
-}
-
-/// A row of `peers` whose key can be used.
-#[derive(Debug, Clone)]
-pub struct Peer {
-    pub id: Arc<str>,
-    pub name: Arc<str>,
-    /// SPKI PEM.
-    pub public_key_pem: String,
 }
 
 /// Whether an app may be woken and put to sleep.
@@ -267,9 +260,15 @@ impl Source {
         either!(self, store => store.terminals().await)
     }
 
-    /// The peers that have a key; rows without one are left out.
+    /// The peers whose key is their own. Those without one are left out, and bad rows
+    /// are told of in the log and to probes.
     pub async fn peers(&self) -> Result<Vec<Peer>, Unavailable> {
         either!(self, store => store.peers().await)
+    }
+
+    /// Every peer that has a key, or why its row is skipped.
+    pub async fn peer_rows(&self) -> Result<Vec<Result<Peer, BadPeer>>, Unavailable> {
+        either!(self, store => store.peer_rows().await)
     }
 
     pub async fn terminal_secret(&self) -> Result<Option<Secret>, Unavailable> {

@@ -82,8 +82,8 @@ impl Question<'_> {
     }
 
     fn has_many_readings(&self) -> bool {
-        let readings = self.text(&FORWARDED_URI).map(Readings::of);
-        matches!(readings, Some(Ok(readings)) if readings.others().next().is_some())
+        let others = self.text(&FORWARDED_URI).map(|uri| Readings::of(uri)?.others());
+        matches!(others, Some(Ok(others)) if !others.is_empty())
     }
 
     /// In upper case, or with a port right behind the label.

@@ -108,6 +108,8 @@ pub struct AppWake {
     wanted: AtomicBool,
     shown: watch::Sender<Shown>,
     facts: Mutex<Arc<Facts>>,
+    /// What is wrong with its description.
+    problems: Mutex<Vec<String>>,
     /// The host that it was last asked for by.
     host: Mutex<Option<Arc<str>>>,
     /// Containers that have served although their health check did not pass.
@@ -127,11 +129,23 @@ impl AppWake {
             wanted: AtomicBool::new(false),
             shown: watch::Sender::new(shown),
             facts: Mutex::new(Arc::new(facts)),
+            problems: Mutex::default(),
             host: Mutex::default(),
             unwell: Mutex::default(),
             history: Mutex::default(),
             orders,
         }
+    }
+
+    /// Keeps for the operator why requests for the app, or for some of its paths, are
+    /// answered with 503.
+    pub fn note_problems(&self, problems: Vec<String>) {
+        *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = problems;
+    }
+
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether requests may pass at once.

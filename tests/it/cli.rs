@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::boxes::{self, SampleBox, Store, TERMINAL, TERMINAL_NAME, app_meta};
 use crate::support::client::{Request, ask};
+use crate::support::sign::OTHER_KEY;
 
 /// Longest time anything here may take; nothing waits for it to pass.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -298,6 +299,10 @@ async fn explain_names_every_reading_and_its_rule() {
 async fn check_finds_what_is_wrong_and_what_is_looser_than_it_looks() {
     let home = Home::new(Store::Files, "").await;
     home.run(&["check"]).expect(0, "nothing to complain about");
+
+    home.sample.add_peer("abcdef", "Forged", &OTHER_KEY.public_pem).await;
+    home.run(&["check"]).expect(1, "`abcdef` is skipped: its public key does not hash to its id");
+    home.sample.remove_peer("abcdef").await;
 
     home.sample
         .add_app("wiki", &json!({"": {"access": "private"}, "/pub": {"access": "public"}}))

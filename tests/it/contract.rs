@@ -3,4 +3,6 @@
 mod access;
 mod credentials;
 mod headers;
+mod peers;
+mod requests;
 mod rows;

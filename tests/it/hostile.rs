@@ -1,6 +1,7 @@
 //! Requests that mean harm: each gets its status, none a grant, and the server
 //! is as well afterwards as before.
 
+mod exhaustive;
 mod framing;
 mod paths;
 mod targets;

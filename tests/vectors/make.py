@@ -5,7 +5,7 @@
     v/bin/python make.py targets targets.json
 
 and again with requests-http-signature 2 for peers-2.0.json; jinja2 for
-`make.py headers headers.json`. The keys are made anew each time and guard nothing.
+`make.py headers headers.json`, pydantic 2 for `make.py values values.json`. The keys are made anew each time and guard nothing.
 """
 
 import datetime
@@ -152,6 +152,27 @@ def targets():
     return {"made_with": [version("requests"), version("urllib3")], "targets": rows}
 
 
+def values():
+    """What pydantic makes of the values of an app_meta.json."""
+    import pydantic
+
+    read = {}
+    for kind, annotation in {"port": int, "flag": bool, "seconds": int | None, "text": str}.items():
+        read[kind] = pydantic.TypeAdapter(annotation).validate_python
+    texts = ["80", " 80 ", "\t80\n", "+80", "-80", "- 80", "080", "0", "-0", "00", "", " ", "80.0", "80.00", "80.", "80.5", ".0", "8e1"]
+    texts += ["8_0", "8__0", "_80", "80_", "0x50", "٨٠", "eighty", "80 0", "80,0", "1_000.0", "65536", "99999999999999999999", "+", "-", "+-1", "0.0", "-80.0"]
+    texts += ["1", "t", "true", "True", "TRUE", "tRuE", "y", "yes", "YES", "on", "On", "f", "false", "n", "no", "off", "OFF", " yes", "yes ", "j", "null", "none"]
+    given = [None, True, False, 0, 1, 2, -1, 80, 80.0, 80.5, 0.0, 1.0, -0.0, 1e3, 1e19, 1e300, 65535, 65536, 2**63, [], {}, [80], {"a": 1}]
+    rows = []
+    for kind, validate in read.items():
+        for value in given + texts:
+            try:
+                rows.append({"kind": kind, "given": value, "read": validate(value), "refused": False})
+            except pydantic.ValidationError:
+                rows.append({"kind": kind, "given": value, "read": None, "refused": True})
+    return {"made_with": [version("pydantic")], "rows": rows}
+
+
 def wild(random):
     """A random template of the supported part of the language, or near it."""
     pick = random.choice
@@ -201,6 +222,79 @@ def wild(random):
         return "".join(pick(around) + tag(depth) + pick(around) for _ in range(pick([1, 1, 2])))
 
     return text()
+
+
+def wide(random):
+    """A random template of filters, methods, tests, arithmetic, loops and assignments."""
+    pick = random.choice
+    texts = ["auth.client_type", "auth.client_id", "auth.client_name", "portal.domain", "portal.short_id", "portal.id"]
+    literals = ["'a'", "'b c-d'", "' x '", "'a,b,,c'", "''", "'Zoë'", "'UP low'", "'a1'", "'-7'", "'3.9'", "'1e2'"]
+    filters = ["upper", "lower", "title", "capitalize", "trim", "trim('a')", "string", "length", "count", "first", "last", "list", "reverse"]
+    filters += ["join", "join('-')", "join(', ')", "int", "int(7)", "int(default=-1)", "abs", "round", "round(1)", "center(9)", "center(8)"]
+    filters += ["truncate(6)", "truncate(7, true)", "truncate(5, false, '..', 0)", "truncate(length=9, killwords=true)", "urlencode", "e", "safe", "tojson"]
+    filters += ["replace('e', 'xx')", "replace('e', '-', 1)", "replace('', '.')", "replace(1, 2)", "default('d')", "default('d', true)", "d(boolean=true)"]
+    methods = [".upper()", ".lower()", ".title()", ".capitalize()", ".strip()", ".strip('ax')", ".lstrip()", ".rstrip('1')", ".split()", ".split('.')", ".split('.')[0]"]
+    methods += [".split(',', 1)", ".split('-')[-1]", ".rsplit('.', 1)", ".rsplit('.', 1)[0]", ".split('e')|join('E')", ".startswith('t')", ".endswith('e')", ".replace('e', '3')"]
+    methods += [".replace('e', '3', 1)", ".find('e')", ".rfind('e')", ".count('e')", ".zfill(8)", ".ljust(7)", ".rjust(7)", ".center(9)", ".isdigit()", ".isalpha()", ".isupper()"]
+    methods += [".islower()", ".isalnum()", ".removeprefix('t')", ".removesuffix('e')", ".join(['x', 'y'])", ".swapcase()", ".format(1)", ".encode()"]
+    tests = ["defined", "undefined", "none", "string", "number", "integer", "float", "boolean", "true", "false", "odd", "even", "divisibleby(3)", "divisibleby 2"]
+    tests += ["eq('a')", "equalto 'a'", "in ['a', 'b']", "in('abc')", "lower", "upper", "sequence", "ne 1", "gt 1", "lt(3)"]
+
+    def text():
+        term = pick(texts + texts + literals + ["x", "nope"])
+        if term in texts:
+            term += pick([""] * 8 + ["[:3]", "[-2:]", "[::2]", "[::-1]", "[4:1:-1]", "[0]", "[-1]", "[99]", "[1:][0]"])
+        for _ in range(pick([0, 0, 1, 1, 2])):
+            term += pick(methods) if pick([True, False]) and term != "nope" else pick(["|", " | "]) + pick(filters)
+        return term
+
+    def number():
+        simple = ["0", "1", "2", "3", "7", "10", "2.5", "0.1", "100", text() + "|length", "'42'|int", "true"]
+        kind = random.randrange(6)
+        if kind < 2:
+            return pick(simple)
+        return f"{pick(['', '', '-', '('])}{pick(simple)}{pick([' + ', ' - ', ' * ', ' // ', ' % ', ' / ', '**'])}{pick(simple)}".replace("(", "(", 1) + ""
+
+    def value(depth=0):
+        kind = random.randrange(11 if depth < 2 else 4)
+        if kind < 3:
+            return text()
+        if kind == 3:
+            term = number()
+            return term + ")" if term.startswith("(") else term
+        if kind == 4:
+            return f"{text()} {pick(['==', '!=', '<', '>', '<=', '>='])} {text()}"
+        if kind == 5:
+            return f"{text()} {pick(['in', 'not in'])} {pick(['[', '('])}'a', {text()}, 'terminal'{pick([']', ')'])}".replace("('a'", "('a'")
+        if kind == 6:
+            return f"{text()} is {pick(['', 'not '])}{pick(tests)}"
+        if kind == 7:
+            return f"{value(depth + 1)} {pick(['and', 'or', '~', 'if'])} {value(depth + 1)}"
+        if kind == 8:
+            return f"[{text()}, {number()}, none, true]{pick(['', '[0]', '[-1]', '|join', '|length', '|first', '[1:]', '|last'])}"
+        if kind == 9:
+            return f"{text()} if {value(depth + 1)} else {text()}"
+        return f"({value(depth + 1)}){pick(['', '|string', '|upper', ' ~ 1', '|default(2)'])}"
+
+    def part(depth=0):
+        left, right = pick(["", "", "-"]), pick(["", "", "-"])
+        kind = random.randrange(9 if depth < 2 else 5)
+        if kind < 5:
+            return f"{{{{{left} {value()} {right}}}}}"
+        if kind == 5:
+            return f"{{%{left} set x = {value()} {right}%}}{body(depth + 1)}"
+        if kind == 6:
+            inner = pick(["{{ c }}", "{{ loop.index }}{{ c }}", "{{ c }}{% if not loop.last %},{% endif %}", "{% set x = c %}{{ x }}", "{{ x }}", body(depth + 1)])
+            otherwise = pick(["", "{% else %}none"])
+            return f"{{%{left} for c in {pick([text(), 'portal.domain.split(' + chr(39) + '.' + chr(39) + ')', '[1, 2, 3]', 'nope', '[]'])} %}}{inner}{otherwise}{{% endfor {right}%}}"
+        if kind == 7:
+            return f"{{% if {value()} %}}{body(depth + 1)}{{% elif {value()} %}}b{{% else %}}{body(depth + 1)}{{% endif %}}"
+        return pick(["{% raw %}{{ x }} {% endraw %}", "{#- c -#}", "{% set x %}{{ auth.client_type }}!{% endset %}{{ x|upper }}", " {%- raw -%} a {%- endraw -%} "])
+
+    def body(depth=0):
+        return "".join(pick(["", "", " ", "a", "\n"]) + part(depth) for _ in range(pick([1, 1, 2])))
+
+    return body()
 
 
 def headers():
@@ -278,6 +372,34 @@ def headers():
         "{% for auth in [{'a': none}] %}{{ auth.a ~ '' }}{% endfor %}", "{% with auth = {'a': true} %}{{ auth.a ~ '' }}{% endwith %}", "{{ auth if false else 'x' }}", "{{ auth == portal }}", "{{ auth == auth }}", "{{ auth in [auth] }}", "{{ 'id' in portal }}", "{{ 'client_id' in auth }}", "{{ not auth }}", "{% if auth %}x{% endif %}",
         "{% for k in auth %}{{ k }}{% endfor %}", "{{ auth['client' ~ '_id'] }}", "{{ auth[0] }}", "{{ auth[:1] }}", "{{ portal.short_id|first|upper }}", "{{ true == 1 }}", "{{ 1 == true }}", "{{ none == false }}", "{{ true < 2 }}", "{{ [1] == [1] }}", "{{ [1] + [2] }}", "{{ ([1] + [2])[1] }}",
     ]  # fmt: skip
+    # What header templates of real apps look like, or would.
+    usual = [
+        "{{ auth.client_name | title }}", "{{ auth.client_name | capitalize }}", "{{ auth.client_name.upper() }}", "{{ auth.client_name|replace(' ', '_')|lower }}",
+        "{{ auth.client_name.split(' ')[0] }}", "{{ auth.client_name.split()|first }}", "{{ auth.client_name|urlencode }}", "{{ auth.client_id|truncate(8, true, '') }}",
+        "{{ auth.client_name|default('nobody', true) }}", "{{ auth.client_name or 'nobody' }}", "{{ auth.client_name if auth.client_name else auth.client_id }}", "{{ (auth.client_name or 'x')|lower }}",
+        "{{ 'admin' if auth.client_type == 'terminal' else 'guest' }}", "{{ 'true' if auth.client_type in ['terminal', 'peer'] else 'false' }}", "{{ auth.client_type in ('terminal', 'peer') }}",
+        "{% if auth.client_type == 'terminal' %}admin{% elif auth.client_type == 'peer' %}peer{% else %}guest{% endif %}", "{%- if auth.client_id -%} yes {%- else -%} no {%- endif -%}",
+        "{{ auth.client_id }}@{{ portal.domain }}", "{{ auth.client_id ~ '@' ~ portal.domain }}", "{{ auth.client_id + '@' + portal.domain }}", "{{ [auth.client_id, portal.domain]|join('@') }}",
+        "{{ '@'.join([auth.client_id, portal.domain]) }}", "{{ portal.domain.split('.')[0] }}", "{{ portal.domain.split('.', 1)[1] }}", "{{ portal.domain.split('.')[-2:]|join('.') }}", "{{ portal.domain.rsplit('.', 2)|first }}",
+        "{{ portal.id[:6]|upper }}", "{{ portal.id[:6].upper() }}", "{{ portal.id[-6:] }}", "{{ portal.id[6:12] ~ '-' ~ portal.id[12:18] }}", "{{ portal.id|length }}", "{{ portal.id[::-1] }}",
+        "{{ portal.public_key_pem|replace('\\n', '') }}", "{{ portal.public_key_pem.replace('\\n', ' ')|trim }}", "{{ portal.public_key_pem.split('\\n')[1] }}", "{{ portal.public_key_pem|urlencode }}",
+        "{% set user = auth.client_name|lower|replace(' ', '.') %}{{ user }}@{{ portal.domain }}", "{% set is_admin = auth.client_type == 'terminal' %}{{ 'admin' if is_admin else 'user' }}", "{% set x = 1 %}{{ x + 1 }}",
+        "{% for part in portal.domain.split('.') %}{{ part }}{% if not loop.last %}/{% endif %}{% endfor %}", "{% for c in portal.short_id %}{{ c|upper }}{% endfor %}", "{% for group in ['users', 'admins'] %}{{ group }}{{ ',' if not loop.last }}{% endfor %}",
+        "{{ ['users', 'admins']|join(',') }}", "{{ ['users', 'admins'] if auth.client_type == 'terminal' else [] }}", "{{ {'terminal': 'admin', 'peer': 'peer'}[auth.client_type] }}", "{{ {'terminal': 'admin'}.get(auth.client_type, 'guest') }}",
+        "{{ auth.client_name|e }}", "{{ auth.client_name|escape }}", "{{ auth.client_name|safe }}", "{{ auth.client_name|tojson }}", "{{ [auth.client_id, 1, true, none]|tojson }}", "{{ auth.client_name|tojson ~ 'x' }}", "{{ auth.client_id|string }}",
+        "{{ auth.client_id|length > 0 }}", "{{ auth.client_id|length * 2 }}", "{{ auth.client_id is string }}", "{{ auth.client_name is defined and auth.client_name }}", "{{ not auth.client_id }}", "{{ auth.client_type.startswith('t') }}", "{{ auth.client_type.endswith('s') and 'x' or 'y' }}",
+        "{{ auth.client_type|center(12) }}|", "{{ '%s-%s' % (auth.client_type, 1) }}", "{{ '%s'|format(auth.client_type) }}", "{{ '{}'.format(auth.client_type) }}", "{{ auth.client_type|wordcount }}", "{{ auth.client_type|indent }}", "{{ auth.client_name|striptags }}",
+        "Bearer {{ portal.short_id }}", "{# a comment #}{{ auth.client_type }}", "{{ auth.client_type }}{# at the end #}", "{% raw %}{{ literally }}{% endraw %}", "{{ '{{' }}{{ auth.client_type }}{{ '}}' }}", "{{ \"it's\" }}", "{{ 'say \\'hi\\'' }}",
+        "{{ 7 / 2 }} {{ 8 / 2 }} {{ 7 // 2 }} {{ -7 // 2 }} {{ -7 % 3 }} {{ 7 % -3 }} {{ 2 ** 10 }} {{ 2 ** 3 ** 2 }} {{ -2 ** 2 }}", "{{ 1.5 + 1 }} {{ 0.1 + 0.2 }} {{ 3.0 * 2 }} {{ 1 / 3 }} {{ 2.5|round }} {{ 3.5|round }} {{ 2.675|round(2) }} {{ 7|round }}",
+        "{{ '42'|int + 1 }} {{ '4.9'|int }} {{ 'x'|int }} {{ 'x'|int(5) }} {{ ''|int }} {{ none|int }} {{ '1_0'|int }} {{ ' 7 '|int }} {{ 3.9|int }} {{ true|int }} {{ '-5'|int|abs }}", "{{ 1 < 2 < 3 }} {{ 1 < 3 < 2 }} {{ 'a' < 'b' }} {{ 1 == 1.0 }} {{ '1' == 1 }} {{ true == 1 }}",
+        "{{ 'ab' * 3 }} {{ [1, 'a', none, true, 1.5, [2]] }} {{ ['it\\'s'] }} {{ [] }} {{ 'a' in 'abc' }} {{ 1 in [1, 2] }} {{ 'x' not in ['y'] }}", "{{ 'a' 'b' }}{{ 'c' ~ 1 ~ none ~ true }}", "{{ auth.nope|default('x') }}{{ nope.x|default('y') }}", "{{ auth.items }}", "{{ auth.keys() }}",
+        "{{ portal.values }}", "{{ auth.get('client_id') }}", "{{ auth['items'] }}", "{{ auth.dict() }}", "{{ auth.model_dump() }}", "{{ auth.copy }}", "{{ portal.json }}", "{% for k in auth.items() %}{{ k }}{% endfor %}", "{{ auth|list }}", "{{ auth|length }}", "{{ auth|string }}",
+        "a{% if auth.client_id %}\nb\n{% endif %}\n c", "  {%- set x = 'y' -%}  {{ x }}  ", "{%+ if true %} a {%+ endif %}", "{{- auth.client_type -}}  \n", "a {{- 'b' }} {{ 'c' -}} d", "{% raw -%} x {%- endraw %} y", "x {%- raw %} y {% endraw -%} z", "{#- a -#} b {# c -#} d",
+        "{% for a in 'xy' %}{% for b in [1, 2] %}{{ a }}{{ b }}{{ loop.index }}{% endfor %}{{ loop.index }}{% endfor %}", "{% set x = 1 %}{% for i in [1, 2] %}{{ x }}{% set x = i %}{{ x }}{% endfor %}{{ x }}", "{% if true %}{% set y = 2 %}{% endif %}{{ y }}", "{% for i in [1] %}{% set z = 3 %}{% endfor %}{{ z }}",
+        "{% for i in [] %}a{% else %}b{% endfor %}", "{% for i in [1, 2, 3] if i > 1 %}{{ i }}{% endfor %}", "{% for a, b in [[1, 2]] %}{{ a }}{% endfor %}", "{% for i in [1,2,3] %}{{ loop.revindex }}{{ loop.first }}{{ loop.length }}{% endfor %}", "{% for i in 'ab' recursive %}{{ i }}{% endfor %}",
+        "{% set x %}a {{ auth.client_type }}{% endset %}{{ x|upper }}", "{% set a, b = 1, 2 %}{{ a }}", "{% set x = 'a' if nope else 'b' %}{{ x }}", "{{ x }}{% set x = 1 %}", "{{ 1 if true }}{{ 1 if false }}", "{{ 'a' if false else 'b' if false else 'c' }}", "{{ 1 is odd }} {{ 2 is even }} {{ 9 is divisibleby 3 }}",
+        "{{ 'a' is in ['a'] }} {{ 1 is eq 1 }} {{ none is none }} {{ 1.5 is float }} {{ 1 is integer }} {{ true is integer }} {{ true is number }} {{ 'a' is not string }}", "{{ x is defined if y else z }}", "{{ x is defined or y }}", "{{ x is not defined }}",
+    ]  # fmt: skip
     environment = jinja2.Environment(autoescape=False)
 
     def text(source, client):
@@ -288,13 +410,15 @@ def headers():
 
     templates = [
         {"source": source, "real": source in real, "texts": [text(source, client) for client in clients]}
-        for source in real + odd + [wild(random.Random(seed)) for seed in range(600)]
+        for source in real + odd + usual + [wild(random.Random(seed)) for seed in range(600)] + [wide(random.Random(seed)) for seed in range(2000)]
     ]
     return {"made_with": [version("jinja2")], "box": box, "clients": clients, "templates": templates}
 
 
 if __name__ == "__main__":
-    made = {"peers": peers, "targets": targets, "headers": headers}[sys.argv[1]]()
+    made = {"peers": peers, "targets": targets, "values": values, "headers": headers}[sys.argv[1]]()
     with open(sys.argv[2], "w") as file:
-        json.dump(made, file, indent=1)
+        # A template a line.
+        text = json.dumps(made, indent=None if sys.argv[1] == "headers" else 1)
+        file.write(text.replace('}, {"source"', '},\n{"source"'))
         file.write("\n")

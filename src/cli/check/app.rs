@@ -79,6 +79,10 @@ fn one(config: &Config, name: &str, file: &Path, report: &mut Report) {
         let problem = format!("is `{}`, and the folder is `{name}`", meta.name);
         report.warning(file, "name", problem, "the folder's name counts; make them the same");
     }
+    if let Some(given) = &meta.foreign_wake {
+        let hint = "use auto, pass, page or hold, unless it is another program's key";
+        report.warning(file, "wake", format!("{given} is not known and ignored"), hint);
+    }
     for Doubt { prefix, problem, hint } in doubts(&meta.paths, config.gate.path_matching) {
         report.warning(file, key_of(&prefix), problem, &hint);
     }
@@ -102,7 +106,8 @@ fn headers(config: &Config, rule: &PathRule, file: &Path, report: &mut Report) {
         }
         let alone = BTreeMap::from([(header.clone(), template.clone())]);
         if let Err(problem) = renders(config, &alone) {
-            report.error(file, key(header), problem, "until then the app answers 503");
+            let hint = "until then the paths of this key answer 503";
+            report.error(file, key(header), problem, hint);
         }
     }
 }

@@ -225,10 +225,15 @@ async fn tables(config: &Config, report: &mut Report) {
             "apps are told the one and found at the other; make them the same",
         );
     }
+    let peers = source.peer_rows().await;
+    for bad in peers.iter().flatten().filter_map(|row| row.as_ref().err()) {
+        let hint = "enter the peer's own id and key, as it shows them";
+        report.warning(&path.join("peers.toml"), "peer", bad, hint);
+    }
     let problems = [
         identity.err(),
         source.terminals().await.err(),
-        source.peers().await.err(),
+        peers.as_ref().err().cloned(),
         source.terminal_secret().await.err(),
         source.management_secret().await.err(),
     ];

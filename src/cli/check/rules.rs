@@ -1,7 +1,7 @@
 //! Path rules that never apply, or apply to more than they look.
 
 use crate::domain::app::{Access, PathRule};
-use crate::domain::policy::{PathMatching, governing_rule};
+use crate::domain::policy::{PathMatching, governing_rule, rule_of_reading};
 use crate::domain::request::Readings;
 
 /// What to know about one rule.
@@ -72,10 +72,12 @@ impl Rules<'_> {
             return None;
         }
         let hint = "write the path plainly: decoded, without dot segments and repeated slashes";
-        let Ok(readings) = Readings::of(prefix) else {
+        let Ok(others) = Readings::of(prefix).and_then(|readings| readings.others()) else {
             return Some(("can be read in too many ways".into(), hint.into()));
         };
-        let others = readings.others().map(|reading| (reading, self.governing(reading)));
+        let rule_of = |reading: &[u8]| rule_of_reading(self.paths, reading, self.matching);
+        let others =
+            others.iter().map(|reading| (reading, rule_of(reading).map(|rule| &self.paths[rule])));
         // The longest says most.
         let (reading, governing) = others
             .filter(|(_, governing)| governing.is_none_or(|rule| rule.access != *access))
@@ -239,5 +241,9 @@ mod tests {
             assert!(found.contains(&expected), "{expected}: {found:?}");
         }
         assert_eq!(problems(&[("", Private), ("/a%2Fb/", Private)], Prefix), Vec::<String>::new());
+        assert_eq!(
+            problems(&[("", Private), ("/caf%C3%A9/", Public)], Prefix),
+            Vec::<String>::new()
+        );
     }
 }

@@ -4,7 +4,7 @@
 //! The signature covers the request that the peer sent to the proxy, so its
 //! method and URL come from what the proxy says of it. What is not understood
 //! is refused: unknown parameters, component parameters, derived components
-//! other than the three that must be there.
+//! other than those of a request's target.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -43,6 +43,9 @@ const MAX_COMPONENTS: usize = 32;
 
 /// Components that must be covered, so that a signature fits one request only.
 const REQUIRED: [&str; 3] = ["@method", "@authority", "@target-uri"];
+
+/// Components that say again, in part, what the required ones say.
+const FURTHER: [&str; 4] = ["@scheme", "@path", "@query", "@request-target"];
 
 /// A request as it was signed: what the proxy says of it, and its headers.
 #[derive(Debug, Clone, Copy)]
@@ -204,11 +207,11 @@ pub fn verify(
     let parameters = SignatureParameters::read(&input.params)?;
     parameters.check(unix_seconds(now))?;
     let candidates = keys.by_key_id.get(parameters.key_id).ok_or(SignatureError::UnknownKey)?;
-    let base = signature_base(signed, &input)?;
-    let matching = candidates
-        .iter()
-        .find(|candidate| candidate.key.verify_sig(base.as_bytes(), &signature).is_ok())
-        .ok_or(SignatureError::Mismatch)?;
+    let bases = signature_bases(signed, &input)?;
+    let fits = |candidate: &&PeerKey| {
+        bases.iter().any(|base| candidate.key.verify_sig(base.as_bytes(), &signature).is_ok())
+    };
+    let matching = candidates.iter().find(fits).ok_or(SignatureError::Mismatch)?;
     Ok(Verified {
         peer: matching.peer.clone(),
         nonce: parameters.nonce.map(Into::into),
@@ -341,25 +344,52 @@ impl<'a> SignatureParameters<'a> {
     }
 }
 
-/// The text that is signed (RFC 9421 section 2.5).
-fn signature_base(signed: &Signed<'_>, input: &InnerList) -> Result<String, SignatureError> {
+/// The texts that may be signed (RFC 9421 section 2.5): one for each form that senders
+/// give the parts, without those that come out the same.
+fn signature_bases(signed: &Signed<'_>, input: &InnerList) -> Result<Vec<String>, SignatureError> {
     let names = component_names(input)?;
-    let target =
-        Target::new(signed.proto, signed.host, signed.uri).ok_or(SignatureError::Target)?;
+    let targets =
+        Target::forms(signed.proto, signed.host, signed.uri).ok_or(SignatureError::Target)?;
     let method = signed.method;
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if method.is_empty() || !method.bytes().all(is_token) {
         return Err(SignatureError::Target);
     }
+    let mut bases: Vec<String> = Vec::with_capacity(2 * targets.len());
+    for target in &targets {
+        // The second is how Python's package writes the request target.
+        let written =
+            [target.request_target().into(), format!("{}?{}", target.path(), target.query())];
+        for request_target in written {
+            let base = signature_base(signed, input, &names, target, &request_target)?;
+            if !bases.contains(&base) {
+                bases.push(base);
+            }
+        }
+    }
+    Ok(bases)
+}
+
+fn signature_base(
+    signed: &Signed<'_>,
+    input: &InnerList,
+    names: &[&str],
+    target: &Target,
+    request_target: &str,
+) -> Result<String, SignatureError> {
     let mut base = String::with_capacity(512);
     for name in names {
         base.push('"');
         base.push_str(name);
         base.push_str("\": ");
-        match name {
-            "@method" => base.push_str(method),
+        match *name {
+            "@method" => base.push_str(signed.method),
             "@authority" => base.push_str(&target.authority),
             "@target-uri" => base.push_str(&target.uri),
+            "@scheme" => base.push_str(target.scheme),
+            "@path" => base.push_str(target.path()),
+            "@query" => base.push_str(target.query()),
+            "@request-target" => base.push_str(request_target),
             _ => push_header(&mut base, signed.headers, name)?,
         }
         base.push('\n');
@@ -379,7 +409,7 @@ fn component_names(input: &InnerList) -> Result<Vec<&str>, SignatureError> {
     let mut names: Vec<&str> = Vec::with_capacity(input.items.len());
     for item in &input.items {
         let name = item.bare_item.as_string().ok_or(SignatureError::Component)?.as_str();
-        let supported = REQUIRED.contains(&name) || is_field_name(name);
+        let supported = REQUIRED.contains(&name) || FURTHER.contains(&name) || is_field_name(name);
         if !supported || !item.params.is_empty() || names.contains(&name) {
             return Err(SignatureError::Component);
         }

@@ -1,26 +1,31 @@
-//! `@authority` and `@target-uri` of a signed request (RFC 9421 sections 2.2.2
-//! and 2.2.3), put together from what the proxy says of it.
+//! `@authority`, `@target-uri` and its parts of a signed request (RFC 9421 section
+//! 2.2), put together from what the proxy says of it.
 //!
 //! The sender signs the URL as its library has normalised it, so the same is
 //! done here: byte for byte what Python's `requests` makes of it, which is
 //! RFC 3986 section 6.2.2 with two turns: dot segments go before percent
 //! signs are decoded, and an empty query goes.
 
-use std::fmt::Write;
-
-/// A request's target, normalised.
+/// A request's target, normalised, as a sender may have signed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Lower-cased host, with the port unless it is the scheme's own.
+    pub scheme: &'static str,
+    /// Lower-cased host, with the port or without.
     pub authority: String,
     pub uri: String,
+    /// Where the path begins in `uri`, and where it ends.
+    path: (usize, usize),
 }
 
 impl Target {
+    /// The forms that a sender may have signed: the scheme's own port is part of the URL
+    /// where it was written there, and reaches the proxy or does not; RFC 9421 section
+    /// 2.2.3 leaves it out of the authority, and senders do not.
+    ///
     /// `None` where the parts make no URL, or one that no sender writes so:
     /// a stray `%`, a fragment, bytes that are not visible ASCII.
     #[must_use]
-    pub fn new(proto: &str, host: &str, uri: &str) -> Option<Self> {
+    pub fn forms(proto: &str, host: &str, uri: &str) -> Option<[Self; 2]> {
         let (scheme, default_port) = scheme(proto)?;
         let (name, port) = match host.split_once(':') {
             Some((name, port)) => (name, port_number(port)?),
@@ -32,10 +37,44 @@ impl Target {
         }
         let name = name.to_ascii_lowercase();
         let with_port = port.map_or_else(|| name.clone(), |port| format!("{name}:{port}"));
+        let with_default = format!("{name}:{default_port}");
         let resource = resource(uri)?;
-        let uri = format!("{scheme}://{with_port}{resource}");
-        let authority = if port == Some(default_port) { name } else { with_port };
-        Some(Self { authority, uri })
+        let other = match port {
+            None => Self::new(scheme, with_default.clone(), &with_default, &resource),
+            Some(_) if with_port == with_default => {
+                Self::new(scheme, name, &with_default, &resource)
+            }
+            Some(_) => Self::new(scheme, with_port.clone(), &with_port, &resource),
+        };
+        Some([Self::new(scheme, with_port.clone(), &with_port, &resource), other])
+    }
+
+    fn new(scheme: &'static str, authority: String, host: &str, resource: &str) -> Self {
+        let uri = format!("{scheme}://{host}{resource}");
+        let begin = uri.len() - resource.len();
+        let path = (begin, begin + resource.find('?').unwrap_or(resource.len()));
+        Self { scheme, authority, uri, path }
+    }
+
+    /// RFC 9421 section 2.2.6.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.uri[self.path.0..self.path.1]
+    }
+
+    /// RFC 9421 section 2.2.7: with its `?`, which is there without a query too.
+    #[must_use]
+    pub fn query(&self) -> &str {
+        match &self.uri[self.path.1..] {
+            "" => "?",
+            query => query,
+        }
+    }
+
+    /// RFC 9421 section 2.2.5: path and query.
+    #[must_use]
+    pub fn request_target(&self) -> &str {
+        &self.uri[self.path.0..]
     }
 }
 
@@ -112,7 +151,7 @@ fn normalise_escapes(text: &str, allowed: &str, into: &mut String) -> Option<()>
             if is_unreserved(value) {
                 into.push(char::from(value));
             } else {
-                write!(into, "%{value:02X}").ok()?;
+                push_escape(value, into);
             }
         } else if is_unreserved(*byte)
             || b"!$&'()*+,;=:@".contains(byte)
@@ -120,10 +159,17 @@ fn normalise_escapes(text: &str, allowed: &str, into: &mut String) -> Option<()>
         {
             into.push(char::from(*byte));
         } else {
-            write!(into, "%{byte:02X}").ok()?;
+            push_escape(*byte, into);
         }
     }
     Some(())
+}
+
+fn push_escape(byte: u8, into: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    into.push('%');
+    into.push(char::from(DIGITS[usize::from(byte >> 4)]));
+    into.push(char::from(DIGITS[usize::from(byte & 15)]));
 }
 
 /// RFC 3986 section 2.3.
@@ -150,28 +196,53 @@ mod tests {
         assert!(rows.len() > 40);
         for row in rows {
             let text = |key: &str| row[key].as_str().expect("text");
-            let target = Target::new("https", text("host"), text("uri"));
-            let uri = target.map(|target| target.uri);
+            let target = Target::forms("https", text("host"), text("uri"));
+            let uri = target.map(|[target, _]| target.uri);
             assert_eq!(uri.as_deref(), Some(text("target")), "{row}");
         }
     }
 
     #[test]
-    fn the_authority_has_no_port_of_the_schemes_own() {
-        for (proto, host, authority) in [
-            ("https", "A.Example", "a.example"),
-            ("https", "a.example:443", "a.example"),
-            ("HTTPS", "a.example:00443", "a.example"),
-            ("wss", "a.example:443", "a.example"),
-            ("http", "a.example:443", "a.example:443"),
-            ("http", "a.example:80", "a.example"),
-            ("ws", "a.example:80", "a.example"),
-            ("https", "a.example:", "a.example"),
-            ("https", "a.example:8443", "a.example:8443"),
-            ("https", "a.example.", "a.example."),
+    fn a_port_of_the_schemes_own_may_be_signed_or_not() {
+        for (proto, host, authorities, uris) in [
+            ("https", "A.Example", ["a.example", "a.example:443"], ["a.example", "a.example:443"]),
+            ("https", "a.example:443", ["a.example:443", "a.example"], ["a.example:443"; 2]),
+            ("HTTPS", "a.example:00443", ["a.example:443", "a.example"], ["a.example:443"; 2]),
+            ("wss", "a.example:443", ["a.example:443", "a.example"], ["a.example:443"; 2]),
+            ("http", "a.example:443", ["a.example:443"; 2], ["a.example:443"; 2]),
+            ("http", "a.example:80", ["a.example:80", "a.example"], ["a.example:80"; 2]),
+            ("ws", "a.example:80", ["a.example:80", "a.example"], ["a.example:80"; 2]),
+            ("https", "a.example:", ["a.example", "a.example:443"], ["a.example", "a.example:443"]),
+            ("https", "a.example:8443", ["a.example:8443"; 2], ["a.example:8443"; 2]),
+            (
+                "https",
+                "a.example.",
+                ["a.example.", "a.example.:443"],
+                ["a.example.", "a.example.:443"],
+            ),
         ] {
-            let target = Target::new(proto, host, "/").expect(host);
-            assert_eq!(target.authority, authority, "{proto} {host}");
+            let forms = Target::forms(proto, host, "/").expect(host);
+            assert_eq!(
+                forms.each_ref().map(|form| &*form.authority),
+                authorities,
+                "{proto} {host}"
+            );
+            let scheme = proto.to_lowercase();
+            let uris = uris.map(|host| format!("{scheme}://{host}/"));
+            assert_eq!(forms.map(|form| form.uri), uris, "{proto} {host}");
+        }
+    }
+
+    #[test]
+    fn a_target_has_parts() {
+        for (uri, path, query, target) in [
+            ("/", "/", "?", "/"),
+            ("/?", "/", "?", "/"),
+            ("/a/../b?c=%7e/?d", "/b", "?c=~/?d", "/b?c=~/?d"),
+        ] {
+            let [form, _] = Target::forms("https", "a.example:8443", uri).expect(uri);
+            assert_eq!((form.path(), form.query(), form.request_target()), (path, query, target));
+            assert_eq!(form.scheme, "https");
         }
     }
 
@@ -206,22 +277,23 @@ mod tests {
             ("https", "a", "/a\nb"),
             ("https", "a", "/ü"),
         ] {
-            assert_eq!(Target::new(proto, host, uri), None, "{proto} {host} {uri:?}");
+            assert_eq!(Target::forms(proto, host, uri), None, "{proto} {host} {uri:?}");
         }
     }
 
     proptest! {
         #[test]
         fn any_text_is_survived(proto in "\\PC{0,6}", host in "\\PC{0,20}", uri in "\\PC{0,40}") {
-            let _ = Target::new(&proto, &host, &uri);
-            let _ = Target::new("https", &host, &uri);
+            let _ = Target::forms(&proto, &host, &uri);
+            let _ = Target::forms("https", &host, &uri);
         }
 
         #[test]
         fn a_target_is_one_line_of_visible_ascii(uri in "/[ -~]{0,40}") {
-            if let Some(target) = Target::new("https", "a.example", &uri) {
+            for target in Target::forms("https", "a.example", &uri).into_iter().flatten() {
                 prop_assert!(target.uri.bytes().all(|byte| byte.is_ascii_graphic()));
-                prop_assert!(target.uri.starts_with("https://a.example/"));
+                prop_assert!(target.uri.starts_with("https://a.example"));
+                prop_assert!(target.path().starts_with('/') && target.query().starts_with('?'));
             }
         }
     }

@@ -80,6 +80,8 @@ pub enum TokenError {
     Malformed,
     #[error("the token's algorithm is not HS256")]
     Algorithm,
+    #[error("the token's `kid` is no text")]
+    KeyId,
     #[error("the token's header has extensions that must be understood")]
     Critical,
     #[error("the box has no key to verify tokens with")]
@@ -149,6 +151,10 @@ pub fn verify(token: &str, key: &TokenKey, now: SystemTime) -> Result<Claims, To
 /// The outer error is of the encoding, the inner one of the members.
 fn decode<T: DeserializeOwned>(part: &str) -> Result<serde_json::Result<T>, TokenError> {
     let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)?;
+    // What serde skips it does not look at.
+    if std::str::from_utf8(&json).is_err() {
+        return Err(TokenError::Malformed);
+    }
     // serde would take an array for a struct.
     if json.trim_ascii_start().first() != Some(&b'{') {
         return Err(TokenError::Malformed);
@@ -167,6 +173,8 @@ struct RawHeader {
     #[serde(default, deserialize_with = "present")]
     alg: Option<Value>,
     #[serde(default, deserialize_with = "present")]
+    kid: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
     crit: Option<IgnoredAny>,
     /// RFC 7797: the payload would not be base64.
     #[serde(default, deserialize_with = "present")]
@@ -175,9 +183,12 @@ struct RawHeader {
 
 impl RawHeader {
     fn check(&self) -> Result<(), TokenError> {
-        let Self { alg, crit, b64 } = self;
+        let Self { alg, kid, crit, b64 } = self;
         if alg.as_ref().and_then(Value::as_str) != Some("HS256") {
             return Err(TokenError::Algorithm);
+        }
+        if kid.as_ref().is_some_and(|kid| !kid.is_string()) {
+            return Err(TokenError::KeyId);
         }
         if crit.is_some() || b64.is_some() {
             return Err(TokenError::Critical);
@@ -191,6 +202,8 @@ struct RawClaims {
     #[serde(default, deserialize_with = "present")]
     sub: Option<Value>,
     #[serde(default, deserialize_with = "present")]
+    jti: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
     aud: Option<IgnoredAny>,
     #[serde(default, deserialize_with = "present")]
     exp: Option<NumericDate>,
@@ -203,7 +216,7 @@ struct RawClaims {
 impl RawClaims {
     /// No leeway, as in `PyJWT`.
     fn check(self, now: i64) -> Result<Claims, TokenError> {
-        let Self { sub, aud, exp, nbf, iat } = self;
+        let Self { sub, jti, aud, exp, nbf, iat } = self;
         if [iat, nbf].into_iter().flatten().any(|NumericDate(from)| from > now) {
             return Err(TokenError::Immature);
         }
@@ -212,6 +225,9 @@ impl RawClaims {
         }
         if aud.is_some() {
             return Err(TokenError::Audience);
+        }
+        if jti.is_some_and(|jti| !jti.is_string()) {
+            return Err(TokenError::Claims);
         }
         match sub {
             Some(Value::String(sub)) if !sub.is_empty() => {

@@ -106,19 +106,28 @@ fn templates_that_would_differ_fail_or_grow_are_refused_with_a_reason() {
     let nested = format!("{{{{ {}'a'{} }}}}", "(".repeat(100), ")".repeat(100));
     let long = "x".repeat(MAX_LEN + 1);
     for (source, reason) in [
-        ("{{ ''[::-1] }}", "supported"),
-        ("{{ auth.client_id[::-1] }}", "subscripts"),
-        ("{{ 'a' * 999999999 }}", "supported"),
-        ("{% for a in auth.client_id %}{% endfor %}", "statements"),
+        ("{{ 'a' * 999999999 }}", "too long"),
+        (
+            "{% for a in portal.id %}{% for b in portal.id %}{{ a ~ b }}{% endfor %}{% endfor %}",
+            "too long",
+        ),
         ("{{ range(3) }}", "variables of `auth` and `portal`"),
-        ("{{ auth.nope.x }}", "supported"),
-        ("{{ nope|length }}", "template cannot be used"),
-        ("{{ auth.client_id|title }}", "filter is not supported"),
-        ("{{ auth.client_id|trim('x') }}", "other arguments"),
-        ("{{ auth", "attribute"),
+        ("{{ auth.nope.x }}", "attributes"),
+        ("{{ nope|title|last|nope }}", "filter is not supported"),
+        ("{{ auth.client_id|trim('x', 'y') }}", "other arguments"),
+        ("{{ auth.items }}", "no text"),
+        ("{{ portal.model_dump }}", "no text"),
+        ("{{ auth['keys'] }}", "no text"),
+        ("{{ auth.__class__ }}", "no text"),
+        ("{{ auth.items() }}", "methods"),
+        ("{{ auth.client_id.upper }}", "attributes"),
+        ("{{ auth }}", "cannot be printed"),
+        ("{{ {'a': 1} }}", "means nothing"),
+        ("{% include 'x' %}", "statements"),
+        ("{{ auth", "no end"),
         ("{{ 'a", "no end"),
         ("{# a", "no end"),
-        ("{% if auth.client_id %}", "template cannot be used"),
+        ("{% if auth.client_id %}", "no end"),
         (nested.as_str(), "too deeply"),
         (long.as_str(), "longer"),
     ] {
@@ -132,7 +141,10 @@ fn a_value_that_is_too_long_is_an_error_that_names_the_header_only() {
     let templates = HeaderTemplates::compile(&template("{{ auth.client_name }}")).expect("fine");
     let client = named(&"secret".repeat(MAX_LEN / 6 + 1));
     let error = templates.render(&client, None, HeaderEncoding::Latin1).expect_err("long");
-    assert_eq!(error.to_string(), "header \"x-ptl-test\": the value is longer than 8192 bytes");
+    assert_eq!(error.to_string(), "header \"x-ptl-test\": the value grows too long");
+    let literal = HeaderTemplates::compile(&template(&"ü".repeat(4096))).expect("fits");
+    let long = literal.render(&client, None, HeaderEncoding::Utf8);
+    assert!(long.is_ok());
 }
 
 proptest! {
@@ -181,17 +193,25 @@ fn templates_render_as_jinja2_does_or_are_refused() {
         })
         .collect();
     let (mut same, mut refused, mut wrong) = (0, Vec::new(), Vec::new());
+    // What Jinja2 renders for every client, and what of that is refused here.
+    let (mut renders, mut needless) = (0, Vec::new());
     for template in made["templates"].as_array().expect("templates") {
         let source = template["source"].as_str().expect("source");
+        let texts = template["texts"].as_array().expect("texts");
+        let is_fine = texts.iter().all(serde_json::Value::is_string);
+        renders += usize::from(is_fine);
         let compiled = match Template::compile(source) {
             Ok(compiled) => compiled,
             Err(problem) => {
                 assert_eq!(template["real"], false, "{source}: {problem}");
                 refused.push(source);
+                if is_fine {
+                    needless.push((source, problem));
+                }
                 continue;
             }
         };
-        for (client, expected) in clients.iter().zip(template["texts"].as_array().expect("texts")) {
+        for (client, expected) in clients.iter().zip(texts) {
             match compiled.render(&variables(client, Some(&identity))) {
                 Ok(text) if Some(text.as_str()) == expected.as_str() => same += 1,
                 Err(_) if template["real"] == false => {}
@@ -200,8 +220,11 @@ fn templates_render_as_jinja2_does_or_are_refused() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert!(same > 1000, "only {same} texts compared, {} templates refused", refused.len());
-    for source in ["{{ 'a' ~ true }}", "{{ portal.id[::-1] }}", "{{ 'a' * 3 }}", "{{ auth }}"] {
+    assert!(same > 5000, "only {same} texts compared, {} templates refused", refused.len());
+    let count = needless.len();
+    needless.truncate(20);
+    assert!(count * 8 < renders, "{count} of {renders} are refused, such as {needless:#?}");
+    for source in ["{{ auth }}", "{{ 'a'.upper }}", "{{ '%s' % 'a' }}", "{{ auth.__class__ }}"] {
         assert!(refused.contains(&source), "{source}");
     }
 }

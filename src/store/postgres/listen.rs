@@ -249,3 +249,18 @@ fn apply(freshness: &Freshness, table: Watched, op: Operation, key: Option<&str>
         },
     }
 }
+
+/// Takes a payload as the link does, for the fuzz targets.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_payload(text: &str) {
+    if let Ok(Payload::Change { table, op, key }) = serde_json::from_str(text) {
+        let times = crate::config::Cache {
+            capacity: 1,
+            ttl: Duration::from_secs(1),
+            degraded_ttl: Duration::from_secs(1),
+            max_stale: Duration::from_secs(1),
+            heartbeat: Duration::from_secs(1),
+        };
+        apply(&Freshness::new(times), table, op, key.as_deref());
+    }
+}

@@ -16,6 +16,8 @@ mod tls;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::listen::fuzz_payload;
 pub use self::locks::AdvisoryLock;
 use self::locks::Locks;
 use self::pool::Pool;

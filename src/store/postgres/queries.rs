@@ -9,17 +9,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::signature::{KeyPair, RsaKeyPair};
-use pem::{EncodeConfig, LineEnding, Pem};
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 
-use super::super::{AppRow, Peer, Terminal, Touched, Unavailable, random_secret};
+use super::super::peers::{parted, spki_pem};
+use super::super::{AppRow, BadPeer, Peer, Terminal, Touched, Unavailable, random_secret};
 use super::problems::Subject;
 use super::server::explain;
 use super::{AdvisoryLock, Postgres};
 use crate::config::Secret;
 use crate::domain::app::Size;
-use crate::domain::identity::{Identity, derive_domain, short_id};
+use crate::domain::identity::{Identity, derive_domain};
 
 const TERMINAL_SECRET: &str = "terminal_jwt_secret";
 const MANAGEMENT_SECRET: &str = "freeshard_controller_shared_key";
@@ -145,22 +145,16 @@ impl Postgres {
     }
 
     pub async fn peers(&self) -> Result<Vec<Peer>, Unavailable> {
+        let (peers, problem) = parted(self.peer_rows().await?);
+        self.problems.note(Subject::Peers, problem);
+        Ok(peers)
+    }
+
+    pub async fn peer_rows(&self) -> Result<Vec<Result<Peer, BadPeer>>, Unavailable> {
         let sql = "SELECT id::text, coalesce(name::text, ''), public_bytes_b64::text FROM peers \
                    WHERE public_bytes_b64 IS NOT NULL ORDER BY id";
         let rows = self.pool.query(sql, &[]).await?;
-        let (mut peers, mut unusable) = (Vec::with_capacity(rows.len()), Vec::new());
-        for row in &rows {
-            let peer = Peer { id: arc(row, 0)?, name: arc(row, 1)?, public_key_pem: get(row, 2)? };
-            if is_public_key(&peer.public_key_pem) {
-                peers.push(peer);
-            } else {
-                unusable.push(short_id(&peer.id).to_owned());
-            }
-        }
-        let problem = (!unusable.is_empty())
-            .then(|| format!("peers whose public key cannot be read: {}", unusable.join(", ")));
-        self.problems.note(Subject::Peers, problem);
-        Ok(peers)
+        rows.iter().map(|row| Ok(Peer::of_row(arc(row, 0)?, arc(row, 1)?, get(row, 2)?))).collect()
     }
 
     pub async fn terminal_secret(&self) -> Result<Option<Secret>, Unavailable> {
@@ -271,15 +265,6 @@ fn seconds(at: SystemTime) -> f64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// Whether the text is the PEM of a `SubjectPublicKeyInfo` (RFC 7468 section 13).
-fn is_public_key(text: &str) -> bool {
-    pem::parse(text).is_ok_and(|pem| {
-        pem.tag() == "PUBLIC KEY"
-            && x509_parser::prelude::FromDer::from_der(pem.contents())
-                .is_ok_and(|(_, _): (_, x509_parser::x509::SubjectPublicKeyInfo<'_>)| true)
-    })
-}
-
 /// SPKI PEM of a PKCS#8 PEM, or what is wrong with it.
 fn public_key_pem(private_key: &str) -> Result<String, &'static str> {
     if private_key.is_empty() {
@@ -294,6 +279,5 @@ fn public_key_pem(private_key: &str) -> Result<String, &'static str> {
     let pair = pair.map_err(|_| "is not an RSA key that can be used")?;
     let der: PublicKeyX509Der<'_> =
         pair.public_key().as_der().map_err(|_| "has no public key that can be encoded")?;
-    let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
-    Ok(pem::encode_config(&Pem::new("PUBLIC KEY", der.as_ref()), config))
+    Ok(spki_pem(der.as_ref()))
 }

@@ -19,12 +19,13 @@ async fn a_bad_peers_row_is_skipped_and_the_rest_verify() {
     database.insert_peer("aaaaaa", "No key yet", None).await;
     database.insert_peer("bbbbbb", "Not PEM", Some("garbage")).await;
     database.insert_peer("", "No id", Some(&OTHER_KEY.public_pem)).await;
-    let sql = "INSERT INTO peers VALUES ('cccccc', NULL, $1, NULL)";
-    database.execute(sql, &[&OTHER_KEY.public_pem]).await;
+    let other = id_of(&OTHER_KEY);
+    let sql = "INSERT INTO peers VALUES ($1, NULL, $2, NULL)";
+    database.execute(sql, &[&other, &OTHER_KEY.public_pem]).await;
     let server = Nightporter::of(&sample).await;
     let made = sign::sign(&[
         order(&PEER_KEY, &id_of(&PEER_KEY)[..6], "https://notes.x/"),
-        order(&OTHER_KEY, "cccccc", "https://notes.x/"),
+        order(&OTHER_KEY, &other[..6], "https://notes.x/"),
         order(&OTHER_KEY, "bbbbbb", "https://notes.x/"),
         order(&OTHER_KEY, "aaaaaa", "https://notes.x/"),
     ]);

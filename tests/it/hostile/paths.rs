@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nightporter::domain::app::{Access, PathRule};
 use nightporter::domain::client::{Client, Known};
-use nightporter::domain::policy::{PathMatching, govern};
+use nightporter::domain::policy::{PathMatching, Rules, govern};
 use nightporter::domain::request::Readings;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
@@ -119,7 +119,8 @@ fn admits(reading: &str, client: &Client, matching: PathMatching) -> bool {
 
 fn is_granted(path: &str, client: &Client, matching: PathMatching) -> bool {
     let Ok(readings) = Readings::of(path) else { return false };
-    govern(&rules(), &readings, matching).is_ok_and(|governed| governed.admit(client).is_ok())
+    govern(&Rules::new(&rules(), matching), &readings)
+        .is_ok_and(|governed| governed.admit(client).is_ok())
 }
 
 fn path() -> impl Strategy<Value = String> {

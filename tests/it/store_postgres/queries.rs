@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use nightporter::store::{Terminal, Touched};
 
 use super::{Store, settings};
+use crate::support::boxes::id_of;
 use crate::support::postgres::{Cluster, Database};
 use crate::support::sign::{BOX_KEY, PEER_KEY};
 
@@ -87,20 +88,26 @@ fn openssl_public_key(private_pem: &str) -> String {
 #[tokio::test]
 async fn a_bad_peer_is_skipped_and_told() {
     let (database, store) = opened().await;
-    let long_id = "abcdef".repeat(17);
+    let long_id = id_of(&PEER_KEY);
     database.insert_peer(&long_id, "Friend", Some(&PEER_KEY.public_pem)).await;
     database.insert_peer("keyless", "New", None).await;
-    assert_eq!(store.postgres.peers().await.expect("answers").len(), 1);
+    let peers = async || store.postgres.peers().await.expect("answers");
+    assert_eq!(peers().await.len(), 1);
     assert_eq!(store.postgres.health().problems, Vec::<String>::new());
     database.insert_peer("badrow-whole-id", "Odd", Some("-----BEGIN PUBLIC KEY-----")).await;
     database.insert_peer("empty", "Odd", Some("")).await;
     database.insert_peer("private", "Odd", Some(&PEER_KEY.private_pem)).await;
-    let peers = store.postgres.peers().await.expect("answers");
+    database.insert_peer("strang", "Odd", Some(&PEER_KEY.public_pem)).await;
+    let peers = peers().await;
     assert_eq!(peers.iter().map(|peer| &*peer.id).collect::<Vec<_>>(), [&*long_id]);
     assert_eq!(peers[0].public_key_pem, PEER_KEY.public_pem);
     let problems = store.postgres.health().problems;
     assert!(problems.len() == 1 && problems[0].contains("badrow"), "{problems:?}");
     assert!(!problems[0].contains("badrow-whole-id"), "{problems:?}");
+    assert!(
+        problems[0].contains("strang` is skipped: its public key does not hash"),
+        "{problems:?}"
+    );
     database.batch("DELETE FROM peers WHERE name = 'Odd'").await;
     store.postgres.peers().await.expect("answers");
     assert_eq!(store.postgres.health().problems, Vec::<String>::new());

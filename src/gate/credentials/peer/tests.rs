@@ -311,7 +311,7 @@ fn every_rule_of_the_parameters_has_its_error() {
 
 #[test]
 fn every_rule_of_the_components_has_its_error() {
-    use SignatureError::{Component, Coverage, MissingHeader};
+    use SignatureError::{Component, Coverage, Mismatch, MissingHeader};
     let with = |extra: (&'static str, &'static str)| [&ALL[..], &[extra]].concat();
     for (components, error) in [
         (vec![], Coverage),
@@ -319,10 +319,11 @@ fn every_rule_of_the_components_has_its_error() {
         (vec![METHOD, TARGET_URI], Coverage),
         (vec![AUTHORITY, TARGET_URI], Coverage),
         (with(METHOD), Component),
-        (with((r#""@path""#, "/peer/foo")), Component),
-        (with((r#""@query""#, "?a=1")), Component),
-        (with((r#""@scheme""#, "https")), Component),
-        (with((r#""@request-target""#, "/peer/foo?a=1")), Component),
+        (with((r#""@path""#, "/peer/fo")), Mismatch),
+        (with((r#""@query""#, "a=1")), Mismatch),
+        (with((r#""@scheme""#, "http")), Mismatch),
+        (with((r#""@request-target""#, "/peer/foo?a=2")), Mismatch),
+        (with((r#""@path";req"#, "/peer/foo")), Component),
         (with((r#""@query-param";name="a""#, "1")), Component),
         (with((r#""@status""#, "200")), Component),
         (with((r#""@signature-params""#, "x")), Component),
@@ -341,6 +342,16 @@ fn every_rule_of_the_components_has_its_error() {
     ] {
         let request = Request::plain().signed(&components, PARAMETERS);
         assert_eq!(request.error(), error, "{}", request.input());
+    }
+    for further in [
+        (r#""@path""#, "/peer/foo"),
+        (r#""@query""#, "?a=1"),
+        (r#""@scheme""#, "https"),
+        (r#""@request-target""#, "/peer/foo?a=1"),
+        (r#""@request-target""#, "/peer/foo??a=1"),
+    ] {
+        let request = Request::plain().signed(&with(further), PARAMETERS);
+        assert!(request.verify_at(now()).is_ok(), "{further:?}");
     }
     let date = (r#""date""#, "Sat, 21 Nov 2026 09:04:27 GMT");
     assert!(Request::plain().signed(&with(date), PARAMETERS).verify_at(now()).is_ok());

@@ -158,6 +158,9 @@ fn claims_of_another_shape_are_refused() {
         (r#"{"sub":1}"#, TokenError::Subject),
         (r#"{"sub":["a"]}"#, TokenError::Subject),
         (r#"{"Sub":"a"}"#, TokenError::Subject),
+        (r#"{"sub":"a","jti":7}"#, TokenError::Claims),
+        (r#"{"sub":"a","jti":null}"#, TokenError::Claims),
+        (r#"{"sub":"a","jti":["x"]}"#, TokenError::Claims),
         (r#"{"sub":"a","aud":"b"}"#, TokenError::Audience),
         (r#"{"sub":"a","aud":""}"#, TokenError::Audience),
         (r#"{"sub":"a","aud":null}"#, TokenError::Audience),
@@ -188,6 +191,9 @@ fn headers_of_another_kind_are_refused() {
         (r#"{"alg":"RS256"}"#, TokenError::Algorithm),
         (r#"{"alg":["HS256"]}"#, TokenError::Algorithm),
         (r#"{"alg":null}"#, TokenError::Algorithm),
+        (r#"{"alg":"HS256","kid":7}"#, TokenError::KeyId),
+        (r#"{"alg":"HS256","kid":null}"#, TokenError::KeyId),
+        (r#"{"alg":"HS256","kid":["x"]}"#, TokenError::KeyId),
         (r#"{"alg":"HS256","crit":["exp"]}"#, TokenError::Critical),
         (r#"{"alg":"HS256","crit":null}"#, TokenError::Critical),
         (r#"{"alg":"HS256","b64":false}"#, TokenError::Critical),
@@ -201,6 +207,19 @@ fn headers_of_another_kind_are_refused() {
     assert!(
         verify(&signed(r#"{"alg":"HS256","kid":"x"}"#, r#"{"sub":"a"}"#), &key(), now()).is_ok()
     );
+}
+
+#[test]
+fn claims_that_are_no_utf_8_are_refused_even_where_nobody_reads_them() {
+    for part in [&b"{\"sub\":\"a\",\"x\":\"\xff\"}"[..], b"{\"sub\":\"a\",\"\xff\":1}"] {
+        let encoded = URL_SAFE_NO_PAD.encode(part);
+        let header = URL_SAFE_NO_PAD.encode(HEADER);
+        let key = EncodingKey::from_secret(secret().expose().as_bytes());
+        let message = format!("{header}.{encoded}");
+        let signature = crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("signs");
+        let token = format!("{message}.{signature}");
+        assert_eq!(verify(&token, &self::key(), now()), Err(TokenError::Malformed));
+    }
 }
 
 #[test]

@@ -1,0 +1,118 @@
+//! What a stranger's worst requests cost, beside a plain one.
+//!
+//! All go over kept connections to the same process, a slice of the one after a slice of
+//! the other, so the ratio of their processor time is the request's alone.
+
+use crate::footprint::float;
+use crate::load::{Headers, Load, Orders, Requests, Slice, Wire};
+use crate::process::Process;
+use crate::sample::{self, SampleBox};
+use crate::{Length, ask, first_answer, median, start_load};
+
+/// Requests under way at a time: what one stranger may do, not what saturates a box.
+const CONCURRENCY: usize = 8;
+
+/// Most that the worst request may cost, as a multiple of a plain one.
+const TARGET: f64 = 20.0;
+
+/// Longest path that the front proxies pass on unasked, in bytes.
+const LONG: usize = 7_900;
+
+/// Longest value that fits into a head together with the others, in bytes.
+const LONGEST: usize = 60_000;
+
+fn worst(sample: &SampleBox) -> Vec<(&'static str, Headers)> {
+    let known = sample::host(0);
+    let fill = |start: &str, unit: &str, length: usize| {
+        format!("{start}{}", unit.repeat((length - start.len()) / unit.len()))
+    };
+    let of = |host: &str, uri: &str, further: Vec<(&str, String)>| {
+        let mut headers = sample::forwarded(host, uri);
+        headers.extend(further.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        headers
+    };
+    let mixed = fill("/public/", "//\\;/./%2541", LONG);
+    let public = |unit: &str, length: usize| of(&known, &fill("/public/", unit, length), vec![]);
+    let [input, _] = sample.signature(&known, "/peer/item");
+    // The form that is tried in most ways: a port, and the request target covered.
+    let input = input.replace("\"@target-uri\")", "\"@target-uri\" \"@request-target\")");
+    let forged = format!("sig=:{}:", "A".repeat(341) + "AAA=");
+    let signed = |uri: &str| {
+        let signature = vec![("signature-input", input.clone()), ("signature", forged.clone())];
+        of(&format!("{known}:443"), uri, signature)
+    };
+    vec![
+        ("slashes, parameters and escapes", of(&known, &mixed, vec![])),
+        ("the same for an unknown host", of("nobody.box.example", &mixed, vec![])),
+        (
+            "the same for a private path",
+            of(&known, &mixed.replacen("public", "xpublic", 1), vec![]),
+        ),
+        ("escapes", public("%20", LONG)),
+        ("escapes of escapes", public("%252e%252e%252f", LONG)),
+        ("dot segments", public("a/../", LONG)),
+        ("parameters", public("a;b/", LONG)),
+        ("backslashes", public("..\\", LONG)),
+        ("overlong UTF-8", public("%c0%ae", LONG)),
+        ("escapes of IIS", public("%u002e", LONG)),
+        ("short, and read in many ways", public("%252f%5c;%3b%2e/..//x", 200)),
+        ("60 KB, plain", public("abc/", LONGEST)),
+        ("60 KB, escaped", public("%41", LONGEST)),
+        ("60 KB, mixed", of(&known, &fill("/public/", "//\\;/./%2541", LONGEST), vec![])),
+        (
+            "a token of 8 KB",
+            of(&known, "/page", vec![("cookie", fill("authorization=e30.", "e30", 8_000) + ".x")]),
+        ),
+        ("cookies of 60 KB", of(&known, "/page", vec![("cookie", fill("", "a=b; ", LONGEST))])),
+        ("a forged signature", signed("/peer/item")),
+        ("a forged signature of a long path", signed(&fill("/peer/", "|", LONG))),
+    ]
+}
+
+pub fn print(length: &Length) {
+    let sample = SampleBox::new(10, 10);
+    let mut server = Process::nightporter(&sample.config(""));
+    let gate = server.address();
+    let loader = |name: usize, headers: &Headers| {
+        let answer = first_answer(gate, headers);
+        let orders = Orders {
+            wire: Wire::KeepAlive,
+            concurrency: CONCURRENCY,
+            requests: Requests::Listed(vec![headers.clone()]),
+            status: answer.status,
+            body: answer.body.clone(),
+            certificate: None,
+        };
+        (answer.status, start_load(&sample, &format!("load-{name}.json"), &orders))
+    };
+    let plain = sample::forwarded(&sample::host(0), "/public/page");
+    let (_, mut plain) = loader(0, &plain);
+    // Processor time of the server for each request, and the median of what one took.
+    let slice = |load: &mut Process| {
+        let before = server.cpu();
+        let Load { requests, seconds: _, p50, p99: _ } =
+            ask(load, Slice { target: gate, longest: length.slice, most: usize::MAX });
+        [float(server.cpu() - before) / float(requests as u64), float(p50) / 1e3]
+    };
+    println!(
+        "\nstrangers' requests beside a plain one (target: ≤ {TARGET} times its processor time)"
+    );
+    slice(&mut plain);
+    let mut most: f64 = 0.0;
+    for (number, (name, headers)) in worst(&sample).iter().enumerate() {
+        let (status, mut load) = loader(number + 1, headers);
+        slice(&mut load);
+        let pairs: Vec<_> =
+            (0..length.pairs).map(|_| [slice(&mut plain), slice(&mut load)]).collect();
+        let ratio = |at: usize| median(pairs.iter().map(|[plain, worst]| worst[at] / plain[at])).0;
+        let [cpu, p50] = [0, 1].map(|at| median(pairs.iter().map(|[_, worst]| worst[at])).0);
+        println!(
+            "  {name:<34} {status}  processor {cpu:>7.1} µs, {:>5.1} times  p50 {p50:>7.1} µs, \
+             {:>5.1} times",
+            ratio(0),
+            ratio(1)
+        );
+        most = most.max(ratio(0));
+    }
+    println!("  the worst costs {most:.1} times a plain one");
+}

@@ -1,0 +1,17 @@
+#![no_main]
+
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use nightporter::config::{self, Environment};
+
+/// One file for all that is tried.
+static FILE: LazyLock<tempfile::NamedTempFile> =
+    LazyLock::new(|| tempfile::NamedTempFile::new().expect("a temporary file"));
+
+fuzz_target!(|text: &[u8]| {
+    std::fs::write(FILE.path(), text).expect("writable");
+    if let Err(findings) = config::load(Some(FILE.path()), &Environment::new()) {
+        assert!(findings.iter().all(|finding| !finding.to_string().is_empty()));
+    }
+});

@@ -1,0 +1,304 @@
+//! A path in every way a backend might read it.
+//!
+//! Backends differ in what they do to a path before they act on it: decode it,
+//! once or (behind a proxy that decodes too) twice, IIS's `%u002e` included;
+//! fold `.` and `..`; fold repeated slashes; take `\` for `/`; take overlong
+//! UTF-8 for what it spells; cut matrix parameters; cut again at a `?`, `#` or
+//! NUL that decoding revealed, or not cut at a `#`; take `//x` for the name of a
+//! host. The readings are all results of any sequence of these steps, so that a
+//! rule can be asked of each of them. Letter case is the policy's matter.
+//!
+//! Anyone may send any path, so what is done for one is bounded: in readings, and
+//! in bytes that are looked at or copied. A path that needs more is refused.
+
+mod steps;
+
+use std::collections::HashSet;
+use std::hash::BuildHasher;
+use std::ops::ControlFlow;
+
+use self::steps::{Signs, Step};
+use crate::domain::reason::Reason;
+
+/// Readings one path may have before it counts as ambiguous. Paths in honest
+/// use have fewer than ten.
+const MAX_READINGS: usize = 128;
+
+/// Bytes that may be looked at or copied for the readings of one path. At about
+/// two nanoseconds each this costs ten times what a plain request does.
+const MAX_WORK: usize = 96 * 1024;
+
+/// What a step costs however short the path is, in bytes.
+const STEP: usize = 32;
+
+/// How often a path may be percent-decoded on its way to the code that acts on it.
+const MAX_DECODES: u8 = 2;
+
+/// The path of a request target, to be read in every way.
+#[derive(Debug, Clone, Copy)]
+pub struct Readings<'a> {
+    raw: &'a [u8],
+    /// With what follows a `#`.
+    whole: &'a [u8],
+}
+
+impl<'a> Readings<'a> {
+    /// Takes the path of a request target; query and fragment are not part of it.
+    ///
+    /// # Errors
+    /// [`Reason::MalformedRequest`] where the target is not a path (RFC 9112
+    /// section 3.2.1).
+    pub fn of(target: &'a str) -> Result<Self, Reason> {
+        // No request target has them; two values that a proxy joined would. Without an
+        // early end the loop is one that the compiler vectorizes.
+        let is_out_of_place = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
+        if target.as_bytes().iter().fold(false, |found, byte| found | is_out_of_place(byte)) {
+            return Err(Reason::MalformedRequest);
+        }
+        let whole = target.split('?').next().unwrap_or_default().as_bytes();
+        let raw = whole.split(|byte| *byte == b'#').next().unwrap_or_default();
+        if raw.first() != Some(&b'/') {
+            return Err(Reason::MalformedRequest);
+        }
+        Ok(Self { raw, whole })
+    }
+
+    /// The path as it came.
+    #[must_use]
+    pub fn raw(&self) -> &'a [u8] {
+        self.raw
+    }
+
+    /// The readings that differ from the raw one, each once.
+    ///
+    /// # Errors
+    /// [`Reason::AmbiguousPath`] where there are too many.
+    pub fn others(&self) -> Result<Vec<Vec<u8>>, Reason> {
+        let mut others = HashSet::new();
+        self.each_other(|reading| {
+            others.insert(reading.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        Ok(others.into_iter().collect())
+    }
+
+    /// Hands over the readings that differ from the raw one, some of them twice, until
+    /// there are no more or no more are asked for.
+    ///
+    /// # Errors
+    /// [`Reason::AmbiguousPath`] where there are too many.
+    pub fn each_other(&self, mut each: impl FnMut(&[u8]) -> ControlFlow<()>) -> Result<(), Reason> {
+        if is_plain(self.whole) {
+            return Ok(());
+        }
+        let mut states = States::default();
+        let first = (Spent::default(), self.whole.to_vec());
+        let mut ended = self.enter(&mut states, first, &mut each)?;
+        let (mut at, mut work) = (0, 0);
+        while let (ControlFlow::Continue(()), Some((spent, path))) =
+            (ended, states.all.get(at).cloned())
+        {
+            work += path.len() + STEP;
+            let signs = Signs::of(&path);
+            for step in Step::ALL {
+                if !signs.call_for(step) || !spent.leaves(step) {
+                    continue;
+                }
+                work += path.len() + STEP;
+                if work > MAX_WORK {
+                    return Err(Reason::AmbiguousPath);
+                }
+                let next = step.of(&path);
+                if next != path {
+                    ended = self.enter(&mut states, (spent.and(step), next), &mut each)?;
+                }
+                if ended.is_break() {
+                    break;
+                }
+            }
+            at += 1;
+        }
+        Ok(())
+    }
+
+    /// Hands over a reading that was not seen before.
+    fn enter(
+        &self,
+        states: &mut States,
+        state: (Spent, Vec<u8>),
+        each: &mut impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Reason> {
+        let Some(path) = states.insert(state)? else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        Ok(if path == self.raw { ControlFlow::Continue(()) } else { each(path) })
+    }
+}
+
+/// Whether no step changes the path, so that it has one reading.
+fn is_plain(path: &[u8]) -> bool {
+    let is_special = |byte: &u8| matches!(byte, b'%' | b'\\' | b';' | b'#');
+    let may_fold = |pair: &[u8]| pair[0] == b'/' && matches!(pair[1], b'/' | b'.');
+    !path.iter().fold(false, |found, byte| found | is_special(byte))
+        && !path.windows(2).fold(false, |found, pair| found | may_fold(pair))
+        || !Signs::of(path).any()
+}
+
+/// The steps of a reading that a backend takes so often and no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+struct Spent {
+    decodes: u8,
+    /// Whether a URL was made of the path.
+    is_cut: bool,
+}
+
+impl Spent {
+    fn leaves(self, step: Step) -> bool {
+        match step {
+            Step::Decode => self.decodes < MAX_DECODES,
+            Step::CutAuthority => !self.is_cut,
+            _ => true,
+        }
+    }
+
+    fn and(self, step: Step) -> Self {
+        match step {
+            Step::Decode => Self { decodes: self.decodes + 1, ..self },
+            Step::CutAuthority => Self { is_cut: true, ..self },
+            _ => self,
+        }
+    }
+}
+
+/// What was read so far. A path counts once for each way to have spent the steps
+/// that are bounded: fewer leave more to come.
+#[derive(Default)]
+struct States {
+    hasher: foldhash::fast::RandomState,
+    hashes: Vec<u64>,
+    all: Vec<(Spent, Vec<u8>)>,
+}
+
+impl States {
+    /// The path, where it is new.
+    fn insert(&mut self, state: (Spent, Vec<u8>)) -> Result<Option<&[u8]>, Reason> {
+        let hash = self.hasher.hash_one(&state);
+        let mut seen = self.hashes.iter().enumerate().filter(|(_, other)| **other == hash);
+        if seen.any(|(at, _)| self.all[at] == state) {
+            return Ok(None);
+        }
+        if self.all.len() >= MAX_READINGS {
+            return Err(Reason::AmbiguousPath);
+        }
+        self.hashes.push(hash);
+        self.all.push(state);
+        Ok(self.all.last().map(|(_, path)| path.as_slice()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn readings(target: &str) -> Vec<String> {
+        let readings = Readings::of(target).and_then(|readings| readings.others());
+        let others = readings.expect("readable").into_iter();
+        let mut all: Vec<_> =
+            others.map(|path| String::from_utf8_lossy(&path).into_owned()).collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn a_plain_path_has_one_reading() {
+        for target in ["/", "/a/b.c", "/.well-known/x", "/a..b/...", "/a?x=/../%2f", "/a?x#/.."] {
+            assert_eq!(readings(target), Vec::<String>::new(), "{target}");
+        }
+        assert_eq!(Readings::of("/a?b").expect("readable").raw(), b"/a");
+    }
+
+    #[test]
+    fn every_way_of_reading_is_found() {
+        for (target, reading) in [
+            ("/pub/../private", "/private"),
+            ("/pub/%2e%2e/private", "/private"),
+            ("/pub/..%2fprivate", "/private"),
+            ("/pub/%252e%252e%252fprivate", "/private"),
+            ("/pub//../private", "/private"),
+            ("/pub/..;x=1/private", "/private"),
+            ("/pub/..%3bx/private", "/private"),
+            ("/pub\\..\\private", "/private"),
+            ("/pub/..%5cprivate", "/private"),
+            ("//private", "/private"),
+            ("/%70rivate", "/private"),
+            ("/%2570rivate", "/private"),
+            ("/x%2fy/../%70rivate", "/private"),
+            ("/pub/..%2fprivate%3f/../../pub/x", "/private"),
+            ("/pub/..%2fprivate%00/../../pub/x", "/private"),
+            ("/pub/%c0%ae%c0%ae%c0%afprivate", "/private"),
+            ("/pub/%e0%80%ae%f0%80%80%ae%e0%80%afprivate", "/private"),
+            ("/pub/%u002e%U002E/private", "/private"),
+            ("//host/private", "/private"),
+            ("///user@host:1/private", "/private"),
+            ("/\\host/private", "/private"),
+            ("/%2fhost/private", "/private"),
+            ("//host", "/"),
+            ("/pub#/../private", "/private"),
+            ("/a/./b", "/a/b"),
+            ("/a/..", "/"),
+            ("/../..", "/"),
+        ] {
+            assert!(
+                readings(target).iter().any(|r| r == reading),
+                "{target}: {:?}",
+                readings(target)
+            );
+        }
+    }
+
+    #[test]
+    fn targets_that_are_no_path_are_refused() {
+        for target in ["", "?", "*", "http://x/", "a/b", "\\a", "/a, /b", "/a\tb", "/a?b c"] {
+            assert_eq!(Readings::of(target).expect_err(target), Reason::MalformedRequest);
+        }
+    }
+
+    #[test]
+    fn a_path_with_endless_readings_is_refused() {
+        let many = "/a%252f..%2f\\..%5c;x%3by/%252e%252e;%253b//".repeat(40);
+        let readings = Readings::of(&many).expect("a path");
+        assert_eq!(readings.others(), Err(Reason::AmbiguousPath));
+        let mut given = 0;
+        let ended = readings.each_other(|_| {
+            given += 1;
+            if given == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert_eq!((ended, given), (Ok(()), 3), "whoever has heard enough hears no more");
+    }
+
+    #[test]
+    fn a_long_path_with_few_readings_is_read() {
+        for (unit, read) in [("%20", " "), ("%2520", " "), ("/.", ""), ("%C3%A9", "é")] {
+            let long = format!("/{}", unit.repeat(10 * 1024 / unit.len()));
+            let shortest = readings(&long).into_iter().min_by_key(String::len);
+            let count = if read.is_empty() { 0 } else { 10 * 1024 / unit.len() };
+            assert_eq!(shortest, Some(format!("/{}", read.repeat(count))), "{unit}");
+        }
+    }
+
+    #[test]
+    fn what_a_path_may_cost_is_bounded() {
+        for unit in ["//\\;/./%2541", "%", "%25", "/..", "\u{e9}", "%c0%ae", "%u002e", "//", ";a/"]
+        {
+            let long = format!("/{}", unit.repeat(79 * 1024 / unit.len()));
+            let readings = Readings::of(&long).expect("a path");
+            let mut bytes = 0;
+            let outcome = readings.each_other(|reading| {
+                bytes += reading.len();
+                ControlFlow::Continue(())
+            });
+            assert!(bytes <= MAX_WORK, "{unit}: {bytes}");
+            assert!(matches!(outcome, Ok(()) | Err(Reason::AmbiguousPath)));
+        }
+    }
+}

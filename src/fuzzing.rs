@@ -1,0 +1,143 @@
+//! Ways in for the fuzz targets, to what is not public otherwise.
+//!
+//! Each takes whatever a stranger could send and checks what must hold of it.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::domain::app::{Access, AppMeta, PathRule};
+use crate::domain::client::{Client, Known};
+use crate::domain::policy::{PathMatching, Rules, govern, governing_rule};
+use crate::domain::request::{Readings, app_label};
+use crate::gate::credentials::{peer, terminal};
+use crate::gate::headers::HeaderTemplates;
+use crate::gate::{asker, fuzz_forwarded};
+
+/// The headers of lines `name: value`, as a server would hand them over.
+#[must_use]
+pub fn headers(bytes: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in bytes.split(|byte| *byte == b'\n').take(64) {
+        let mut parts = line.splitn(2, |byte| *byte == b':');
+        let (Some(name), Some(value)) = (parts.next(), parts.next()) else { continue };
+        let value = HeaderValue::from_bytes(value.trim_ascii());
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), value) {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+/// Everything that is read of a subrequest's head before anything is known of it.
+pub fn request_head(bytes: &[u8]) {
+    let headers = headers(bytes);
+    let _ = (terminal::token(&headers), asker::poll_version(&headers));
+    let _ = asker::accepts_html(&headers);
+    if let Some((host, uri)) = fuzz_forwarded(&headers) {
+        if let Ok(label) = app_label(host, Some("box.example")) {
+            assert!(!label.is_empty() && !label.bytes().any(|byte| byte.is_ascii_uppercase()));
+        }
+        let _ = Readings::of(uri);
+    }
+}
+
+/// A path is granted to nobody whom the rule of its raw reading, or of any other, keeps out.
+pub fn path(target: &str) {
+    let rules = [
+        ("/pub/closed", Access::Private),
+        ("/caf%C3%A9", Access::Public),
+        ("/private", Access::Private),
+        ("/peer", Access::Peer),
+        ("/pub", Access::Public),
+    ]
+    .map(|(prefix, access)| PathRule { prefix: prefix.into(), access, headers: [].into() });
+    let Ok(readings) = Readings::of(target) else { return };
+    for matching in [PathMatching::Prefix, PathMatching::Segment] {
+        let governed = govern(&Rules::new(&rules, matching), &readings);
+        let Ok(governed) = governed else { continue };
+        let is_granted = governed.admit(&Client::Anonymous).is_ok();
+        let raw = governing_rule(&rules, readings.raw(), matching);
+        assert_eq!(raw, Some(governed.rule));
+        assert!(!is_granted || rules[governed.rule].access == Access::Public);
+        for reading in readings.others().into_iter().flatten() {
+            assert!(reading.starts_with(b"/"));
+            let is_closed = governing_rule(&rules, &reading, matching)
+                .is_some_and(|rule| rules[rule].access != Access::Public);
+            assert!(!(is_granted && is_closed), "{target}");
+        }
+    }
+}
+
+/// A token that was not made here proves nothing.
+pub fn token(token: &str, now: std::time::SystemTime) {
+    let key = terminal::TokenKey::new(&crate::config::Secret::new("a secret nobody signs with"));
+    assert!(terminal::verify(token, &key, now).is_err());
+}
+
+/// Nor does a signature.
+pub fn signature(bytes: &[u8], keys: &peer::PeerKeys, now: std::time::SystemTime) {
+    let headers = headers(bytes);
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let signed = peer::Signed {
+        method: text("x-forwarded-method").unwrap_or("GET"),
+        proto: text("x-forwarded-proto").unwrap_or("https"),
+        host: text("x-forwarded-host").unwrap_or("notes.box.example"),
+        uri: text("x-forwarded-uri").unwrap_or("/"),
+        headers: &headers,
+    };
+    assert!(peer::verify(&signed, keys, now).is_err());
+}
+
+/// A description that can be used can be used again as it was read.
+pub fn app_meta(json: &[u8]) {
+    let Ok(meta) = AppMeta::parse(json) else { return };
+    let lengths: Vec<_> = meta.paths.iter().map(|rule| rule.prefix.len()).collect();
+    assert!(lengths.is_sorted_by(|longer, shorter| longer >= shorter));
+    let _ = Rules::new(&meta.paths, PathMatching::Prefix);
+    for rule in &meta.paths {
+        let _ = HeaderTemplates::compile(&rule.headers);
+    }
+}
+
+/// A template that was taken renders, for the samples at least, to one line of a header.
+pub fn template(source: &str, name: &str) {
+    use crate::config::HeaderEncoding;
+
+    let headers = [("X-Ptl-Fuzz".to_owned(), source.to_owned())].into();
+    let Ok(templates) = HeaderTemplates::compile(&headers) else { return };
+    let known = Known { id: "id".into(), name: name.into() };
+    for client in [Client::Terminal(known), Client::Anonymous] {
+        for encoding in [HeaderEncoding::Latin1, HeaderEncoding::Utf8] {
+            let rendered = templates.render(&client, None, encoding);
+            for (_, value) in rendered.into_iter().flat_map(|headers| headers.to_vec()) {
+                assert!(value.as_bytes().iter().all(|byte| *byte >= b' ' && *byte != 0x7f));
+            }
+        }
+    }
+}
+
+/// What comes over the channel of notifications.
+pub fn payload(text: &str) {
+    crate::store::postgres::fuzz_payload(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_is_put_in_is_survived(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "\\PC{0,80}") {
+            let now = std::time::UNIX_EPOCH;
+            request_head(&bytes);
+            path(&text);
+            path(&format!("/pub/{text}"));
+            token(&text, now);
+            signature(&bytes, &peer::PeerKeys::default(), now);
+            app_meta(&bytes);
+            template(&text, &text);
+            payload(&text);
+        }
+    }
+}

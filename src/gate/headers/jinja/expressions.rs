@@ -1,0 +1,422 @@
+//! A template's expressions, with the precedences of Jinja2's own parser.
+
+use super::filters::FILTERS;
+use super::lexer::Token;
+use super::tests_of::TESTS;
+use super::value::Value;
+use super::{Checked, MAX_DEPTH, Problem, unsupported};
+
+#[derive(Debug, Clone)]
+pub(super) enum Expr {
+    Value(Value),
+    Variable(String),
+    List(Vec<Expr>),
+    Tuple(Vec<Expr>),
+    Attribute(Box<Expr>, String),
+    Item(Box<Expr>, Box<Expr>),
+    Slice(Box<Expr>, [Option<Box<Expr>>; 3]),
+    Method(Box<Expr>, String, Vec<Expr>),
+    Filter(Box<Expr>, String, Arguments),
+    Test(Box<Expr>, String, Vec<Expr>),
+    Not(Box<Expr>),
+    Negate(Box<Expr>),
+    Plus(Box<Expr>),
+    Binary(Box<Expr>, &'static str, Box<Expr>),
+    Concat(Vec<Expr>),
+    Compare(Box<Expr>, Vec<(&'static str, Expr)>),
+    And(Box<Expr>, Box<Expr>),
+    Or(Box<Expr>, Box<Expr>),
+    If { test: Box<Expr>, then: Box<Expr>, otherwise: Option<Box<Expr>> },
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Arguments {
+    pub(super) plain: Vec<Expr>,
+    pub(super) named: Vec<(String, Expr)>,
+}
+
+/// Names that are something in Jinja2 without being a variable, or that nobody may set.
+const RESERVED: [&str; 25] = [
+    "and",
+    "or",
+    "not",
+    "in",
+    "is",
+    "if",
+    "elif",
+    "else",
+    "for",
+    "self",
+    "super",
+    "caller",
+    "varargs",
+    "kwargs",
+    "range",
+    "dict",
+    "lipsum",
+    "cycler",
+    "joiner",
+    "namespace",
+    "context",
+    "environment",
+    "true",
+    "false",
+    "none",
+];
+
+/// The tokens of one tag.
+pub(super) struct Tokens {
+    rest: std::iter::Peekable<std::vec::IntoIter<Token>>,
+    depth: u8,
+    /// Whether `loop` means something.
+    in_loop: bool,
+}
+
+impl Tokens {
+    pub(super) fn new(tokens: Vec<Token>, loops: u8) -> Self {
+        Self { rest: tokens.into_iter().peekable(), depth: 0, in_loop: loops > 0 }
+    }
+
+    /// One expression and nothing behind it.
+    pub(super) fn whole(mut self) -> Checked<Expr> {
+        let expr = self.expression()?;
+        self.nothing()?;
+        Ok(expr)
+    }
+
+    /// The same, for a statement that has an `if` already.
+    pub(super) fn condition(mut self) -> Checked<Expr> {
+        let expr = self.disjunction()?;
+        self.nothing()?;
+        Ok(expr)
+    }
+
+    pub(super) fn nothing(mut self) -> Checked<()> {
+        match self.rest.next() {
+            None => Ok(()),
+            Some(_) => Err(unsupported("a tag goes on where it should end")),
+        }
+    }
+
+    pub(super) fn takes(&mut self, symbol: &str) -> bool {
+        let is_it = |token: &Token| matches!(token, Token::Symbol(found) if *found == symbol);
+        self.rest.next_if(is_it).is_some()
+    }
+
+    fn takes_any(&mut self, symbols: &[&'static str]) -> Option<&'static str> {
+        symbols.iter().copied().find(|symbol| self.takes(symbol))
+    }
+
+    fn peeks_name(&mut self, name: &str) -> bool {
+        matches!(self.rest.peek(), Some(Token::Name(found)) if found == name)
+    }
+
+    pub(super) fn takes_name(&mut self, name: &str) -> bool {
+        self.rest.next_if(|token| matches!(token, Token::Name(found) if found == name)).is_some()
+    }
+
+    pub(super) fn name(&mut self) -> Checked<String> {
+        match self.rest.next() {
+            Some(Token::Name(name)) => Ok(name),
+            _ => Err(unsupported("a name is expected")),
+        }
+    }
+
+    fn expect(&mut self, symbol: &str, problem: Problem) -> Checked<()> {
+        if self.takes(symbol) { Ok(()) } else { Err(problem) }
+    }
+
+    /// A variable that a template may set.
+    pub(super) fn target(&mut self) -> Checked<String> {
+        let name = self.name()?;
+        let is_taken = ["auth", "portal", "loop", "True", "False", "None"].contains(&name.as_str());
+        if is_taken || RESERVED.contains(&name.as_str()) || name.starts_with('_') {
+            return Err(unsupported("this name cannot be set"));
+        }
+        Ok(name)
+    }
+
+    fn expression(&mut self) -> Checked<Expr> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(unsupported("the expression is nested too deeply"));
+        }
+        let mut expr = self.disjunction()?;
+        while self.takes_name("if") {
+            let test = Box::new(self.disjunction()?);
+            let otherwise =
+                if self.takes_name("else") { Some(Box::new(self.expression()?)) } else { None };
+            expr = Expr::If { test, then: Box::new(expr), otherwise };
+        }
+        self.depth -= 1;
+        Ok(expr)
+    }
+
+    pub(super) fn disjunction(&mut self) -> Checked<Expr> {
+        let mut left = self.conjunction()?;
+        while self.takes_name("or") {
+            left = Expr::Or(Box::new(left), Box::new(self.conjunction()?));
+        }
+        Ok(left)
+    }
+
+    fn conjunction(&mut self) -> Checked<Expr> {
+        let mut left = self.negation()?;
+        while self.takes_name("and") {
+            left = Expr::And(Box::new(left), Box::new(self.negation()?));
+        }
+        Ok(left)
+    }
+
+    fn negation(&mut self) -> Checked<Expr> {
+        if !self.takes_name("not") {
+            return self.comparison();
+        }
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(unsupported("the expression is nested too deeply"));
+        }
+        let negated = self.negation()?;
+        self.depth -= 1;
+        Ok(Expr::Not(Box::new(negated)))
+    }
+
+    fn comparison(&mut self) -> Checked<Expr> {
+        let left = self.sum()?;
+        let mut further = Vec::new();
+        loop {
+            let operator = if let Some(symbol) = self.takes_any(&["==", "!=", ">=", "<=", ">", "<"])
+            {
+                symbol
+            } else if self.takes_name("in") {
+                "in"
+            } else if self.peeks_name("not") {
+                // Nothing else can follow an operand with `not`.
+                self.rest.next();
+                if !self.takes_name("in") {
+                    return Err(unsupported("`not` stands where only `not in` can"));
+                }
+                "not in"
+            } else {
+                break;
+            };
+            further.push((operator, self.sum()?));
+        }
+        Ok(if further.is_empty() { left } else { Expr::Compare(Box::new(left), further) })
+    }
+
+    fn sum(&mut self) -> Checked<Expr> {
+        let mut left = self.concatenation()?;
+        while let Some(operator) = self.takes_any(&["+", "-"]) {
+            left = Expr::Binary(Box::new(left), operator, Box::new(self.concatenation()?));
+        }
+        Ok(left)
+    }
+
+    fn concatenation(&mut self) -> Checked<Expr> {
+        let first = self.product()?;
+        let mut parts = vec![first];
+        while self.takes("~") {
+            parts.push(self.product()?);
+        }
+        Ok(if parts.len() > 1 { Expr::Concat(parts) } else { parts.remove(0) })
+    }
+
+    fn product(&mut self) -> Checked<Expr> {
+        let mut left = self.power()?;
+        while let Some(operator) = self.takes_any(&["*", "//", "/", "%"]) {
+            left = Expr::Binary(Box::new(left), operator, Box::new(self.power()?));
+        }
+        Ok(left)
+    }
+
+    fn power(&mut self) -> Checked<Expr> {
+        let mut left = self.unary(true)?;
+        while self.takes("**") {
+            left = Expr::Binary(Box::new(left), "**", Box::new(self.unary(true)?));
+        }
+        Ok(left)
+    }
+
+    fn unary(&mut self, with_filters: bool) -> Checked<Expr> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(unsupported("the expression is nested too deeply"));
+        }
+        let mut expr = match self.takes_any(&["-", "+"]) {
+            Some("-") => Expr::Negate(Box::new(self.unary(false)?)),
+            Some(_) => Expr::Plus(Box::new(self.unary(false)?)),
+            None => self.primary()?,
+        };
+        expr = self.postfix(expr)?;
+        if with_filters {
+            expr = self.filters(expr)?;
+        }
+        self.depth -= 1;
+        Ok(expr)
+    }
+
+    fn primary(&mut self) -> Checked<Expr> {
+        match self.rest.next() {
+            Some(Token::Name(name)) => match name.as_str() {
+                "true" | "True" => Ok(Expr::Value(Value::Bool(true))),
+                "false" | "False" => Ok(Expr::Value(Value::Bool(false))),
+                "none" | "None" => Ok(Expr::Value(Value::None)),
+                "loop" if !self.in_loop => Err(unsupported("there is no loop")),
+                _ if RESERVED.contains(&name.as_str()) || name.starts_with('_') => {
+                    Err(unsupported("only the variables of `auth` and `portal` are supported"))
+                }
+                _ => Ok(Expr::Variable(name)),
+            },
+            Some(Token::Text(mut text)) => {
+                let is_text = |token: &Token| matches!(token, Token::Text(_));
+                while let Some(Token::Text(more)) = self.rest.next_if(is_text) {
+                    text.push_str(&more);
+                }
+                Ok(Expr::Value(Value::Text(text)))
+            }
+            Some(Token::Integer(number)) => Ok(Expr::Value(Value::Integer(number))),
+            Some(Token::Float(number)) => {
+                let number = number.parse().map_err(|_| unsupported("this is no number"))?;
+                Ok(Expr::Value(Value::Float(number)))
+            }
+            Some(Token::Symbol("(")) => self.parenthesis(),
+            Some(Token::Symbol("[")) => Ok(Expr::List(self.members("]")?)),
+            _ => Err(unsupported("a variable or a value is expected")),
+        }
+    }
+
+    fn parenthesis(&mut self) -> Checked<Expr> {
+        if self.takes(")") {
+            return Ok(Expr::Tuple(Vec::new()));
+        }
+        let first = self.expression()?;
+        if self.takes(")") {
+            return Ok(first);
+        }
+        self.expect(",", unsupported("a `)` is missing"))?;
+        let mut members = vec![first];
+        members.extend(self.members(")")?);
+        Ok(Expr::Tuple(members))
+    }
+
+    /// Expressions with commas between them and maybe one behind.
+    fn members(&mut self, end: &str) -> Checked<Vec<Expr>> {
+        let mut members = Vec::new();
+        while !self.takes(end) {
+            members.push(self.expression()?);
+            if !self.takes(",") {
+                self.expect(end, unsupported("a list has no end"))?;
+                break;
+            }
+        }
+        Ok(members)
+    }
+
+    fn postfix(&mut self, mut expr: Expr) -> Checked<Expr> {
+        loop {
+            expr = if self.takes(".") {
+                let name = self.name()?;
+                if self.takes("(") {
+                    Expr::Method(Box::new(expr), name, self.members(")")?)
+                } else {
+                    Expr::Attribute(Box::new(expr), name)
+                }
+            } else if self.takes("[") {
+                self.subscript(expr)?
+            } else {
+                return Ok(expr);
+            };
+        }
+    }
+
+    fn subscript(&mut self, of: Expr) -> Checked<Expr> {
+        let mut bounds = [None, None, None];
+        let mut at = 0;
+        loop {
+            if self.takes("]") {
+                break;
+            }
+            if self.takes(":") {
+                at += 1;
+                if at > 2 {
+                    return Err(unsupported("a subscript has too many parts"));
+                }
+                continue;
+            }
+            if bounds[at].is_some() {
+                return Err(unsupported("a subscript is not closed"));
+            }
+            bounds[at] = Some(Box::new(self.expression()?));
+        }
+        match (at, bounds) {
+            (0, [Some(item), _, _]) => Ok(Expr::Item(Box::new(of), item)),
+            (0, _) => Err(unsupported("a subscript is empty")),
+            (_, bounds) => Ok(Expr::Slice(Box::new(of), bounds)),
+        }
+    }
+
+    fn filters(&mut self, mut expr: Expr) -> Checked<Expr> {
+        loop {
+            if self.takes("|") {
+                let name = self.name()?;
+                if !FILTERS.contains(&name.as_str()) {
+                    return Err(unsupported("this filter is not supported"));
+                }
+                let arguments =
+                    if self.takes("(") { self.arguments()? } else { Arguments::default() };
+                expr = Expr::Filter(Box::new(expr), name, arguments);
+            } else if self.takes_name("is") {
+                expr = self.test(expr)?;
+            } else {
+                return Ok(expr);
+            }
+        }
+    }
+
+    fn arguments(&mut self) -> Checked<Arguments> {
+        let mut arguments = Arguments::default();
+        while !self.takes(")") {
+            let expr = self.expression()?;
+            match expr {
+                Expr::Variable(name) if self.takes("=") => {
+                    arguments.named.push((name, self.expression()?));
+                }
+                _ if !arguments.named.is_empty() => {
+                    return Err(unsupported("a plain argument follows a named one"));
+                }
+                expr => arguments.plain.push(expr),
+            }
+            if !self.takes(",") {
+                self.expect(")", unsupported("arguments have no end"))?;
+                break;
+            }
+        }
+        Ok(arguments)
+    }
+
+    fn test(&mut self, of: Expr) -> Checked<Expr> {
+        let is_negated = self.takes_name("not");
+        let name = self.name()?;
+        if !TESTS.contains(&name.as_str()) {
+            return Err(unsupported("this test is not supported"));
+        }
+        let begins_argument = match self.rest.peek() {
+            Some(Token::Name(name)) => !["else", "or", "and"].contains(&name.as_str()),
+            Some(Token::Text(_) | Token::Integer(_) | Token::Float(_) | Token::Symbol("[")) => true,
+            _ => false,
+        };
+        let arguments = if self.takes("(") {
+            self.members(")")?
+        } else if self.peeks_name("is") {
+            return Err(unsupported("a test follows a test"));
+        } else if begins_argument {
+            let argument = self.primary()?;
+            vec![self.postfix(argument)?]
+        } else {
+            Vec::new()
+        };
+        let test = Expr::Test(Box::new(of), name, arguments);
+        Ok(if is_negated { Expr::Not(Box::new(test)) } else { test })
+    }
+}
