@@ -1,31 +1,57 @@
-//! How a request wants to be answered while its app sleeps.
+//! Who asks: what a request's own headers say of how it wants to be answered.
 
-use http::header::{ACCEPT, USER_AGENT};
+use http::header::{ACCEPT, ORIGIN, RANGE, USER_AGENT};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, UPGRADE_INSECURE_REQUESTS};
 use http::{HeaderMap, HeaderName};
 
-use super::forwarded::Forwarded;
 use crate::config::Ignore;
 
 /// Marks the request by which a waiting page asks how things stand; its value is
 /// the version of what the page shows.
 pub const POLL: HeaderName = HeaderName::from_static("x-nightporter-poll");
 
-/// Fetch Metadata, section 2.3: what browsers say of the purpose of a request.
+/// On such a request: its visitor wants another attempt made now.
+const RETRY: HeaderName = HeaderName::from_static("x-nightporter-retry");
+
+/// Fetch Metadata, sections 2.1 and 2.3: what browsers say of the purpose of a request.
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 /// RFC 6455 section 4.1. Proxies take `Upgrade` away and leave this one.
 const WEB_SOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 
-/// Whether a browser asks for this to show it to a person.
-pub(super) fn is_navigation(headers: &HeaderMap, forwarded: &Forwarded<'_>) -> bool {
-    if forwarded.method.is_some_and(|method| method != "GET")
+/// What scripts send that ask for a part of a document: it takes the place of
+/// something in a page that stays.
+const OF_SCRIPTS: [HeaderName; 7] = [
+    HeaderName::from_static("x-requested-with"),
+    HeaderName::from_static("hx-request"),
+    HeaderName::from_static("turbo-frame"),
+    HeaderName::from_static("x-turbo-request-id"),
+    HeaderName::from_static("x-pjax"),
+    HeaderName::from_static("x-up-version"),
+    HeaderName::from_static("x-alpine-request"),
+];
+
+/// Whether a browser asks for this to show it to a person, as a document of its own.
+///
+/// What is taken for one gets a page where it may have wanted a file, an image or a part
+/// of a document; what is not is held. So a request that is not plainly one is none.
+pub fn is_navigation(headers: &HeaderMap, method: Option<&str>) -> bool {
+    if method.is_some_and(|method| method != "GET")
         || headers.contains_key(WEB_SOCKET_KEY)
+        // A download that goes on, or a part of a video or of a PDF.
+        || headers.contains_key(RANGE)
+        || OF_SCRIPTS.iter().any(|name| headers.contains_key(name))
     {
         return false;
     }
-    match headers.get(SEC_FETCH_MODE) {
-        Some(mode) => mode == "navigate",
-        // Browsers before 2023, and those that ask over plain HTTP, do not say.
-        None => accepts_html(headers),
+    match (headers.get(SEC_FETCH_DEST), headers.get(SEC_FETCH_MODE)) {
+        // A link with `download` navigates, and its destination is empty.
+        (Some(dest), _) => [&b"document"[..], b"iframe", b"frame"].contains(&dest.as_bytes()),
+        (None, Some(mode)) => mode == "navigate" && accepts_html(headers),
+        // Browsers before 2023 do not say, and none does over plain HTTP. Scripts may
+        // ask for HTML too; this one browsers add to navigations alone (Upgrade Insecure
+        // Requests, section 3.2.1).
+        (None, None) => headers.contains_key(UPGRADE_INSECURE_REQUESTS) && accepts_html(headers),
     }
 }
 
@@ -37,11 +63,29 @@ pub fn accepts_html(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Whether a browser asks if another site's page may send what it is about to send
+/// (Fetch, section 3.3.2). It carries no credentials, whatever that request will.
+pub(super) fn is_preflight(headers: &HeaderMap, method: Option<&str>) -> bool {
+    method == Some("OPTIONS")
+        && headers.contains_key(ORIGIN)
+        && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// Whether this opens a WebSocket, which follows no redirect.
+pub(super) fn is_web_socket(headers: &HeaderMap) -> bool {
+    headers.contains_key(WEB_SOCKET_KEY)
+}
+
 /// The version that a page's question names, where this is one.
 pub fn poll_version(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(POLL)?;
     // Whatever it says, it is marked and never reaches the app.
     Some(value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(0))
+}
+
+/// Whether a page's question asks for another attempt.
+pub(super) fn wants_retry(headers: &HeaderMap) -> bool {
+    headers.contains_key(RETRY)
 }
 
 impl Ignore {
@@ -63,49 +107,5 @@ impl Ignore {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use http::HeaderValue;
-
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-            .collect()
-    }
-
-    fn navigates(pairs: &[(&'static str, &'static str)], method: Option<&str>) -> bool {
-        let forwarded = Forwarded { host: "a", uri: "/", method, proto: None };
-        is_navigation(&headers(pairs), &forwarded)
-    }
-
-    #[test]
-    fn a_navigation_is_told_from_all_else() {
-        let html = ("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
-        assert!(navigates(&[("sec-fetch-mode", "navigate")], Some("GET")));
-        assert!(navigates(&[html], Some("GET")));
-        assert!(navigates(&[("accept", "Text/HTML")], None));
-        assert!(!navigates(&[html], Some("POST")));
-        assert!(!navigates(&[html], Some("HEAD")));
-        assert!(!navigates(&[html, ("sec-fetch-mode", "cors")], Some("GET")));
-        assert!(!navigates(&[html, ("sec-websocket-key", "x")], Some("GET")));
-        assert!(!navigates(&[("accept", "*/*")], Some("GET")));
-        assert!(!navigates(&[], Some("GET")));
-    }
-
-    #[test]
-    fn health_checkers_are_ignored_by_name_and_path() {
-        let ignore =
-            Ignore { user_agents: vec!["uptime-kuma".into()], paths: vec!["/health".into()] };
-        assert!(ignore.covers(&headers(&[("user-agent", "Uptime-Kuma/2.0")]), "/"));
-        assert!(ignore.covers(&headers(&[]), "/healthz?x"));
-        assert!(!ignore.covers(&headers(&[("user-agent", "Firefox")]), "/"));
-    }
-
-    #[test]
-    fn a_marked_request_is_one_whatever_its_mark_says() {
-        assert_eq!(poll_version(&headers(&[("x-nightporter-poll", "17")])), Some(17));
-        assert_eq!(poll_version(&headers(&[("x-nightporter-poll", "x")])), Some(0));
-        assert_eq!(poll_version(&headers(&[])), None);
-    }
-}
+#[path = "asker_tests.rs"]
+mod tests;
