@@ -23,7 +23,7 @@ impl Config {
         let mut keys = Vec::new();
         compare!(keys, "gate", Gate, gate, new.gate, {
             listen, trusted_proxies, domain, path_matching, header_encoding, refuse_replays,
-            drain_timeout, tls,
+            cors_preflight, drain_timeout, tls,
         });
         compare!(keys, "ops", Ops, ops, new.ops, { listen, token });
         differing_store(store, &new.store, &mut keys);
@@ -33,7 +33,7 @@ impl Config {
         compare!(keys, "touch", Touch, touch, new.touch, { flush_interval, last_access_every });
         compare!(keys, "wake", Wake, wake, new.wake, {
             enabled, docker, strategy, apps, throttle, longest_backoff, max_concurrent,
-            start_timeout, hold_timeout, max_held, compose_command, data_dir, min_free_disk, ignore,
+            start_timeout, hold_timeout, max_held, max_redirects, compose_command, data_dir, min_free_disk, ignore,
         });
         compare!(keys, "sleep", Sleep, sleep, new.sleep, {
             enabled, interval, pause, idle_for_pause, idle_for_stop, hold_off, activity_bytes,

@@ -12,13 +12,14 @@ const CONFIG_VARIABLE: &str = "NIGHTPORTER_CONFIG";
 const SIMILAR: f64 = 0.75;
 
 /// Every key, by section. `_file` keys name a file that holds the secret.
-pub(super) const KEYS: [&str; 66] = [
+pub(super) const KEYS: [&str; 68] = [
     "gate.listen",
     "gate.trusted_proxies",
     "gate.domain",
     "gate.path_matching",
     "gate.header_encoding",
     "gate.refuse_replays",
+    "gate.cors_preflight",
     "gate.drain_timeout",
     "gate.tls.certificate",
     "gate.tls.key",
@@ -61,6 +62,7 @@ pub(super) const KEYS: [&str; 66] = [
     "wake.start_timeout",
     "wake.hold_timeout",
     "wake.max_held",
+    "wake.max_redirects",
     "wake.compose_command",
     "wake.data_dir",
     "wake.min_free_disk",

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::findings::Findings;
 use super::given::Given;
-use super::reader::{CertificateNames, Count, HostName, Kind, LogFilter, Reader};
+use super::reader::{CertificateNames, Count, HostName, Kind, LogFilter, Names, Reader};
 use super::{
     Cache, Certificate, Config, Environment, Gate, ListenAddr, Log, Ops, Postgres, Secret, Store,
     StoreKind, Tls, Touch,
@@ -69,6 +69,9 @@ fn gate(reader: &mut Reader) -> Gate {
         path_matching: reader.get("gate.path_matching").unwrap_or_default(),
         header_encoding: reader.get("gate.header_encoding").unwrap_or_default(),
         refuse_replays: reader.get("gate.refuse_replays").unwrap_or(false),
+        cors_preflight: reader
+            .get("gate.cors_preflight")
+            .map_or_else(Vec::new, |Names(names)| names),
         drain_timeout: seconds(reader, "gate.drain_timeout", 10),
         tls: tls(reader),
     }

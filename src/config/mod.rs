@@ -53,6 +53,9 @@ pub struct Gate {
     pub header_encoding: HeaderEncoding,
     /// Refuse a peer signature seen before even where it carries no nonce.
     pub refuse_replays: bool,
+    /// Apps whose private paths CORS preflights pass to, besides those that say so
+    /// themselves.
+    pub cors_preflight: Vec<String>,
     /// How long a drain may take before connections are cut.
     pub drain_timeout: Duration,
     pub tls: Option<Tls>,
@@ -176,6 +179,8 @@ pub struct Wake {
     /// Requests and questions of pages that wait at one time; further ones are answered
     /// at once.
     pub max_held: usize,
+    /// How often a request that was held in vain is sent to its own address again.
+    pub max_redirects: u32,
     /// Program and first arguments of Compose; empty to look for one.
     pub compose_command: Vec<String>,
     /// On the volume whose free space counts.

@@ -48,6 +48,8 @@ pub struct AppMeta {
     /// What stands there instead, where it is none of this program's words: others may
     /// have a key of that name.
     pub foreign_wake: Option<String>,
+    /// `cors_preflight`: whether preflights pass to private paths; this program's own key.
+    pub cors_preflight: bool,
 }
 
 /// A port of a container that Traefik routes to.
@@ -124,6 +126,7 @@ struct Raw {
     #[serde(default, deserialize_with = "lax::word")]
     minimum_portal_size: Size,
     wake: Option<Value>,
+    cors_preflight: Option<Value>,
 }
 
 #[derive(Deserialize, Default)]
@@ -190,6 +193,8 @@ impl AppMeta {
             minimum_portal_size: raw.minimum_portal_size,
             wake,
             foreign_wake: foreign_wake.map(|given| given.to_string()),
+            // A key of that name that says anything else is another program's.
+            cors_preflight: raw.cors_preflight == Some(Value::Bool(true)),
         })
     }
 }
@@ -336,6 +341,21 @@ mod tests {
             meta["lifecycle"] = lifecycle;
             let error = parse(&meta).expect_err(part).to_string();
             assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn preflights_pass_where_the_app_says_so_and_nowhere_else() {
+        assert!(!parse(&minimal()).expect("valid").cors_preflight);
+        for (value, passes) in [
+            (json!(true), true),
+            (json!(false), false),
+            (json!(null), false),
+            (json!({"origins": []}), false),
+        ] {
+            let mut meta = minimal();
+            meta["cors_preflight"] = value;
+            assert_eq!(parse(&meta).expect("valid").cors_preflight, passes, "{meta}");
         }
     }
 

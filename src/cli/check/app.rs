@@ -34,10 +34,12 @@ pub(super) fn all(config: &Config, report: &mut Report) {
         .map(|folder| folder.file_name().to_string_lossy().into_owned())
         .filter(|name| !name.starts_with('.'))
         .collect();
-    for name in config.wake.apps.keys().filter(|name| !names.contains(*name)) {
+    let strategies = config.wake.apps.keys().map(|name| ("wake.apps", name));
+    let preflights = config.gate.cors_preflight.iter().map(|name| ("gate.cors_preflight", name));
+    for (key, name) in strategies.chain(preflights).filter(|(_, name)| !names.contains(*name)) {
         let configuration = Path::new("configuration");
         let hint = "correct the name, or remove the entry";
-        report.warning(configuration, "wake.apps", format!("`{name}` is not installed"), hint);
+        report.warning(configuration, key, format!("`{name}` is not installed"), hint);
     }
     let (mut labels, mut projects) = (BTreeMap::new(), BTreeMap::new());
     for name in &names {

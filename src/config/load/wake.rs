@@ -19,6 +19,10 @@ const LONGEST_HOLD: Duration = Duration::from_secs(25);
 /// Each is a connection of the proxy's; a page of a hundred assets in forty browsers.
 const MAX_HELD: usize = 4096;
 
+/// Clients give up after some redirects: Go's after 10, browsers after 20; the app has
+/// its own.
+const MAX_REDIRECTS: u32 = 8;
+
 /// Free disk below which shard_core starts nothing.
 const MIN_FREE_DISK: u64 = 1 << 30;
 
@@ -38,6 +42,9 @@ pub(super) fn wake(reader: &mut Reader, env: &Environment, installed_apps_dir: &
         start_timeout: seconds(reader, "wake.start_timeout", 60),
         hold_timeout: reader.get("wake.hold_timeout").unwrap_or(LONGEST_HOLD),
         max_held: reader.get("wake.max_held").map_or(MAX_HELD, count::<1_000_000>),
+        max_redirects: reader
+            .get("wake.max_redirects")
+            .map_or(MAX_REDIRECTS, |Count::<0, 15>(count)| u32::try_from(count).unwrap_or(0)),
         compose_command: reader
             .get("wake.compose_command")
             .map_or_else(Vec::new, |Program(words)| words),
