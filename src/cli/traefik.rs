@@ -240,9 +240,11 @@ fn middlewares(text: &mut String, gate: &Gate) -> std::fmt::Result {
     writeln!(text, "        authResponseHeadersRegex: {}", quoted(GRANTED_HEADERS))?;
     writeln!(text, "        maxResponseBodySize: {MAX_RESPONSE_BODY}")?;
     text.push_str(
-        "    # A page instead of a bare error; its request carries the app's Host.\n    \
-         nightporter-page:\n      errors:\n        status: [\"401\", \"500-599\"]\n        \
-         service: nightporter\n        query: \"/internal/app_error/{status}\"\n",
+        "    # A page where Traefik itself has no answer of the app's; all others are left\n    \
+         # as they are. Its request carries the app's Host.\n    \
+         nightporter-page:\n      errors:\n        status: [\"502\", \"504\"]\n        \
+         service: nightporter\n        \
+         query: \"/internal/app_error/{status}?url={url}\"\n",
     );
     Ok(())
 }

@@ -27,7 +27,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();
         headers.find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| &**value)
     }
@@ -76,10 +76,29 @@ async fn connection(mut stream: TcpStream) -> std::io::Result<()> {
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await?;
         seen.body = latin1(&body);
+        if let Some(answer) = told(&seen.line) {
+            stream.write_all(answer.as_bytes()).await?;
+            continue;
+        }
         let json = serde_json::to_vec(&seen).expect("JSON");
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", json.len());
         stream.write_all(&[head.as_bytes(), &json].concat()).await?;
     }
+}
+
+/// The body of an answer that is an error.
+pub(super) const OWN: &str = r#"{"the app":"says so itself"}"#;
+
+/// The app's own error where it is asked for one, as `/answer/503`, with headers that
+/// programs go by.
+fn told(line: &str) -> Option<String> {
+    let (_, rest) = line.split_once("/answer/")?;
+    let status = rest.split(' ').next()?;
+    let length = OWN.len();
+    Some(format!(
+        "HTTP/1.1 {status} Told\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+         WWW-Authenticate: Basic realm=\"app\"\r\nRetry-After: 120\r\nDAV: 1\r\n\r\n{OWN}"
+    ))
 }
 
 /// Up to and without the empty line, and not a byte more.
