@@ -208,6 +208,15 @@ impl AppWake {
         shown
     }
 
+    /// Asks for another attempt although the last one failed a moment ago: who asks
+    /// may have mended what it failed for.
+    pub fn retry(&self) {
+        if matches!(self.shown.borrow().phase, Phase::Failed { .. }) {
+            // The waker is gone only when the process ends.
+            let _ = self.orders.send(Order::Retry(Arc::clone(&self.name)));
+        }
+    }
+
     /// Follows what is shown.
     #[must_use]
     pub fn follow(&self) -> watch::Receiver<Shown> {

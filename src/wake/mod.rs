@@ -63,6 +63,8 @@ pub enum Order {
     Look(Arc<str>),
     /// Somebody asked for an app.
     Wake(Arc<str>),
+    /// A visitor asked for another attempt after one that failed.
+    Retry(Arc<str>),
     /// The operator did, and wants to know what comes of it.
     WakeNow(Arc<str>, Reply),
     Rest {

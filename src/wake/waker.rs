@@ -143,6 +143,15 @@ impl Waker {
                     slot.wanted = !slot.app.is_awake();
                 }
             }
+            Order::Retry(name) => {
+                let throttle = self.means.config.throttle;
+                if let Some(slot) = self.slot(&name) {
+                    slot.wanted = !slot.app.is_awake();
+                    // For all visitors together no more than one in that time.
+                    let soonest = slot.attempted.map(|at| at + throttle);
+                    slot.not_before = slot.not_before.min(soonest);
+                }
+            }
             Order::WakeNow(name, reply) => {
                 if let Some(slot) = self.slot(&name) {
                     slot.wanted = true;
