@@ -28,7 +28,7 @@ pub struct Asleep {
 }
 
 /// The form in which it is said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Form {
     /// A page, for a person.
     Page,
@@ -36,4 +36,6 @@ pub enum Form {
     Problem,
     /// What the page asks for to know how things stand; also where the app is awake.
     Poll,
+    /// The request's own address: it is to be sent there again.
+    Again(HeaderValue),
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 
-use super::asker::{is_navigation, poll_version};
+use super::asker::{is_navigation, poll_version, wants_retry};
 use super::client::Once;
 use super::forwarded::Forwarded;
 use super::memory::App;
@@ -43,6 +43,9 @@ impl Gate {
         }
         let place = self.held.try_acquire();
         if let Some(version) = poll_version(headers) {
+            if !is_ignored && wants_retry(headers) {
+                app.wake.retry();
+            }
             if place.is_ok() {
                 self.changed_since(&app.wake, version).await;
             }
@@ -54,11 +57,11 @@ impl Gate {
         let Ok(forwarded) = Forwarded::read(headers) else {
             return Verdict::Deny(Reason::MalformedRequest);
         };
-        match self.strategy(app, is_navigation(headers, &forwarded)) {
+        match self.strategy(app, is_navigation(headers, forwarded.method)) {
             Strategy::Pass => Verdict::Grant(granted),
             Strategy::Page => instead(app, Form::Page),
             Strategy::Hold if place.is_err() => instead(app, Form::Problem),
-            Strategy::Hold => self.hold(headers, &app.wake, once).await,
+            Strategy::Hold => self.hold(headers, &forwarded, &app.wake, once).await,
         }
     }
 
@@ -71,11 +74,17 @@ impl Gate {
 
     /// Waits until the app is awake, and decides anew then: what was granted before
     /// may be forbidden by now.
-    async fn hold(&self, headers: &HeaderMap, first: &Arc<AppWake>, once: &mut Once) -> Verdict {
+    async fn hold(
+        &self,
+        headers: &HeaderMap,
+        forwarded: &Forwarded<'_>,
+        first: &Arc<AppWake>,
+        once: &mut Once,
+    ) -> Verdict {
         let deadline = Instant::now() + self.wake.hold_timeout;
         let mut wake = Arc::clone(first);
         loop {
-            let ended = self.until_awake(&wake, deadline).await;
+            let waited = self.until_awake(&wake, deadline).await;
             let (granted, asleep) = match self.decide(headers, once).await {
                 Ok(Granted { headers, asleep: None }) => return Verdict::Grant(headers),
                 Ok(Granted { headers, asleep: Some(asleep) }) => (headers, asleep),
@@ -87,8 +96,13 @@ impl Gate {
             if app.wake.is_awake() {
                 return Verdict::Grant(granted);
             }
-            if !ended {
-                return instead(app, Form::Problem);
+            match waited {
+                Waited::Woken => {}
+                Waited::TooLong => {
+                    let again = self.redirects.next(headers, forwarded, Instant::now());
+                    return instead(app, again.map_or(Form::Problem, Form::Again));
+                }
+                Waited::InVain => return instead(app, Form::Problem),
             }
             // Put to sleep again, or described anew, in between.
             app.wake.ask();
@@ -96,16 +110,18 @@ impl Gate {
         }
     }
 
-    /// Whether the app woke, in time and before anything made waiting useless.
-    async fn until_awake(&self, wake: &AppWake, deadline: Instant) -> bool {
+    /// Waits for the app to wake, in time and before anything makes waiting useless.
+    async fn until_awake(&self, wake: &AppWake, deadline: Instant) -> Waited {
         let mut shown = wake.follow();
         let settled = shown.wait_for(|shown| is_settled(wake, shown, deadline));
         tokio::select! {
             biased;
-            settled = timeout_at(deadline, settled) => {
-                matches!(settled, Ok(Ok(shown)) if shown.phase == Phase::Awake)
-            }
-            () = self.wakes.closed() => false,
+            settled = timeout_at(deadline, settled) => match settled {
+                Ok(Ok(shown)) if shown.phase == Phase::Awake => Waited::Woken,
+                Ok(_) => Waited::InVain,
+                Err(_) => Waited::TooLong,
+            },
+            () = self.wakes.closed() => Waited::InVain,
         }
     }
 
@@ -119,16 +135,16 @@ impl Gate {
             () = self.wakes.closed() => {}
         }
     }
+}
 
-    /// The app that a page is about, when it is shown otherwise than as that version.
-    pub async fn app_after(&self, headers: &HeaderMap, version: u64) -> Option<PageApp> {
-        let found = self.found_for_page(headers).await?;
-        let wake = Arc::clone(&found.app()?.wake);
-        if let Ok(_place) = self.held.try_acquire() {
-            self.changed_since(&wake, version).await;
-        }
-        self.app_for_page(headers).await
-    }
+/// What came of waiting for an app.
+enum Waited {
+    /// It woke.
+    Woken,
+    /// It may yet wake.
+    TooLong,
+    /// Waiting on changes nothing.
+    InVain,
 }
 
 /// An answer in the app's place.
