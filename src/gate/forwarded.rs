@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName};
 
 use crate::domain::reason::Reason;
 
-const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(super) const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 const METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");

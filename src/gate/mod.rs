@@ -4,6 +4,7 @@
 //! No error becomes a grant: nothing converts into [`Verdict::Grant`], and each
 //! is made at the end of its method, after everything was checked.
 
+mod again;
 pub mod asker;
 mod client;
 pub mod credentials;
@@ -11,13 +12,14 @@ pub mod explain;
 mod forwarded;
 pub mod headers;
 mod memory;
+mod page;
 pub mod verdict;
 mod wait;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::header::{AUTHORIZATION, HOST};
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::Semaphore;
 
@@ -32,8 +34,10 @@ use crate::store::freshness::Moment;
 use crate::store::touch::Touches;
 use crate::store::{self, Freshness, Source, Unavailable};
 use crate::upstream::Upstream;
-use crate::wake::{Shown, Wakes};
+use crate::wake::Wakes;
 
+pub use self::page::PageApp;
+use again::Redirects;
 use client::{Identified, Once};
 use credentials::management;
 use credentials::replays::Replays;
@@ -59,6 +63,7 @@ pub struct Gate {
     wake: config::Wake,
     /// Places of those who wait for an app.
     held: Semaphore,
+    redirects: Redirects,
     beside_upstream: bool,
     memory: Memory,
     replays: Replays,
@@ -117,18 +122,6 @@ struct Now {
     wall: SystemTime,
 }
 
-/// What a page says of an app.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PageApp {
-    pub name: Arc<str>,
-    pub pretty_name: String,
-    /// The icon's file name in the app's folder; empty where there is none.
-    pub icon: String,
-    /// The contract's word for the state the store keeps.
-    pub status: String,
-    pub shown: Shown,
-}
-
 /// What the gate says of itself to probes.
 #[derive(Debug, Clone)]
 pub struct Health {
@@ -159,6 +152,7 @@ impl Gate {
             config: config.gate.clone(),
             wake: config.wake.clone(),
             held: Semaphore::new(config.wake.max_held),
+            redirects: Redirects::new(config.wake.max_redirects, config.wake.hold_timeout),
             beside_upstream: config.upstream.is_some(),
             memory: Memory::new(config, &source, &freshness, &touches, &wakes, upstream.as_ref()),
             replays: Replays::default(),
@@ -223,7 +217,13 @@ impl Gate {
         let forwarded = Some(&request.forwarded);
         let identified =
             identified.insert(self.identify(request.headers, forwarded, now, once).await?);
-        governed.admit(&identified.client)?;
+        if let Err(reason) = governed.admit(&identified.client) {
+            return if self.passes_preflight(app, described, request) {
+                Ok(Granted { headers: Headers::default(), asleep: None })
+            } else {
+                Err(reason)
+            };
+        }
         let templates =
             described.templates[governed.rule].as_ref().map_err(|_| Reason::BrokenApp)?;
         let headers = if templates.is_empty() {
@@ -254,6 +254,14 @@ impl Gate {
         }
         let app = found.app.clone().ok_or(Reason::UnknownApp)?;
         Ok(Granted { headers, asleep: Some(AsleepApp { entry: app, is_ignored }) })
+    }
+
+    /// Whether a request that nobody signs in for is passed on all the same, as the app
+    /// or its owner wants it: it is told nothing, wakes nothing and counts for nothing.
+    fn passes_preflight(&self, app: &App, described: &Described, request: &Request<'_>) -> bool {
+        let is_wanted = described.meta.cors_preflight
+            || self.config.cors_preflight.iter().any(|name| **name == *app.row.name);
+        is_wanted && asker::is_preflight(request.headers, request.forwarded.method)
     }
 
     /// The headers of one rule for one client, rendered once.
@@ -343,17 +351,6 @@ impl Gate {
         }
     }
 
-    /// The app that a page is about: the first label of `Host`.
-    pub async fn app_for_page(&self, headers: &HeaderMap) -> Option<PageApp> {
-        self.found_for_page(headers).await?.app().map(PageApp::of)
-    }
-
-    async fn found_for_page(&self, headers: &HeaderMap) -> Option<Found> {
-        let host = headers.get(HOST)?.to_str().ok()?;
-        let label = app_label(host, self.config.domain.as_deref()).ok()?;
-        self.memory.app(&label, self.freshness.now()).await.ok()
-    }
-
     #[must_use]
     pub fn health(&self) -> Health {
         let now = self.freshness.now();
@@ -367,19 +364,6 @@ impl Gate {
             store: self.source.health(),
             touches_waiting: self.touches.waiting(),
             caches: self.memory.counts(),
-        }
-    }
-}
-
-impl PageApp {
-    fn of(app: &App) -> Self {
-        let meta = app.described.as_ref().ok().map(|described| &described.meta);
-        Self {
-            pretty_name: meta.map_or(&*app.row.name, |meta| &meta.pretty_name).to_owned(),
-            icon: meta.map_or("", |meta| &meta.icon).to_owned(),
-            status: app.row.status.clone(),
-            name: Arc::clone(&app.row.name),
-            shown: app.wake.shown(),
         }
     }
 }

@@ -46,6 +46,20 @@ pub(crate) fn grant(headers: &[(HeaderName, HeaderValue)]) -> Response {
     with(StatusCode::OK, map, Bytes::from_static(b"null"))
 }
 
+/// A denial of which only the status is known.
+pub(crate) fn of_status(status: u16) -> Response {
+    let body = match status {
+        400 => r#"{"detail":"Bad Request"}"#,
+        401 => r#"{"detail":"Unauthorized"}"#,
+        403 => r#"{"detail":"Forbidden"}"#,
+        404 => r#"{"detail":"Not Found"}"#,
+        431 => r#"{"detail":"Request Header Fields Too Large"}"#,
+        503 => r#"{"detail":"Service Unavailable"}"#,
+        _ => return internal_error(),
+    };
+    StatusCode::from_u16(status).map_or_else(|_| internal_error(), |status| fixed(status, body))
+}
+
 pub(crate) fn deny(reason: Reason) -> Response {
     let (status, body) = of_reason(reason);
     let mut response = fixed(status, body);

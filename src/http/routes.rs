@@ -4,16 +4,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::HeaderMap;
 use http::request::Parts;
+use http::{HeaderMap, Uri};
+use percent_encoding::percent_decode_str;
 use tracing::debug;
 
-use super::pages::Pages;
+use super::pages::{Pages, Place};
 use super::{Handler, Response, answer, ops};
 use crate::domain::endpoint::{Endpoint, Said};
-use crate::gate::Gate;
-use crate::gate::asker::poll_version;
-use crate::gate::verdict::Verdict;
+use crate::domain::reason::Reason;
+use crate::gate::asker::{is_navigation, poll_version};
+use crate::gate::verdict::{Asleep, Form, Verdict};
+use crate::gate::{Gate, PageApp};
 use crate::telemetry::meters::Verdicts;
 use crate::upstream::Shadow;
 
@@ -62,7 +64,15 @@ impl GateRoutes {
         self.verdicts.count(endpoint, said, began);
         let response = match verdict {
             Verdict::Grant(headers) => answer::grant(&headers),
-            Verdict::Asleep(asleep) => self.pages.asleep(&asleep, &head.headers).await,
+            Verdict::Asleep(asleep) => {
+                let domain = self.domain_for(asleep.form == Form::Page).await;
+                let uri = header(&head.headers, FORWARDED_URI);
+                let place = Place { uri, domain: domain.as_deref() };
+                self.pages.asleep(&asleep, &head.headers, place).await
+            }
+            Verdict::Deny(reason) if endpoint == Endpoint::Auth => {
+                self.denied(reason, &head.headers).await
+            }
             Verdict::Deny(reason) => answer::deny(reason),
         };
         if let Some(shadow) = &self.shadow {
@@ -74,16 +84,104 @@ impl GateRoutes {
 }
 
 impl GateRoutes {
-    /// A page in place of an app's answer; or, where a page asks how things stand,
-    /// that.
-    async fn page(&self, status: Option<u16>, headers: &HeaderMap) -> Response {
-        let denied = status == Some(401);
-        let app = match poll_version(headers) {
-            Some(version) if !denied => self.gate.app_after(headers, version).await,
-            _ => self.gate.app_for_page(headers).await,
+    /// A denial: to a person who opens an app a page, to everyone else the contract's.
+    async fn denied(&self, reason: Reason, headers: &HeaderMap) -> Response {
+        let answer = answer::deny(reason);
+        let is_of_an_app = match reason {
+            Reason::TerminalRequired
+            | Reason::PeerRequired
+            | Reason::NoMatchingRule
+            | Reason::BrokenApp => true,
+            _ => false,
         };
-        self.pages.app_error(status, app, headers).await
+        let is_shown = is_of_an_app
+            && poll_version(headers).is_none()
+            && is_navigation(headers, header(headers, FORWARDED_METHOD));
+        if !is_shown {
+            return answer;
+        }
+        let Some(app) = self.gate.app_denied(headers).await else { return answer };
+        let domain = self.gate.box_domain().await;
+        let place = Place { uri: header(headers, FORWARDED_URI), domain: domain.as_deref() };
+        self.pages.denied(answer.status(), &app, headers, place).await
     }
+
+    async fn domain_for(&self, is_page: bool) -> Option<String> {
+        if is_page { self.gate.box_domain().await } else { None }
+    }
+
+    /// A page in place of an app's answer, or of the gate's own where the proxy has
+    /// replaced that; or, where a page asks how things stand, that.
+    ///
+    /// Whoever waits has done so at `/internal/auth`: nobody does here, where it is not
+    /// decided who may.
+    async fn page(&self, status: Option<u16>, head: &Parts) -> Response {
+        let headers = &head.headers;
+        let uri = original_uri(head);
+        let app = self.gate.app_for_page(headers, uri.as_deref()).await;
+        let domain = self.domain_for(app.is_some()).await;
+        let place = Place { uri: uri.as_deref(), domain: domain.as_deref() };
+        if let (Some(status), true) = (status, is_gates_own(head)) {
+            return self.gates_own(status, app, headers, place).await;
+        }
+        self.pages.app_error(status, app, headers, place).await
+    }
+}
+
+impl GateRoutes {
+    /// The gate's own answer, for a proxy that kept nothing of it but the status.
+    async fn gates_own(
+        &self,
+        status: u16,
+        app: Option<PageApp>,
+        headers: &HeaderMap,
+        place: Place<'_>,
+    ) -> Response {
+        let is_page = poll_version(headers).is_some()
+            || is_navigation(headers, header(headers, FORWARDED_METHOD));
+        match app {
+            Some(app) if is_page => {
+                self.pages.app_error(Some(status), Some(app), headers, place).await
+            }
+            // Held in vain: a denial would be 401.
+            Some(app) if status == 503 && app.is_granted => {
+                let asleep = Asleep { app, form: Form::Problem };
+                self.pages.asleep(&asleep, headers, place).await
+            }
+            _ => answer::of_status(status),
+        }
+    }
+}
+
+/// Whether a proxy says that the status is not the app's but the gate's.
+fn is_gates_own(head: &Parts) -> bool {
+    head.uri.query().unwrap_or_default().split('&').any(|pair| pair == "gate")
+}
+
+const FORWARDED_METHOD: &str = "x-forwarded-method";
+const FORWARDED_URI: &str = "x-forwarded-uri";
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    std::str::from_utf8(headers.get(name)?.as_bytes()).ok()
+}
+
+/// Path and query of the request that a page answers, as far as the proxy says them:
+/// Traefik in the query, others in a header.
+fn original_uri(head: &Parts) -> Option<String> {
+    let query = head.uri.query().unwrap_or_default();
+    let given = query.split('&').find_map(|pair| pair.strip_prefix("url="));
+    let text = match given {
+        // As Go's url.QueryEscape writes it.
+        Some(url) => percent_decode_str(&url.replace('+', " ")).decode_utf8().ok()?.into_owned(),
+        None => header(&head.headers, FORWARDED_URI)?.to_owned(),
+    };
+    if text.starts_with('/') {
+        return Some(text);
+    }
+    // Of a request whose target was a whole URL.
+    let uri: Uri = text.parse().ok()?;
+    let path = uri.path_and_query()?.as_str();
+    path.starts_with('/').then(|| path.to_owned())
 }
 
 impl Handler for GateRoutes {
@@ -96,7 +194,7 @@ impl Handler for GateRoutes {
                 if let Some(status) = path.strip_prefix(APP_ERROR) {
                     let status = status.parse();
                     take_host_of_target(&mut head);
-                    return self.page(status.ok(), &head.headers).await;
+                    return self.page(status.ok(), &head).await;
                 }
                 return ops::probe(path, || self.gate.health()).unwrap_or_else(answer::not_found);
             }
@@ -111,5 +209,32 @@ fn take_host_of_target(head: &mut Parts) {
     let Some(authority) = head.uri.authority() else { return };
     if let Ok(host) = authority.as_str().parse() {
         head.headers.insert(http::header::HOST, host);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    #[test]
+    fn the_address_that_a_page_stands_for_is_read_as_proxies_write_it() {
+        for (target, header, expected) in [
+            ("/internal/app_error/502?url=%2Fa%3Fb%3Dc%2520d", None, Some("/a?b=c%20d")),
+            ("/internal/app_error/502?x=y&url=%2F%2Fa", Some("/other"), Some("//a")),
+            ("/internal/app_error/502?url=http%3A%2F%2Fnotes.box%2Fa%3Fb", None, Some("/a?b")),
+            ("/internal/app_error/502?url=", None, None),
+            ("/internal/app_error/502?url=a%2Fb", None, None),
+            ("/internal/app_error/502?url=%ff", None, None),
+            ("/internal/app_error/502", Some("/a?b"), Some("/a?b")),
+            ("/internal/app_error/502", None, None),
+        ] {
+            let mut request = Request::get(target);
+            if let Some(uri) = header {
+                request = request.header(FORWARDED_URI, uri);
+            }
+            let (head, ()) = request.body(()).expect("a request").into_parts();
+            assert_eq!(original_uri(&head).as_deref(), expected, "{target} {header:?}");
+        }
     }
 }

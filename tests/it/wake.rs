@@ -88,7 +88,9 @@ impl Stage {
 
     /// The same by way of another door to the engine.
     fn config_at(docker: &str, wake: &str, sleep: &str) -> String {
-        format!("[wake]\nenabled = true\ndocker = \"{docker}\"\n{wake}[sleep]\n{sleep}")
+        // What is held in vain is told so, where a test does not want it sent round.
+        let told = if wake.contains("max_redirects") { "" } else { "max_redirects = 0\n" };
+        format!("[wake]\nenabled = true\ndocker = \"{docker}\"\n{told}{wake}[sleep]\n{sleep}")
     }
 }
 

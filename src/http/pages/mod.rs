@@ -13,7 +13,7 @@ mod words;
 use std::path::PathBuf;
 
 use http::header::{
-    ACCEPT, CONTENT_LANGUAGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER, VARY,
+    ACCEPT, CONTENT_LANGUAGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, RETRY_AFTER, VARY,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 
@@ -43,6 +43,15 @@ fn sendable(status: StatusCode) -> StatusCode {
     if bodiless { StatusCode::OK } else { status }
 }
 
+/// Where a page is shown.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Place<'a> {
+    /// Path and query of the request that it answers, where they are known.
+    pub uri: Option<&'a str>,
+    /// The box's domain: its hosts may show the page in a frame.
+    pub domain: Option<&'a str>,
+}
+
 /// Renders pages; reads icons from the folder of installed apps.
 #[derive(Debug)]
 pub(crate) struct Pages {
@@ -61,6 +70,7 @@ impl Pages {
         status: Option<u16>,
         app: Option<PageApp>,
         headers: &HeaderMap,
+        place: Place<'_>,
     ) -> Response {
         let status = status
             .filter(|status| (100..=599).contains(status))
@@ -76,20 +86,38 @@ impl Pages {
         if accepts_json_only(headers) {
             problem(status, &app, &notice, words)
         } else {
-            self.page(status, &app, &notice, words).await
+            self.page(status, &app, &notice, words, place).await
         }
     }
 
+    /// What a person sees who may not use an app, or not as it is.
+    pub(crate) async fn denied(
+        &self,
+        status: StatusCode,
+        app: &PageApp,
+        headers: &HeaderMap,
+        place: Place<'_>,
+    ) -> Response {
+        let words = Words::for_client(headers);
+        self.page(status, app, &Notice::withheld(status, words), words, place).await
+    }
+
     /// What is answered in place of an app that is not awake.
-    pub(crate) async fn asleep(&self, asleep: &Asleep, headers: &HeaderMap) -> Response {
+    pub(crate) async fn asleep(
+        &self,
+        asleep: &Asleep,
+        headers: &HeaderMap,
+        place: Place<'_>,
+    ) -> Response {
         let Asleep { app, form } = asleep;
         let words = Words::for_client(headers);
         let notice = || Notice::of_phase(&app.shown.phase, words);
         let status = StatusCode::SERVICE_UNAVAILABLE;
         match form {
-            Form::Page => self.page(status, app, &notice(), words).await,
+            Form::Page => self.page(status, app, &notice(), words, place).await,
             Form::Problem => problem(status, app, &notice(), words),
             Form::Poll => news(NEWS, app, words),
+            Form::Again(location) => again(location.clone()),
         }
     }
 
@@ -99,10 +127,12 @@ impl Pages {
         app: &PageApp,
         notice: &Notice,
         words: &Words,
+        place: Place<'_>,
     ) -> Response {
         let icon = icon::of(&self.installed_apps_dir, app).await;
         let containers = containers(status, app);
-        let page = Page { status, app, containers, icon: icon.as_deref(), notice, words };
+        let icon = icon.as_deref();
+        let page = Page { status, app, containers, icon, notice, words, place };
         let mut response = answer::typed(sendable(status), HTML, page.to_string().into());
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, page.policy());
         described(response, status, notice, words)
@@ -116,10 +146,17 @@ fn problem(status: StatusCode, app: &PageApp, notice: &Notice, words: &Words) ->
     described(response, status, notice, words)
 }
 
+/// Has a client send the same request again.
+fn again(location: HeaderValue) -> Response {
+    let mut response = answer::fixed(StatusCode::TEMPORARY_REDIRECT, "null");
+    response.headers_mut().insert(LOCATION, location);
+    response
+}
+
 /// The answer to a waiting page that asks how things stand.
 fn news(status: StatusCode, app: &PageApp, words: &Words) -> Response {
-    let (sent, notice) = if status == StatusCode::UNAUTHORIZED {
-        (status, Notice::denied(words))
+    let (sent, notice) = if status == StatusCode::UNAUTHORIZED || !app.is_granted {
+        (sendable(status), Notice::withheld(status, words))
     } else {
         (NEWS, Notice::of_phase(&app.shown.phase, words))
     };
@@ -129,10 +166,11 @@ fn news(status: StatusCode, app: &PageApp, words: &Words) -> Response {
     response
 }
 
-/// The containers of an app as far as they are shown: whoever was let through to it
-/// sees them all, anyone else what the store says.
+/// The containers of an app as far as they are shown: whoever may use it sees them all
+/// where it does not answer.
 fn containers(status: StatusCode, app: &PageApp) -> &[ContainerState] {
-    if status.is_server_error() || status == NEWS { &app.shown.containers } else { &[] }
+    let is_shown = app.is_granted && (status.is_server_error() || status == NEWS);
+    if is_shown { &app.shown.containers } else { &[] }
 }
 
 /// With what all forms but the news have in common.

@@ -119,19 +119,17 @@ impl Notice {
     /// contract's order.
     pub fn of_error(status: StatusCode, app: &PageApp, words: &Words) -> Self {
         let phase = &app.shown.phase;
-        // Whoever may use an app learns its phase, and whoever may not what does not
-        // change; but only the first may go on asking.
-        if status.is_server_error() && *phase != Phase::Awake {
+        if status == StatusCode::UNAUTHORIZED || !app.is_granted {
+            return Self::withheld(status, words);
+        }
+        let is_error = status == StatusCode::INTERNAL_SERVER_ERROR;
+        if !is_error && status.is_server_error() && *phase != Phase::Awake {
             return Self::of_phase(phase, words);
         }
-        if phase.is_final() {
+        if !is_error && phase.is_final() {
             let follow = Follow::Stay;
             return Self { follow, retry_after: None, ..Self::of_phase(phase, words) };
         }
-        if status == StatusCode::UNAUTHORIZED {
-            return Self::denied(words);
-        }
-        let is_error = status == StatusCode::INTERNAL_SERVER_ERROR;
         let said = if is_error { words.error } else { of_status(&app.status, words) };
         Self {
             state: phase.as_str(),
@@ -145,16 +143,31 @@ impl Notice {
         }
     }
 
-    pub fn denied(words: &Words) -> Self {
+    /// For whoever may not use the app, or where it cannot be said who may: nothing of
+    /// what the app does.
+    pub fn withheld(status: StatusCode, words: &Words) -> Self {
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return Self {
+                state: "denied",
+                text: words.denied.text.into(),
+                detail: words.denied.detail.into(),
+                tone: Tone::Closed,
+                step: 0,
+                is_final: true,
+                follow: Follow::Stay,
+                retry_after: None,
+            };
+        }
+        let may_pass = status.is_server_error();
         Self {
-            state: "denied",
-            text: words.denied.text.into(),
-            detail: words.denied.detail.into(),
-            tone: Tone::Closed,
+            state: "unavailable",
+            text: words.statuses.other.into(),
+            detail: words.unavailable.into(),
+            tone: if may_pass { Tone::Busy } else { Tone::Closed },
             step: 0,
-            is_final: true,
-            follow: Follow::Stay,
-            retry_after: None,
+            is_final: !may_pass,
+            follow: if may_pass { Follow::Reload } else { Follow::Stay },
+            retry_after: may_pass.then_some(RELOAD),
         }
     }
 }

@@ -6,12 +6,16 @@
   const main = document.querySelector("main");
   const name = document.querySelector("h1").textContent;
   const facts = document.querySelector("dl");
+  const again = document.querySelector(".again a");
   const icon = document.querySelector("img.icon");
   if (icon) document.querySelector("link[rel=icon]").href = icon.src;
 
   let version = main.dataset.version;
   let retryAfter = Number(main.dataset.retryAfter);
   let strange = 0;
+  // Whether another attempt is to be asked for, and what takes back the question under way.
+  let wanted = false;
+  let limit = null;
 
   const pause = (time) => new Promise((done) => setTimeout(done, time));
 
@@ -64,21 +68,26 @@
 
   // The state, where there is news of it.
   async function ask() {
-    const limit = new AbortController();
+    limit = new AbortController();
+    const headers = { "X-Nightporter-Poll": version };
+    if (wanted) headers["X-Nightporter-Retry"] = "1";
+    wanted = false;
     // To ask again after a failure is to have the next attempt made.
     const failed = main.dataset.state === "failed";
     const time = failed ? Math.min(patience, retryAfter * 1000 + 250) : patience;
-    const timer = setTimeout(() => limit.abort(), time);
+    const asking = limit;
+    const timer = setTimeout(() => asking.abort(), time);
     try {
       const response = await fetch(here, {
-        headers: { "X-Nightporter-Poll": version },
+        headers,
         cache: "no-store",
         credentials: "same-origin",
         redirect: "manual",
         signal: limit.signal,
       });
       if (response.status === 401) return "denied";
-      const news = response.status === 409 ? await response.json().catch(() => null) : null;
+      // Whatever its status: a proxy may have put another answer in its place.
+      const news = await response.json().catch(() => null);
       if (typeof news?.state === "string") {
         const same = String(news.version) === version;
         show(news);
@@ -119,9 +128,30 @@
     }
   }
 
+  // Without another entry in the history, and with the fragment.
+  again.addEventListener("click", (event) => {
+    event.preventDefault();
+    if (main.dataset.state !== "failed") return location.reload();
+    wanted = true;
+    limit?.abort();
+  });
+
+  // Whoever has signed in elsewhere meanwhile need not be told so.
+  document.addEventListener("visibilitychange", async () => {
+    if (document.visibilityState !== "visible" || main.dataset.state !== "denied") return;
+    const state = await ask();
+    if (state && state !== "denied") location.reload();
+  });
+
   addEventListener("load", () => {
-    // Takes back the reload that is meant for browsers where this does not run.
-    stop();
-    follow();
+    const follows = main.dataset.follow;
+    if (follows === "poll") {
+      // Takes back the reload that is meant for browsers where this does not run.
+      stop();
+      follow();
+    } else if (follows === "reload" && location.hash && !document.querySelector("meta[content*='url=']")) {
+      // A refresh that names no address does not load what has a fragment.
+      setTimeout(() => location.reload(), retryAfter * 1000);
+    }
   });
 })();

@@ -9,6 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
+use super::Place;
 use super::icon::initials;
 use super::notice::{Follow, Notice, STEPS, Tone};
 use super::template::{escaped, fill};
@@ -19,19 +20,17 @@ use crate::wake::ContainerState;
 const TEMPLATE: &str = include_str!("page.html");
 const SCRIPT: &str = include_str!("page.js");
 
-/// The page brings all it needs; whatever an app's name or icon may hold, it
-/// runs no script and fetches nothing. An SVG in an `img` runs none either.
+/// The page brings all it needs; whatever an app's name or icon may hold, it runs no
+/// script but its own, which speaks to its own origin alone. An SVG in an `img` runs none
+/// either.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
+                      base-uri 'none'; form-action 'none'; connect-src 'self'";
 
-static WITHOUT_SCRIPT: HeaderValue = HeaderValue::from_static(POLICY);
-
-/// Of a page that asks: its own script alone, which speaks to the page's own origin.
-static WITH_SCRIPT: LazyLock<HeaderValue> = LazyLock::new(|| {
+/// The same with leave for the script. Without it the page is loaded again from time to
+/// time.
+static WITH_SCRIPT: LazyLock<String> = LazyLock::new(|| {
     let hash = BASE64_STANDARD.encode(digest(&SHA256, SCRIPT.as_bytes()));
-    let policy = format!("{POLICY}; script-src 'sha256-{hash}'; connect-src 'self'");
-    // Without leave for its script the page is loaded again from time to time.
-    HeaderValue::from_str(&policy).unwrap_or_else(|_| WITHOUT_SCRIPT.clone())
+    format!("{POLICY}; script-src 'sha256-{hash}'")
 });
 
 /// Longest time in seconds after which a page without a script is loaded again.
@@ -51,6 +50,7 @@ pub(super) struct Page<'a> {
     pub icon: Option<&'a str>,
     pub notice: &'a Notice,
     pub words: &'a Words,
+    pub place: Place<'a>,
 }
 
 /// A line of the page's table.
@@ -66,6 +66,9 @@ pub(super) fn rows<'a>(
     containers: &'a [ContainerState],
     words: &'a Words,
 ) -> Vec<Row<'a>> {
+    if containers.is_empty() && !app.is_granted {
+        return Vec::new();
+    }
     if containers.is_empty() {
         return vec![Row { name: words.container, text: words.state(&app.status).into() }];
     }
@@ -82,11 +85,13 @@ pub(super) fn rows<'a>(
 }
 
 impl Page<'_> {
+    /// A dashboard of the box's own may show the page in a frame; nobody else's may, who
+    /// could have a visitor click in it unawares.
     pub fn policy(&self) -> HeaderValue {
-        match self.notice.follow {
-            Follow::Poll => WITH_SCRIPT.clone(),
-            Follow::Reload | Follow::Stay => WITHOUT_SCRIPT.clone(),
-        }
+        let domain = self.place.domain.filter(|domain| is_host_name(domain));
+        let hosts = domain.map_or_else(String::new, |domain| format!(" {domain}:* *.{domain}:*"));
+        let policy = format!("{}; frame-ancestors 'self'{hosts}", *WITH_SCRIPT);
+        HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static(POLICY))
     }
 
     fn name(&self) -> &str {
@@ -96,8 +101,10 @@ impl Page<'_> {
 
     /// How the browser itself loads the page again.
     fn reload(&self) -> String {
+        let target = self.place.uri.map_or_else(String::new, |uri| format!(";url={}", own(uri)));
         let refresh = |after: u64| {
-            format!(r#"<meta http-equiv="refresh" content="{}">"#, after.min(LONGEST_RELOAD))
+            let after = after.min(LONGEST_RELOAD);
+            format!(r#"<meta http-equiv="refresh" content="{after}{}">"#, escaped(&target))
         };
         let Notice { follow, is_final, retry_after, .. } = self.notice;
         match (follow, retry_after) {
@@ -147,20 +154,44 @@ impl Display for Page<'_> {
             "final" => notice.is_final.to_string(),
             "version" => app.shown.version.to_string(),
             "retry_after" => notice.retry_after.unwrap_or_default().to_string(),
+            "follow" => follow(notice.follow).into(),
             "step" => notice.step.to_string(),
             "steps" => "<i></i>".repeat(STEPS.into()),
             "icon" => self.picture(),
             "text" => escaped(&notice.text),
             "detail" => escaped(&notice.detail),
             "opens_itself" => escaped(words.opens_itself),
+            "own" => escaped(&self.place.uri.map_or_else(String::new, own)),
             "try_again" => escaped(words.try_again),
             "status" => escaped(words.status),
             "code" => status.as_str().into(),
             "rows" => self.rows(),
-            "script" if notice.follow == Follow::Poll => format!("<script>{SCRIPT}</script>"),
+            "script" => format!("<script>{SCRIPT}</script>"),
             _ => String::new(),
         });
         formatter.write_str(&html)
+    }
+}
+
+/// A request's path and query as an address relative to itself: loading that loads the
+/// page again even where its address has a fragment, which a refresh without one does
+/// not. What begins with two slashes would name a host.
+fn own(uri: &str) -> String {
+    let is_host = uri.starts_with("//") || uri.starts_with("/\\");
+    if is_host { format!("/.{uri}") } else { uri.to_owned() }
+}
+
+/// Whether a name can stand in a policy as it is.
+fn is_host_name(name: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+    !name.is_empty() && name.bytes().all(is_part)
+}
+
+fn follow(follow: Follow) -> &'static str {
+    match follow {
+        Follow::Poll => "poll",
+        Follow::Reload => "reload",
+        Follow::Stay => "stay",
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::support::boxes::{SampleBox, Store, TERMINAL_SECRET, app_meta, id_of};
+use crate::support::boxes::{SampleBox, Store, TERMINAL_SECRET, app_meta, id_of, token};
 use crate::support::client::{Connection, Request, Response};
 use crate::support::server::Nightporter;
 use crate::support::sign::{self, BOX_KEY, OTHER_KEY};
@@ -176,7 +176,8 @@ fn question(kind: Kind) -> Request {
         Kind::App => Request::auth("blog.box.test", "/"),
         Kind::Status => Request::new("GET", "/internal/app_error/502")
             .without("Host")
-            .header("Host", "notes.box.test"),
+            .header("Host", "notes.box.test")
+            .cookie(token()),
     }
 }
 

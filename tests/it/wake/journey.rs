@@ -43,7 +43,7 @@ async fn journey(front: &Front, app: &App) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sleeping_app_opens_without_a_click() {
-    for errors in [Errors::Replaced, Errors::Kept] {
+    for errors in [Errors::Replaced, Errors::All] {
         let stage = Stage::new(Store::Postgres).await;
         let app = stage.stopped(Plan::new("journey").env("START_DELAY_MS", 1500)).await;
         let porter = stage.porter("throttle = \"100ms\"\n", NO_SLEEP).await;

@@ -18,8 +18,11 @@ const PROBE: &str = "probe.test";
 /// Which middlewares stand before an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Errors {
-    /// An error of the app's is replaced by nightporter's page, as the shipped files have it.
+    /// What Traefik itself makes is replaced by nightporter's page, as the shipped files
+    /// have it.
     Replaced,
+    /// Every error is, the gate's own too, as FreeShard's core has it.
+    All,
     /// Whatever is answered reaches the client.
     Kept,
 }
@@ -65,6 +68,15 @@ impl Front {
             let both = "[nightporter-page, nightporter]";
             assert!(routes.contains(both), "{routes}");
             routes = routes.replace(both, "[nightporter]");
+        }
+        if errors == Errors::All {
+            for (shipped, cores) in [
+                ("[\"502\", \"504\"]", "[\"500-599\", \"400-499\"]"),
+                ("{status}?url={url}", "{status}"),
+            ] {
+                assert!(routes.contains(shipped), "{routes}");
+                routes = routes.replace(shipped, cores);
+            }
         }
         let start = routes.find("Host(`").expect("a route") + "Host(`".len();
         let host = routes[start..].split('`').next().expect("a host");
