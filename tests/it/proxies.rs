@@ -80,13 +80,15 @@ impl House {
 
     /// The output of `nightporter traefik`, as it is, with the apps where they listen.
     fn printed_routes(&self, tls: bool) -> PathBuf {
-        let meta = self.path().join("box/installed_apps/notes/app_meta.json");
-        let text = fs::read_to_string(&meta).expect("readable");
-        let entrypoint = "\"container_name\": \"notes\", \"container_port\": 80";
-        assert!(text.contains(entrypoint), "{text}");
-        let (ip, port) = (self.app.ip(), self.app.port());
-        let here = format!("\"container_name\": \"{ip}\", \"container_port\": {port}");
-        fs::write(&meta, text.replace(entrypoint, &here)).expect("writable");
+        for app in ["notes", "wiki"] {
+            let meta = self.path().join("box/installed_apps").join(app).join("app_meta.json");
+            let text = fs::read_to_string(&meta).expect("readable");
+            let entrypoint = format!("\"container_name\": \"{app}\", \"container_port\": 80");
+            assert!(text.contains(&entrypoint), "{text}");
+            let (ip, port) = (self.app.ip(), self.app.port());
+            let here = format!("\"container_name\": \"{ip}\", \"container_port\": {port}");
+            fs::write(&meta, text.replace(&entrypoint, &here)).expect("writable");
+        }
 
         let scheme = if tls { "https" } else { "http" };
         let address = format!("{scheme}://{}", self.gate);

@@ -1,7 +1,9 @@
 //! Sleep and waking: real containers, and every word that nightporter has with
 //! their engine.
 
+mod again;
 mod answers;
+mod browser;
 mod burst;
 mod ended;
 mod faults;
@@ -16,6 +18,7 @@ mod reasons;
 mod restart;
 mod rows;
 mod selection;
+mod strangers;
 mod strategies;
 mod swarm;
 mod tls;

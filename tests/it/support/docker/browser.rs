@@ -90,7 +90,7 @@ impl Seen {
 }
 
 /// Debian's, or whatever goes by its name in the path.
-fn chromium() -> PathBuf {
+pub fn chromium() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .flat_map(|folder| ["chromium", "chromium-browser"].map(|name| folder.join(name)))

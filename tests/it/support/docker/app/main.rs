@@ -211,6 +211,7 @@ fn serve(stream: TcpStream) -> io::Result<()> {
             "/echo" => {
                 answer(&mut out, "200 OK", "application/json", &echo(&head, &body))?;
             }
+            "/events" => answer(&mut out, "200 OK", "text/event-stream", "data: hello\n\n")?,
             "/download" => return download(&mut out, &head),
             "/ws" => match head.header("sec-websocket-key") {
                 Some(key) => return web_socket(&mut stream, &mut out, key),

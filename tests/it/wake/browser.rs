@@ -1,0 +1,193 @@
+//! Journeys in Chromium through real Traefik that end where their visitor wanted to be:
+//! with a fragment, without scripts, by a form, by a stream, by a click.
+
+use std::process::Stdio;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+
+use super::{LONG, NO_SLEEP, Stage, order, until_state};
+use crate::support::boxes::Store;
+use crate::support::docker::apps::Plan;
+use crate::support::docker::browser::chromium;
+use crate::support::docker::front::{Errors, Front};
+use crate::support::sign::python;
+
+/// What came of a walk.
+#[derive(Debug, Deserialize)]
+struct Walked {
+    url: String,
+    history: u32,
+    values: Vec<Value>,
+    answers: Vec<(String, String, u16)>,
+    failure: Option<String>,
+    #[expect(dead_code, reason = "shown where a walk fails")]
+    text: String,
+}
+
+impl Walked {
+    /// The statuses of the answers to such requests, in order.
+    fn statuses(&self, method: &str, path: &str) -> Vec<u16> {
+        let alike = self.answers.iter().filter(|(m, p, _)| m == method && p == path);
+        alike.map(|(_, _, status)| *status).collect()
+    }
+}
+
+/// Walks; `told` does what a line of a step asks for.
+async fn walk<F: AsyncFnMut(&str)>(
+    javascript: bool,
+    steps: &[(&str, &str)],
+    mut told: F,
+) -> Walked {
+    let order = json!({
+        "chromium": chromium(), "javascript": javascript, "steps": steps, "seconds": 90,
+    });
+    let mut browser = tokio::process::Command::new(python())
+        .args(["-c", include_str!("browser/steps.py")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("Python with Playwright; `tests/run` makes target/venv");
+    let mut input = browser.stdin.take().expect("piped");
+    let mut output = BufReader::new(browser.stdout.take().expect("piped")).lines();
+    input.write_all(format!("{order}\n").as_bytes()).await.expect("read by the script");
+    loop {
+        let line = output.next_line().await.expect("UTF-8").expect("the browser failed, see above");
+        if line.starts_with('{') {
+            let walked: Walked = serde_json::from_str(&line).expect("JSON");
+            assert_eq!(walked.failure, None, "{walked:#?}");
+            return walked;
+        }
+        told(&line).await;
+        input.write_all(b"\n").await.expect("read by the script");
+    }
+}
+
+async fn nothing(line: &str) {
+    panic!("told {line}");
+}
+
+const QUICKLY: &str = "throttle = \"100ms\"\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_with_a_fragment_opens_with_and_without_scripts() {
+    let stage = Stage::new(Store::Files).await;
+    let app = stage.stopped(Plan::new("fragment").env("START_DELAY_MS", 1500)).await;
+    let porter = stage.porter(QUICKLY, NO_SLEEP).await;
+    let front = Front::before(&stage.sample, &porter, &[&app], Errors::Replaced).await;
+    until_state(&porter, &app, "stopped", LONG).await;
+    for javascript in [true, false] {
+        for path in ["/deep/link?a=1&b=%22#part", "//twice?x#part", "/"] {
+            let url = front.url(&app, path);
+            let steps = [("goto", &*url), ("see", "#text"), ("see", "#app")];
+            let walked = walk(javascript, &steps, nothing).await;
+            assert_eq!(walked.url, url, "{walked:#?}");
+            let navigations = walked.answers.iter().map(|(_, _, status)| *status);
+            assert_eq!(navigations.clone().next(), Some(503), "no page: {walked:#?}");
+            if javascript {
+                assert_eq!(walked.history, 2, "about:blank and the app: {walked:#?}");
+            }
+            assert_eq!(order(&porter, &app, "sleep").await.status, 200);
+        }
+    }
+}
+
+/// A form's POST and a stream, sent while the app sleeps, to one that takes several holds
+/// to start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_form_and_a_stream_outlast_a_hold() {
+    let stage = Stage::new(Store::Files).await;
+    let app = stage.running(Plan::new("form").env("START_DELAY_MS", 3000)).await;
+    let wake = format!("{QUICKLY}hold_timeout = \"1s\"\nmax_redirects = 15\n");
+    let porter = stage.porter(&wake, NO_SLEEP).await;
+    let front = Front::before(&stage.sample, &porter, &[&app], Errors::Replaced).await;
+    until_state(&porter, &app, "awake", LONG).await;
+    let url = front.url(&app, "/");
+    let stream = "new Promise((done, failed) => {
+        const source = new EventSource('/events');
+        source.onmessage = (event) => { source.close(); done(event.data); };
+        source.onerror = () => { if (source.readyState === 2) failed('closed for good'); };
+    })";
+    let submit = "{
+        const form = document.createElement('form');
+        form.method = 'POST';
+        form.action = '/echo';
+        const input = form.appendChild(document.createElement('input'));
+        [input.name, input.value] = ['letter', 'x'.repeat(100000)];
+        document.body.append(form);
+        form.submit();
+    }";
+    let steps = [
+        ("goto", &*url),
+        ("see", "#app"),
+        ("tell", "sleep"),
+        ("eval", stream),
+        ("tell", "sleep"),
+        ("eval", submit),
+        ("read", "\"method\":\"POST\""),
+    ];
+    let walked = walk(true, &steps, async |_: &str| {
+        assert_eq!(order(&porter, &app, "sleep").await.status, 200);
+    })
+    .await;
+    assert_eq!(walked.values[0], "hello", "{walked:#?}");
+    for (method, path) in [("GET", "/events"), ("POST", "/echo")] {
+        let statuses = walked.statuses(method, path);
+        let (last, before) = statuses.split_last().expect("answers");
+        assert!(*last == 200 && !before.is_empty(), "{walked:#?}");
+        assert!(before.iter().all(|status| *status == 307), "delivered once: {walked:#?}");
+    }
+    assert!(walked.url.ends_with("/echo"), "{walked:#?}");
+}
+
+/// Left alone, the app would be tried for the last time seven minutes after the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn try_again_keeps_the_fragment_and_has_one_attempt_made_now() {
+    const FAILURES: u32 = 12;
+    let stage = Stage::new(Store::Files).await;
+    let app = stage.stopped(Plan::new("again").env("FAIL_STARTS", FAILURES)).await;
+    let wake = format!("{QUICKLY}longest_backoff = \"1h\"\n");
+    let porter = stage.porter(&wake, NO_SLEEP).await;
+    let front = Front::before(&stage.sample, &porter, &[&app], Errors::Replaced).await;
+    until_state(&porter, &app, "stopped", LONG).await;
+    let url = front.url(&app, "/deep?a=1#part");
+    let impatient = "setInterval(() => {
+        const failed = document.querySelector('main[data-state=failed] .again a');
+        if (failed) failed.click();
+    }, 300)";
+    let steps = [
+        ("goto", &*url),
+        ("see", "main[data-state=failed] .again a"),
+        ("eval", impatient),
+        ("see", "#app"),
+    ];
+    let walked = walk(true, &steps, nothing).await;
+    assert_eq!((&walked.url, walked.history), (&url, 2), "{walked:#?}");
+    assert_eq!(app.starts().await, FAILURES + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_denied_page_stays_and_looks_again_only_when_it_is_told_to() {
+    let paths = json!({"": {"access": "private"}, "/pub": {"access": "public"}});
+    let stage = Stage::new(Store::Files).await;
+    let app = stage.running(Plan::new("closed").paths(paths)).await;
+    let porter = stage.porter(QUICKLY, NO_SLEEP).await;
+    for errors in [Errors::Replaced, Errors::All] {
+        let front = Front::before(&stage.sample, &porter, &[&app], errors).await;
+        until_state(&porter, &app, "awake", LONG).await;
+        let url = front.url(&app, "/x?y#part");
+        let steps = [
+            ("goto", &*url),
+            ("see", "main[data-state=denied] .again a"),
+            // It goes on by itself as little as time does here.
+            ("eval", "new Promise((done) => setTimeout(done, 3000))"),
+            ("click", ".again a"),
+            ("see", "main[data-state=denied] .again a"),
+        ];
+        let walked = walk(true, &steps, nothing).await;
+        assert_eq!((&walked.url, walked.history), (&url, 2), "{walked:#?}");
+        assert_eq!(walked.statuses("GET", "/x"), [401, 401], "{walked:#?}");
+    }
+}

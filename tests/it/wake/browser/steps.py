@@ -1,0 +1,83 @@
+"""Walks through pages in Chromium, step by step, and reports what came of it.
+
+One JSON object on standard input says what to do:
+  chromium    the browser's program
+  javascript  whether pages may run scripts
+  seconds     how long each step may take
+  steps       a list of [what, argument]:
+              goto URL        opens it, as far as the first answer
+              see SELECTOR    waits until it is shown
+              read TEXT       waits until the page holds it
+              click SELECTOR
+              eval SCRIPT     runs it in the page
+              tell LINE       prints a line, and waits for one on standard input
+
+One JSON object on standard output says, after each line that was told:
+  url         where the page is in the end
+  history     how many entries its history has
+  values      what each eval came to
+  answers     [method, path, status], in order
+  failure     the step that failed, and why, or null
+"""
+
+import json
+import sys
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Error, sync_playwright
+
+
+def walk(page, order, values):
+    patience = order["seconds"] * 1000
+    page.set_default_timeout(patience)
+    for what, argument in order["steps"]:
+        try:
+            match what:
+                case "goto":
+                    page.goto(argument, wait_until="commit", timeout=patience)
+                case "see":
+                    page.wait_for_selector(argument)
+                case "read":
+                    page.get_by_text(argument).first.wait_for()
+                case "click":
+                    page.click(argument)
+                case "eval":
+                    values.append(page.evaluate(argument))
+                case "tell":
+                    print(argument, flush=True)
+                    sys.stdin.readline()
+        except Error as error:
+            return f"{what} {argument}: {error.message}"
+    return None
+
+
+def main():
+    order = json.loads(sys.stdin.readline())
+    arguments = ["--disable-gpu", "--no-first-run", "--host-resolver-rules=MAP * 127.0.0.1"]
+    values, answers = [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=order["chromium"], headless=True, chromium_sandbox=False, args=arguments
+        )
+        context = browser.new_context(java_script_enabled=order["javascript"])
+        page = context.new_page()
+
+        def answered(response):
+            request = response.request
+            answers.append([request.method, urlsplit(request.url).path, response.status])
+
+        page.on("response", answered)
+        failure = walk(page, order, values)
+        report = {
+            "url": page.url,
+            "history": page.evaluate("history.length") if order["javascript"] else 0,
+            "values": values,
+            "answers": answers,
+            "failure": failure,
+            "text": page.content() if failure else "",
+        }
+        browser.close()
+    print(json.dumps(report))
+
+
+main()
