@@ -12,6 +12,7 @@ use crate::support::boxes::Store;
 use crate::support::docker::apps::Plan;
 use crate::support::docker::browser::chromium;
 use crate::support::docker::front::{Errors, Front};
+use crate::support::server::Nightporter;
 use crate::support::sign::python;
 
 /// What came of a walk.
@@ -189,5 +190,52 @@ async fn a_denied_page_stays_and_looks_again_only_when_it_is_told_to() {
         let walked = walk(true, &steps, nothing).await;
         assert_eq!((&walked.url, walked.history), (&url, 2), "{walked:#?}");
         assert_eq!(walked.statuses("GET", "/x"), [401, 401], "{walked:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dashboard_of_the_box_may_frame_an_app_that_wakes_and_nobody_elses_may() {
+    let stage = Stage::new(Store::Files).await;
+    let dashboard = stage.running(Plan::new("dashboard")).await;
+    let app = stage.stopped(Plan::new("framed").env("START_DELAY_MS", 2000)).await;
+    let porter = stage.porter(QUICKLY, NO_SLEEP).await;
+    let apps = [&dashboard, &app];
+    let front = Front::before(&stage.sample, &porter, &apps, Errors::Replaced).await;
+    until_state(&porter, &app, "stopped", LONG).await;
+    until_state(&porter, &dashboard, "awake", LONG).await;
+    let frame = format!(
+        "{{ const frame = document.body.appendChild(document.createElement('iframe'));
+            frame.src = '{}'; }}",
+        front.url(&app, "/"),
+    );
+    let own = front.url(&dashboard, "/");
+    let steps = [("goto", &*own), ("eval", &frame), ("frame", "#text"), ("frame", "#app")];
+    walk(true, &steps, nothing).await;
+
+    assert_eq!(order(&porter, &app, "sleep").await.status, 200);
+    let other = front.elsewhere();
+    let steps = [("goto", &*other), ("eval", &frame), ("no-frame", "the app")];
+    walk(true, &steps, nothing).await;
+}
+
+/// The gate counts it as awake, and Traefik makes the error that the page stands for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_that_the_proxy_does_not_reach_yet_opens_by_itself() {
+    let stage = Stage::new(Store::Files).await;
+    let app = stage.stopped(Plan::new("late")).await;
+    let porter = Nightporter::of(&stage.sample).await;
+    let front = Front::before(&stage.sample, &porter, &[&app], Errors::Replaced).await;
+    let url = front.url(&app, "/deep?a=1#part");
+    for javascript in [true, false] {
+        let steps = [
+            ("goto", &*url),
+            ("see", "main[data-follow=reload] #text"),
+            ("tell", "start"),
+            ("see", "#app"),
+        ];
+        let walked = walk(javascript, &steps, async |_: &str| app.all("start").await).await;
+        assert_eq!(walked.url, url, "{walked:#?}");
+        assert_eq!(walked.statuses("GET", "/deep").first(), Some(&502), "{walked:#?}");
+        app.all("kill").await;
     }
 }

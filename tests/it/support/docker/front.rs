@@ -118,6 +118,11 @@ impl Front {
         format!("http://{}:{}{path}", self.host(app), self.address.port())
     }
 
+    /// A page of a host that is none of the box's.
+    pub fn elsewhere(&self) -> String {
+        format!("http://{PROBE}:{}/livez", self.address.port())
+    }
+
     /// A client's request for an app.
     pub fn request(&self, method: &str, app: &App, path: &str) -> Request {
         Request::new(method, path).without("Host").header("Host", self.host(app))

@@ -10,6 +10,8 @@ One JSON object on standard input says what to do:
               read TEXT       waits until the page holds it
               click SELECTOR
               eval SCRIPT     runs it in the page
+              frame SELECTOR  waits until it is shown in the page's frame
+              no-frame HOST   waits until that host's document was refused in a frame
               tell LINE       prints a line, and waits for one on standard input
 
 One JSON object on standard output says, after each line that was told:
@@ -25,6 +27,16 @@ import sys
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Error, sync_playwright
+
+
+def refused(page, host, patience):
+    """Whether the frame shows the browser's own error instead."""
+    waited = 0
+    while not page.frames[1:] or not page.frames[1].url.startswith("chrome-error:"):
+        page.wait_for_timeout(50)
+        waited += 50
+        if waited > patience:
+            raise Error(f"{host} is shown in {[frame.url for frame in page.frames]}")
 
 
 def walk(page, order, values):
@@ -43,6 +55,10 @@ def walk(page, order, values):
                     page.click(argument)
                 case "eval":
                     values.append(page.evaluate(argument))
+                case "frame":
+                    page.frame_locator("iframe").locator(argument).first.wait_for()
+                case "no-frame":
+                    refused(page, argument, patience)
                 case "tell":
                     print(argument, flush=True)
                     sys.stdin.readline()
