@@ -87,13 +87,13 @@ impl GateRoutes {
     /// A denial: to a person who opens an app a page, to everyone else the contract's.
     async fn denied(&self, reason: Reason, headers: &HeaderMap) -> Response {
         let answer = answer::deny(reason);
-        let is_of_an_app = match reason {
+        let is_of_an_app = matches!(
+            reason,
             Reason::TerminalRequired
-            | Reason::PeerRequired
-            | Reason::NoMatchingRule
-            | Reason::BrokenApp => true,
-            _ => false,
-        };
+                | Reason::PeerRequired
+                | Reason::NoMatchingRule
+                | Reason::BrokenApp
+        );
         let is_shown = is_of_an_app
             && poll_version(headers).is_none()
             && is_navigation(headers, header(headers, FORWARDED_METHOD));

@@ -149,8 +149,9 @@
       // Takes back the reload that is meant for browsers where this does not run.
       stop();
       follow();
-    } else if (follows === "reload" && location.hash && !document.querySelector("meta[content*='url=']")) {
-      // A refresh that names no address does not load what has a fragment.
+    } else if (follows === "reload" && location.hash) {
+      // A refresh loses the fragment, or, where it names no address, loads nothing.
+      stop();
       setTimeout(() => location.reload(), retryAfter * 1000);
     }
   });

@@ -174,7 +174,7 @@ impl Display for Page<'_> {
 }
 
 /// A request's path and query as an address relative to itself: loading that loads the
-/// page again even where its address has a fragment, which a refresh without one does
+/// page again even where its address has a fragment, which a refresh that names none does
 /// not. What begins with two slashes would name a host.
 fn own(uri: &str) -> String {
     let is_host = uri.starts_with("//") || uri.starts_with("/\\");
