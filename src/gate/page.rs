@@ -96,6 +96,7 @@ impl Gate {
         };
         let now = self.freshness.now();
         governed.admit(&identified.client).is_ok()
+            && described.templates[governed.rule].is_ok()
             && identified.is_usable(&self.freshness, now)
             && found.is_usable(&self.freshness, now)
     }
