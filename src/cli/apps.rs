@@ -58,6 +58,7 @@ struct App {
     last_failure: Option<LastFailure>,
     place: Option<usize>,
     reason: Option<String>,
+    hint: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -109,6 +110,9 @@ pub(super) fn list(options: &ListOptions, config: &Config, out: &mut dyn Write) 
         )?;
         if let Some(LastFailure { at, reason }) = &app.last_failure {
             writeln!(out, "{:<width$}  failed {at}: {reason}", "")?;
+        }
+        if let Some(hint) = &app.hint {
+            writeln!(out, "{:<width$}  {hint}", "")?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -13,6 +13,7 @@ use super::open::open;
 use super::{Answer, Failure, domain, wait};
 use crate::config::{self, Certificate, Config, ListenAddr};
 use crate::domain::app::{AppMeta, EntrypointPort};
+use crate::gate::verdict::ASLEEP;
 use crate::store::app_meta::AppMetaDir;
 
 /// What Traefik deletes from a client's request and copies from the answer.
@@ -54,6 +55,8 @@ struct Gate {
     /// Scheme, host and port.
     url: String,
     tls: Option<Tls>,
+    /// What a monitor is to get of an app that sleeps, where the gate cannot say it.
+    asleep: Option<u16>,
 }
 
 #[derive(Debug)]
@@ -126,7 +129,9 @@ impl Gate {
                 Some(Tls { ca, client, server_name: host.to_owned() })
             }
         };
-        Ok(Self { url, tls })
+        let asleep = config.wake.ignore.status;
+        let asleep = asleep.is_success().then(|| asleep.as_u16());
+        Ok(Self { url, tls, asleep })
     }
 }
 
@@ -244,9 +249,19 @@ fn middlewares(text: &mut String, gate: &Gate) -> std::fmt::Result {
          # as they are. Its request carries the app's Host.\n    \
          nightporter-page:\n      errors:\n        status: [\"502\", \"504\"]\n        \
          service: nightporter\n        \
-         query: \"/internal/app_error/{status}?url={url}\"\n",
+         query: \"/internal/app_error/{originalStatus}?url={url}\"\n",
     );
-    Ok(())
+    asleep_is_not_down(text, gate)
+}
+
+/// What the gate says of a sleeping app to a monitor is made the 2xx that it means.
+fn asleep_is_not_down(text: &mut String, gate: &Gate) -> std::fmt::Result {
+    let Some(status) = gate.asleep else { return Ok(()) };
+    let replaced = "        status: [";
+    if let Some(at) = text.rfind(replaced) {
+        text.insert_str(at + replaced.len(), &format!("\"{ASLEEP}\", "));
+    }
+    writeln!(text, "        statusRewrites:\n          \"{ASLEEP}\": {status}")
 }
 
 fn services(text: &mut String, gate: &Gate, routes: &[Route]) -> std::fmt::Result {

@@ -36,8 +36,8 @@ impl Config {
             start_timeout, hold_timeout, max_held, max_redirects, compose_command, data_dir, min_free_disk, ignore,
         });
         compare!(keys, "sleep", Sleep, sleep, new.sleep, {
-            enabled, interval, pause, idle_for_pause, idle_for_stop, hold_off, activity_bytes,
-            memory_pressure, reclaim,
+            enabled, interval, pause, idle_for_pause, idle_for_stop, hold_off, activity, apps,
+            activity_bytes, activity_cpu, memory_pressure, reclaim,
         });
         push_if(&mut keys, *upstream != new.upstream, "upstream");
         compare!(keys, "log", Log, log, new.log, { level, format });

@@ -12,7 +12,7 @@ const CONFIG_VARIABLE: &str = "NIGHTPORTER_CONFIG";
 const SIMILAR: f64 = 0.75;
 
 /// Every key, by section. `_file` keys name a file that holds the secret.
-pub(super) const KEYS: [&str; 68] = [
+pub(super) const KEYS: [&str; 72] = [
     "gate.listen",
     "gate.trusted_proxies",
     "gate.domain",
@@ -68,13 +68,17 @@ pub(super) const KEYS: [&str; 68] = [
     "wake.min_free_disk",
     "wake.ignore.user_agents",
     "wake.ignore.paths",
+    "wake.ignore.status",
     "sleep.enabled",
     "sleep.interval",
     "sleep.pause",
     "sleep.idle_for_pause",
     "sleep.idle_for_stop",
     "sleep.hold_off",
+    "sleep.activity",
+    "sleep.apps",
     "sleep.activity_bytes",
+    "sleep.activity_cpu",
     "sleep.memory_pressure",
     "sleep.reclaim",
     "upstream.url",

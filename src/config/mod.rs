@@ -17,12 +17,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::StatusCode;
 use ipnet::IpNet;
 
 pub use findings::{Finding, Findings, Origin};
 pub use load::load;
 pub use value::{ListenAddr, Secret};
 
+pub use crate::domain::activity::Activity;
 pub use crate::domain::policy::PathMatching;
 pub use crate::domain::strategy::StrategyChoice;
 
@@ -197,6 +199,8 @@ pub struct Ignore {
     pub user_agents: Vec<String>,
     /// Beginnings of a path.
     pub paths: Vec<String>,
+    /// What they get while the app sleeps; 200 unless set.
+    pub status: StatusCode,
 }
 
 /// Where the container engine listens.
@@ -226,8 +230,14 @@ pub struct Sleep {
     pub idle_for_stop: Duration,
     /// After the start of the process nothing is put to sleep for so long.
     pub hold_off: Duration,
+    /// What counts as use besides requests, for apps that say nothing themselves.
+    pub activity: Activity,
+    /// By app; goes before what its `app_meta.json` says.
+    pub apps: BTreeMap<String, Activity>,
     /// Bytes both to and from an app within `interval` that count as use.
     pub activity_bytes: u64,
+    /// Percentage of one processor that counts as use where processor time does.
+    pub activity_cpu: u64,
     /// Percentage of time that tasks wait for memory (PSI `some avg10`) above which
     /// apps are demoted before their time; `None` never does.
     pub memory_pressure: Option<u8>,

@@ -9,7 +9,9 @@ use ipnet::IpNet;
 
 use super::findings::{Findings, Origin};
 use super::given::{Given, Raw};
-use super::{HeaderEncoding, ListenAddr, LogFormat, PathMatching, Secret, StrategyChoice};
+use super::{
+    Activity, HeaderEncoding, ListenAddr, LogFormat, PathMatching, Secret, StrategyChoice,
+};
 
 /// Longest duration that is accepted. Longer ones are slips of the unit, and
 /// times far ahead can leave the range of the clock.
@@ -385,19 +387,29 @@ impl Setting for StrategyChoice {
     }
 }
 
+impl Setting for Activity {
+    fn read(raw: &Raw) -> Result<Self, Refusal> {
+        let text = String::read(raw)?;
+        Self::named(&text).ok_or_else(|| {
+            let hint = "use `traffic`, `exec` and `cpu`, joined by `+`, or `none`";
+            Refusal::new(format!("`{text}` is no activity"), hint)
+        })
+    }
+}
+
 /// `["notes=hold", "wiki=pass"]`.
 #[derive(Debug)]
-pub(super) struct AppStrategies(pub(super) BTreeMap<String, StrategyChoice>);
+pub(super) struct ByApp<T>(pub(super) BTreeMap<String, T>);
 
-impl Setting for AppStrategies {
+impl<T: Setting> Setting for ByApp<T> {
     fn read(raw: &Raw) -> Result<Self, Refusal> {
         let apps = list(raw, "[\"notes=hold\"]")?.into_iter().map(|text| {
             let Some((app, word)) = text.split_once('=') else {
-                let hint = "write the app's name and its strategy, as in `notes=hold`";
+                let hint = "write the app's name, `=` and what is to hold for it";
                 return Err(Refusal::new(format!("`{text}` has no `=`"), hint));
             };
             let word = Raw::Text(word.trim().to_owned());
-            Ok((app.trim().to_owned(), StrategyChoice::read(&word)?))
+            Ok((app.trim().to_owned(), T::read(&word)?))
         });
         apps.collect::<Result<_, _>>().map(Self)
     }

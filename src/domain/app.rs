@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use self::lax::Object;
+use super::activity::Activity;
 use super::strategy::StrategyChoice;
 
 /// Who may use a path.
@@ -50,6 +51,8 @@ pub struct AppMeta {
     pub foreign_wake: Option<String>,
     /// `cors_preflight`: whether preflights pass to private paths; this program's own key.
     pub cors_preflight: bool,
+    /// `activity`: what keeps it awake besides requests; this program's own key, too.
+    pub activity: Option<Activity>,
 }
 
 /// A port of a container that Traefik routes to.
@@ -127,6 +130,8 @@ struct Raw {
     minimum_portal_size: Size,
     wake: Option<Value>,
     cors_preflight: Option<Value>,
+    /// Of another shape it is another program's.
+    activity: Option<Value>,
 }
 
 #[derive(Deserialize, Default)]
@@ -195,6 +200,7 @@ impl AppMeta {
             foreign_wake: foreign_wake.map(|given| given.to_string()),
             // A key of that name that says anything else is another program's.
             cors_preflight: raw.cors_preflight == Some(Value::Bool(true)),
+            activity: raw.activity.and_then(|activity| Activity::named(activity.as_str()?)),
         })
     }
 }
@@ -380,6 +386,10 @@ mod tests {
         assert_eq!(parse(&meta).expect("valid").foreign_wake, None);
         meta["wake"] = json!("hold");
         assert_eq!(parse(&meta).expect("valid").wake, StrategyChoice::named("hold"));
+        meta["activity"] = json!("exec");
+        assert_eq!(parse(&meta).expect("valid").activity, Activity::named("exec"));
+        meta["activity"] = json!({"of": "another program"});
+        assert_eq!(parse(&meta).expect("valid").activity, None);
         meta["paths"]["/x"] = json!({"access": "secret"});
         let error = parse(&meta).expect_err("unknown access").to_string();
         assert!(error.contains("secret"), "{error}");

@@ -88,10 +88,22 @@ pub(super) fn wants_retry(headers: &HeaderMap) -> bool {
     headers.contains_key(RETRY)
 }
 
+/// Whether a browser fetches in advance, which no person has asked for: as its makers
+/// agreed on (Sec-Purpose, Fetch section 2.2.6), and as older ones say it.
+pub(super) fn is_prefetch(headers: &HeaderMap) -> bool {
+    let names = ["sec-purpose", "purpose", "x-purpose", "x-moz"];
+    let mut values = names.iter().flat_map(|name| headers.get_all(*name));
+    values.any(|value| {
+        let value = value.as_bytes().trim_ascii_start();
+        let word = value.get(.."prefetch".len());
+        word.is_some_and(|word| word.eq_ignore_ascii_case(b"prefetch"))
+    })
+}
+
 impl Ignore {
     /// Whether a request is to wake nothing.
     pub(super) fn covers(&self, headers: &HeaderMap, uri: &str) -> bool {
-        let Self { user_agents, paths } = self;
+        let Self { user_agents, paths, status: _ } = self;
         if paths.iter().any(|path| uri.starts_with(path.as_str())) {
             return true;
         }

@@ -310,7 +310,11 @@ fn a_preflight_is_told_by_all_it_must_carry() {
 
 #[test]
 fn health_checkers_are_ignored_by_name_and_path() {
-    let ignore = Ignore { user_agents: vec!["uptime-kuma".into()], paths: vec!["/health".into()] };
+    let ignore = Ignore {
+        user_agents: vec!["uptime-kuma".into()],
+        paths: vec!["/health".into()],
+        ..Ignore::default()
+    };
     assert!(ignore.covers(&headers(&[("user-agent", "Uptime-Kuma/2.0")]), "/"));
     assert!(ignore.covers(&headers(&[]), "/healthz?x"));
     assert!(!ignore.covers(&headers(&[("user-agent", "Firefox")]), "/"));
@@ -321,4 +325,20 @@ fn a_marked_request_is_one_whatever_its_mark_says() {
     assert_eq!(poll_version(&headers(&[("x-nightporter-poll", "17")])), Some(17));
     assert_eq!(poll_version(&headers(&[("x-nightporter-poll", "x")])), Some(0));
     assert_eq!(poll_version(&headers(&[])), None);
+}
+
+#[test]
+fn what_a_browser_fetches_in_advance_is_told_apart() {
+    for (name, value, expected) in [
+        ("sec-purpose", "prefetch", true),
+        ("sec-purpose", "prefetch;prerender", true),
+        ("sec-purpose", "Prefetch; anonymous-client-ip", true),
+        ("purpose", "prefetch", true),
+        ("x-moz", "prefetch", true),
+        ("sec-purpose", "preview", false),
+        ("x-moz", "", false),
+    ] {
+        assert_eq!(is_prefetch(&headers(&[(name, value)])), expected, "{name}: {value}");
+    }
+    assert!(!is_prefetch(&headers(&[])));
 }

@@ -95,6 +95,8 @@ struct AsleepApp {
     entry: Arc<Entry<Option<App>>>,
     /// Whether the request is to wake nothing.
     is_ignored: bool,
+    /// Whether that is since a browser asks in advance for what nobody may ever open.
+    is_prefetch: bool,
 }
 
 /// The rows that a decision was made from.
@@ -239,7 +241,9 @@ impl Gate {
             };
             self.render(templates, rendering, &identified.client, identity.value.as_ref())?
         };
-        let is_ignored = self.wake.ignore.covers(request.headers, request.forwarded.uri);
+        let is_covered = self.wake.ignore.covers(request.headers, request.forwarded.uri);
+        let is_prefetch = !is_covered && asker::is_prefetch(request.headers);
+        let is_ignored = is_covered || is_prefetch;
         if !is_ignored {
             // Before the look: whoever puts the app to sleep does both the other way round.
             self.touches.touch(&app.used, now.wall);
@@ -253,7 +257,7 @@ impl Gate {
             return Ok(Granted { headers, asleep: None });
         }
         let app = found.app.clone().ok_or(Reason::UnknownApp)?;
-        Ok(Granted { headers, asleep: Some(AsleepApp { entry: app, is_ignored }) })
+        Ok(Granted { headers, asleep: Some(AsleepApp { entry: app, is_ignored, is_prefetch }) })
     }
 
     /// Whether a request that nobody signs in for is passed on all the same, as the app

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::PageApp;
 use crate::domain::reason::Reason;
@@ -38,4 +38,17 @@ pub enum Form {
     Poll,
     /// The request's own address: it is to be sent there again.
     Again(HeaderValue),
+    /// That it sleeps, and is well: for a monitor whose requests wake nothing.
+    Ignored(StatusCode),
+}
+
+/// What the gate answers where a monitor is to get a 2xx for an app that sleeps: from it
+/// a forwardAuth would be a grant, so that the proxy has to make it of this one, which
+/// nothing else answers with (it is unassigned in IANA's registry of status codes).
+pub const ASLEEP: u16 = 489;
+
+/// The status that tells a forwardAuth which one a monitor is to get.
+pub(super) fn sent_for(status: StatusCode) -> StatusCode {
+    let asleep = StatusCode::from_u16(ASLEEP).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    if status.is_success() { asleep } else { status }
 }

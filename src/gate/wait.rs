@@ -10,7 +10,7 @@ use super::asker::{is_navigation, poll_version, wants_retry};
 use super::client::Once;
 use super::forwarded::Forwarded;
 use super::memory::App;
-use super::verdict::{Asleep, Form, Headers, Verdict};
+use super::verdict::{Asleep, Form, Headers, Verdict, sent_for};
 use super::{AsleepApp, Gate, Granted, PageApp};
 use crate::domain::lifecycle::Phase;
 use crate::domain::reason::Reason;
@@ -31,7 +31,7 @@ impl Gate {
         asleep: AsleepApp,
         once: &mut Once,
     ) -> Verdict {
-        let AsleepApp { entry, is_ignored } = asleep;
+        let AsleepApp { entry, is_ignored, is_prefetch } = asleep;
         let Some(app) = entry.value.as_ref() else {
             return Verdict::Deny(Reason::UnknownApp);
         };
@@ -51,8 +51,12 @@ impl Gate {
             }
             return instead(app, Form::Poll);
         }
-        if is_ignored {
+        // What is not there yet must not be shown later as what was fetched.
+        if is_prefetch {
             return instead(app, Form::Problem);
+        }
+        if is_ignored {
+            return instead(app, Form::Ignored(sent_for(self.wake.ignore.status)));
         }
         let Ok(forwarded) = Forwarded::read(headers) else {
             return Verdict::Deny(Reason::MalformedRequest);

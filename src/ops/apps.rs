@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::domain::lifecycle::{Failure, Phase, Rest};
 use crate::store::touch::Touches;
+use crate::wake::docker::APP_LABEL;
 use crate::wake::{AppWake, ContainerState, History, Shown, Wakes};
 
 /// What an operator orders.
@@ -79,8 +80,15 @@ impl Apps {
 
     fn describe(&self, app: &AppWake) -> Value {
         let Shown { version: _, phase, since: _, containers } = app.shown();
-        let History { since, woken: _, last_use, last_failure, next_rest, no_rest_before: _ } =
-            app.history();
+        let History {
+            since,
+            woken: _,
+            last_use,
+            last_failure,
+            next_rest,
+            no_rest_before: _,
+            cannot_be_paused: _,
+        } = app.history();
         let last_use = last_use.max(self.touches.last_use(&app.name));
         let next_sleep =
             next_rest.and_then(|(at, rest)| Some(json!({"at": time(at)?, "to": rest.as_str()})));
@@ -96,6 +104,9 @@ impl Apps {
             "problems": app.problems(),
             "containers": containers.iter().map(container).collect::<Value>(),
         });
+        if self.wakes.is_unmatched(app) {
+            described["hint"] = unmatched(&app.name).into();
+        }
         match phase {
             Phase::Queued { place } => described["place"] = place.into(),
             Phase::Failed { failure, retry_after } => {
@@ -107,6 +118,11 @@ impl Apps {
         }
         described
     }
+}
+
+/// What to do about an app that the engine has nothing of.
+fn unmatched(app: &str) -> String {
+    format!("no container is this app's; label it {APP_LABEL}={app}")
 }
 
 fn container(container: &ContainerState) -> Value {

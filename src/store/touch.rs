@@ -49,6 +49,10 @@ pub struct Touches {
 /// Milliseconds within which uses of one row are one.
 const COARSE: u64 = 1000;
 
+/// A use that is so much older than the last one was noted by a clock that was set back;
+/// of threads that are slow none is so late.
+const SET_BACK: u64 = 5000;
+
 /// The first [`Uses::forget_above`].
 const FORGET_ABOVE: usize = 1 << 16;
 
@@ -95,11 +99,16 @@ impl Touches {
     pub fn touch(&self, used: &Arc<Use>, now: SystemTime) {
         let now = millis(now);
         // A burst writes the line that requests share once.
-        if now < used.latest.load(Ordering::SeqCst).saturating_add(COARSE) {
+        let latest = used.latest.load(Ordering::SeqCst);
+        if is_set_back(now, latest) {
+            used.latest.store(now, Ordering::SeqCst);
+        } else if now < latest.saturating_add(COARSE) {
             return;
+        } else {
+            used.latest.fetch_max(now, Ordering::SeqCst);
         }
-        used.latest.fetch_max(now, Ordering::SeqCst);
-        if now < used.written.load(Ordering::Relaxed).saturating_add(used.every) {
+        let written = used.written.load(Ordering::Relaxed);
+        if now < written.saturating_add(used.every) && !is_set_back(now, written) {
             return;
         }
         if !used.pending.load(Ordering::Acquire) && !used.pending.swap(true, Ordering::AcqRel) {
@@ -144,7 +153,7 @@ impl Touches {
             match source.write_touches(touched, &uses).await {
                 Ok(()) => {
                     for (used, (_, at)) in pending.iter().zip(&uses) {
-                        used.written.fetch_max(millis(*at), Ordering::AcqRel);
+                        used.written.store(millis(*at), Ordering::Release);
                     }
                 }
                 Err(error) => {
@@ -178,6 +187,10 @@ impl Use {
         let at = UNIX_EPOCH + Duration::from_millis(self.latest.load(Ordering::Acquire));
         (Arc::clone(&self.key), at)
     }
+}
+
+fn is_set_back(now: u64, noted: u64) -> bool {
+    now.saturating_add(SET_BACK) < noted
 }
 
 fn millis(at: SystemTime) -> u64 {
@@ -226,6 +239,22 @@ mod tests {
         assert_eq!(touches.waiting(), 0);
         touches.touch(&used, at(1060));
         assert_eq!(touches.waiting(), 1);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_hide_uses() {
+        let touches = touches();
+        let (app, used) = ("a".into(), touches.of(Touched::App, &"a".into()));
+        touches.touch(&used, at(10_000));
+        let pending = std::mem::take(&mut *lock(&touches.pending));
+        used.written.store(millis(pending[0].take().1), Ordering::Release);
+        touches.touch(&used, at(9_999));
+        assert_eq!(touches.last_use(&app), Some(at(10_000)), "a slow thread");
+        touches.touch(&used, at(6_400));
+        assert_eq!(touches.last_use(&app), Some(at(6_400)));
+        assert_eq!(touches.waiting(), 1, "others are to know of it");
+        touches.touch(&used, at(6_410));
+        assert_eq!(touches.last_use(&app), Some(at(6_410)));
     }
 
     #[test]

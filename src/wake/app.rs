@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Order;
 use super::docker::{Container, Health};
+use crate::domain::activity::Activity;
 use crate::domain::app::{AppMeta, EntrypointPort, Lifecycle, Size};
 use crate::domain::lifecycle::{Failure, Phase, Rest};
 
@@ -19,6 +20,7 @@ pub struct Facts {
     /// Containers and ports that the proxy sends requests to, HTTP ones first.
     pub entrypoints: Vec<Target>,
     pub lifecycle: Lifecycle,
+    pub activity: Option<Activity>,
     pub minimum_size: Size,
 }
 
@@ -47,6 +49,7 @@ impl Facts {
         Self {
             entrypoints,
             lifecycle: meta.lifecycle.clone(),
+            activity: meta.activity,
             minimum_size: meta.minimum_portal_size,
         }
     }
@@ -85,6 +88,8 @@ pub struct History {
     pub last_failure: Option<(SystemTime, Failure)>,
     /// Could not be put to sleep a moment ago, and is left alone until then.
     pub no_rest_before: Option<Instant>,
+    /// Whether the engine has refused to pause it.
+    pub cannot_be_paused: bool,
     /// When it goes to sleep if nobody uses it before, and how deep.
     pub next_rest: Option<(SystemTime, Rest)>,
 }

@@ -5,7 +5,10 @@
 //! the engine says that things were otherwise (404, 409), it looks once more.
 
 mod ready;
+mod recreate;
 mod rest;
+
+pub(super) use rest::CANNOT_BE_PAUSED;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, warn};
 
+use super::Wakes;
 use super::app::{AppWake, Facts};
 use super::compose::Compose;
 use super::conditions::free_disk;
@@ -50,6 +54,7 @@ pub(super) struct Means {
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) means: Arc<Means>,
+    pub(super) wakes: Arc<Wakes>,
     pub(super) app: Arc<AppWake>,
     pub(super) selector: Selector,
     pub(super) view: View,
@@ -247,9 +252,13 @@ impl Attempt {
             }
             EngineState::Exited => {
                 self.tell(Phase::Starting);
+                self.thaw(observed).await?;
                 let file = self.means.compose.file(&self.app.name);
                 if observed.is_incomplete(&self.facts()) && file.is_some() {
                     return self.compose_up().await;
+                }
+                if self.is_outdated(observed).await {
+                    return self.apply_changes(observed).await;
                 }
                 self.start(observed).await
             }
@@ -274,7 +283,12 @@ impl Attempt {
                 Err(EngineError::Refused { .. }) if !self.is_still_paused(container).await => {}
                 Err(EngineError::Refused { message, .. }) => {
                     warn!(app = %self.app.name, message, "cannot be unpaused; started instead");
-                    return self.compose_up().await;
+                    self.means.engine.gives_up_pausing();
+                    if self.means.compose.file(&self.app.name).is_some() {
+                        return self.compose_up().await;
+                    }
+                    // The engine itself lets a paused process go to end it.
+                    self.means.engine.stop(&container.id).await?;
                 }
                 done => done?,
             }
@@ -286,6 +300,18 @@ impl Attempt {
             EngineState::Running => Ok(()),
             _ => self.start(&observed).await,
         }
+    }
+
+    /// Unpauses what is paused for another app's sake.
+    async fn thaw(&self, observed: &Observed) -> Result<(), Trouble> {
+        for container in observed.containers.iter().filter(|c| c.state == State::Paused) {
+            match self.means.engine.unpause(&container.id).await {
+                Err(EngineError::Refused { .. }) if !self.is_still_paused(container).await => {}
+                done => done?,
+            }
+            self.view.look([Arc::clone(&container.id)]).await;
+        }
+        Ok(())
     }
 
     /// Whether a container that could not be unpaused is paused at all.
@@ -325,29 +351,8 @@ impl Attempt {
                 self.view.look([Arc::clone(&container.id)]).await;
                 Ok(())
             }
-            // Of a network that was removed since: only Compose makes it anew.
-            Err(EngineError::NotFound(reason)) if reason.contains("network") => {
-                self.recompose(&reason).await
-            }
-            Err(EngineError::NotFound(reason)) if reason.contains("image") => {
-                let image = container.image.clone();
-                debug!(app = %self.app.name, reason, "its image is missing");
-                Err(Failure::ImageMissing { image }.into())
-            }
-            Err(error) => Err(error.into()),
+            Err(error) => self.not_started(container, observed, error).await,
         }
-    }
-
-    async fn recompose(&mut self, reason: &str) -> Result<(), Trouble> {
-        let name = Arc::clone(&self.app.name);
-        let Some(project) = self.selector.project().map(str::to_owned) else {
-            return Err(Failure::Engine(reason.to_owned()).into());
-        };
-        if self.means.compose.file(&name).is_none() {
-            return Err(Failure::Engine(reason.to_owned()).into());
-        }
-        self.means.compose.down(&name, &project).await?;
-        self.compose_up().await
     }
 
     /// Waits for what a container depends on to have come so far.
@@ -398,6 +403,15 @@ impl Attempt {
             return Err(Failure::NoComposeFile.into());
         };
         let done = self.means.compose.up(&name, &project).await;
+        self.after_compose(&project, done).await
+    }
+
+    async fn after_compose(
+        &mut self,
+        project: &str,
+        done: Result<(), Failure>,
+    ) -> Result<(), Trouble> {
+        let name = Arc::clone(&self.app.name);
         match self.means.source.standing(&name).await {
             Ok(Standing::Revivable) => {}
             // Whoever installs it makes what it needs, and may have made it by now.
@@ -406,7 +420,7 @@ impl Attempt {
             }
             Ok(Standing::Busy { .. } | Standing::Gone) => {
                 warn!(app = %name, "was removed while its containers were made; they go too");
-                self.means.engine.remove_project(&project).await?;
+                self.means.engine.remove_project(project).await?;
                 return Err(Trouble::Stale("the app was removed".into()));
             }
             Err(error) => return Err(Failure::from(error).into()),

@@ -3,10 +3,14 @@
 //! Only for an app's own file and project. The command is what its owner installed;
 //! nothing here reads the file.
 
+mod changes;
+
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -14,6 +18,7 @@ use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
+use self::changes::Checked;
 use super::observed::Selector;
 use crate::config::{DockerEndpoint, Wake};
 use crate::domain::lifecycle::Failure;
@@ -48,6 +53,8 @@ pub(super) struct Compose {
     environment: Vec<(&'static str, OsString)>,
     /// Variables that it must not see.
     hidden: &'static [&'static str],
+    /// By app.
+    checked: Mutex<HashMap<String, Checked>>,
 }
 
 /// The older Compose believes authorities named here before those of the engine's own
@@ -96,15 +103,17 @@ impl Compose {
                 DockerEndpoint::Tls { .. } => OTHER_AUTHORITIES,
                 DockerEndpoint::Unix(_) | DockerEndpoint::Tcp(_) => &[],
             },
+            checked: Mutex::default(),
         }
+    }
+
+    fn checked(&self) -> MutexGuard<'_, HashMap<String, Checked>> {
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The compose file in an app's own folder.
     pub(super) fn file(&self, app: &str) -> Option<PathBuf> {
-        let is_folder = !app.is_empty() && !app.starts_with('.') && !app.contains(['/', '\0']);
-        let folder = self.installed_apps_dir.join(app);
-        let files = FILES.iter().map(|file| folder.join(file));
-        files.into_iter().find(|file| is_folder && file.is_file())
+        file_of(&self.installed_apps_dir, app)
     }
 
     /// Whether an app's containers could be made.
@@ -114,41 +123,61 @@ impl Compose {
 
     /// Makes and starts an app's containers.
     pub(super) async fn up(&self, app: &str, project: &str) -> Result<(), Failure> {
+        self.up_or_anew(app, project, &["up", "-d"]).await
+    }
+
+    /// Makes all containers anew, where asked to without those of services that are in
+    /// the file no more. Their volumes are kept, those without a name too.
+    pub(super) async fn recreate(
+        &self,
+        app: &str,
+        project: &str,
+        without_orphans: bool,
+    ) -> Result<(), Failure> {
+        let order = ["up", "-d", "--force-recreate", "--remove-orphans"];
+        let order = if without_orphans { &order[..] } else { &order[..3] };
+        self.up_or_anew(app, project, order).await
+    }
+
+    /// Makes the containers of these services anew, and touches no other.
+    pub(super) async fn recreate_only(
+        &self,
+        app: &str,
+        project: &str,
+        services: &[String],
+    ) -> Result<(), Failure> {
         let file = self.file(app).ok_or(Failure::NoComposeFile)?;
-        match self.run(&file, project, &["up", "-d"]).await {
+        let order = ["up", "-d", "--force-recreate", "--no-deps"];
+        let services = services.iter().map(String::as_str);
+        let order: Vec<_> = order.into_iter().chain(services).collect();
+        self.run(&file, project, &order).await.map_err(Failure::from)
+    }
+
+    async fn up_or_anew(&self, app: &str, project: &str, order: &[&str]) -> Result<(), Failure> {
+        let file = self.file(app).ok_or(Failure::NoComposeFile)?;
+        match self.run(&file, project, order).await {
             Ok(()) => Ok(()),
             Err(Trouble::Failed(failure)) => Err(failure),
             Err(Trouble::Stale(reason)) => {
                 tracing::info!(app, reason, "compose is in its own way; taking the app down first");
                 self.down(app, project).await?;
-                match self.run(&file, project, &["up", "-d"]).await {
-                    Ok(()) => Ok(()),
-                    Err(Trouble::Failed(failure)) => Err(failure),
-                    Err(Trouble::Stale(reason)) => Err(Failure::Compose(reason)),
-                }
+                self.run(&file, project, &["up", "-d"]).await.map_err(Failure::from)
             }
         }
     }
 
     /// Removes an app's containers and networks; its volumes stay.
-    pub(super) async fn down(&self, app: &str, project: &str) -> Result<(), Failure> {
+    async fn down(&self, app: &str, project: &str) -> Result<(), Failure> {
         let file = self.file(app).ok_or(Failure::NoComposeFile)?;
-        match self.run(&file, project, &["down"]).await {
-            Ok(()) => Ok(()),
-            Err(Trouble::Failed(failure)) => Err(failure),
-            Err(Trouble::Stale(reason)) => Err(Failure::Compose(reason)),
-        }
+        self.run(&file, project, &["down"]).await.map_err(Failure::from)
     }
 
-    async fn run(&self, file: &Path, project: &str, order: &[&str]) -> Result<(), Trouble> {
+    /// Compose with an order about an app's own file and project, where there is one.
+    async fn command(&self, file: &Path, project: &str, order: &[&str]) -> Option<Command> {
         // Where there is none now, one may be installed later.
         let find = async || self.find().await.ok_or(());
-        let found = self.found.get_or_try_init(find).await;
-        let Ok([program, first @ ..]) = found.map(Vec::as_slice) else {
-            let reason =
-                "neither `docker compose` nor `docker-compose` is here; see `wake.compose_command`";
-            return Err(Trouble::Failed(Failure::Compose(reason.into())));
-        };
+        let found = self.found.get_or_try_init(find).await.ok()?;
+        let [program, first @ ..] = found.as_slice() else { return None };
         let mut command = Command::new(program);
         command
             .args(first)
@@ -158,8 +187,6 @@ impl Compose {
             .envs(self.environment.iter().cloned())
             .current_dir(file.parent().unwrap_or(Path::new("/")))
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
             .kill_on_drop(true);
         // A compose file may name any variable, and comes with the app.
         for (name, _) in std::env::vars_os() {
@@ -170,6 +197,17 @@ impl Compose {
         for name in self.hidden {
             command.env_remove(name);
         }
+        Some(command)
+    }
+
+    async fn run(&self, file: &Path, project: &str, order: &[&str]) -> Result<(), Trouble> {
+        let Some(mut command) = self.command(file, project, order).await else {
+            let reason =
+                "neither `docker compose` nor `docker-compose` is here; see `wake.compose_command`";
+            return Err(Trouble::Failed(Failure::Compose(reason.into())));
+        };
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let program = command.as_std().get_program().to_string_lossy().into_owned();
         let failed = |reason: String| Err(Trouble::Failed(Failure::Compose(reason)));
         match timeout(LIMIT, said_by(&mut command)).await {
             Err(_) => failed(format!("not done within {LIMIT:?}")),
@@ -196,6 +234,14 @@ impl Compose {
         }
         None
     }
+}
+
+/// The compose file of an app in the folder of all apps.
+pub(super) fn file_of(installed_apps_dir: &Path, app: &str) -> Option<PathBuf> {
+    let is_folder = !app.is_empty() && !app.starts_with('.') && !app.contains(['/', '\0']);
+    let folder = installed_apps_dir.join(app);
+    let files = FILES.iter().map(|file| folder.join(file));
+    files.into_iter().find(|file| is_folder && file.is_file())
 }
 
 /// Compose runs in the app's folder, where a path relative to ours leads elsewhere.
@@ -235,6 +281,15 @@ async fn keep_end(from: Option<&mut (impl AsyncRead + Unpin)>, kept: &mut Vec<u8
     }
 }
 
+impl From<Trouble> for Failure {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Failed(failure) => failure,
+            Trouble::Stale(reason) => Self::Compose(reason),
+        }
+    }
+}
+
 impl Trouble {
     /// What Compose and the engine behind it say, in words of several versions.
     fn of(said: &str) -> Self {
@@ -250,7 +305,12 @@ impl Trouble {
             return Self::Failed(Failure::ImageMissing { image: image_in(said) });
         }
         let stale_network = has("network") && (has("not found") || has("no such network"));
-        if stale_network || has("is already in use by container") || has("needs to be recreated") {
+        let stale_neighbour = has("no such container") || has("cannot join network of");
+        if stale_network
+            || stale_neighbour
+            || has("is already in use by container")
+            || has("needs to be recreated")
+        {
             Self::Stale(end)
         } else {
             Self::Failed(Failure::Compose(end))

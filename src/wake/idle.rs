@@ -1,8 +1,8 @@
 //! The loop that finds out who is not used any more.
 //!
-//! A use is a request that was granted, or traffic: bytes that move in both directions
-//! keep streams, downloads and WebSockets awake, of which the gate sees only the
-//! beginning. Traffic is noted as a use like any other, so that it is written down and
+//! A use is a request that was granted, or a sign of life: bytes that move in both
+//! directions keep streams, downloads and WebSockets awake, of which the gate sees only
+//! the beginning. It is noted as a use like any other, so that it is written down and
 //! other processes know of it.
 
 use std::collections::{HashMap, HashSet};
@@ -10,26 +10,25 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures_util::stream::{self, StreamExt};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use super::app::{AppWake, Facts, wall_clock};
 use super::attempt::Means;
+use super::clocks::Clocks;
 use super::conditions::{free_disk, memory_pressure};
 use super::docker::watch::View;
-use super::docker::{EngineError, Snapshot, State};
-use super::observed::{EngineState, Selector};
-use super::{Order, Wakes};
+use super::docker::{APP_LABEL, Container, Snapshot, State};
+use super::observed::{EngineState, Observed};
+use super::usage::{Seen, Subject, Thresholds, Usages};
+use super::{Noted, Order, Wakes};
 use crate::config::{Config, Sleep};
+use crate::domain::activity::Activity;
 use crate::domain::app::Lifecycle;
-use crate::domain::lifecycle::{Candidate, Rest, RestRules};
+use crate::domain::lifecycle::{Candidate, Phase, Rest, RestRules};
 use crate::store::app_meta::{AppMetaDir, ReadError};
 use crate::store::touch::Touches;
 use crate::store::{Cached, Freshness, Table, Touched};
-
-/// Containers asked for their traffic at one time.
-const SAMPLES: usize = 4;
 
 /// An app that was asked for so short ago needs no look at its traffic.
 const JUST_NOW: Duration = Duration::from_secs(1);
@@ -53,17 +52,17 @@ pub(super) struct Idle {
     view: View,
     names: Arc<Cached<Vec<String>>>,
     described: Arc<Cached<Described>>,
-    /// Bytes received and sent, as last seen, by container.
-    traffic: HashMap<Arc<str>, (u64, u64)>,
+    usages: Usages,
+    clocks: Clocks,
     /// Uses that were written down before this process began, or by another one, once
     /// they were read.
     written: Option<HashMap<Arc<str>, SystemTime>>,
     /// Apps that were not installed at the last look.
     missed: HashSet<Arc<str>>,
-    /// Whether it was said that the engine does not tell of traffic.
-    no_traffic: bool,
     /// Whether the disk was low at the last look.
     low_disk: bool,
+    /// Apps that the engine had nothing of at the last look, and whether that was said.
+    unmatched: HashMap<Arc<str>, bool>,
 }
 
 /// An app that is awake or paused.
@@ -76,17 +75,28 @@ struct Sleeper {
     was_used_here: bool,
     /// Whether enough was seen of it to say that nobody uses it.
     is_known: bool,
-    /// Containers whose traffic counts.
-    containers: Vec<Arc<str>>,
+    /// What was noted of its use when it was looked at.
+    noted: Noted,
+    subject: Subject,
 }
 
 impl Sleeper {
-    fn idle(&self, now: SystemTime) -> Duration {
-        now.duration_since(self.last_use).unwrap_or_default()
+    fn candidate(&self, clocks: &Clocks, now: Now) -> Candidate<'_> {
+        let idle = clocks.since(self.last_use, now.moment);
+        Candidate { lifecycle: &self.lifecycle, is_paused: self.is_paused, idle }
     }
+}
 
-    fn candidate(&self, now: SystemTime) -> Candidate<'_> {
-        Candidate { lifecycle: &self.lifecycle, is_paused: self.is_paused, idle: self.idle(now) }
+/// The time of one look, by both clocks.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    moment: Instant,
+    wall: SystemTime,
+}
+
+impl Now {
+    fn read() -> Self {
+        Self { moment: Instant::now(), wall: wall_clock() }
     }
 }
 
@@ -117,6 +127,7 @@ impl Idle {
             }
         });
         let Sleep { pause, idle_for_pause, idle_for_stop, .. } = config.sleep;
+        let (usages, now) = (Usages::new(Arc::clone(&means.engine)), Now::read());
         Self {
             rules: RestRules { pause, idle_for_pause, idle_for_stop },
             config: config.sleep.clone(),
@@ -127,11 +138,12 @@ impl Idle {
             view,
             names,
             described,
-            traffic: HashMap::new(),
+            usages,
+            clocks: Clocks::new(now.moment, now.wall),
             written: None,
             missed: HashSet::new(),
-            no_traffic: false,
             low_disk: false,
+            unmatched: HashMap::new(),
         }
     }
 
@@ -140,6 +152,7 @@ impl Idle {
         let began = Instant::now();
         loop {
             self.register().await;
+            self.tell_of_unmatched();
             let snapshot = self.view.snapshot();
             if self.config.enabled && snapshot.live {
                 let holds_off = began.elapsed() < self.config.hold_off;
@@ -180,14 +193,37 @@ impl Idle {
         self.missed = missed;
     }
 
+    /// Says once of each app that the engine has nothing of it: at the second look, since
+    /// one that is being installed has its containers a moment later.
+    fn tell_of_unmatched(&mut self) {
+        let mut unmatched = HashMap::new();
+        for app in self.wakes.list() {
+            if !self.wakes.is_unmatched(&app) {
+                continue;
+            }
+            let known = self.unmatched.get(&app.name).copied();
+            if known == Some(false) {
+                let name = &app.name;
+                warn!(app = %name, "no container is this app's, so it counts as awake; label it {APP_LABEL}={name}");
+            }
+            unmatched.insert(Arc::clone(&app.name), known.is_some());
+        }
+        self.unmatched = unmatched;
+    }
+
     async fn tick(&mut self, snapshot: &Snapshot, holds_off: bool) {
-        let now = wall_clock();
+        let now = Now::read();
+        if let Some(milliseconds) = self.clocks.look(now.moment, now.wall) {
+            info!(milliseconds, "the clock was set; idle times go on");
+        }
         let mut sleepers = self.sleepers(snapshot);
-        self.note_traffic(&mut sleepers, now).await;
+        self.note_activity(&mut sleepers, now).await;
         self.learn_written_uses(&mut sleepers, now).await;
+        self.note_commands(&mut sleepers, now).await;
         for sleeper in &sleepers {
-            let Sleeper { lifecycle, is_paused, last_use, .. } = sleeper;
-            let next = self.rules.next_rest_at(lifecycle, *is_paused, *last_use);
+            let Candidate { lifecycle, is_paused, idle } = sleeper.candidate(&self.clocks, now);
+            let last_use = now.wall.checked_sub(idle).unwrap_or(sleeper.last_use);
+            let next = self.rules.next_rest_at(lifecycle, is_paused, last_use);
             sleeper.app.note(|history| history.next_rest = next);
         }
         if self.is_disk_low().await {
@@ -202,11 +238,11 @@ impl Idle {
         }
         let mut is_any_due = false;
         for sleeper in &sleepers {
-            if let Some(rest) = self.rules.due(&sleeper.candidate(now))
+            if let Some(rest) = self.due(sleeper, now)
                 && sleeper.is_known
             {
                 is_any_due = true;
-                self.rest(sleeper, rest, Some(sleeper.last_use));
+                self.rest(sleeper, rest, Some(sleeper.noted));
             }
         }
         // What is going to sleep anyway frees memory, too.
@@ -215,18 +251,29 @@ impl Idle {
         }
     }
 
+    fn due(&self, sleeper: &Sleeper, now: Now) -> Option<Rest> {
+        self.rules.due(&sleeper.candidate(&self.clocks, now))
+    }
+
     /// Apps that are awake or paused, with the use that is known of them here.
     fn sleepers(&self, snapshot: &Snapshot) -> Vec<Sleeper> {
         let mut sleepers = Vec::new();
         for app in self.wakes.list() {
             let facts = app.facts();
-            let observed = Selector::new(&app.name).observe(&facts, snapshot);
-            let here = self.touches.last_use(&app.name).max(app.history().woken);
+            let observed = self.wakes.selector(&app.name).observe(&facts, snapshot);
+            let noted = Noted(self.touches.last_use(&app.name));
+            let here = noted.0.max(app.history().woken);
             let written = self.written.as_ref().and_then(|uses| uses.get(&app.name).copied());
             let last_use = here.max(written);
             app.note(|history| history.last_use = last_use);
+            let shown = app.shown().phase;
             let is_paused = match observed.state {
-                EngineState::Running => false,
+                // Its containers are kept for the other apps that share them.
+                _ if observed.is_kept() && shown == Phase::Stopped => {
+                    app.note(|history| history.next_rest = None);
+                    continue;
+                }
+                EngineState::Running => observed.is_all_shared() && shown == Phase::Paused,
                 // A part of it does not run, and it is let through all the same.
                 EngineState::Exited if app.is_awake() => false,
                 EngineState::Paused => true,
@@ -235,110 +282,89 @@ impl Idle {
                     continue;
                 }
             };
-            let entrypoints = observed.entrypoints(&facts);
-            let mut containers: Vec<_> = entrypoints.iter().map(|c| Arc::clone(&c.id)).collect();
-            for service in &observed.services {
-                let tasks = snapshot.containers.values().filter(|container| {
-                    container.state == State::Running
-                        && container.belongs.swarm_service.as_deref() == Some(&*service.id)
-                });
-                containers.extend(tasks.map(|task| Arc::clone(&task.id)));
-            }
+            let own_choice = self.config.apps.get(&*app.name).copied().or(facts.activity);
+            let activity = own_choice.unwrap_or(self.config.activity);
+            let subject = subject(&observed, &facts, activity, snapshot);
             let mut lifecycle = facts.lifecycle.clone();
-            // A service can be scaled, and not paused.
-            lifecycle.skip_pause |= !observed.services.is_empty();
+            // A service can be scaled, and not paused; nor can what some engines run.
+            lifecycle.skip_pause |= !observed.services.is_empty()
+                || app.history().cannot_be_paused
+                || self.means.engine.pauses_nothing();
             sleepers.push(Sleeper {
                 last_use: last_use.unwrap_or(app.known_since),
                 was_used_here: here.is_some(),
                 is_known: !app.history().is_left_alone(Instant::now()),
                 lifecycle,
                 is_paused,
-                containers,
+                noted,
+                subject,
                 app,
             });
         }
         sleepers
     }
 
-    /// Counts moved bytes of apps that nobody has asked for lately as uses.
-    async fn note_traffic(&mut self, sleepers: &mut [Sleeper], now: SystemTime) {
-        let is_quiet = |s: &&Sleeper| !s.is_paused && s.idle(now) >= JUST_NOW;
-        let asked: Vec<_> =
-            sleepers.iter().filter(is_quiet).flat_map(|s| s.containers.iter().cloned()).collect();
-        let samples = self.sample(asked).await;
-        for sleeper in sleepers.iter_mut() {
-            let mut moved = false;
-            for id in &sleeper.containers {
-                match (self.traffic.get(id), samples.get(id)) {
-                    // Both ways: what only comes in is the chatter of a network.
-                    (Some(before), Some(after)) => {
-                        let received = after.0.saturating_sub(before.0);
-                        let sent = after.1.saturating_sub(before.1);
-                        moved |= received.min(sent) >= self.config.activity_bytes.max(1);
-                    }
-                    // Not known to be quiet before it was looked at twice.
-                    _ => sleeper.is_known &= sleeper.is_paused,
-                }
-            }
-            if moved {
-                sleeper.last_use = now;
-                sleeper.was_used_here = true;
-                let used = self.touches.of(Touched::App, &sleeper.app.name);
-                self.touches.touch(&used, now);
-            }
+    /// Counts signs of life of apps that nobody has asked for lately as uses.
+    async fn note_activity(&mut self, sleepers: &mut [Sleeper], now: Now) {
+        let quiet: Vec<_> = (0..sleepers.len())
+            .filter(|place| {
+                let sleeper = &sleepers[*place];
+                let idle = sleeper.candidate(&self.clocks, now).idle;
+                !sleeper.is_paused && idle >= JUST_NOW
+            })
+            .collect();
+        let subjects: Vec<_> = quiet.iter().map(|place| sleepers[*place].subject.clone()).collect();
+        let limits =
+            Thresholds { bytes: self.config.activity_bytes, cpu: self.config.activity_cpu };
+        let seen = self.usages.look(&subjects, limits).await;
+        let mut looked_at = seen.into_iter();
+        for (place, sleeper) in sleepers.iter_mut().enumerate() {
+            let seen = if quiet.contains(&place) { looked_at.next() } else { None };
+            self.take(sleeper, seen.unwrap_or(Seen::Unknown), now);
         }
-        self.traffic = samples;
     }
 
-    async fn sample(&mut self, containers: Vec<Arc<str>>) -> HashMap<Arc<str>, (u64, u64)> {
-        let engine = &self.means.engine;
-        let mut sampled = stream::iter(containers)
-            .map(|id| async move {
-                let traffic = engine.traffic(&id).await;
-                (id, traffic)
-            })
-            .buffer_unordered(SAMPLES);
-        let mut samples = HashMap::new();
-        let mut refused = None;
-        while let Some((id, traffic)) = sampled.next().await {
-            match traffic {
-                Ok(traffic) => {
-                    samples.insert(id, traffic);
-                }
-                // This engine does not count: requests are all there is to go by.
-                Err(error @ EngineError::Refused { .. }) => {
-                    refused = Some(error);
-                    samples.insert(id, (0, 0));
-                }
-                Err(error) => debug!(container = %id, %error, "its traffic is not known"),
+    /// Looks for running commands where an app is about to be put to sleep.
+    async fn note_commands(&mut self, sleepers: &mut [Sleeper], now: Now) {
+        for sleeper in sleepers {
+            let is_due = self.due(sleeper, now).is_some() && sleeper.is_known;
+            if is_due && !sleeper.is_paused && sleeper.subject.activity.exec {
+                let seen = self.usages.commands(&sleeper.subject).await;
+                self.take(sleeper, seen, now);
             }
         }
-        drop(sampled);
-        if let Some(error) = refused
-            && !std::mem::replace(&mut self.no_traffic, true)
-        {
-            warn!(%error, "the engine does not tell of traffic: only requests keep apps awake");
+    }
+
+    fn take(&self, sleeper: &mut Sleeper, seen: Seen, now: Now) {
+        match seen {
+            Seen::Quiet => {}
+            // Not known to be quiet before it was looked at twice.
+            Seen::Unknown => sleeper.is_known &= sleeper.is_paused,
+            Seen::Use => {
+                sleeper.last_use = now.wall;
+                sleeper.was_used_here = true;
+                let used = self.touches.of(Touched::App, &sleeper.app.name);
+                self.touches.touch(&used, now.wall);
+            }
         }
-        samples
     }
 
     /// Before an app is put to sleep the store is asked whether another process knows
     /// of a later use.
-    async fn learn_written_uses(&mut self, sleepers: &mut [Sleeper], now: SystemTime) {
-        let is_due = |s: &Sleeper| self.rules.due(&s.candidate(now)).is_some();
-        if self.written.is_some() && !sleepers.iter().any(is_due) {
+    async fn learn_written_uses(&mut self, sleepers: &mut [Sleeper], now: Now) {
+        if self.written.is_some() && !sleepers.iter().any(|s| self.due(s, now).is_some()) {
             return;
         }
         let written = match self.means.source.last_uses().await {
             Ok(mut uses) => {
-                uses.retain(|_, at| is_believable(*at, now));
+                uses.retain(|_, at| is_believable(*at, now.wall));
                 self.written.insert(uses)
             }
             Err(error) => {
                 debug!(%error, "written uses are not known");
                 // Nobody is put to sleep on half of what there is to know.
                 for sleeper in sleepers.iter_mut() {
-                    sleeper.last_use = now;
+                    sleeper.last_use = now.wall;
                 }
                 return;
             }
@@ -347,7 +373,12 @@ impl Idle {
             match written.get(&sleeper.app.name) {
                 // It was in use long before this process began, and not since.
                 Some(at) if !sleeper.was_used_here => sleeper.last_use = *at,
-                Some(at) => sleeper.last_use = sleeper.last_use.max(*at),
+                Some(at) => {
+                    let ago = |at| self.clocks.since(at, now.moment);
+                    if ago(*at) < ago(sleeper.last_use) {
+                        sleeper.last_use = *at;
+                    }
+                }
                 None => {}
             }
         }
@@ -380,7 +411,7 @@ impl Idle {
     }
 
     /// Demotes one app where memory is short.
-    async fn relieve(&self, sleepers: &[Sleeper], now: SystemTime) {
+    async fn relieve(&self, sleepers: &[Sleeper], now: Now) {
         let Some(limit) = self.config.memory_pressure else { return };
         let Some(pressure) =
             memory_pressure().await.filter(|pressure| *pressure > f64::from(limit))
@@ -388,19 +419,44 @@ impl Idle {
             return;
         };
         let known: Vec<_> = sleepers.iter().filter(|sleeper| sleeper.is_known).collect();
-        let candidates: Vec<_> = known.iter().map(|sleeper| sleeper.candidate(now)).collect();
+        let candidates: Vec<_> =
+            known.iter().map(|sleeper| sleeper.candidate(&self.clocks, now)).collect();
         if let Some((place, rest)) = self.rules.demoted(&candidates)
             && let Some(sleeper) = known.get(place)
         {
             info!(app = %sleeper.app.name, pressure, ?rest, "memory is short");
-            self.rest(sleeper, rest, Some(sleeper.last_use));
+            self.rest(sleeper, rest, Some(sleeper.noted));
         }
     }
 
-    fn rest(&self, sleeper: &Sleeper, rest: Rest, unless_used_since: Option<SystemTime>) {
+    fn rest(&self, sleeper: &Sleeper, rest: Rest, unless_used_since: Option<Noted>) {
         let app = Arc::clone(&sleeper.app.name);
         self.wakes.order(Order::Rest { app, rest, unless_used_since, reply: None });
     }
+}
+
+/// What of an app is looked at for signs of life.
+fn subject(observed: &Observed, facts: &Facts, activity: Activity, snapshot: &Snapshot) -> Subject {
+    let runs = |container: &&Arc<Container>| container.state == State::Running;
+    let reached = observed.entrypoints(facts);
+    // Where none can be told from the others, all count that are no other app's.
+    let is_told = reached.len() < observed.containers.len() || observed.containers.len() == 1;
+    let is_shared = |container: &Arc<Container>| observed.shared.contains_key(&container.id);
+    let mut entrypoints: Vec<_> = reached
+        .iter()
+        .filter(|container| is_told || observed.is_all_shared() || !is_shared(container))
+        .map(|container| Arc::clone(&container.id))
+        .collect();
+    let parts = observed.own().filter(|c| !entrypoints.contains(&c.id)).filter(runs);
+    let parts = parts.map(|container| Arc::clone(&container.id)).collect();
+    for service in &observed.services {
+        let tasks =
+            snapshot.containers.values().filter(runs).filter(|container| {
+                container.belongs.swarm_service.as_deref() == Some(&*service.id)
+            });
+        entrypoints.extend(tasks.map(|task| Arc::clone(&task.id)));
+    }
+    Subject { entrypoints, parts, activity }
 }
 
 fn is_believable(use_: SystemTime, now: SystemTime) -> bool {

@@ -14,6 +14,7 @@
 
 mod app;
 mod attempt;
+mod clocks;
 mod compose;
 mod conditions;
 pub mod docker;
@@ -22,8 +23,12 @@ mod job;
 mod observed;
 mod parts;
 mod readiness;
+mod roster;
+mod sharing;
 mod slot;
 mod status;
+mod survey;
+mod usage;
 mod waker;
 
 use std::collections::HashMap;
@@ -41,6 +46,7 @@ use self::docker::Engine;
 use self::docker::watch::{View, Watch};
 use self::idle::Idle;
 use self::observed::Selector;
+use self::roster::Roster;
 use self::slot::{Reply, asleep};
 use self::status::Statuses;
 use self::waker::Waker;
@@ -51,6 +57,7 @@ use crate::store::{Freshness, Source};
 
 pub use self::app::{AppWake, ContainerState, Facts, History, Shown, Target};
 use self::app::{milliseconds_since_1970, wall_clock};
+pub use self::survey::{Survey, survey};
 
 /// How long the doors stay closed for the first listing of the engine, so that no
 /// request is let through to an app of which it is not known yet that it sleeps.
@@ -70,19 +77,25 @@ pub enum Order {
     Rest {
         app: Arc<str>,
         rest: Rest,
-        /// Not where it was used after this.
-        unless_used_since: Option<SystemTime>,
+        /// Not where another use is noted by now.
+        unless_used_since: Option<Noted>,
         reply: Option<Reply>,
     },
     /// An app is not installed any more.
     Forget(Arc<str>),
 }
 
+/// The use of an app that was noted last, where there was one: another one may be earlier,
+/// by a clock that was set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Noted(pub Option<SystemTime>);
+
 /// All apps that are known of, as the gate and the operator see them.
 #[derive(Debug)]
 pub struct Wakes {
     apps: Mutex<HashMap<Arc<str>, Arc<AppWake>>>,
     orders: mpsc::UnboundedSender<Order>,
+    roster: Arc<Roster>,
     closing: watch::Sender<bool>,
     /// Set where containers are looked at.
     sight: OnceLock<Watched>,
@@ -104,6 +117,7 @@ impl Wakes {
         let wakes = Self {
             apps: Mutex::default(),
             orders,
+            roster: Arc::default(),
             closing: watch::Sender::new(false),
             sight: OnceLock::new(),
         };
@@ -115,6 +129,9 @@ impl Wakes {
     #[must_use]
     pub fn of(&self, name: &Arc<str>, facts: Option<Facts>) -> Arc<AppWake> {
         let mut apps = self.lock();
+        if let Some(facts) = &facts {
+            self.roster.note(name, facts);
+        }
         if let Some(app) = apps.get(name) {
             if facts.is_some_and(|facts| app.describe(facts)) {
                 self.order(Order::Look(Arc::clone(name)));
@@ -123,6 +140,7 @@ impl Wakes {
         }
         let app = AppWake::new(Arc::clone(name), facts.unwrap_or_default(), self.orders.clone());
         let app = Arc::new(app);
+        self.roster.note(name, &app.facts());
         self.show_first(&app);
         apps.insert(Arc::clone(name), Arc::clone(&app));
         self.order(Order::Look(Arc::clone(name)));
@@ -135,7 +153,7 @@ impl Wakes {
         let Some(Watched { view, compose, start_timeout }) = self.sight.get() else { return };
         let snapshot = view.snapshot();
         if snapshot.was_listed {
-            let (selector, facts) = (Selector::new(&app.name), app.facts());
+            let (selector, facts) = (self.selector(&app.name), app.facts());
             let observed = selector.observe(&facts, &snapshot);
             let now = milliseconds_since_1970(wall_clock());
             let phase = if observed.is_young(&facts, now, *start_timeout) {
@@ -154,6 +172,11 @@ impl Wakes {
         self.lock().get(name).cloned()
     }
 
+    /// Which containers are an app's.
+    fn selector(&self, name: &Arc<str>) -> Selector {
+        Selector::new(name, &self.roster)
+    }
+
     /// All that are known of, by name.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<AppWake>> {
@@ -166,6 +189,7 @@ impl Wakes {
         let mut apps = self.lock();
         for name in names {
             apps.remove(name);
+            self.roster.forget(name);
             self.order(Order::Forget(Arc::clone(name)));
         }
     }
@@ -189,6 +213,14 @@ impl Wakes {
     #[must_use]
     pub fn is_engine_live(&self) -> bool {
         self.sight.get().is_some_and(|sight| sight.view.snapshot().live)
+    }
+
+    /// Whether the engine has nothing that is this app's, and nothing can be made: it
+    /// counts as awake, whatever it does.
+    #[must_use]
+    pub fn is_unmatched(&self, app: &AppWake) -> bool {
+        let shown = app.shown();
+        self.is_engine_live() && shown.phase == Phase::Awake && shown.containers.is_empty()
     }
 
     /// Brings an app up; returns when it is ready or has failed.
@@ -249,6 +281,7 @@ pub async fn begin(
     let (watch, view) = Watch::new(Arc::clone(&engine));
     let compose = Compose::new(&config.wake, &config.store.installed_apps_dir);
     let compose = Arc::new(compose);
+    wakes.roster.set_folder(config.store.installed_apps_dir.clone());
     let start_timeout = config.wake.start_timeout;
     let sight = Watched { view: view.clone(), compose: Arc::clone(&compose), start_timeout };
     if wakes.sight.set(sight).is_err() {

@@ -36,6 +36,11 @@ pub(super) struct Slot {
     pub(super) seen: Option<EngineState>,
     /// The state whose status was written to the store last.
     pub(super) written: Option<EngineState>,
+    /// The apps that share containers with it, while it is being put to sleep.
+    pub(super) partners: Vec<Arc<str>>,
+    /// As what it is shown although its containers sleep less deep, all of them for other
+    /// apps.
+    pub(super) dormant: Option<Phase>,
     /// Of operators who ordered that it be woken.
     pub(super) replies: Vec<Reply>,
 }
@@ -66,9 +71,9 @@ pub(super) enum Sight {
 }
 
 impl Slot {
-    pub(super) fn new(app: Arc<AppWake>) -> Self {
+    pub(super) fn new(app: Arc<AppWake>, selector: Selector) -> Self {
         Self {
-            selector: Selector::new(&app.name),
+            selector,
             app,
             doing: Doing::Nothing,
             wanted: false,
@@ -80,6 +85,8 @@ impl Slot {
             attempted: None,
             seen: None,
             written: None,
+            partners: Vec::new(),
+            dormant: None,
             replies: Vec::new(),
         }
     }
@@ -123,6 +130,9 @@ impl Slot {
         can_be_made: bool,
         may_start: bool,
     ) -> Sight {
+        if let Some(phase) = self.dormant.as_ref().filter(|_| observed.is_kept()) {
+            return Sight::Show(phase.clone());
+        }
         if observed.state == EngineState::Exited && self.serves_all_the_same(observed) {
             return Sight::Show(Phase::Awake);
         }
@@ -208,7 +218,8 @@ mod tests {
         let (orders, _taken) = mpsc::unbounded_channel();
         let target = Target { container: "web".into(), port: 80, speaks_http: true };
         let facts = Facts { entrypoints: vec![target], ..Facts::default() };
-        let mut slot = Slot::new(Arc::new(AppWake::new("wiki".into(), facts, orders)));
+        let selector = Selector::new(&"wiki".into(), &Arc::default());
+        let mut slot = Slot::new(Arc::new(AppWake::new("wiki".into(), facts, orders)), selector);
         let failure = Failure::Exited { container: "sidecar".into(), code: 1 };
         slot.after = Some(Phase::Failed { failure, retry_after: Duration::ZERO });
         let mut snapshot = Snapshot::default();
@@ -241,7 +252,8 @@ mod tests {
     async fn a_place_that_was_given_up_is_due_no_more() {
         let (orders, _taken) = mpsc::unbounded_channel();
         let app = Arc::new(AppWake::new("wiki".into(), Facts::default(), orders));
-        let mut slot = Slot::new(app);
+        let selector = Selector::new(&app.name, &Arc::default());
+        let mut slot = Slot::new(app, selector);
         let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(10));
         slot.doing = Doing::Waking { place_until: Some(later) };
         assert_eq!(slot.due(now, true), Some(later));

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
@@ -15,13 +15,13 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use super::app::{milliseconds_since_1970, wall_clock};
-use super::attempt::{Attempt, Means, Outcome};
+use super::attempt::{Attempt, CANNOT_BE_PAUSED, Means, Outcome};
 use super::docker::watch::View;
 use super::job::{Ended, Job, Task};
 use super::observed::EngineState;
 use super::slot::{Doing, Reply, Sight, Slot};
 use super::status::Statuses;
-use super::{Order, Wakes};
+use super::{Noted, Order, Wakes};
 use crate::backoff::{doubled, jittered};
 use crate::domain::lifecycle::{Failure, Phase, Rest};
 use crate::store::touch::Touches;
@@ -119,13 +119,27 @@ impl Waker {
     /// When something is to be done without anybody's order.
     fn next_due(&self) -> Instant {
         let (now, is_queue) = (Instant::now(), !self.queue.is_empty());
-        let due = self.slots.values().filter_map(|slot| slot.due(now, is_queue));
+        let held_back = self.held_back();
+        let free = self.slots.values().filter(|slot| !held_back.contains(&slot.app.name));
+        let due = free.filter_map(|slot| slot.due(now, is_queue));
         due.min().unwrap_or(now + FAR)
+    }
+
+    /// Apps that are not woken now: something they share is being put to sleep.
+    fn held_back(&self) -> HashSet<Arc<str>> {
+        let resting = self.slots.values().filter(|slot| slot.doing == Doing::Resting);
+        resting.flat_map(|slot| slot.partners.iter().cloned()).collect()
+    }
+
+    /// Whether something is being done, or about to be, to an app that shares containers.
+    fn is_busy(&self, partner: &Arc<str>) -> bool {
+        let slot = self.slots.get(partner);
+        slot.is_some_and(|slot| slot.wanted || slot.doing != Doing::Nothing)
     }
 
     fn slot(&mut self, name: &Arc<str>) -> Option<&mut Slot> {
         if !self.slots.contains_key(name) {
-            let slot = Slot::new(self.wakes.get(name)?);
+            let slot = Slot::new(self.wakes.get(name)?, self.wakes.selector(name));
             self.slots.insert(Arc::clone(name), slot);
         }
         self.slots.get_mut(name)
@@ -202,11 +216,14 @@ impl Waker {
             Ended::Woken(outcome) => self.woken(&name, outcome),
             Ended::Followed(outcome) => self.followed(&name, outcome),
             Ended::Rested(rest, done) => {
-                // An engine that is away is no reason to leave it alone once it is back.
-                let is_refused =
-                    done.as_ref().is_err_and(|failure| *failure != Failure::EngineAway);
+                // An engine that is away is no reason to leave it alone once it is back, and
+                // what cannot be paused can be stopped.
+                let is_refused = done.as_ref().is_err_and(|failure| {
+                    !matches!(failure, Failure::EngineAway) && *failure != CANNOT_BE_PAUSED
+                });
                 let no_rest_before = is_refused.then(|| Instant::now() + RESTLESS);
                 slot.app.note(|history| history.no_rest_before = no_rest_before);
+                slot.partners.clear();
                 match &done {
                     Ok(()) => {
                         meters::put_to_sleep(rest.as_str());
@@ -217,9 +234,13 @@ impl Waker {
                     }
                     Err(failure) => warn!(app = %name, ?rest, %failure, "not put to sleep"),
                 }
+                let observed = slot.observe(&self.view);
+                slot.dormant = (done.is_ok() && observed.is_kept()).then(|| phase_of(rest));
                 // Looked at as if for the first time: some of it may have been done.
                 slot.seen = None;
                 if let Some(reply) = reply {
+                    // Who asks next is shown what has become of it.
+                    self.look_around();
                     let _ = reply.send(done);
                 }
             }
@@ -294,7 +315,7 @@ impl Waker {
         &mut self,
         name: &Arc<str>,
         rest: Rest,
-        unless_used_since: Option<SystemTime>,
+        unless_used_since: Option<Noted>,
         reply: Option<Reply>,
     ) {
         let (touches, view) = (Arc::clone(&self.touches), self.view.clone());
@@ -307,8 +328,13 @@ impl Waker {
             self.stop_following(name);
         }
         let Some(slot) = self.slot(name) else { return };
+        let partners = slot.observe(&view).partners();
+        let is_shared_busy = partners.iter().any(|partner| self.is_busy(partner));
+        let Some(slot) = self.slots.get_mut(name) else { return };
         let refusal = if !view.snapshot().live {
             Some(Failure::EngineAway)
+        } else if is_shared_busy {
+            Some(Failure::Declined("something is being done to an app that shares its containers"))
         } else if slot.doing != Doing::Nothing {
             Some(Failure::Declined("something else is being done to it"))
         } else {
@@ -327,17 +353,14 @@ impl Waker {
         // First the door, then a last look who came in: a request that was let through
         // has noted its use before it looked at the door.
         slot.app.close();
-        let last_use = touches.last_use(name);
-        if unless_used_since.is_some_and(|since| last_use.is_some_and(|at| at > since)) {
+        let noted = Noted(touches.last_use(name));
+        if unless_used_since.is_some_and(|before| before != noted) {
             slot.seen = None;
             return;
         }
-        let phase = match rest {
-            Rest::Paused => Phase::Paused,
-            Rest::Stopped => Phase::Stopped,
-        };
-        slot.show(phase, &view);
+        slot.show(phase_of(rest), &view);
         slot.doing = Doing::Resting;
+        slot.partners = partners;
         slot.wanted = false;
         slot.after = None;
         if let Some(attempt) = self.attempt(name) {
@@ -350,6 +373,7 @@ impl Waker {
         let slot = self.slots.get(name)?;
         Some(Attempt {
             means: Arc::clone(&self.means),
+            wakes: Arc::clone(&self.wakes),
             app: Arc::clone(&slot.app),
             selector: slot.selector.clone(),
             view: self.view.clone(),
@@ -447,8 +471,10 @@ impl Waker {
 
     fn make_due_attempts(&mut self) {
         let now = Instant::now();
+        let held_back = self.held_back();
         let is_due = |slot: &Slot| {
             slot.wanted
+                && !held_back.contains(&slot.app.name)
                 && slot.doing == Doing::Nothing
                 && slot.not_before.is_none_or(|at| at <= now)
         };
@@ -496,9 +522,17 @@ impl Waker {
             slot.doing = Doing::Waking { place_until };
             slot.attempted = Some(Instant::now());
             slot.after = None;
+            slot.dormant = None;
         }
         let task = Task { app: Arc::clone(&attempt.app), job: Job::Wake, reply: None };
         self.spawn(task, async move { Ended::Woken(attempt.wake().await) });
+    }
+}
+
+fn phase_of(rest: Rest) -> Phase {
+    match rest {
+        Rest::Paused => Phase::Paused,
+        Rest::Stopped => Phase::Stopped,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sleep and waking: real containers, and every word that nightporter has with
 //! their engine.
 
+mod activity;
 mod again;
 mod answers;
 mod browser;
@@ -11,13 +12,17 @@ mod health;
 mod idle;
 mod journey;
 mod limits;
+mod naming;
+mod pausing;
 mod processes;
 mod quiet;
 mod races;
 mod reasons;
+mod recreate;
 mod restart;
 mod rows;
 mod selection;
+mod shared;
 mod strangers;
 mod strategies;
 mod swarm;

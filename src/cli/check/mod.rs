@@ -2,6 +2,7 @@
 //! anyone finds out the other way.
 
 mod app;
+mod engine;
 mod repeated;
 mod rules;
 
@@ -64,6 +65,7 @@ pub(super) fn run(
             upstream(&config, &mut report);
             wait(async {
                 tables(&config, &mut report).await;
+                engine::all(&config, &mut report).await;
                 Ok(())
             })?;
             app::all(&config, &mut report);

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http::StatusCode;
+
 use super::seconds;
-use crate::config::reader::{
-    AppStrategies, Bytes, Count, DockerHost, Names, Program, Reader, UpstreamUrl,
-};
+use crate::config::reader::{ByApp, Bytes, Count, DockerHost, Names, Program, Reader, UpstreamUrl};
 use crate::config::{DockerEndpoint, Environment, Ignore, Sleep, Upstream, Wake};
 
 /// Where Docker listens unless told otherwise.
@@ -35,7 +35,7 @@ pub(super) fn wake(reader: &mut Reader, env: &Environment, installed_apps_dir: &
         enabled: reader.get("wake.enabled").unwrap_or(true),
         docker: docker(reader, env),
         strategy: reader.get("wake.strategy").unwrap_or_default(),
-        apps: reader.get("wake.apps").map_or_else(BTreeMap::new, |AppStrategies(apps)| apps),
+        apps: reader.get("wake.apps").map_or_else(BTreeMap::new, |ByApp(apps)| apps),
         throttle: seconds(reader, "wake.throttle", 5),
         longest_backoff: seconds(reader, "wake.longest_backoff", 300),
         max_concurrent: reader.get("wake.max_concurrent").map_or(2, count::<1000>),
@@ -55,6 +55,7 @@ pub(super) fn wake(reader: &mut Reader, env: &Environment, installed_apps_dir: &
                 .get("wake.ignore.user_agents")
                 .map_or_else(Vec::new, |Names(parts)| lower_cased(&parts)),
             paths: reader.get("wake.ignore.paths").map_or_else(Vec::new, names),
+            status: reader.get("wake.ignore.status").map_or_else(StatusCode::default, status),
         },
     };
     let text = humantime::format_duration;
@@ -81,6 +82,10 @@ pub(super) fn wake(reader: &mut Reader, env: &Environment, installed_apps_dir: &
 
 fn count<const MAX: u64>(Count(count): Count<1, MAX>) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+fn status(Count(number): Count<200, 599>) -> StatusCode {
+    u16::try_from(number).ok().and_then(|n| StatusCode::from_u16(n).ok()).unwrap_or_default()
 }
 
 fn names(Names(names): Names) -> Vec<String> {
@@ -153,6 +158,11 @@ pub(super) fn sleep(reader: &mut Reader, beside_upstream: bool) -> Sleep {
         idle_for_pause: seconds(reader, "sleep.idle_for_pause", 60),
         idle_for_stop: seconds(reader, "sleep.idle_for_stop", 10_800),
         hold_off: seconds(reader, "sleep.hold_off", 120),
+        activity: reader.get("sleep.activity").unwrap_or_default(),
+        apps: reader.get("sleep.apps").map_or_else(BTreeMap::new, |ByApp(apps)| apps),
+        activity_cpu: reader
+            .get("sleep.activity_cpu")
+            .map_or(10, |Count(percentage): Count<1, 100_000>| percentage),
         activity_bytes: reader.get("sleep.activity_bytes").map_or(ONE_SEGMENT, |Bytes(n)| n),
         memory_pressure: match reader.get("sleep.memory_pressure") {
             None => Some(10),

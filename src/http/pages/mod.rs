@@ -1,6 +1,7 @@
 //! What is shown and said in place of an app: one self-contained page for people,
 //! which fetches nothing but news of the app, and the same in JSON for programs.
 
+mod asleep;
 mod icon;
 mod notice;
 mod page;
@@ -20,7 +21,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use super::{Response, answer};
 use crate::gate::PageApp;
 use crate::gate::asker::{accepts_html, poll_version};
-use crate::gate::verdict::{Asleep, Form};
+use crate::gate::verdict::{ASLEEP, Asleep, Form};
 use crate::wake::ContainerState;
 
 use notice::Notice;
@@ -78,6 +79,10 @@ impl Pages {
         let (Some(status), Some(app)) = (status, app) else {
             return answer::not_found();
         };
+        // Replaced by the proxy: a forwardAuth takes every 2xx for a grant.
+        if status.as_u16() == ASLEEP {
+            return asleep::answer(StatusCode::OK, &app.name);
+        }
         let words = Words::for_client(headers);
         if poll_version(headers).is_some() {
             return news(status, &app, words);
@@ -118,6 +123,7 @@ impl Pages {
             Form::Problem => problem(status, app, &notice(), words),
             Form::Poll => news(NEWS, app, words),
             Form::Again(location) => again(location.clone()),
+            Form::Ignored(status) => asleep::answer(*status, &app.name),
         }
     }
 

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// Names the app that a container or a service belongs to, where neither its Compose
-/// project nor its name does.
+/// project nor its name does; several apps that share it are separated by commas.
 pub const APP_LABEL: &str = "nightporter.app";
 
 /// The engine's own interval between health checks.
@@ -22,6 +22,7 @@ const FIRST_CHECK: Duration = Duration::from_secs(30);
 pub(super) const PROJECT: &str = "com.docker.compose.project";
 const SERVICE: &str = "com.docker.compose.service";
 const ONE_OFF: &str = "com.docker.compose.oneoff";
+const CONFIG_HASH: &str = "com.docker.compose.config-hash";
 const DEPENDS_ON: &str = "com.docker.compose.depends_on";
 pub(super) const SWARM_SERVICE: &str = "com.docker.swarm.service.id";
 
@@ -32,6 +33,8 @@ pub struct Container {
     /// Without the slash that the engine puts in front.
     pub name: String,
     pub image: String,
+    /// The id that the image's name had when the container was made.
+    pub image_id: String,
     /// When it was made; as the engine writes it, which sorts.
     pub created: String,
     /// The same, when it was last started, and when a run of it last ended, all in
@@ -61,6 +64,8 @@ pub struct Container {
     pub restarts_always: bool,
     /// Where it can be reached, while it runs.
     pub addresses: Vec<IpAddr>,
+    /// Ports of the machine that lead to it, while it runs.
+    pub ports: Vec<u16>,
     /// Its first process, while it runs.
     pub pid: Option<u32>,
 }
@@ -68,10 +73,13 @@ pub struct Container {
 /// What its labels say of its place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Belongs {
-    pub app: Option<String>,
+    /// What its label names; more than one where apps share it.
+    pub apps: Vec<String>,
     pub project: Option<String>,
     pub service: Option<String>,
     pub depends_on: Vec<Dependency>,
+    /// Of the configuration that Compose made it from.
+    pub config_hash: Option<String>,
     /// Of `compose run`: not part of what is up.
     pub one_off: bool,
     /// The swarm service it is a task of; the swarm alone starts and stops it.
@@ -152,7 +160,10 @@ impl Container {
         let started = state.started_at.as_deref().and_then(moment);
         let checks = state.health.as_ref().and_then(|health| health.log.as_ref());
         let policy = inspected.host_config.and_then(|host| host.restart_policy);
-        let networks = inspected.network_settings.and_then(|settings| settings.networks);
+        let settings = inspected.network_settings.unwrap_or_default();
+        let bound = settings.ports.unwrap_or_default().into_values().flatten().flatten();
+        let ports = bound.filter_map(|port| port.host_port?.parse().ok()).collect();
+        let networks = settings.networks;
         let addresses = networks.unwrap_or_default().into_values().flat_map(|endpoint| {
             [endpoint.ip_address, endpoint.global_ipv6_address].into_iter().flatten()
         });
@@ -163,6 +174,8 @@ impl Container {
             name: inspected.name.unwrap_or_default().trim_start_matches('/').to_owned(),
             image: config.image.unwrap_or_default(),
             made: inspected.created.as_deref().and_then(moment),
+            image_id: inspected.image.unwrap_or_default(),
+            ports,
             created: inspected.created.unwrap_or_default(),
             started,
             finished: state.finished_at.as_deref().and_then(moment),
@@ -196,6 +209,8 @@ impl Container {
             id: service.into(),
             name: format!("{project}_{service}_1"),
             image: "image".into(),
+            image_id: "sha256:0".into(),
+            ports: Vec::new(),
             created: "2026-01-01T00:00:00Z".into(),
             made: None,
             started: None,
@@ -232,14 +247,21 @@ impl Belongs {
     pub(super) fn of(labels: &HashMap<String, String>) -> Self {
         let label = |name: &str| labels.get(name).filter(|text| !text.is_empty()).cloned();
         Self {
-            app: label(APP_LABEL),
+            apps: apps(labels.get(APP_LABEL).map_or("", String::as_str)),
             project: label(PROJECT),
             service: label(SERVICE),
             depends_on: dependencies(labels.get(DEPENDS_ON).map_or("", String::as_str)),
+            config_hash: label(CONFIG_HASH),
             one_off: label(ONE_OFF).is_some_and(|text| text.eq_ignore_ascii_case("true")),
             swarm_service: label(SWARM_SERVICE),
         }
     }
+}
+
+/// `notes, wiki`.
+fn apps(text: &str) -> Vec<String> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
 }
 
 /// `db:service_healthy:true,init:service_completed_successfully:false`, as Compose

@@ -5,12 +5,14 @@
 
 mod container;
 mod ends;
+mod exec;
 mod service;
 pub mod watch;
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -27,6 +29,7 @@ use tokio::time::timeout;
 use crate::config::DockerEndpoint;
 
 pub use container::{APP_LABEL, Belongs, Condition, Container, Dependency, EndedBy, Health, State};
+pub use exec::Commands;
 pub use service::Service;
 
 /// For calls that only look.
@@ -84,12 +87,14 @@ pub enum EngineError {
 pub struct Engine {
     endpoint: DockerEndpoint,
     client: ArcSwapOption<Docker>,
+    /// Whether it has refused to pause anything since it was found.
+    pauses_nothing: AtomicBool,
 }
 
 impl Engine {
     #[must_use]
     pub fn new(endpoint: DockerEndpoint) -> Self {
-        Self { endpoint, client: ArcSwapOption::empty() }
+        Self { endpoint, client: ArcSwapOption::empty(), pauses_nothing: AtomicBool::new(false) }
     }
 
     /// Finds out which version of the API is spoken.
@@ -117,6 +122,8 @@ impl Engine {
             Err(refused) => self.guess_version(limit, refused).await?,
         };
         self.client.store(Some(Arc::new(client)));
+        // It may be another one by now, or a proxy that allows more.
+        self.pauses_nothing.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -204,7 +211,23 @@ impl Engine {
     }
 
     pub async fn pause(&self, id: &str) -> Result<(), EngineError> {
-        within(ACT_LIMIT, self.client()?.pause_container(id)).await
+        let paused = within(ACT_LIMIT, self.client()?.pause_container(id)).await;
+        match &paused {
+            Ok(()) => self.pauses_nothing.store(false, Ordering::Relaxed),
+            Err(error) if error.is_of_all() => self.gives_up_pausing(),
+            Err(_) => {}
+        }
+        paused
+    }
+
+    /// Whether it is known to pause no container, so that apps can only be stopped.
+    pub fn pauses_nothing(&self) -> bool {
+        self.pauses_nothing.load(Ordering::Relaxed)
+    }
+
+    /// Remembers that what is paused could not be brought back, or paused at all.
+    pub fn gives_up_pausing(&self) {
+        self.pauses_nothing.store(true, Ordering::Relaxed);
     }
 
     pub async fn unpause(&self, id: &str) -> Result<(), EngineError> {
@@ -214,6 +237,12 @@ impl Engine {
     /// No error where it does not run.
     pub async fn stop(&self, id: &str) -> Result<(), EngineError> {
         within(STOP_LIMIT, self.client()?.stop_container(id, None)).await
+    }
+
+    /// The id that an image's name leads to; `None` where there is none, or nobody says.
+    pub async fn image_id(&self, name: &str) -> Option<String> {
+        let client = self.client().ok()?;
+        within(LOOK_LIMIT, client.inspect_image(name)).await.ok()?.id
     }
 
     /// Removes the containers and networks of a Compose project; its volumes stay.
@@ -239,9 +268,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Bytes that a container has received and sent since it started; the engine is
-    /// told not to wait for a second sample.
-    pub async fn traffic(&self, id: &str) -> Result<(u64, u64), EngineError> {
+    /// What a container has used since it started; the engine is told not to wait for a
+    /// second sample.
+    pub async fn usage(&self, id: &str) -> Result<Usage, EngineError> {
         let options = StatsOptionsBuilder::new().stream(false).one_shot(true).build();
         let client = self.client()?;
         let stats = client.stats(id, Some(options));
@@ -249,11 +278,36 @@ impl Engine {
             let mut stats = std::pin::pin!(stats);
             stats.next().await.unwrap_or_else(|| Ok(ContainerStatsResponse::default()))
         };
-        let networks = within(LOOK_LIMIT, first).await?.networks.unwrap_or_default();
-        Ok(networks.values().fold((0, 0), |(received, sent), network| {
-            let bytes = |count: Option<u64>| count.unwrap_or_default();
-            (received + bytes(network.rx_bytes), sent + bytes(network.tx_bytes))
-        }))
+        let stats = within(LOOK_LIMIT, first).await?;
+        let cpu = stats.cpu_stats.and_then(|cpu| cpu.cpu_usage?.total_usage);
+        let mut usage = Usage { cpu: cpu.unwrap_or_default(), ..Usage::default() };
+        for network in stats.networks.unwrap_or_default().values() {
+            usage.received += network.rx_bytes.unwrap_or_default();
+            usage.sent += network.tx_bytes.unwrap_or_default();
+        }
+        Ok(usage)
+    }
+}
+
+/// What a container has used since it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Bytes over all its networks.
+    pub received: u64,
+    pub sent: u64,
+    /// Processor time in nanoseconds.
+    pub cpu: u64,
+}
+
+impl EngineError {
+    /// Whether a refusal to pause is about all containers: that of a proxy which forbids
+    /// the call, or of an engine whose kernel or rights have no freezer for it.
+    fn is_of_all(&self) -> bool {
+        const WORDS: [&str; 5] =
+            ["freezer", "cgroup", "rootless", "not supported", "not implemented"];
+        let Self::Refused { status, message } = self else { return false };
+        let message = message.to_lowercase();
+        matches!(status, 401 | 403 | 405 | 501) || WORDS.iter().any(|word| message.contains(word))
     }
 }
 
@@ -292,5 +346,22 @@ impl From<Error> for EngineError {
                 Self::Away(text)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_to_pause_is_of_one_container_or_of_all() {
+        let refused = |status, message: &str| {
+            EngineError::Refused { status, message: message.into() }.is_of_all()
+        };
+        assert!(refused(403, "Forbidden"));
+        assert!(refused(500, "cannot pause: freezer cgroup is not available"));
+        assert!(refused(500, "can not pause containers on rootless with cgroup V1"));
+        assert!(!refused(500, "ttrpc: closed"));
+        assert!(!EngineError::Conflict("it is paused".into()).is_of_all());
     }
 }

@@ -382,6 +382,15 @@ async fn inspect(
     (id, found)
 }
 
+/// Everything there is in an engine that is not followed.
+///
+/// # Errors
+/// Where it does not answer.
+pub async fn look_once(engine: &Arc<Engine>) -> Result<Snapshot, EngineError> {
+    engine.connect().await?;
+    list(Arc::clone(engine)).await
+}
+
 /// Everything there is, each looked at.
 async fn list(engine: Arc<Engine>) -> Result<Snapshot, EngineError> {
     let ids = engine.list().await?;

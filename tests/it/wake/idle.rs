@@ -18,7 +18,7 @@ use crate::support::docker::front::{Errors, Front};
 const LASTING: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_secs(4);
-const SLEEP: &str = "interval = \"1s\"\nhold_off = \"1s\"\n";
+pub(super) const SLEEP: &str = "interval = \"1s\"\nhold_off = \"1s\"\n";
 
 /// Sleeps in ten seconds, in one step or in two.
 fn plan(label: &str, skip_pause: bool) -> Plan {
@@ -159,7 +159,7 @@ async fn a_restart_puts_nothing_to_sleep() {
 }
 
 /// Talks to a container past the proxy, in both directions, as long as the test runs.
-fn talk_to(address: SocketAddr) -> AbortOnDrop {
+pub(super) fn talk_to(address: SocketAddr) -> AbortOnDrop {
     AbortOnDrop(tokio::spawn(async move {
         let mut connection = Connection::open(address).await.expect("it listens");
         loop {
@@ -195,7 +195,7 @@ async fn received(stage: &Stage, app: &App) -> u64 {
     bytes.map(|bytes| bytes.parse::<u64>().expect("a number")).sum()
 }
 
-struct AbortOnDrop(JoinHandle<()>);
+pub(super) struct AbortOnDrop(JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

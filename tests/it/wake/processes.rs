@@ -13,7 +13,7 @@ use crate::support::soak;
 const QUICKLY: &str = "throttle = \"1ms\"\nlongest_backoff = \"10ms\"\n";
 
 /// A second one, with a door to the engine of its own.
-async fn beside(stage: &Stage, wake: &str) -> (Nightporter, EngineProxy) {
+pub(super) async fn beside(stage: &Stage, wake: &str) -> (Nightporter, EngineProxy) {
     let proxy = EngineProxy::before(&stage.apps.engine).await;
     let config = Stage::config_at(&proxy.host(), wake, NO_SLEEP);
     (Nightporter::with(&stage.sample, &config).await, proxy)

@@ -17,7 +17,7 @@ const LANES: u32 = 4;
 const QUICKLY: &str = "throttle = \"1ms\"\nlongest_backoff = \"10ms\"\nmax_concurrent = 4\n";
 
 /// A path of every app that wakes nothing.
-const LOOK: &str = "[wake.ignore]\npaths = [\"/look\"]\n";
+const LOOK: &str = "[wake.ignore]\npaths = [\"/look\"]\nstatus = 503\n";
 
 /// Finds out whether an app is known to sleep.
 fn look(app: &App) -> Request {

@@ -10,13 +10,13 @@ use crate::support::client::{Request, ask};
 use crate::support::docker::apps::Plan;
 use crate::support::server::Nightporter;
 
-const PROJECT: &str = "com.docker.compose.project";
-const SERVICE: &str = "com.docker.compose.service";
+pub(super) const PROJECT: &str = "com.docker.compose.project";
+pub(super) const SERVICE: &str = "com.docker.compose.service";
 const DEPENDS_ON: &str = "com.docker.compose.depends_on";
-const APP: &str = "nightporter.app";
+pub(super) const APP: &str = "nightporter.app";
 
 /// Makes a container by hand, of the image that is given or else of the app's.
-async fn create(
+pub(super) async fn create(
     stage: &Stage,
     name: &str,
     labels: &[(&str, &str)],
@@ -33,7 +33,7 @@ async fn create(
     stage.apps.engine.docker(args).await;
 }
 
-async fn state_of(stage: &Stage, container: &str) -> String {
+pub(super) async fn state_of(stage: &Stage, container: &str) -> String {
     let state = stage.apps.engine.inspect(container, "{{.State.Status}}").await;
     state.expect("it is there")
 }

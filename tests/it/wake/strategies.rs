@@ -6,8 +6,9 @@ use serde_json::json;
 
 use super::{LONG, NO_SLEEP, Stage, in_background, order, person, program, state, until_state};
 use crate::support::boxes::{Store, token};
-use crate::support::client::{Request, poll};
+use crate::support::client::{Request, ask, poll};
 use crate::support::docker::apps::Plan;
+use crate::support::docker::front::{Errors, Front};
 
 #[tokio::test]
 async fn a_person_gets_a_page_and_a_program_the_app() {
@@ -105,8 +106,11 @@ async fn nobody_who_is_denied_wakes_anything() {
             (program(&app).cookie("forged"), 401),
             (Request::auth(&host, "/peer").cookie(token()), 401),
             (Request::auth("nobody.box.example", "/"), 404),
-            (program(&app).cookie(token()).header("User-Agent", "uptime-kuma/1.23"), 503),
-            (Request::auth(&host, "/healthz").cookie(token()), 503),
+            (program(&app).cookie(token()).header("User-Agent", "uptime-kuma/1.23"), 489),
+            (Request::auth(&host, "/healthz").cookie(token()), 489),
+            (person(&app).cookie(token()).header("Sec-Purpose", "prefetch;prerender"), 503),
+            (person(&app).cookie(token()).header("Purpose", "prefetch"), 503),
+            (person(&app).cookie(token()).header("X-Moz", "prefetch"), 503),
         ] {
             let response = porter.ask(&request).await;
             assert_eq!(response.status, status, "{request:?} {response:?}");
@@ -158,4 +162,30 @@ async fn a_client_that_goes_away_does_not_take_the_start_with_it() {
     starts.release();
     until_state(&porter, &app, "awake", LONG).await;
     assert_eq!(app.starts().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_monitor_is_told_that_an_app_that_sleeps_is_not_down() {
+    let stage = Stage::new(Store::Files).await;
+    let app = stage.stopped(Plan::new("monitored")).await;
+    let other = |status| format!("[wake.ignore]\npaths = [\"/healthz\"]\n{status}");
+    let porter = stage.porter(&other(""), NO_SLEEP).await;
+    until_state(&porter, &app, "stopped", LONG).await;
+    let front = Front::before(&stage.sample, &porter, &[&app], Errors::Replaced).await;
+    let response = ask(front.address, &front.request("GET", &app, "/healthz")).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    assert_eq!(response.text("x-nightporter-state"), Some("asleep"), "{response:?}");
+    assert!(response.body().contains("asleep"), "{response:?}");
+    assert!(stage.proxy.calls("POST", "/start").is_empty());
+    // Awake, it answers itself.
+    super::until_granted(&porter, &program(&app)).await;
+    let response = ask(front.address, &front.request("GET", &app, "/")).await;
+    assert_eq!(response.text("x-nightporter-state"), None, "{response:?}");
+    app.all("kill").await;
+    let porter = stage.porter(&other("status = 503\n"), NO_SLEEP).await;
+    until_state(&porter, &app, "stopped", LONG).await;
+    let request = Request::auth(format!("{}.box.example", app.name), "/healthz");
+    let response = porter.ask(&request).await;
+    assert_eq!(response.status, 503, "{response:?}");
+    assert_eq!(response.text("x-nightporter-state"), Some("asleep"), "{response:?}");
 }

@@ -35,6 +35,7 @@ unsafe extern "C" {
 }
 
 static STOP_DELAY_MS: AtomicU32 = AtomicU32::new(0);
+static SPIN_PERCENT: AtomicU32 = AtomicU32::new(0);
 static BEGAN: OnceLock<u128> = OnceLock::new();
 static LISTENS: OnceLock<u128> = OnceLock::new();
 static STARTS: OnceLock<u64> = OnceLock::new();
@@ -49,8 +50,13 @@ extern "C" fn stop(_: i32) {
 }
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("healthcheck") {
-        return healthcheck();
+    match std::env::args().nth(1).as_deref() {
+        Some("healthcheck") => return healthcheck(),
+        // What somebody runs in the container beside it.
+        Some("wait") => loop {
+            sleep(Duration::from_secs(1));
+        },
+        _ => {}
     }
     BEGAN.set(now()).ok();
     STOP_DELAY_MS.store(number("STOP_DELAY_MS").unwrap_or(0) as u32, Ordering::Relaxed);
@@ -212,6 +218,16 @@ fn serve(stream: TcpStream) -> io::Result<()> {
                 answer(&mut out, "200 OK", "application/json", &echo(&head, &body))?;
             }
             "/events" => answer(&mut out, "200 OK", "text/event-stream", "data: hello\n\n")?,
+            "/poll" => {
+                let to = head.query.get("to").cloned().unwrap_or_default();
+                spawn(move || poll(&to));
+                answer(&mut out, "200 OK", "text/plain", "")?;
+            }
+            "/spin" => {
+                SPIN_PERCENT.store(head.number("percent", 0) as u32, Ordering::Relaxed);
+                spawn(spin);
+                answer(&mut out, "200 OK", "text/plain", "")?;
+            }
             "/download" => return download(&mut out, &head),
             "/ws" => match head.header("sec-websocket-key") {
                 Some(key) => return web_socket(&mut stream, &mut out, key),
@@ -221,6 +237,34 @@ fn serve(stream: TcpStream) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Asks another app again and again.
+fn poll(address: &str) {
+    loop {
+        let asked = || -> io::Result<()> {
+            let mut stream = TcpStream::connect(address)?;
+            stream.write_all(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")?;
+            stream.read_exact(&mut [0; 64])
+        };
+        asked().ok();
+        sleep(Duration::from_millis(200));
+    }
+}
+
+/// Uses a share of one processor until it is told otherwise.
+fn spin() {
+    loop {
+        let percent = SPIN_PERCENT.load(Ordering::Relaxed);
+        if percent == 0 {
+            return;
+        }
+        let until = Instant::now() + Duration::from_millis(u64::from(percent));
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        sleep(Duration::from_millis(u64::from(100 - percent.min(99))));
+    }
 }
 
 fn answer(out: &mut TcpStream, status: &str, kind: &str, body: &str) -> io::Result<()> {

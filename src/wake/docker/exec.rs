@@ -1,0 +1,81 @@
+//! Commands that somebody runs in a container, beside its own.
+
+use bollard::models::{HealthConfig, ProcessConfig};
+
+use super::{Engine, EngineError, LOOK_LIMIT, within};
+
+/// What runs in a container by `docker exec`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Commands {
+    Nothing,
+    /// At least one that is not the container's health check.
+    Running,
+    /// These, and nobody says which of them is the health check: a proxy before the
+    /// engine forbids to ask.
+    Unclear(Vec<String>),
+}
+
+impl Engine {
+    /// Looks for commands in a container, without its health check, which is one too.
+    pub async fn commands(&self, id: &str) -> Result<Commands, EngineError> {
+        let client = self.client()?;
+        let inspected = within(LOOK_LIMIT, client.inspect_container(id, None)).await?;
+        let config = inspected.config.unwrap_or_default();
+        let check = check(config.healthcheck.as_ref(), config.shell);
+        let mut unclear = Vec::new();
+        for command in inspected.exec_ids.unwrap_or_default() {
+            match within(LOOK_LIMIT, client.inspect_exec(&command)).await {
+                Ok(exec) if exec.running != Some(true) => {}
+                Ok(exec) if check.is_some() && words(exec.process_config.as_ref()) == check => {}
+                Ok(_) => return Ok(Commands::Running),
+                // It has ended.
+                Err(EngineError::NotFound(_)) => {}
+                Err(away @ EngineError::Away(_)) => return Err(away),
+                Err(_) => unclear.push(command),
+            }
+        }
+        Ok(match (unclear.is_empty(), check) {
+            (true, _) => Commands::Nothing,
+            (false, None) => Commands::Running,
+            (false, Some(_)) => Commands::Unclear(unclear),
+        })
+    }
+}
+
+fn words(process: Option<&ProcessConfig>) -> Option<Vec<String>> {
+    let ProcessConfig { entrypoint, arguments, .. } = process?;
+    Some(entrypoint.iter().chain(arguments.iter().flatten()).cloned().collect())
+}
+
+/// The words of a container's health check, where it has one.
+fn check(health: Option<&HealthConfig>, shell: Option<Vec<String>>) -> Option<Vec<String>> {
+    let test = health?.test.as_deref()?;
+    let (kind, rest) = test.split_first()?;
+    match kind.as_str() {
+        "CMD" => Some(rest.to_vec()),
+        "CMD-SHELL" => {
+            let shell = shell.filter(|words| !words.is_empty());
+            let shell = shell.unwrap_or_else(|| ["/bin/sh", "-c"].map(Into::into).into());
+            Some(shell.into_iter().chain(rest.iter().cloned()).collect())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_health_check_is_known_by_its_words() {
+        let health = |words: &[&str]| HealthConfig {
+            test: Some(words.iter().map(|word| (*word).to_owned()).collect()),
+            ..HealthConfig::default()
+        };
+        let check = |words: &[&str]| check(Some(&health(words)), None).map(|words| words.join(" "));
+        assert_eq!(check(&["CMD", "/app", "healthcheck"]).as_deref(), Some("/app healthcheck"));
+        assert_eq!(check(&["CMD-SHELL", "curl -f a"]).as_deref(), Some("/bin/sh -c curl -f a"));
+        assert_eq!(check(&["NONE"]), None);
+        assert_eq!(check(&[]), None);
+    }
+}

@@ -1,0 +1,129 @@
+//! Which apps there are, so that no app takes a container that is another's.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::app::Facts;
+use super::compose::file_of;
+use super::docker::Container;
+use crate::domain::lifecycle::project_of;
+
+/// The project of FreeShard's own containers, which are nobody's app.
+const BOX_PROJECT: &str = "core";
+
+/// What the installed apps say of themselves.
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    claims: RwLock<Claims>,
+    installed_apps_dir: OnceLock<PathBuf>,
+}
+
+#[derive(Debug, Default)]
+struct Claims {
+    /// The containers that each app's entrypoints name.
+    targets: HashMap<Arc<str>, Vec<String>>,
+    by_project: HashMap<String, BTreeSet<Arc<str>>>,
+    by_target: HashMap<String, BTreeSet<Arc<str>>>,
+}
+
+impl Roster {
+    /// Takes down an app, or what is new about it.
+    pub(super) fn note(&self, app: &Arc<str>, facts: &Facts) {
+        let targets: Vec<_> = facts.entrypoints.iter().map(|t| t.container.clone()).collect();
+        if self.read().targets.get(app) == Some(&targets) {
+            return;
+        }
+        let mut claims = self.write();
+        claims.forget(app);
+        if let Some(project) = project_of(app) {
+            claims.by_project.entry(project).or_default().insert(Arc::clone(app));
+        }
+        for target in &targets {
+            claims.by_target.entry(target.clone()).or_default().insert(Arc::clone(app));
+        }
+        claims.targets.insert(Arc::clone(app), targets);
+    }
+
+    pub(super) fn forget(&self, app: &Arc<str>) {
+        self.write().forget(app);
+    }
+
+    /// Where apps keep their own compose files.
+    pub(super) fn set_folder(&self, installed_apps_dir: PathBuf) {
+        // Set twice only where the engine is followed twice, which is refused.
+        let _ = self.installed_apps_dir.set(installed_apps_dir);
+    }
+
+    /// Whether an app's containers come from a compose file of its own.
+    pub(super) fn has_own_file(&self, app: &str) -> bool {
+        self.installed_apps_dir.get().is_some_and(|dir| file_of(dir, app).is_some())
+    }
+
+    /// Whether a container of that project may be any app's: it is neither another
+    /// app's project nor the box's own.
+    pub(super) fn is_open(&self, project: Option<&str>, app: &Arc<str>) -> bool {
+        let Some(project) = project else { return true };
+        let claims = self.read();
+        let others = claims.by_project.get(project);
+        project != BOX_PROJECT && others.is_none_or(|apps| !apps.iter().any(|other| other != app))
+    }
+
+    /// Whether another app's requests are sent to a container of that name.
+    pub(super) fn is_named_by_another(&self, container: &str, app: &Arc<str>) -> bool {
+        let claims = self.read();
+        claims.by_target.get(container).is_some_and(|apps| apps.iter().any(|other| other != app))
+    }
+
+    /// The apps that a container may belong to besides one: those that its label names,
+    /// or else those whose requests are sent to it. One that is not installed needs
+    /// nothing.
+    pub(super) fn others(&self, container: &Container, app: &Arc<str>) -> Vec<Arc<str>> {
+        let claims = self.read();
+        let labels = &container.belongs.apps;
+        let is_other = |name: &&Arc<str>| *name != app;
+        if labels.is_empty() {
+            let apps = claims.by_target.get(&container.name);
+            return apps.into_iter().flatten().filter(is_other).cloned().collect();
+        }
+        if labels.len() == 1 {
+            return Vec::new();
+        }
+        let is_labelled = |name: &&Arc<str>| labels.iter().any(|l| l.eq_ignore_ascii_case(name));
+        claims.targets.keys().filter(is_other).filter(is_labelled).cloned().collect()
+    }
+
+    /// The containers that an app's entrypoints name.
+    pub(super) fn targets(&self, app: &str) -> Vec<String> {
+        self.read().targets.get(app).cloned().unwrap_or_default()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Claims> {
+        self.claims.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Claims> {
+        self.claims.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Claims {
+    fn forget(&mut self, app: &Arc<str>) {
+        let Some(targets) = self.targets.remove(app) else { return };
+        if let Some(project) = project_of(app) {
+            strike(&mut self.by_project, &project, app);
+        }
+        for target in targets {
+            strike(&mut self.by_target, &target, app);
+        }
+    }
+}
+
+fn strike(index: &mut HashMap<String, BTreeSet<Arc<str>>>, key: &str, app: &Arc<str>) {
+    if let Some(apps) = index.get_mut(key) {
+        apps.remove(app);
+        if apps.is_empty() {
+            index.remove(key);
+        }
+    }
+}
