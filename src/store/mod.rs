@@ -112,6 +112,15 @@ pub enum AppLock {
 }
 
 impl AppLock {
+    /// Returns when the lock is held no longer, by no act of its holder: who acts under
+    /// it has to stop.
+    pub async fn lost(&self) {
+        match self {
+            Self::Postgres(lock) => lock.lost().await,
+            Self::Files => std::future::pending().await,
+        }
+    }
+
     /// Lets the next one in.
     pub async fn release(self) {
         match self {

@@ -34,6 +34,8 @@ use crate::store::{AppLock, Source, Standing, Unavailable};
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 
+const LOCK_LOST: &str = "the session that holds the app's lock has ended";
+
 /// How long an attempt waits for an engine that went away a moment ago.
 const ENGINE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -136,15 +138,7 @@ impl Attempt {
     /// Brings the app from whatever it does to ready.
     pub(super) async fn wake(mut self) -> Outcome {
         let deadline = Instant::now() + self.means.config.start_timeout;
-        let acted = match self.lock().await {
-            Ok(lock) => {
-                let acted = self.act().await;
-                lock.release().await;
-                acted
-            }
-            Err(failure) => Err(Outcome::Failed(failure)),
-        };
-        let was_paused = match acted {
+        let was_paused = match self.act_alone().await {
             Ok(was_paused) => was_paused,
             Err(outcome) => return outcome,
         };
@@ -172,6 +166,28 @@ impl Attempt {
                 return Err(Failure::Store(reason.into()));
             }
             sleep(LOCK_RETRY).await;
+        }
+    }
+
+    /// Acts while the lock is held. Where it is lost in the middle, whatever is being
+    /// done is left, and done with a new lock from where it stands.
+    async fn act_alone(&mut self) -> Result<bool, Outcome> {
+        let deadline = Instant::now() + LOCK_LIMIT;
+        loop {
+            let lock = self.lock().await.map_err(Outcome::Failed)?;
+            let acted = tokio::select! {
+                biased;
+                () = lock.lost() => None,
+                acted = self.act() => Some(acted),
+            };
+            if let Some(acted) = acted {
+                lock.release().await;
+                return acted;
+            }
+            if Instant::now() >= deadline {
+                return Err(Outcome::Failed(Failure::Store(LOCK_LOST.into())));
+            }
+            warn!(app = %self.app.name, "{LOCK_LOST}; it is taken anew");
         }
     }
 

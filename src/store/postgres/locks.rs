@@ -4,15 +4,22 @@
 //! long as containers take to start. The session must reach the server itself; behind a
 //! proxy that hands out servers by transaction a lock would be some other session's, and
 //! there no notification arrives either, which the link tells.
+//!
+//! A lock is never left to a session that nobody looks after. Whoever asks for one may
+//! go away at any time: the asking goes on in a task of its own, and a lock that comes
+//! too late is given back. A session that does not answer in time is closed, with every
+//! lock it holds, and their holders learn of that by [`AdvisoryLock::lost`].
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
 
 use super::super::Unavailable;
 use super::pool::Parameter;
@@ -22,18 +29,34 @@ use super::server::{Server, explain};
 /// read as a number, cut to 63 bits.
 const SEED: i64 = 0x6e69_6768_7470_6f72;
 
+/// Lets the server, too, give up a session whose process is out of reach, after
+/// 15 + 3 × 5 seconds: until then it holds its locks.
+const KEEPALIVE: &str = "SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; \
+                         SET tcp_keepalives_count = 3";
+
 pub(super) struct Locks {
     server: Arc<Server>,
     limit: Duration,
-    session: Mutex<Option<Arc<Client>>>,
+    session: Mutex<Option<Arc<Session>>>,
+}
+
+/// A connection that does nothing but hold locks.
+struct Session {
+    client: Client,
+    limit: Duration,
+    /// The task that drives the connection; without it the connection is closed.
+    driver: AbortHandle,
+    /// Its sender is dropped when the connection ends.
+    ended: watch::Receiver<()>,
+    /// Set as soon as it is to be closed.
+    closed: AtomicBool,
 }
 
 /// Held until it is released. Merely dropped, it is released a moment later.
 pub struct AdvisoryLock {
-    session: Arc<Client>,
+    session: Arc<Session>,
     /// `None` once it was released.
     key: Option<i64>,
-    limit: Duration,
 }
 
 impl Locks {
@@ -43,69 +66,129 @@ impl Locks {
 
     /// Takes the lock of an app, if no other session has it.
     pub(super) async fn try_lock(&self, app: &str) -> Result<Option<AdvisoryLock>, Unavailable> {
-        let sql = "SELECT key, pg_try_advisory_lock(key) FROM hashtextextended($1, $2) AS key";
         let session = self.session().await?;
-        let parameters: &[Parameter<'_>] = &[(&app, Type::TEXT), (&SEED, Type::INT8)];
-        let answer = timeout(self.limit, session.query_typed(sql, parameters)).await;
-        let Ok(answer) = answer else {
-            // Whatever it answers later belongs to another question. By now others may
-            // have a session that does answer.
-            let mut current = self.session.lock().await;
-            if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &session)) {
-                *current = None;
-            }
-            return Err(Unavailable::new("an advisory lock took too long"));
-        };
-        let rows = answer.map_err(|error| Unavailable::new(explain(&error)))?;
-        let row =
-            rows.first().ok_or_else(|| Unavailable::new("a lock was answered with nothing"))?;
-        let read = |error: tokio_postgres::Error| Unavailable::new(explain(&error));
-        let key = row.try_get(0).map_err(read)?;
-        let is_ours: bool = row.try_get(1).map_err(read)?;
-        Ok(is_ours.then_some(AdvisoryLock { session, key: Some(key), limit: self.limit }))
+        let app = app.to_owned();
+        // Where nobody waits for it any more, the lock is dropped with the task's result.
+        let asking = tokio::spawn(async move { session.try_lock(&app).await });
+        asking.await.unwrap_or_else(|error| Err(Unavailable::new(error)))
     }
 
-    async fn session(&self) -> Result<Arc<Client>, Unavailable> {
+    async fn session(&self) -> Result<Arc<Session>, Unavailable> {
         let mut session = self.session.lock().await;
-        if let Some(session) = session.as_ref().filter(|session| !session.is_closed()) {
+        if let Some(session) = session.as_ref().filter(|session| !session.has_ended()) {
             return Ok(Arc::clone(session));
         }
         let connect = async |config: tokio_postgres::Config, tls| {
             let (client, connection) = config.connect(tls).await?;
-            tokio::spawn(connection);
-            Ok(client)
+            let (alive, ended) = watch::channel(());
+            let driver = tokio::spawn(async move {
+                let _until_it_ends = connection.await;
+                drop(alive);
+            });
+            Ok((client, driver.abort_handle(), ended))
         };
-        let client = Arc::new(self.server.connect(connect).await.map_err(Unavailable::new)?);
-        *session = Some(Arc::clone(&client));
-        Ok(client)
+        let connected = self.server.connect(connect).await.map_err(Unavailable::new)?;
+        let (client, driver, ended) = connected;
+        let closed = AtomicBool::new(false);
+        let opened = Session { client, limit: self.limit, driver, ended, closed };
+        opened.prepare().await?;
+        let opened = Arc::new(opened);
+        *session = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+}
+
+impl Session {
+    fn has_ended(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+            || self.client.is_closed()
+            || self.ended.has_changed().is_err()
+    }
+
+    /// Closes the connection now. The server releases its locks as soon as it learns of
+    /// that, and it can do nothing else with a connection that is closed.
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.driver.abort();
+    }
+
+    async fn prepare(&self) -> Result<(), Unavailable> {
+        match timeout(self.limit, self.client.batch_execute(KEEPALIVE)).await {
+            Ok(done) => done.map_err(|error| Unavailable::new(explain(&error))),
+            Err(_) => Err(self.too_slow()),
+        }
+    }
+
+    async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Row, Unavailable> {
+        let answer = timeout(self.limit, self.client.query_typed(sql, parameters)).await;
+        let rows = match answer {
+            Ok(rows) => rows.map_err(|error| Unavailable::new(explain(&error)))?,
+            Err(_) => return Err(self.too_slow()),
+        };
+        rows.into_iter().next().ok_or_else(|| Unavailable::new("a lock was answered with nothing"))
+    }
+
+    /// What was asked may yet be done, and nobody would know.
+    fn too_slow(&self) -> Unavailable {
+        self.close();
+        Unavailable::new(format_args!("an advisory lock took longer than {:?}", self.limit))
+    }
+
+    async fn try_lock(self: Arc<Self>, app: &str) -> Result<Option<AdvisoryLock>, Unavailable> {
+        let sql = "SELECT key, pg_try_advisory_lock(key) FROM hashtextextended($1, $2) AS key";
+        let row = self.query(sql, &[(&app, Type::TEXT), (&SEED, Type::INT8)]).await?;
+        let read = |error: tokio_postgres::Error| Unavailable::new(explain(&error));
+        let key = row.try_get(0).map_err(read)?;
+        let is_ours: bool = row.try_get(1).map_err(read)?;
+        Ok(is_ours.then(|| AdvisoryLock { session: self, key: Some(key) }))
+    }
+
+    /// Where that fails the session is closed, and the lock goes with it.
+    async fn unlock(&self, key: i64) {
+        let sql = "SELECT pg_advisory_unlock($1)";
+        if let Err(error) = self.query(sql, &[(&key, Type::INT8)]).await {
+            tracing::debug!(%error, "a lock was not given back; its session is closed");
+            self.close();
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
 impl AdvisoryLock {
+    /// Returns when the session has ended: from then on others may hold the lock.
+    pub async fn lost(&self) {
+        let mut ended = self.session.ended.clone();
+        while ended.changed().await.is_ok() {}
+    }
+
+    /// Gives it back, also where nobody waits for that to be done.
     pub async fn release(mut self) {
-        if let Some(key) = self.key.take() {
-            unlock(&self.session, key, self.limit).await;
+        if let Some(released) = self.begin_release() {
+            // It fails only when the process ends, and all connections with it.
+            let _ = released.await;
+        }
+    }
+
+    fn begin_release(&mut self) -> Option<tokio::task::JoinHandle<()>> {
+        let key = self.key.take()?;
+        let session = Arc::clone(&self.session);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            Some(runtime.spawn(async move { session.unlock(key).await }))
+        } else {
+            session.close();
+            None
         }
     }
 }
 
 impl Drop for AdvisoryLock {
     fn drop(&mut self) {
-        if let Some(key) = self.key.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let (session, limit) = (Arc::clone(&self.session), self.limit);
-            runtime.spawn(async move { unlock(&session, key, limit).await });
-        }
-    }
-}
-
-/// Where it fails the session is gone, and the lock with it.
-async fn unlock(session: &Client, key: i64, limit: Duration) {
-    let parameters: &[Parameter<'_>] = &[(&key, Type::INT8)];
-    let unlocked = session.query_typed("SELECT pg_advisory_unlock($1)", parameters);
-    if !matches!(timeout(limit, unlocked).await, Ok(Ok(_))) {
-        tracing::debug!("a lock was not given back; its session is gone");
+        self.begin_release();
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Once};
 
+use futures_util::future::select_all;
 use tracing::{debug, warn};
 
-use super::{Attempt, Trouble};
+use super::{Attempt, LOCK_LOST, Trouble};
 use crate::domain::lifecycle::{Failure, Rest};
 use crate::store::{AppLock, Standing};
 use crate::wake::conditions::reclaim_memory;
@@ -35,7 +36,14 @@ impl Attempt {
                 }
             }
         }
-        let done = self.put_to(rest, &names).await;
+        let done = {
+            let lost = select_all(locks.iter().map(|lock| Box::pin(lock.lost())));
+            tokio::select! {
+                biased;
+                _ = lost => Err(Failure::Store(LOCK_LOST.into()).into()),
+                done = self.put_to(rest, &names) => done,
+            }
+        };
         release(locks).await;
         match done {
             Ok(()) => Ok(()),
