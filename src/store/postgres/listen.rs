@@ -5,24 +5,30 @@
 //! come back over it: that tells a live link from a half-open one, and from a
 //! proxy that swallows LISTEN. Whatever goes wrong has one answer: the link is
 //! made anew, triggers and all, and what may have been missed is read again.
+//!
+//! Any role may notify on any channel, so what comes is not trusted either. What is
+//! not ours is ignored; what cannot be read counts as something missed, but not more
+//! often than a degraded store would be read anyway; and a heartbeat is a random
+//! number that nobody knows before it is sent.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client, Connection, Socket};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::super::{Freshness, Table};
-use super::migrate::{INSPECT, MigrateError, Triggers, inspect, migrate};
+use super::migrate::{MigrateError, migrate};
 use super::problems::Subject;
 use super::server::{ConnectError, explain};
-use super::{Postgres, random_name};
+use super::triggers::{INSPECT, Triggers, inspect};
+use super::{Postgres, random_number};
 use crate::backoff::jittered;
 
 const CHANNEL: &str = "nightporter";
@@ -45,8 +51,6 @@ enum Lost {
     Closed,
     #[error("LISTEN was not answered within {0:?}")]
     Silent(Duration),
-    #[error("a notification that cannot be read")]
-    Unreadable,
     #[error("triggers are missing, switched off or were replaced")]
     Triggers,
     #[error("sending a heartbeat: {0}")]
@@ -61,15 +65,21 @@ enum Lost {
 }
 
 /// What comes over [`CHANNEL`].
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Payload<'a> {
-    Heartbeat { heartbeat: &'a str, beat: u64 },
-    Change { table: Watched, op: Operation, key: Option<String> },
+#[derive(Debug, PartialEq, Eq)]
+enum Payload {
+    Heartbeat(String),
+    Change {
+        table: Watched,
+        op: Operation,
+        key: Option<String>,
+    },
+    /// Of a table that is not followed, or from somebody else altogether.
+    Foreign,
+    /// It may have been one of ours.
+    Unreadable,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Watched {
     InstalledApps,
     Identities,
@@ -78,14 +88,67 @@ enum Watched {
     KvStore,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operation {
-    Insert,
     Update,
-    Delete,
+    /// A key came or went.
+    Other,
     /// Any number of keys.
     Reset,
+}
+
+impl Payload {
+    fn parse(text: &str) -> Self {
+        let Ok(Value::Object(members)) = serde_json::from_str(text) else {
+            return Self::Unreadable;
+        };
+        let text = |member: &str| members.get(member).and_then(Value::as_str);
+        if let Some(heartbeat) = text("heartbeat") {
+            return Self::Heartbeat(heartbeat.to_owned());
+        }
+        let table = match text("table") {
+            Some("installed_apps") => Watched::InstalledApps,
+            Some("identities") => Watched::Identities,
+            Some("terminals") => Watched::Terminals,
+            Some("peers") => Watched::Peers,
+            Some("kv_store") => Watched::KvStore,
+            _ => return Self::Foreign,
+        };
+        let key = text("key").map(str::to_owned);
+        let op = match text("op") {
+            Some("update") => Operation::Update,
+            Some("insert" | "delete") => Operation::Other,
+            // Whatever else it may be, it concerns this table.
+            _ => Operation::Reset,
+        };
+        Self::Change { table, op, key }
+    }
+}
+
+/// Notifications that could not be read, and when what they may have said is made up for.
+#[derive(Debug, Default)]
+struct Unread {
+    due: Option<Instant>,
+    made_up_for: Option<Instant>,
+}
+
+impl Unread {
+    /// One more. Those that come within `period` of the last time wait for its end.
+    fn note(&mut self, period: Duration) {
+        let now = Instant::now();
+        let earliest = self.made_up_for.map_or(now, |last| last + period);
+        self.due.get_or_insert(earliest.max(now));
+    }
+
+    /// Returns when something is due, and forgets it.
+    async fn due(&mut self) {
+        match self.due {
+            Some(due) => sleep_until(due).await,
+            None => std::future::pending().await,
+        }
+        self.due = None;
+        self.made_up_for = Some(Instant::now());
+    }
 }
 
 impl Postgres {
@@ -109,13 +172,13 @@ impl Postgres {
     async fn follow(&self, proven: &AtomicBool) -> Result<Infallible, Lost> {
         let connect = async |config: tokio_postgres::Config, tls| config.connect(tls).await;
         let (client, connection) = self.server.connect(connect).await?;
-        let (heard, echoes) = watch::channel(0);
-        let name = random_name();
+        let (expected, expectations) = watch::channel(String::new());
+        let (heard, echoes) = watch::channel(String::new());
         tokio::select! {
             // Notifications first: a heartbeat must not overtake them.
             biased;
-            lost = self.hear(connection, &name, &heard) => lost,
-            lost = self.prove(client, &name, echoes, proven) => lost,
+            lost = self.hear(connection, &expectations, &heard) => lost,
+            lost = self.prove(client, &expected, echoes, proven) => lost,
         }
     }
 
@@ -123,14 +186,24 @@ impl Postgres {
     async fn hear<T>(
         &self,
         mut connection: Connection<Socket, T>,
-        name: &str,
-        heard: &watch::Sender<u64>,
+        expected: &watch::Receiver<String>,
+        heard: &watch::Sender<String>,
     ) -> Result<Infallible, Lost>
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
+        let mut unread = Unread::default();
+        let mut was_told = false;
         loop {
-            let message = poll_fn(|context| connection.poll_message(context)).await;
+            let message = tokio::select! {
+                // A flood must not put off what it is the reason for.
+                biased;
+                () = unread.due() => {
+                    self.freshness.reset();
+                    continue;
+                }
+                message = poll_fn(|context| connection.poll_message(context)) => message,
+            };
             let Some(message) = message.transpose()? else {
                 return Err(Lost::Closed);
             };
@@ -140,16 +213,21 @@ impl Postgres {
             if notification.channel() != CHANNEL {
                 continue;
             }
-            match serde_json::from_str(notification.payload()) {
-                Ok(Payload::Heartbeat { heartbeat, beat }) if heartbeat == name => {
+            match Payload::parse(notification.payload()) {
+                // Any other is another process's.
+                Payload::Heartbeat(beat) if beat == *expected.borrow() => {
                     heard.send_replace(beat);
                 }
-                // Another process's.
-                Ok(Payload::Heartbeat { .. }) => {}
-                Ok(Payload::Change { table, op, key }) => {
+                Payload::Heartbeat(_) | Payload::Foreign => {}
+                Payload::Change { table, op, key } => {
                     apply(&self.freshness, table, op, key.as_deref());
                 }
-                Err(_) => return Err(Lost::Unreadable),
+                Payload::Unreadable => {
+                    unread.note(self.freshness.times().degraded_ttl);
+                    if !std::mem::replace(&mut was_told, true) {
+                        warn!("somebody sends notifications on `{CHANNEL}` that cannot be read");
+                    }
+                }
             }
         }
     }
@@ -158,8 +236,8 @@ impl Postgres {
     async fn prove(
         &self,
         mut client: Client,
-        name: &str,
-        mut echoes: watch::Receiver<u64>,
+        expected: &watch::Sender<String>,
+        mut echoes: watch::Receiver<String>,
         proven: &AtomicBool,
     ) -> Result<Infallible, Lost> {
         let limit = self.query_timeout;
@@ -174,10 +252,12 @@ impl Postgres {
         let period = self.freshness.times().heartbeat;
         for beat in 1.. {
             let (sent, next) = (self.freshness.now(), Instant::now() + period);
+            // Unknown to anyone before it is sent: what comes back has made the round.
+            let number = random_number();
+            expected.send_replace(number.clone());
             let round = async {
-                let triggers = self.beat(name, beat).await?;
-                // This one and no later: a stranger may send any number.
-                let _outlived_by_its_sender = echoes.wait_for(|echo| *echo == beat).await;
+                let triggers = self.beat(&number, beat).await?;
+                let _outlived_by_its_sender = echoes.wait_for(|echo| *echo == number).await;
                 Ok::<_, Lost>(triggers)
             };
             let Ok(triggers) = timeout_at(next, round).await else {
@@ -206,8 +286,9 @@ impl Postgres {
     }
 
     /// Sends a heartbeat and, in the same statement, looks at the triggers.
-    async fn beat(&self, name: &str, beat: u64) -> Result<Triggers, Lost> {
-        let payload = serde_json::json!({ "heartbeat": name, "beat": beat }).to_string();
+    async fn beat(&self, number: &str, beat: u64) -> Result<Triggers, Lost> {
+        // The count is for whoever reads along.
+        let payload = serde_json::json!({ "heartbeat": number, "beat": beat }).to_string();
         let sql = format!("SELECT t.*, pg_notify('{CHANNEL}', $1) FROM ({INSPECT}) AS t");
         let rows =
             self.pool.query(&sql, &[(&payload, Type::TEXT)]).await.map_err(Lost::Heartbeat)?;
@@ -253,7 +334,7 @@ fn apply(freshness: &Freshness, table: Watched, op: Operation, key: Option<&str>
 /// Takes a payload as the link does, for the fuzz targets.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz_payload(text: &str) {
-    if let Ok(Payload::Change { table, op, key }) = serde_json::from_str(text) {
+    if let Payload::Change { table, op, key } = Payload::parse(text) {
         let times = crate::config::Cache {
             capacity: 1,
             ttl: Duration::from_secs(1),
@@ -262,5 +343,67 @@ pub(crate) fn fuzz_payload(text: &str) {
             heartbeat: Duration::from_secs(1),
         };
         apply(&Freshness::new(times), table, op, key.as_deref());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(table: Watched, op: Operation, key: Option<&str>) -> Payload {
+        Payload::Change { table, op, key: key.map(str::to_owned) }
+    }
+
+    #[test]
+    fn what_is_ours_is_read_what_is_not_is_ignored_and_what_may_be_is_a_doubt() {
+        use Operation::{Other, Reset, Update};
+        use Watched::{InstalledApps, KvStore, Peers, Terminals};
+        for (text, expected) in [
+            (
+                r#"{"table":"terminals","op":"update","key":"t"}"#,
+                change(Terminals, Update, Some("t")),
+            ),
+            (r#"{"table":"peers","op":"insert","key":"p"}"#, change(Peers, Other, Some("p"))),
+            (r#"{"table":"kv_store","op":"reset"}"#, change(KvStore, Reset, None)),
+            // Of another version.
+            (
+                r#"{"table":"terminals","op":"merge","key":"t"}"#,
+                change(Terminals, Reset, Some("t")),
+            ),
+            (r#"{"table":"installed_apps"}"#, change(InstalledApps, Reset, None)),
+            (r#"{"table":"peers","op":"delete","key":7}"#, change(Peers, Other, None)),
+            (r#"{"heartbeat":"7","beat":1}"#, Payload::Heartbeat("7".into())),
+            (r#"{"heartbeat":"7"}"#, Payload::Heartbeat("7".into())),
+            (r#"{"table":"app_secrets","op":"insert","key":"x"}"#, Payload::Foreign),
+            ("{}", Payload::Foreign),
+            (r#"{"hello":"world"}"#, Payload::Foreign),
+            ("", Payload::Unreadable),
+            ("not JSON", Payload::Unreadable),
+            (r#"{"table":"terminals","op":"upd"#, Payload::Unreadable),
+            ("[1]", Payload::Unreadable),
+            ("7", Payload::Unreadable),
+        ] {
+            assert_eq!(Payload::parse(text), expected, "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_that_cannot_be_read_is_made_up_for_once_a_period_and_at_the_end() {
+        let period = Duration::from_secs(1);
+        let (mut unread, mut times) = (Unread::default(), 0);
+        let began = Instant::now();
+        let flood = began + Duration::from_millis(9_500);
+        while Instant::now() < flood {
+            unread.note(period);
+            tokio::select! {
+                biased;
+                () = unread.due() => times += 1,
+                () = sleep(Duration::from_millis(1)) => {}
+            }
+        }
+        assert!((9..=11).contains(&times), "{times}");
+        // The last of them is not forgotten.
+        assert!(timeout(period, unread.due()).await.is_ok());
+        assert!(timeout(period * 10, unread.due()).await.is_err(), "there were no more");
     }
 }

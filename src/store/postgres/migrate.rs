@@ -8,6 +8,7 @@
 //! Where all is in place nothing is locked and no privilege beyond reading is
 //! needed.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use refinery::{AsyncMigrate, Migration, Runner};
@@ -15,14 +16,17 @@ use refinery_core::traits::r#async::{AsyncQuery, AsyncTransaction};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::timeout;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, GenericClient, IsolationLevel, Transaction};
+use tracing::warn;
 
 use super::pool::Parameter;
 use super::server::explain;
+use super::triggers::{FUNCTIONS, Fault, Function, TABLES, Table, inspect};
 
 /// Where migrations that were applied are remembered.
 const HISTORY: &str = "nightporter.migrations";
+const HAS_HISTORY: &str = "SELECT to_regclass('nightporter.migrations') IS NOT NULL";
 
 /// Names the advisory lock of this module: "nightport" read as a number, cut to 63 bits.
 const LOCK: i64 = 0x6e69_6768_7470_6f72;
@@ -37,95 +41,6 @@ const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '500ms'";
 /// Migrations, first to last. One that was released is never changed.
 const MIGRATIONS: [(&str, &str); 1] = [("V1__notifications", FUNCTIONS)];
 
-/// The trigger functions: also put back where somebody dropped them.
-const FUNCTIONS: &str = include_str!("migrations/V1__notifications.sql");
-
-/// A table of FreeShard's that the gate reads.
-struct Watched {
-    name: &'static str,
-    columns: &'static str,
-    key: &'static str,
-    /// Columns that the gate reads.
-    read: &'static [&'static str],
-    /// Keys that the gate reads; empty for all.
-    keys: &'static [&'static str],
-}
-
-/// A row's coming, change and going, and TRUNCATE.
-const TRIGGERS_A_TABLE: usize = 4;
-
-const TABLES: [Watched; 5] = [
-    Watched {
-        name: "installed_apps",
-        columns: "name text PRIMARY KEY, installation_reason text, status text, \
-                  last_access timestamptz",
-        key: "name",
-        read: &["name", "status"],
-        keys: &[],
-    },
-    Watched {
-        name: "identities",
-        columns: "id text PRIMARY KEY, name text, email text, description text, \
-                  private_key text, is_default bool",
-        key: "id",
-        read: &["id", "private_key", "is_default"],
-        keys: &[],
-    },
-    Watched {
-        name: "terminals",
-        columns: "id text PRIMARY KEY, name text, icon text, last_connection timestamptz",
-        key: "id",
-        read: &["id", "name"],
-        keys: &[],
-    },
-    Watched {
-        name: "peers",
-        columns: "id text PRIMARY KEY, name text, public_bytes_b64 text, is_reachable bool",
-        key: "id",
-        read: &["id", "name", "public_bytes_b64"],
-        keys: &[],
-    },
-    Watched {
-        name: "kv_store",
-        columns: "key text PRIMARY KEY, value jsonb",
-        key: "key",
-        read: &["key", "value"],
-        keys: &["terminal_jwt_secret", "freeshard_controller_shared_key", "profile"],
-    },
-];
-
-/// Counts our triggers on the tables as this connection resolves their names,
-/// and takes a fingerprint of them. `xmin` changes with every `ALTER`, so that a
-/// trigger that was away for a moment is told from one that was not.
-pub(super) const INSPECT: &str = "\
-    SELECT count(*) AS found, coalesce(hashtextextended(\
-        string_agg(concat_ws(':', t.oid, t.xmin, t.tgrelid), ',' ORDER BY t.oid), 0), 0) AS print \
-    FROM pg_catalog.pg_trigger AS t \
-    WHERE t.tgrelid IN (to_regclass('installed_apps'), to_regclass('identities'), \
-            to_regclass('terminals'), to_regclass('peers'), to_regclass('kv_store')) \
-        AND t.tgname IN ('nightporter_insert', 'nightporter_update', 'nightporter_delete', \
-            'nightporter_truncate') \
-        AND t.tgenabled = 'A' \
-        AND t.tgfoid IN (to_regprocedure('nightporter.notify_row()'), \
-            to_regprocedure('nightporter.notify_table()'))";
-
-/// What [`INSPECT`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Triggers {
-    found: i64,
-    print: i64,
-}
-
-impl Triggers {
-    pub(super) fn of(row: &tokio_postgres::Row) -> Result<Self, tokio_postgres::Error> {
-        Ok(Self { found: row.try_get("found")?, print: row.try_get("print")? })
-    }
-
-    pub(super) fn are_complete(self) -> bool {
-        usize::try_from(self.found) == Ok(TRIGGERS_A_TABLE * TABLES.len())
-    }
-}
-
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MigrateError {
     #[error("{}", explain(.0))]
@@ -134,8 +49,23 @@ pub(super) enum MigrateError {
     Migration(#[from] refinery::Error),
     #[error("table `{0}` is missing; create it, or set `store.create_tables = true`")]
     MissingTable(&'static str),
-    #[error("triggers on `{table}`: {}", explain(.error))]
-    Trigger { table: &'static str, error: tokio_postgres::Error },
+    #[error(
+        "the trigger `{trigger}` on `{table}` {fault}, and making it anew fails: {}; its owner can \
+         run `nightporter migrate`",
+        explain(.error)
+    )]
+    Trigger {
+        table: &'static str,
+        trigger: &'static str,
+        fault: Fault,
+        error: tokio_postgres::Error,
+    },
+    #[error(
+        "the function `nightporter.{function}` {fault}, and making it anew fails: {}; its owner \
+         can run `nightporter migrate`",
+        explain(.error)
+    )]
+    Function { function: &'static str, fault: Fault, error: tokio_postgres::Error },
     #[error("not done within {TIME_LIMIT:?}")]
     TooSlow,
 }
@@ -173,31 +103,37 @@ pub(super) async fn migrate(
         transaction.batch_execute(LOCK_TIMEOUT).await?;
         let applied = apply(&mut transaction).await?;
         for table in &TABLES {
-            table.create(&transaction, create_tables).await?;
-            let triggers = table.install_triggers(&transaction).await;
-            triggers.map_err(|error| MigrateError::Trigger { table: table.name, error })?;
+            create(&transaction, table, create_tables).await?;
         }
+        repair(&transaction).await?;
         transaction.commit().await?;
         Ok(applied)
     };
     timeout(TIME_LIMIT, work).await.unwrap_or(Err(MigrateError::TooSlow))
 }
 
-/// The state of the triggers now.
-pub(super) async fn inspect(
-    client: &impl GenericClient,
-) -> Result<Triggers, tokio_postgres::Error> {
-    let rows = client.query_typed(INSPECT, &[]).await?;
-    rows.first().map_or(Ok(Triggers { found: 0, print: 0 }), Triggers::of)
+async fn is_in_place(client: &Client) -> Result<bool, tokio_postgres::Error> {
+    if !is_so(client, HAS_HISTORY, &[]).await? {
+        return Ok(false);
+    }
+    Ok(match newest(client).await?.cmp(&wanted()) {
+        Ordering::Less => false,
+        Ordering::Equal => {
+            Function::faults(client).await?.is_empty() && Table::faults(client).await?.is_empty()
+        }
+        // The definitions are a newer process's.
+        Ordering::Greater => inspect(client).await?.are_complete(),
+    })
 }
 
-async fn is_in_place(client: &Client) -> Result<bool, tokio_postgres::Error> {
-    let history = "SELECT to_regclass('nightporter.migrations') IS NOT NULL";
-    let newest = "SELECT coalesce(max(version) >= $1, false) FROM nightporter.migrations";
-    let wanted = i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX);
-    Ok(is_so(client, history, &[]).await?
-        && is_so(client, newest, &[(&wanted, Type::INT4)]).await?
-        && inspect(client).await?.are_complete())
+fn wanted() -> i32 {
+    i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX)
+}
+
+/// The newest migration that was applied.
+async fn newest(client: &impl GenericClient) -> Result<i32, tokio_postgres::Error> {
+    let sql = "SELECT coalesce(max(version), 0) FROM nightporter.migrations";
+    client.query_typed(sql, &[]).await?.first().map_or(Ok(0), |row| row.try_get(0))
 }
 
 /// The answer to a question of yes or no.
@@ -210,8 +146,24 @@ async fn is_so(
     rows.first().map_or(Ok(false), |row| row.try_get(0))
 }
 
-/// The schema, the migrations in it, and the functions should they be gone.
+/// The schema, the migrations in it, and the functions should they be gone. Where no
+/// migration is to be applied nothing of that needs a privilege.
 async fn apply(transaction: &mut Transaction<'_>) -> Result<Vec<String>, MigrateError> {
+    let mut applied = Vec::new();
+    if !is_so(&*transaction, HAS_HISTORY, &[]).await? || newest(&*transaction).await? < wanted() {
+        applied = apply_migrations(transaction).await?;
+    }
+    let is_ours = newest(&*transaction).await? <= wanted();
+    let mut faults = Function::faults(&*transaction).await?.into_iter();
+    if let Some((function, fault)) = faults.find(|(_, fault)| is_ours || fault.is_plain()) {
+        let made = transaction.batch_execute(FUNCTIONS).await;
+        made.map_err(|error| MigrateError::Function { function, fault, error })?;
+        warn!(function, "a function that {fault} is made anew");
+    }
+    Ok(applied)
+}
+
+async fn apply_migrations(transaction: &mut Transaction<'_>) -> Result<Vec<String>, MigrateError> {
     // CREATE SCHEMA IF NOT EXISTS would need the privilege even where it exists.
     let schema = "SELECT to_regnamespace('nightporter') IS NOT NULL";
     if !is_so(&*transaction, schema, &[]).await? {
@@ -227,96 +179,50 @@ async fn apply(transaction: &mut Transaction<'_>) -> Result<Vec<String>, Migrate
         .set_migration_table_name(HISTORY)
         .run_async(&mut Within(transaction))
         .await?;
-    let functions = "SELECT to_regprocedure('nightporter.notify_row()') IS NOT NULL \
-        AND to_regprocedure('nightporter.notify_table()') IS NOT NULL";
-    if !is_so(&*transaction, functions, &[]).await? {
-        transaction.batch_execute(FUNCTIONS).await?;
-    }
-    Ok(report
-        .applied_migrations()
-        .iter()
-        .map(|migration| format!("V{}__{}", migration.version(), migration.name()))
-        .collect())
+    let applied = report.applied_migrations().iter();
+    Ok(applied.map(|migration| format!("V{}__{}", migration.version(), migration.name())).collect())
 }
 
-impl Watched {
-    async fn create(
-        &self,
-        transaction: &Transaction<'_>,
-        create_tables: bool,
-    ) -> Result<(), MigrateError> {
-        let Self { name, columns, .. } = self;
-        let there = "SELECT to_regclass($1) IS NOT NULL";
-        if is_so(transaction, there, &[(name, Type::TEXT)]).await? {
-            return Ok(());
-        }
-        if !create_tables {
-            return Err(MigrateError::MissingTable(name));
-        }
-        let create = format!("CREATE TABLE IF NOT EXISTS {name} ({columns})");
-        Ok(transaction.batch_execute(&create).await?)
+/// Makes the table where it is missing and that is allowed.
+async fn create(
+    transaction: &Transaction<'_>,
+    table: &Table,
+    create_tables: bool,
+) -> Result<(), MigrateError> {
+    let Table { name, columns, .. } = table;
+    let there = "SELECT to_regclass($1) IS NOT NULL";
+    if is_so(transaction, there, &[(name, Type::TEXT)]).await? {
+        return Ok(());
     }
+    if !create_tables {
+        return Err(MigrateError::MissingTable(name));
+    }
+    let create = format!("CREATE TABLE IF NOT EXISTS {name} ({columns})");
+    Ok(transaction.batch_execute(&create).await?)
+}
 
-    /// Puts back the triggers that are missing, switched off or not ours; one
-    /// that is in order is not touched, since that would lock its table.
-    async fn install_triggers(
-        &self,
-        transaction: &Transaction<'_>,
-    ) -> Result<(), tokio_postgres::Error> {
-        let Self { name, .. } = self;
-        let in_order = "SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger \
-            WHERE tgrelid = to_regclass($1) AND tgname = $2 AND tgenabled = 'A' \
-            AND tgfoid IN (to_regprocedure('nightporter.notify_row()'), \
-                to_regprocedure('nightporter.notify_table()')))";
-        for (trigger, event) in self.triggers() {
-            let named = [(name as &(dyn ToSql + Sync), Type::TEXT), (&trigger, Type::TEXT)];
-            if !is_so(transaction, in_order, &named).await? {
-                transaction
-                    .batch_execute(&format!(
-                        "CREATE OR REPLACE TRIGGER {trigger} AFTER {event}; \
-                         ALTER TABLE {name} ENABLE ALWAYS TRIGGER {trigger}"
-                    ))
-                    .await?;
-            }
+/// Makes anew what is missing or is not as it has to be; what is in order is not
+/// touched, since that would lock its table.
+async fn repair(transaction: &Transaction<'_>) -> Result<(), MigrateError> {
+    let is_ours = newest(transaction).await? <= wanted();
+    let faults = Table::faults(transaction).await?.into_iter();
+    for (table, trigger, fault) in faults.filter(|(.., fault)| is_ours || fault.is_plain()) {
+        let made = transaction.batch_execute(&trigger.sql(table.name, fault)).await;
+        made.map_err(|error| MigrateError::Trigger {
+            table: table.name,
+            trigger: trigger.name,
+            fault,
+            error,
+        })?;
+        if fault != Fault::Missing {
+            warn!(
+                table = table.name,
+                trigger = trigger.name,
+                "a trigger that {fault} is made anew"
+            );
         }
-        Ok(())
     }
-
-    /// Names of the triggers and what follows `AFTER` in each.
-    fn triggers(&self) -> [(&'static str, String); TRIGGERS_A_TABLE] {
-        let Self { name, key, .. } = self;
-        let row = format!("EXECUTE FUNCTION nightporter.notify_row('{name}', '{key}')");
-        let old = self.is_read("OLD").map(|read| format!("WHEN ({read})")).unwrap_or_default();
-        let new = self.is_read("NEW").map(|read| format!("WHEN ({read})")).unwrap_or_default();
-        let columns = |row: &str| {
-            let columns: Vec<_> =
-                self.read.iter().map(|column| format!("{row}.{column}")).collect();
-            columns.join(", ")
-        };
-        let changed = format!("({}) IS DISTINCT FROM ({})", columns("OLD"), columns("NEW"));
-        let updated = match (self.is_read("OLD"), self.is_read("NEW")) {
-            (Some(old), Some(new)) => format!("{changed} AND ({old} OR {new})"),
-            _ => changed,
-        };
-        [
-            ("nightporter_insert", format!("INSERT ON {name} FOR EACH ROW {new} {row}")),
-            ("nightporter_update", format!("UPDATE ON {name} FOR EACH ROW WHEN ({updated}) {row}")),
-            ("nightporter_delete", format!("DELETE ON {name} FOR EACH ROW {old} {row}")),
-            (
-                "nightporter_truncate",
-                format!(
-                    "TRUNCATE ON {name} FOR EACH STATEMENT \
-                     EXECUTE FUNCTION nightporter.notify_table('{name}')"
-                ),
-            ),
-        ]
-    }
-
-    /// The condition on a row's key, where only some keys are read.
-    fn is_read(&self, row: &str) -> Option<String> {
-        let Self { key, keys, .. } = self;
-        (!keys.is_empty()).then(|| format!("{row}.{key} IN ('{}')", keys.join("', '")))
-    }
+    Ok(())
 }
 
 /// Lets refinery work within a transaction that is already open: it would

@@ -12,6 +12,7 @@ mod problems;
 mod queries;
 mod server;
 mod tls;
+mod triggers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,12 +100,12 @@ impl Postgres {
     }
 }
 
-/// Tells one process's heartbeats from another's.
-fn random_name() -> String {
-    let mut bytes = [0; 8];
+/// 128 random bits as text.
+fn random_number() -> String {
+    let mut bytes = [0; 16];
     // aws-lc aborts the process rather than give bytes that are not random.
     let _never_fails = aws_lc_rs::rand::fill(&mut bytes);
-    format!("{:016x}", u64::from_le_bytes(bytes))
+    format!("{:032x}", u128::from_le_bytes(bytes))
 }
 
 #[cfg(test)]

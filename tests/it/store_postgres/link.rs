@@ -110,31 +110,6 @@ async fn a_server_that_comes_up_later_is_waited_for() {
 }
 
 #[tokio::test]
-async fn unreadable_notifications_are_doubts_and_foreign_heartbeats_are_not() {
-    let database = Cluster::shared().database().await;
-    let (store, other) = (Store::live(&database.url()).await, Store::live(&database.url()).await);
-    let before = store.origin(Table::Apps, "notes");
-    for _ in 0..3 {
-        let mark = store.origin(Table::AppNames, "");
-        let sent = other.freshness.now();
-        until("the other's heartbeat", async || {
-            other.freshness.verified_ago(other.freshness.now()) < other.freshness.now().since(sent)
-        })
-        .await;
-        database.batch("INSERT INTO installed_apps (name) VALUES ('x')").await;
-        until("heard", async || !store.is_current(&mark)).await;
-        database.batch("DELETE FROM installed_apps").await;
-    }
-    assert!(store.freshness.is_latest(&before), "{:?}", store.postgres.health().problems);
-    for junk in ["", "{}", "not JSON", r#"{"table":"elsewhere","op":"insert","key":"x"}"#] {
-        let before = store.origin(Table::Apps, "notes");
-        database.execute("SELECT pg_notify('nightporter', $1)", &[&junk]).await;
-        until(junk, async || !store.freshness.is_latest(&before)).await;
-        has_healed(&store, &database).await;
-    }
-}
-
-#[tokio::test]
 async fn a_stalled_connection_is_never_used_again() {
     let database = Cluster::shared().database().await;
     database.create_freeshard_tables().await;

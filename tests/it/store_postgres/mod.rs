@@ -1,6 +1,10 @@
 //! The Postgres store against a real server.
 
+mod definitions;
+mod foreign;
+mod freeshard;
 mod link;
+mod locks;
 mod migrate;
 mod queries;
 mod tls;
