@@ -109,6 +109,16 @@ impl Pool {
         sql: &str,
         parameters: &[Parameter<'_>],
     ) -> Result<Vec<Row>, Unavailable> {
+        let answer = self.ask(sql, parameters).await?;
+        answer.map_err(|error| Unavailable::new(explain(&error)))
+    }
+
+    /// As [`Self::query`], for who can tell one refusal from another.
+    pub(super) async fn ask(
+        &self,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Result<Vec<Row>, tokio_postgres::Error>, Unavailable> {
         let mut connection = self.connection().await?;
         connection.busy = true;
         let answer = timeout(self.query_timeout, connection.client.query_typed(sql, parameters));
@@ -120,7 +130,7 @@ impl Pool {
             )));
         };
         connection.busy = false;
-        answer.map_err(|error| Unavailable::new(explain(&error)))
+        Ok(answer)
     }
 
     /// A connection: an idle one, a new one, or the first that is given back.

@@ -14,6 +14,7 @@ pub(super) enum Subject {
     Peers,
     TerminalSecret,
     ManagementSecret,
+    Status,
 }
 
 #[derive(Debug, Default)]

@@ -10,10 +10,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::signature::{KeyPair, RsaKeyPair};
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, Type};
 
 use super::super::peers::{parted, spki_pem};
 use super::super::{AppRow, BadPeer, Peer, Terminal, Touched, Unavailable, random_secret};
+use super::pool::Parameter;
 use super::problems::Subject;
 use super::server::explain;
 use super::{AdvisoryLock, Postgres};
@@ -76,12 +78,29 @@ impl Postgres {
     }
 
     pub async fn write_status(&self, name: &str, status: &str) -> Result<(), Unavailable> {
-        let sql = "UPDATE installed_apps SET status = $2 WHERE name = $1 AND status <> $2 \
-                   AND status IN ('stopped', 'running', 'down', 'paused')";
-        if can_be_text(name) {
-            self.pool.query(sql, &[(&name, Type::TEXT), (&status, Type::TEXT)]).await?;
+        // The column may be of any type that is written as text, an enum among them: the
+        // server finds the type of $2 by itself.
+        let sql = "UPDATE installed_apps SET status = $2 WHERE name = $1 AND status::text <> $3 \
+                   AND status::text IN ('stopped', 'running', 'down', 'paused')";
+        if !can_be_text(name) {
+            return Ok(());
         }
-        Ok(())
+        let parameters: &[Parameter<'_>] =
+            &[(&name, Type::TEXT), (&status, Type::UNKNOWN), (&status, Type::TEXT)];
+        match self.pool.ask(sql, parameters).await? {
+            Ok(_) => {
+                self.problems.clear(Subject::Status);
+                Ok(())
+            }
+            // To try again would be refused again.
+            Err(error) if is_of_the_value(&error) => {
+                let reason = explain(&error);
+                let problem = format!("`installed_apps.status` does not take `{status}`: {reason}");
+                self.problems.set(Subject::Status, problem);
+                Ok(())
+            }
+            Err(error) => Err(Unavailable::new(explain(&error))),
+        }
     }
 
     pub async fn box_size(&self) -> Result<Option<Size>, Unavailable> {
@@ -184,8 +203,16 @@ impl Postgres {
         let sql = "INSERT INTO terminals (id, name, icon) VALUES ($1, $2, 'unknown') \
                    ON CONFLICT DO NOTHING RETURNING true";
         let (id, name) = (&*terminal.id, &*terminal.name);
-        let added = self.pool.query(sql, &[(&id, Type::TEXT), (&name, Type::TEXT)]).await?;
-        Ok(!added.is_empty())
+        match self.pool.ask(sql, &[(&id, Type::TEXT), (&name, Type::TEXT)]).await? {
+            Ok(added) => Ok(!added.is_empty()),
+            Err(error) => Err(Unavailable::new(match missing_column(&error) {
+                Some(column) => format!(
+                    "a terminal needs a `{column}` here, of which only the program that made the \
+                     table knows: pair the device there"
+                ),
+                None => explain(&error),
+            })),
+        }
     }
 
     pub async fn remove_terminal(&self, id: &str) -> Result<bool, Unavailable> {
@@ -258,6 +285,18 @@ fn arc(row: &Row, column: usize) -> Result<Arc<str>, Unavailable> {
 /// Whether Postgres can hold it as text; nothing that it cannot is a key of a row.
 fn can_be_text(key: &str) -> bool {
     !key.contains('\0')
+}
+
+/// Whether the server refused a value and not the statement: SQLSTATE classes 22 (data
+/// exception) and 23 (integrity constraint violation).
+fn is_of_the_value(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| matches!(code.code().get(..2), Some("22" | "23")))
+}
+
+/// The column that must not be null, and was not given.
+fn missing_column(error: &tokio_postgres::Error) -> Option<&str> {
+    let is_null = error.code() == Some(&SqlState::NOT_NULL_VIOLATION);
+    error.as_db_error().filter(|_| is_null)?.column()
 }
 
 /// Seconds since 1970; a time before that counts as 1970.
