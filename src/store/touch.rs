@@ -46,8 +46,9 @@ pub struct Touches {
     writing: tokio::sync::Mutex<()>,
 }
 
-/// Milliseconds within which uses of one row are one.
-const COARSE: u64 = 1000;
+/// Milliseconds within which uses of one row are one. Shorter than what shard_core's
+/// own readers tell apart.
+const COARSE: u64 = 200;
 
 /// A use that is so much older than the last one was noted by a clock that was set back;
 /// of threads that are slow none is so late.
@@ -116,7 +117,7 @@ impl Touches {
         }
     }
 
-    /// When an app was last used since the start, to a second; `None` where it was not.
+    /// When an app was last used since the start, to a fifth of a second; `None` where it was not.
     ///
     /// Sequentially consistent with [`Touches::touch`]: who looks after having closed
     /// the app to requests sees every use of one that was still let in.
@@ -226,6 +227,19 @@ mod tests {
         }
         assert_eq!(touches.waiting(), 1);
         assert_eq!(used.take().1, at(99));
+    }
+
+    #[test]
+    fn uses_more_than_a_fifth_of_a_second_apart_are_told_apart() {
+        let touches = touches();
+        let used = touches.of(Touched::Terminal, &"t".into());
+        let mut seen = Vec::new();
+        for millis in [0, 100, 199, 201, 350, 402, 700] {
+            touches.touch(&used, at(1000) + Duration::from_millis(millis));
+            seen.push(used.take().1);
+        }
+        let expected = [0, 0, 0, 201, 201, 402, 700];
+        assert_eq!(seen, expected.map(|millis| at(1000) + Duration::from_millis(millis)));
     }
 
     #[test]
