@@ -248,23 +248,25 @@ impl RestRules {
         (candidate.idle >= after).then_some(rest)
     }
 
-    /// The app to demote where memory is short, by its place: the one that was used
-    /// least recently; a running one is paused before a paused one is stopped.
+    /// The app to demote where memory is short, by its place: the least recently used of
+    /// all that run, and only where none runs the least recently used paused one. Where
+    /// apps are not paused at all, none is.
     #[must_use]
     pub fn demoted(&self, candidates: &[Candidate<'_>]) -> Option<(usize, Rest)> {
-        let least_recent = |fits: &dyn Fn(&Candidate<'_>) -> bool| {
+        let least_recent = |is_paused: bool| {
             let candidates = candidates.iter().enumerate().filter(|(_, candidate)| {
-                !candidate.lifecycle.always_on && candidate.idle >= JUST_USED && fits(candidate)
+                candidate.is_paused == is_paused
+                    && !candidate.lifecycle.always_on
+                    && candidate.idle >= JUST_USED
             });
-            candidates.max_by_key(|(_, candidate)| candidate.idle).map(|(place, _)| place)
+            candidates.max_by_key(|(_, candidate)| candidate.idle)
         };
-        let pausable = |c: &Candidate<'_>| !c.is_paused && self.pause && !c.lifecycle.skip_pause;
-        let paused = |c: &Candidate<'_>| c.is_paused;
-        let any = |_: &Candidate<'_>| true;
-        least_recent(&pausable)
-            .map(|place| (place, Rest::Paused))
-            .or_else(|| least_recent(&paused).map(|place| (place, Rest::Stopped)))
-            .or_else(|| least_recent(&any).map(|place| (place, Rest::Stopped)))
+        if !self.pause {
+            return None;
+        }
+        let (place, candidate) = least_recent(false).or_else(|| least_recent(true))?;
+        let is_paused_first = !candidate.is_paused && !candidate.lifecycle.skip_pause;
+        Some((place, if is_paused_first { Rest::Paused } else { Rest::Stopped }))
     }
 }
 
@@ -373,10 +375,17 @@ mod tests {
             candidate(&always, false, 5000),
             candidate(&skips, false, 4000),
         ];
-        assert_eq!(demoted(&apps), Some((2, Rest::Paused)));
-        assert_eq!(demoted(&[apps[0], apps[3], apps[4]]), Some((0, Rest::Stopped)));
-        assert_eq!(demoted(&[apps[3], apps[4]]), Some((1, Rest::Stopped)));
+        // Of all that run, whichever way they sleep.
+        assert_eq!(demoted(&apps), Some((4, Rest::Stopped)));
+        assert_eq!(demoted(&apps[..4]), Some((2, Rest::Paused)));
+        // One that is paused only where none runs.
+        assert_eq!(demoted(&[apps[0], apps[3], apps[4]]), Some((2, Rest::Stopped)));
+        let longer_paused = candidate(&default, true, 901);
+        assert_eq!(demoted(&[apps[0], longer_paused, apps[3]]), Some((1, Rest::Stopped)));
         assert_eq!(demoted(&[apps[3], candidate(&default, false, 4)]), None, "just used");
+        assert_eq!(demoted(&[apps[3], candidate(&default, true, 4)]), None, "just used");
+        let never_paused = RestRules { pause: false, ..RULES };
+        assert_eq!(never_paused.demoted(&apps), None);
     }
 
     #[test]

@@ -412,7 +412,8 @@ impl Idle {
 
     /// Demotes one app where memory is short.
     async fn relieve(&self, sleepers: &[Sleeper], now: Now) {
-        let Some(limit) = self.config.memory_pressure else { return };
+        // As the contract has it: without pausing nobody is demoted.
+        let Some(limit) = self.config.memory_pressure.filter(|_| self.rules.pause) else { return };
         let Some(pressure) =
             memory_pressure().await.filter(|pressure| *pressure > f64::from(limit))
         else {
