@@ -14,6 +14,7 @@ mod journey;
 mod limits;
 mod naming;
 mod pausing;
+mod podman;
 mod processes;
 mod quiet;
 mod races;
