@@ -33,7 +33,8 @@
 //!              explain
 //! store/       the box's truth: postgres, files and the app_meta folder; what
 //!              is remembered of it (cache), whether to believe that
-//!              (freshness), and uses written back (touch)
+//!              (freshness), uses written back (touch), and calls to files that
+//!              may hang (file_calls)
 //! wake/        docker (the engine: calls, events), observed (an app's containers
 //!              together), parts (what each of them means for it), waker (what is
 //!              done, one thing at a time), attempt (the doing), compose, readiness,

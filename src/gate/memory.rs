@@ -268,6 +268,7 @@ fn apps(
             }
             let used = touches.of(Touched::App, &row.name);
             let facts = described.as_ref().ok().map(|described| Facts::of(&described.meta));
+            wakes.look_for(&row.name).await;
             let wake = wakes.of(&row.name, facts);
             wake.note_problems(problems);
             let mirrored = upstream.as_ref().and_then(|upstream| upstream.mirrored(&row.name));

@@ -10,13 +10,14 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use super::file_calls::FileCalls;
 use super::{Freshness, Table, Unavailable, regular};
 use crate::domain::app::AppMeta;
 
@@ -32,6 +33,7 @@ const MAX_SIZE: u64 = 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct AppMetaDir {
     dir: PathBuf,
+    calls: FileCalls,
 }
 
 /// Why an app has no description.
@@ -59,6 +61,9 @@ pub(super) struct FileState {
 /// 100 Hz, and as much again for one that comes late.
 const CLOCK_STEP: Duration = Duration::from_millis(20);
 
+/// That of file systems which know of whole seconds (ext3), or of every other (FAT).
+const COARSE_STEP: Duration = Duration::from_secs(2);
+
 impl FileState {
     /// `None` where there is no such file.
     pub(super) fn of(path: &Path) -> Option<Self> {
@@ -78,14 +83,15 @@ impl FileState {
             u64::try_from(seconds).unwrap_or_default(),
             u32::try_from(nanos).unwrap_or_default(),
         );
-        UNIX_EPOCH + since_1970 + CLOCK_STEP < now
+        let step = if nanos == 0 { COARSE_STEP } else { CLOCK_STEP };
+        UNIX_EPOCH + since_1970 + step < now
     }
 }
 
 impl AppMetaDir {
     #[must_use]
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir }
+        Self { dir, calls: FileCalls::new() }
     }
 
     /// Reads and parses one app's file.
@@ -100,7 +106,7 @@ impl AppMetaDir {
         let path = self.dir.join(app).join(FILE_NAME);
         let deadline = Instant::now() + BEING_WRITTEN;
         loop {
-            let error = match regular::read(path.clone(), MAX_SIZE).await {
+            let error = match regular::read(&self.calls, path.clone(), MAX_SIZE).await {
                 Ok(json) => match AppMeta::parse(&json) {
                     Ok(meta) => return Ok(meta),
                     Err(error) => error,
@@ -108,7 +114,7 @@ impl AppMetaDir {
                 Err(error) => {
                     let problem = format!("{}: {error}", path.display());
                     // A folder that is away says nothing about what is in it.
-                    return Err(if is_lasting(error.kind()) && self.dir.is_dir() {
+                    return Err(if is_lasting(error.kind()) && self.is_there().await {
                         ReadError::Unusable(problem)
                     } else {
                         ReadError::Unavailable(Unavailable::new(problem))
@@ -122,14 +128,18 @@ impl AppMetaDir {
         }
     }
 
+    async fn is_there(&self) -> bool {
+        let dir = self.dir.clone();
+        self.calls.run(move || Ok(dir.is_dir())).await.unwrap_or(false)
+    }
+
     /// Names of all folders that hold an `app_meta.json`.
     ///
     /// # Errors
     /// The folder cannot be read.
     pub async fn apps(&self) -> Result<Vec<String>, Unavailable> {
         let dir = self.dir.clone();
-        let listed = tokio::task::spawn_blocking(move || list(&dir)).await;
-        match listed.map_err(io::Error::other).and_then(|apps| apps) {
+        match self.calls.run(move || list(&dir)).await {
             Ok(apps) => Ok(apps.into_iter().map(|(name, _)| name).collect()),
             Err(error) => Err(Unavailable::new(format!("{}: {error}", self.dir.display()))),
         }
@@ -142,13 +152,23 @@ impl AppMetaDir {
         let dir = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
         let report = Arc::new(Report { dir: dir.clone(), freshness, names });
         let mut seen = HashMap::new();
-        let mut watch = Watch::begin(&report);
+        let (watch, mut folders) = Watch::begin(&report);
+        let watch = Arc::new(Mutex::new(watch));
         let mut is_away = false;
         loop {
-            watch.follow(&dir);
-            let listing = dir.clone();
-            let listed = tokio::task::spawn_blocking(move || list(&listing)).await;
-            let listed = listed.map_err(io::Error::other).and_then(|listed| listed);
+            #[expect(clippy::disallowed_methods, reason = "held against the times of files")]
+            let now = SystemTime::now();
+            let (listing, watching) = (dir.clone(), Arc::clone(&watch));
+            let listed = self.calls.run(move || {
+                let mut watch = watching.lock().unwrap_or_else(PoisonError::into_inner);
+                watch.follow(&listing);
+                let apps = list(&listing)?;
+                for (app, _) in &apps {
+                    watch.follow(&listing.join(app));
+                }
+                Ok(apps)
+            });
+            let listed = listed.await;
             if let Err(error) = &listed
                 && !is_away
             {
@@ -160,13 +180,35 @@ impl AppMetaDir {
             }
             is_away = listed.is_err();
             if let Ok(apps) = listed {
-                for (app, _) in &apps {
-                    watch.follow(&dir.join(app));
-                }
-                seen = report.differences(seen, apps);
+                seen = report.differences(seen, apps, now);
             }
+            // A folder that comes is watched at once, and then reported again: its file
+            // may have been written before the watch began.
             let next_scan = Instant::now() + report.freshness.times().heartbeat;
-            watch.follow_new_folders_until(next_scan, &report).await;
+            while let Ok(Some(folder)) = timeout_at(next_scan, folders.recv()).await {
+                self.follow_new(folder, &watch, &report).await;
+            }
+            // Without a watcher the channel is closed and the loop over at once.
+            sleep_until(next_scan).await;
+        }
+    }
+
+    async fn follow_new(&self, folder: PathBuf, watch: &Arc<Mutex<Watch>>, report: &Report) {
+        let (path, watch) = (folder.clone(), Arc::clone(watch));
+        let followed = self.calls.run(move || {
+            if !path.is_dir() {
+                return Ok(false);
+            }
+            let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
+            watch.followed.remove(&path);
+            watch.follow(&path);
+            Ok(true)
+        });
+        // A plain file is no app; what does not answer is found by the next scan.
+        if followed.await.unwrap_or(false)
+            && let Some(app) = folder.file_name().and_then(OsStr::to_str)
+        {
+            report.came_or_went(app);
         }
     }
 }
@@ -224,6 +266,11 @@ impl Report {
                     }
                 }
                 Some(_) => {}
+                // A write to a plain file beside the apps' folders.
+                None if is_write(event) => {}
+                // It may be of a plain file, or of a link to a folder: whoever is to
+                // follow it finds out.
+                None if is_of_any_file(event) => folder = Some(path.clone()),
                 None => {
                     self.came_or_went(app);
                     folder = Some(path.clone());
@@ -233,15 +280,17 @@ impl Report {
         folder
     }
 
-    /// Reports what a scan found different and returns what it saw.
+    /// Reports what a scan at `now` found different and returns what it saw; `None` of a
+    /// file whose later changes might not show.
     fn differences(
         &self,
-        mut before: HashMap<String, FileState>,
+        mut before: HashMap<String, Option<FileState>>,
         apps: Vec<(String, FileState)>,
-    ) -> HashMap<String, FileState> {
+        now: SystemTime,
+    ) -> HashMap<String, Option<FileState>> {
         for (app, state) in &apps {
             match before.remove(app) {
-                Some(old) if old == *state => {}
+                Some(Some(old)) if old == *state => {}
                 Some(_) => self.changed(app),
                 None => self.came_or_went(app),
             }
@@ -249,7 +298,8 @@ impl Report {
         for gone in before.keys() {
             self.came_or_went(gone);
         }
-        apps.into_iter().collect()
+        let relied_on = |state: FileState| state.is_settled(now).then_some(state);
+        apps.into_iter().map(|(app, state)| (app, relied_on(state))).collect()
     }
 }
 
@@ -257,12 +307,12 @@ impl Report {
 struct Watch {
     watcher: Option<RecommendedWatcher>,
     followed: HashMap<PathBuf, u64>,
-    folders: mpsc::UnboundedReceiver<PathBuf>,
     refused: bool,
 }
 
 impl Watch {
-    fn begin(report: &Arc<Report>) -> Self {
+    /// Begins to watch, and what tells of folders that may need a watch of their own.
+    fn begin(report: &Arc<Report>) -> (Self, mpsc::UnboundedReceiver<PathBuf>) {
         let (new_folder, folders) = mpsc::unbounded_channel();
         let report = Arc::clone(report);
         let handler = move |event: notify::Result<notify::Event>| match event {
@@ -280,7 +330,7 @@ impl Watch {
         let watcher = notify::recommended_watcher(handler)
             .inspect_err(|error| tracing::warn!(%error, "no file watch; scanning only"))
             .ok();
-        Self { watcher, followed: HashMap::new(), folders, refused: false }
+        (Self { watcher, followed: HashMap::new(), refused: false }, folders)
     }
 
     /// Watches a folder, unless that very folder is watched already.
@@ -303,20 +353,6 @@ impl Watch {
             Err(_) => {}
         }
     }
-
-    /// A folder that comes is watched at once, and then reported again: its
-    /// file may have been written before the watch began.
-    async fn follow_new_folders_until(&mut self, deadline: Instant, report: &Report) {
-        while let Ok(Some(folder)) = timeout_at(deadline, self.folders.recv()).await {
-            self.followed.remove(&folder);
-            self.follow(&folder);
-            if let Some(app) = folder.file_name().and_then(OsStr::to_str) {
-                report.came_or_went(app);
-            }
-        }
-        // Without a watcher the channel is closed and the loop over at once.
-        sleep_until(deadline).await;
-    }
 }
 
 /// Whether a file that could not be read cannot be read again until it changes.
@@ -326,6 +362,20 @@ fn is_lasting(kind: io::ErrorKind) -> bool {
     };
     let is_of_the_file = matches!(kind, FileTooLarge | InvalidInput | IsADirectory);
     is_of_the_file || matches!(kind, NotFound | NotADirectory | PermissionDenied)
+}
+
+fn is_write(event: &notify::Event) -> bool {
+    use notify::event::{EventKind::Modify, ModifyKind::Data};
+    matches!(event.kind, Modify(Data(_)))
+}
+
+fn is_of_any_file(event: &notify::Event) -> bool {
+    use notify::event::{
+        CreateKind::File,
+        EventKind::{Create, Modify},
+        ModifyKind::Metadata,
+    };
+    matches!(event.kind, Create(File) | Modify(Metadata(_)))
 }
 
 fn is_rename(event: &notify::Event) -> bool {
@@ -338,7 +388,7 @@ fn is_folder_name(name: &str) -> bool {
 }
 
 /// Folders that hold an `app_meta.json`, with the state of that file.
-fn list(dir: &Path) -> io::Result<Vec<(String, FileState)>> {
+pub(super) fn list(dir: &Path) -> io::Result<Vec<(String, FileState)>> {
     let mut apps = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
@@ -352,4 +402,36 @@ fn list(dir: &Path) -> io::Result<Vec<(String, FileState)>> {
         }
     }
     Ok(apps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn a_scan_relies_on_no_state_that_a_later_save_may_share() {
+        let second = Duration::from_secs(1);
+        let freshness = Arc::new(Freshness::new(config::Cache {
+            capacity: 1,
+            ttl: second,
+            degraded_ttl: second,
+            max_stale: second,
+            heartbeat: second,
+        }));
+        let report = Report { dir: "/apps".into(), freshness: Arc::clone(&freshness), names: true };
+        let origin = || freshness.origin([Table::AppMeta; 2], "notes");
+        let state = |nanos| FileState { inode: 1, size: 2, changed: (1_000, nanos) };
+        let at = |millis| UNIX_EPOCH + Duration::from_secs(1_000) + Duration::from_millis(millis);
+        for (nanos, young, old) in [(500_000_000, 510, 600), (0, 1_900, 2_100)] {
+            let apps = || vec![("notes".to_owned(), state(nanos))];
+            let seen = report.differences(HashMap::new(), apps(), at(young));
+            let first = origin();
+            let seen = report.differences(seen, apps(), at(old));
+            assert!(!freshness.is_current(&first), "saved again, in the same step of the clock");
+            let second = origin();
+            report.differences(seen, apps(), at(old));
+            assert!(freshness.is_current(&second), "nothing can have changed unseen");
+        }
+    }
 }

@@ -10,6 +10,7 @@
 
 pub mod app_meta;
 pub mod cache;
+pub(crate) mod file_calls;
 pub mod files;
 pub mod freshness;
 pub mod peers;

@@ -5,17 +5,19 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::file_calls::FileCalls;
+
 /// Reads a regular file of at most `most` bytes. A pipe would keep a thread
 /// waiting for ever, a device or a huge file would fill the memory.
 ///
 /// # Errors
 /// What the system says, or that this is no such file.
-pub(crate) async fn read(path: PathBuf, most: u64) -> io::Result<Vec<u8>> {
-    let read = tokio::task::spawn_blocking(move || read_now(&path, most)).await;
-    read.map_err(io::Error::other)?
+pub(crate) async fn read(calls: &FileCalls, path: PathBuf, most: u64) -> io::Result<Vec<u8>> {
+    calls.run(move || read_now(&path, most)).await
 }
 
-fn read_now(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+/// As [`read`], on a thread that may wait.
+pub(super) fn read_now(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     // Opening a pipe would wait for its writer.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;

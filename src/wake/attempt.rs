@@ -203,6 +203,7 @@ impl Attempt {
         loop {
             // Each time: what was in the way may be that the app is being removed.
             self.consult().await?;
+            self.means.compose.files().look(&[&*self.app.name]).await;
             let observed = self.observe();
             let was_paused = observed.state == EngineState::Paused;
             match self.bring_up(&observed).await {

@@ -4,13 +4,14 @@
 //! nothing here reads the file.
 
 mod changes;
+mod files;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -19,13 +20,11 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use self::changes::Checked;
+pub(super) use self::files::ComposeFiles;
 use super::observed::Selector;
 use crate::config::{DockerEndpoint, Wake};
 use crate::domain::lifecycle::Failure;
-
-/// Names of a compose file, first the one that shard_core writes.
-const FILES: [&str; 4] =
-    ["docker-compose.yml", "docker-compose.yaml", "compose.yaml", "compose.yml"];
+use crate::store::file_calls::FileCalls;
 
 /// How long Compose may take: an image may have to be pulled.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -50,6 +49,8 @@ pub(super) struct Compose {
     /// As configured; empty to look for one.
     command: Vec<String>,
     found: OnceCell<Vec<String>>,
+    files: Arc<ComposeFiles>,
+    calls: FileCalls,
     environment: Vec<(&'static str, OsString)>,
     /// Variables that it must not see.
     hidden: &'static [&'static str],
@@ -95,6 +96,8 @@ impl Compose {
             path.clone_into(program);
         }
         Self {
+            calls: FileCalls::new(),
+            files: Arc::new(ComposeFiles::new(absolute(installed_apps_dir))),
             installed_apps_dir: absolute(installed_apps_dir),
             command,
             found: OnceCell::new(),
@@ -111,9 +114,20 @@ impl Compose {
         self.checked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The compose file in an app's own folder.
+    /// What is known of compose files.
+    pub(super) fn files(&self) -> &Arc<ComposeFiles> {
+        &self.files
+    }
+
+    /// The compose file in an app's own folder, as it was when it was last looked for.
     pub(super) fn file(&self, app: &str) -> Option<PathBuf> {
-        file_of(&self.installed_apps_dir, app)
+        self.files.get(app)
+    }
+
+    /// The same as it is now.
+    async fn file_now(&self, app: &str) -> Result<PathBuf, Failure> {
+        self.files.look(&[app]).await;
+        self.file(app).ok_or(Failure::NoComposeFile)
     }
 
     /// Whether an app's containers could be made.
@@ -146,7 +160,7 @@ impl Compose {
         project: &str,
         services: &[String],
     ) -> Result<(), Failure> {
-        let file = self.file(app).ok_or(Failure::NoComposeFile)?;
+        let file = self.file_now(app).await?;
         let order = ["up", "-d", "--force-recreate", "--no-deps"];
         let services = services.iter().map(String::as_str);
         let order: Vec<_> = order.into_iter().chain(services).collect();
@@ -154,7 +168,7 @@ impl Compose {
     }
 
     async fn up_or_anew(&self, app: &str, project: &str, order: &[&str]) -> Result<(), Failure> {
-        let file = self.file(app).ok_or(Failure::NoComposeFile)?;
+        let file = self.file_now(app).await?;
         match self.run(&file, project, order).await {
             Ok(()) => Ok(()),
             Err(Trouble::Failed(failure)) => Err(failure),
@@ -168,7 +182,7 @@ impl Compose {
 
     /// Removes an app's containers and networks; its volumes stay.
     async fn down(&self, app: &str, project: &str) -> Result<(), Failure> {
-        let file = self.file(app).ok_or(Failure::NoComposeFile)?;
+        let file = self.file_now(app).await?;
         self.run(&file, project, &["down"]).await.map_err(Failure::from)
     }
 
@@ -234,14 +248,6 @@ impl Compose {
         }
         None
     }
-}
-
-/// The compose file of an app in the folder of all apps.
-pub(super) fn file_of(installed_apps_dir: &Path, app: &str) -> Option<PathBuf> {
-    let is_folder = !app.is_empty() && !app.starts_with('.') && !app.contains(['/', '\0']);
-    let folder = installed_apps_dir.join(app);
-    let files = FILES.iter().map(|file| folder.join(file));
-    files.into_iter().find(|file| is_folder && file.is_file())
 }
 
 /// Compose runs in the app's folder, where a path relative to ours leads elsewhere.

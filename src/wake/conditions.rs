@@ -1,16 +1,18 @@
 //! What the box itself has to say before anything is started: its disk and its memory.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+
+use crate::store::file_calls::FileCalls;
 
 /// Free bytes on the volume of a folder, for those who are not root.
 ///
 /// # Errors
 /// What the system says.
 pub(super) async fn free_disk(path: &Path) -> std::io::Result<u64> {
+    static CALLS: LazyLock<FileCalls> = LazyLock::new(FileCalls::new);
     let path = path.to_owned();
-    let statistics = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&path)).await;
-    let statistics = statistics.map_err(std::io::Error::other)??;
+    let statistics = CALLS.run(move || Ok(rustix::fs::statvfs(&path)?)).await?;
     Ok(statistics.f_bavail.saturating_mul(statistics.f_frsize))
 }
 

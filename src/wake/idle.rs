@@ -176,6 +176,9 @@ impl Idle {
             Ok(names) => names,
             Err(error) => return debug!(%error, "the installed apps are not known"),
         };
+        for changed in self.means.compose.files().look(&names.value).await {
+            self.wakes.order(Order::Look(changed.into()));
+        }
         for name in &names.value {
             if let Ok(described) = self.described.get(name, now).await
                 && described.value.is_some()

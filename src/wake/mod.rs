@@ -147,6 +147,14 @@ impl Wakes {
         app
     }
 
+    /// Looks from what an app's containers could be made; to be done before it is asked
+    /// for by [`Wakes::of`], which waits for no disk.
+    pub async fn look_for(&self, name: &str) {
+        if let Some(Watched { compose, .. }) = self.sight.get() {
+            compose.files().look(&[name]).await;
+        }
+    }
+
     /// What is known of a new app already, so that not even its first request is let
     /// through to sleeping containers.
     fn show_first(&self, app: &AppWake) {
@@ -190,6 +198,9 @@ impl Wakes {
         for name in names {
             apps.remove(name);
             self.roster.forget(name);
+            if let Some(Watched { compose, .. }) = self.sight.get() {
+                compose.files().forget(name);
+            }
             self.order(Order::Forget(Arc::clone(name)));
         }
     }
@@ -281,7 +292,7 @@ pub async fn begin(
     let (watch, view) = Watch::new(Arc::clone(&engine));
     let compose = Compose::new(&config.wake, &config.store.installed_apps_dir);
     let compose = Arc::new(compose);
-    wakes.roster.set_folder(config.store.installed_apps_dir.clone());
+    wakes.roster.set_files(Arc::clone(compose.files()));
     let start_timeout = config.wake.start_timeout;
     let sight = Watched { view: view.clone(), compose: Arc::clone(&compose), start_timeout };
     if wakes.sight.set(sight).is_err() {

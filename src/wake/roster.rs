@@ -1,11 +1,10 @@
 //! Which apps there are, so that no app takes a container that is another's.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::app::Facts;
-use super::compose::file_of;
+use super::compose::ComposeFiles;
 use super::docker::Container;
 use crate::domain::lifecycle::project_of;
 
@@ -16,7 +15,7 @@ const BOX_PROJECT: &str = "core";
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     claims: RwLock<Claims>,
-    installed_apps_dir: OnceLock<PathBuf>,
+    files: OnceLock<Arc<ComposeFiles>>,
 }
 
 #[derive(Debug, Default)]
@@ -49,15 +48,15 @@ impl Roster {
         self.write().forget(app);
     }
 
-    /// Where apps keep their own compose files.
-    pub(super) fn set_folder(&self, installed_apps_dir: PathBuf) {
+    /// Where it is known which apps have a compose file of their own.
+    pub(super) fn set_files(&self, files: Arc<ComposeFiles>) {
         // Set twice only where the engine is followed twice, which is refused.
-        let _ = self.installed_apps_dir.set(installed_apps_dir);
+        let _ = self.files.set(files);
     }
 
     /// Whether an app's containers come from a compose file of its own.
     pub(super) fn has_own_file(&self, app: &str) -> bool {
-        self.installed_apps_dir.get().is_some_and(|dir| file_of(dir, app).is_some())
+        self.files.get().is_some_and(|files| files.get(app).is_some())
     }
 
     /// Whether a container of that project may be any app's: it is neither another

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::app::Facts;
-use super::compose::file_of;
+use super::compose::ComposeFiles;
 use super::docker::watch::look_once;
 use super::docker::{Engine, EngineError};
 use super::observed::Selector;
@@ -27,15 +27,16 @@ pub async fn survey(config: &Config, apps: &[(Arc<str>, Facts)]) -> Result<Surve
     let snapshot = look_once(&Arc::new(Engine::new(config.wake.docker.clone()))).await?;
     let dir = &config.store.installed_apps_dir;
     let roster = Arc::new(Roster::default());
-    roster.set_folder(dir.clone());
+    let files = Arc::new(ComposeFiles::new(dir.clone()));
+    let names: Vec<_> = apps.iter().map(|(name, _)| Arc::clone(name)).collect();
+    files.look(&names).await;
+    roster.set_files(Arc::clone(&files));
     for (name, facts) in apps {
         roster.note(name, facts);
     }
     let is_unmatched = |(name, facts): &&(Arc<str>, Facts)| {
         let observed = Selector::new(name, &roster).observe(facts, &snapshot);
-        observed.containers.is_empty()
-            && observed.services.is_empty()
-            && file_of(dir, name).is_none()
+        observed.containers.is_empty() && observed.services.is_empty() && files.get(name).is_none()
     };
     let unmatched = apps.iter().filter(is_unmatched).map(|(name, _)| Arc::clone(name)).collect();
     let is_installed = |app: &str| apps.iter().any(|(name, _)| name.eq_ignore_ascii_case(app));

@@ -14,6 +14,7 @@ mod proxies;
 mod queries;
 mod revocation;
 mod server;
+mod store_files;
 mod store_postgres;
 mod upstream;
 mod wake;

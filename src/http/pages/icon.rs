@@ -1,15 +1,25 @@
 //! The picture of an app.
 
 use std::path::{Component, Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
+use tokio::time::timeout;
+
 use crate::gate::PageApp;
+use crate::store::file_calls::FileCalls;
 use crate::store::regular;
 
 /// Largest icon shown, in bytes; it travels with every page.
 const MAX_ICON: u64 = 512 * 1024;
+
+static CALLS: LazyLock<FileCalls> = LazyLock::new(FileCalls::new);
+
+/// A page does not wait longer for its picture.
+const LIMIT: Duration = Duration::from_secs(1);
 
 /// An app's icon as a `data:` address, where it has one that may be shown.
 pub(super) async fn of(installed_apps_dir: &Path, app: &PageApp) -> Option<String> {
@@ -43,11 +53,13 @@ async fn data_uri(folder: &Path, path: &Path) -> Option<String> {
         "avif" => "avif",
         _ => return None,
     };
-    let path = tokio::fs::canonicalize(path).await.ok()?;
-    if !path.starts_with(tokio::fs::canonicalize(folder).await.ok()?) {
-        return None;
-    }
-    let bytes = regular::read(path, MAX_ICON).await.ok()?;
+    let (folder, path) = (folder.to_owned(), path.to_owned());
+    let inside = CALLS.run(move || {
+        let path = path.canonicalize()?;
+        Ok(path.starts_with(folder.canonicalize()?).then_some(path))
+    });
+    let read = async { regular::read(&CALLS, inside.await.ok()??, MAX_ICON).await.ok() };
+    let bytes = timeout(LIMIT, read).await.ok()??;
     Some(format!("data:image/{kind};base64,{}", BASE64_STANDARD.encode(bytes)))
 }
 

@@ -1,4 +1,6 @@
 use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Instant;
 
 use super::*;
@@ -276,4 +278,100 @@ async fn a_file_that_cannot_be_read_now_is_told_from_one_that_cannot_be_used() {
     }
     let read = dir.read("loop").await;
     assert!(matches!(read, Err(ReadError::Unavailable(_))), "{read:?}");
+}
+
+#[tokio::test]
+async fn a_plain_file_beside_the_apps_outdates_no_names() {
+    let house = house();
+    let apps = house.dir.path().join("installed_apps");
+    std::fs::create_dir(apps.join("notes")).expect("made");
+    std::fs::write(apps.join("notes/app_meta.json"), "{}").expect("written");
+    let first = house.freshness.origin([Table::AppMeta; 2], "notes");
+    let house = house.watched().await;
+    poll(|| async { !house.freshness.is_current(&first) }).await;
+    let names = house.freshness.origin([Table::AppNames; 2], "");
+    let mut copied = std::fs::File::create(apps.join("backup.tar")).expect("made");
+    for _ in 0..100 {
+        std::io::Write::write_all(&mut copied, &[0; 4096]).expect("written");
+    }
+    copied.set_permissions(std::fs::Permissions::from_mode(0o600)).expect("set");
+    copied.set_modified(UNIX_EPOCH).expect("set");
+    drop(copied);
+    // What is written afterwards is heard afterwards.
+    let meta = house.freshness.origin([Table::AppMeta; 2], "notes");
+    std::fs::write(apps.join("notes/app_meta.json"), "{ }").expect("written");
+    poll(|| async { !house.freshness.is_current(&meta) }).await;
+    assert!(house.freshness.is_current(&names));
+}
+
+#[tokio::test]
+async fn an_app_that_is_a_link_to_a_folder_is_heard_of_at_once() {
+    // No second scan before the deadline: only the kernel's watch can tell.
+    let house = house_beating(6 * DEADLINE);
+    let (apps, elsewhere) = (house.dir.path().join("installed_apps"), house.dir.path().join("w"));
+    std::fs::create_dir(&elsewhere).expect("made");
+    std::fs::write(elsewhere.join("app_meta.json"), "{}").expect("written");
+    let origin = |table, app| house.freshness.origin([table; 2], app);
+    std::fs::create_dir(apps.join("first")).expect("made");
+    std::fs::write(apps.join("first/app_meta.json"), "{}").expect("written");
+    let first = origin(Table::AppMeta, "first");
+    let (dir, freshness) = (AppMetaDir::new(apps.clone()), Arc::clone(&house.freshness));
+    tokio::spawn(async move { dir.watch(freshness, true).await });
+    poll(|| async { !house.freshness.is_current(&first) }).await;
+    let names = origin(Table::AppNames, "");
+    std::os::unix::fs::symlink(&elsewhere, apps.join("wiki")).expect("linked");
+    poll(|| async { !house.freshness.is_current(&names) }).await;
+    let meta = origin(Table::AppMeta, "wiki");
+    std::fs::write(elsewhere.join("app_meta.json"), "{ }").expect("written");
+    poll(|| async { !house.freshness.is_current(&meta) }).await;
+}
+
+#[tokio::test]
+async fn an_empty_secret_file_is_named_and_not_filled() {
+    for empty in ["", "\n", " \r\n"] {
+        let house = house();
+        house.write(TERMINAL_SECRET, empty);
+        let error = house.files.ensure_terminal_secret().await.expect_err("empty").to_string();
+        assert!(error.contains(TERMINAL_SECRET) && error.contains("is empty"), "{error}");
+        assert_eq!(house.files.terminal_secret().await.expect("read"), None);
+        let house = house.watched().await;
+        poll(|| async {
+            let problems = house.files.health().problems;
+            problems.len() == 1 && problems[0].contains("is empty")
+        })
+        .await;
+        house.write(TERMINAL_SECRET, "secret\n");
+        poll(|| async { house.files.health().problems.is_empty() }).await;
+        let secret = house.files.ensure_terminal_secret().await.expect("kept");
+        assert_eq!(secret.expose(), "secret");
+    }
+}
+
+#[tokio::test]
+async fn uses_of_what_is_gone_are_forgotten_in_the_end() {
+    let house = house();
+    let day = 24 * 60 * 60;
+    let apps = house.dir.path().join("installed_apps");
+    std::fs::create_dir(apps.join("there")).expect("made");
+    std::fs::write(apps.join("there/app_meta.json"), "{}").expect("written");
+    house.write(TERMINALS, "[[terminal]]\nid = \"there\"");
+    let kept = |text: &str| -> serde_json::Value { serde_json::from_str(text).expect("JSON") };
+    for touched in [Touched::App, Touched::Terminal] {
+        for (key, days) in [("there", 100), ("gone", 100), ("young", 106)] {
+            let uses = [(Arc::from(key), UNIX_EPOCH + Duration::from_secs(days * day))];
+            house.files.write_touches(touched, &uses).await.expect("written");
+        }
+        let uses = [(Arc::from("there"), UNIX_EPOCH + Duration::from_secs(110 * day))];
+        house.files.write_touches(touched, &uses).await.expect("written");
+    }
+    let uses = kept(&std::fs::read_to_string(house.dir.path().join(USES)).expect("read"));
+    let expected = serde_json::json!({"there": 110 * day, "young": 106 * day});
+    assert_eq!(uses, serde_json::json!({"last_access": expected, "last_connection": expected}));
+
+    // Where nobody can say which there are, none is forgotten.
+    std::fs::rename(&apps, house.dir.path().join("aside")).expect("moved");
+    let later = [(Arc::from("there"), UNIX_EPOCH + Duration::from_secs(200 * day))];
+    house.files.write_touches(Touched::App, &later).await.expect("written");
+    let uses = kept(&std::fs::read_to_string(house.dir.path().join(USES)).expect("read"));
+    assert_eq!(uses["last_access"]["young"], 106 * day);
 }

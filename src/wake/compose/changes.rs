@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::debug;
 
-use super::{Compose, file_of};
+use super::Compose;
+use super::files::file_of;
 use crate::wake::docker::Container;
 
 /// Files of a folder that are looked at; a project has a handful.
@@ -38,9 +39,12 @@ impl Compose {
         made: &[&Container],
     ) -> bool {
         let (dir, name) = (self.installed_apps_dir.clone(), app.to_owned());
-        let look = tokio::task::spawn_blocking(move || {
-            let file = file_of(&dir, &name)?;
-            Some((stamps(file.parent()?), file))
+        let look = self.calls.run(move || {
+            let look = || {
+                let file = file_of(&dir, &name)?;
+                Some((stamps(file.parent()?), file))
+            };
+            Ok(look())
         });
         let Ok(Some((files, file))) = look.await else { return false };
         let newest = files.iter().map(|(.., changed)| *changed).max().unwrap_or_default();
