@@ -190,7 +190,7 @@ async fn a_denied_page_stays_and_looks_again_only_when_it_is_told_to() {
             ("see", "main[data-state=denied] .again a"),
             // It goes on by itself as little as time does here.
             ("eval", "new Promise((done) => setTimeout(done, 3000))"),
-            ("click", ".again a"),
+            ("follow", ".again a"),
             ("see", "main[data-state=denied] .again a"),
         ];
         let walked = walk(true, &steps, nothing).await;

@@ -9,6 +9,7 @@ One JSON object on standard input says what to do:
               see SELECTOR    waits until it is shown
               read TEXT       waits until the page holds it
               click SELECTOR
+              follow SELECTOR clicks it, and waits for the document that comes of it
               eval SCRIPT     runs it in the page
               frame SELECTOR  waits until it is shown in the page's frame
               no-frame HOST   waits until that host's document was refused in a frame
@@ -53,6 +54,9 @@ def walk(page, order, values):
                     page.get_by_text(argument).first.wait_for()
                 case "click":
                     page.click(argument)
+                case "follow":
+                    with page.expect_navigation():
+                        page.click(argument)
                 case "eval":
                     values.append(page.evaluate(argument))
                 case "frame":
