@@ -201,9 +201,10 @@ impl Attempt {
         }
         let mut is_second_look = false;
         loop {
-            // Each time: what was in the way may be that the app is being removed.
-            self.consult().await?;
             self.means.compose.files().look(&[&*self.app.name]).await;
+            // Each time: what was in the way may be that the app is being removed. Last,
+            // since whatever is waited for afterwards may be overtaken by that.
+            self.consult().await?;
             let observed = self.observe();
             let was_paused = observed.state == EngineState::Paused;
             match self.bring_up(&observed).await {
