@@ -36,7 +36,10 @@ COPY --from=build --chown=65532:65532 /root.d/var/lib/nightporter /var/lib/night
 WORKDIR /var/lib/nightporter
 VOLUME ["/etc/nightporter", "/var/lib/nightporter"]
 # The probes' listener stays on loopback, where the health check asks it.
-ENV NIGHTPORTER_GATE__LISTEN=0.0.0.0:8400
+# Beside itself it trusts the network `gate` of deploy/compose.yml, and not every
+# container that reaches it.
+ENV NIGHTPORTER_GATE__LISTEN=0.0.0.0:8400 \
+    NIGHTPORTER_GATE__TRUSTED_PROXIES=127.0.0.0/8,::1/128,172.31.84.0/24
 EXPOSE 8400
 USER 65532:65532
 HEALTHCHECK --interval=5s --timeout=3s --start-period=10s \

@@ -7,6 +7,9 @@
 #[allow(dead_code, unreachable_pub)]
 mod client;
 mod images;
+#[path = "../it/support/docker/subnet.rs"]
+#[allow(dead_code)]
+mod subnet;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -20,6 +23,7 @@ use tempfile::TempDir;
 
 use crate::client::{Connection, Request, Response, poll};
 use crate::images::{APP, IMAGE, POSTGRES, REPOSITORY, TRAEFIK, docker, output, run};
+use crate::subnet::Subnet;
 
 static BUILT: LazyLock<()> = LazyLock::new(images::build_nightporter);
 
@@ -84,11 +88,28 @@ async fn the_image_runs_as_nobody_becomes_healthy_and_answers() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     copy("config/box", &folder.path().join("box"));
     let public = free_address();
-    let container = Container(run(docker()
-        .args(["run", "--detach", "--read-only", "--cap-drop=ALL"])
-        .arg(format!("--publish={public}:8400"))
-        .arg(format!("--volume={}:/var/lib/nightporter/box", folder.path().join("box").display()))
-        .arg(IMAGE)));
+    // What asks from this machine comes from the network of the container.
+    let start = |trusted: &[String]| {
+        let folder = folder.path().join("box");
+        Container(run(docker()
+            .args(["run", "--detach", "--read-only", "--cap-drop=ALL"])
+            .arg(format!("--publish={public}:8400"))
+            .arg(format!("--volume={}:/var/lib/nightporter/box", folder.display()))
+            .args(trusted)
+            .arg(IMAGE)))
+    };
+    let container = start(&[]);
+    poll("the container is healthy", STARTING, async || {
+        container.inspect("{{.State.Health.Status}}") == "healthy"
+    })
+    .await;
+    let by_default = ask(public, &Request::auth("wiki.box.example", "/")).await;
+    assert!(by_default.is_none(), "any container may ask: {by_default:?}");
+    drop(container);
+
+    let range = "{{(index .IPAM.Config 0).Subnet}}";
+    let range = run(docker().args(["network", "inspect", "bridge", "--format", range]));
+    let container = start(&[format!("--env=NIGHTPORTER_GATE__TRUSTED_PROXIES={range}")]);
 
     poll("the container is healthy", STARTING, async || {
         container.inspect("{{.State.Health.Status}}") == "healthy"
@@ -106,10 +127,15 @@ async fn the_image_runs_as_nobody_becomes_healthy_and_answers() {
     assert!(status.contains("\nUid:\t65532\t65532\t65532\t65532\n"), "{status}");
 }
 
+fn project() -> String {
+    format!("nightporter-test-{}", std::process::id())
+}
+
 /// The shipped composition, started in a copy of `deploy/` and `config/`.
 struct Composition {
     folder: TempDir,
     public: SocketAddr,
+    gate: Subnet,
 }
 
 impl Composition {
@@ -123,7 +149,7 @@ impl Composition {
         let url = format!("postgres://nightporter:{password}@postgres/box\n");
         fs::write(secrets.join("database_url"), url).expect("writable");
         fs::write(secrets.join("database_password"), password).expect("writable");
-        let composition = Self { folder, public: free_address() };
+        let composition = Self { folder, public: free_address(), gate: Subnet::take() };
         run(composition.compose().args(["up", "--detach", "--no-build"]));
         composition
     }
@@ -137,10 +163,11 @@ impl Composition {
         }
         let file = self.folder.path().join("deploy/compose.yml");
         command
-            .args(["--project-name", &format!("nightporter-test-{}", std::process::id())])
+            .args(["--project-name", &project()])
             .arg("--file")
             .arg(file)
             .env("LISTEN", self.public.to_string())
+            .env("GATE_SUBNET", self.gate.cidr())
             .env("DOCKER_SOCKET", images::socket())
             .env("DOCKER_GID", fs::metadata(images::socket()).expect("a socket").gid().to_string())
             .env("NIGHTPORTER_IMAGE", IMAGE)
@@ -210,7 +237,14 @@ async fn the_composition_guards_its_apps_over_http2() {
     let denied = composition.ask("notes.box.example", Some(&forged)).await.expect("an answer");
     assert_eq!(denied.status, 401, "{denied:?}");
 
+    assert!(!composition.metrics().contains("reason=\"untrusted\"} 1"));
+    let network = format!("--network={}_default", project());
+    let wget = ["wget", "-q", "-O", "-", "http://nightporter:8400/livez"];
+    let from_an_app = output(docker().args(["run", "--rm", &network, APP]).args(wget));
+    assert!(!from_an_app.status.success());
+
     let metrics = composition.metrics();
+    assert!(metrics.contains("reason=\"untrusted\"} 1"), "{metrics}");
     let mut handshakes =
         metrics.lines().filter(|line| line.starts_with("nightporter_tls_handshakes_total{"));
     assert!(handshakes.clone().count() > 0, "{metrics}");

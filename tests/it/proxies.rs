@@ -342,7 +342,7 @@ async fn traefik_with_what_the_subcommand_prints() {
 async fn traefik_over_tls_and_http2() {
     let house = House::open(true).await;
     let replacements = [
-        ("https://nightporter:8400", format!("https://{}", house.gate)),
+        ("https://gate:8400", format!("https://{}", house.gate)),
         ("/run/nightporter/tls/ca.pem", house.path().join("tls/ca.pem").display().to_string()),
         ("http://notes:80", format!("http://{}", house.app)),
         ("http://wiki:80", format!("http://{}", house.app)),
