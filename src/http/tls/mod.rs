@@ -4,6 +4,7 @@
 //! those in force that did.
 
 mod self_signed;
+mod validity;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -16,13 +17,18 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info};
+use validity::Validity;
 
 use crate::config::{self, Certificate};
 
 /// How often the files are looked at.
 const CHECK: Duration = Duration::from_secs(5);
+
+/// How often trouble with them that goes on is told again.
+const TOLD_AGAIN: Duration = Duration::from_secs(60 * 60);
 
 /// In the order of preference.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -47,8 +53,17 @@ pub enum TlsError {
 pub(crate) struct Tls {
     files: config::Tls,
     offered: ArcSwap<ServerConfig>,
-    /// The files' contents as last looked at, working or not.
-    seen: Mutex<Material>,
+    /// What is offered, as it was read.
+    in_force: Mutex<(Material, Validity)>,
+    /// What was told last of what is wrong, and when.
+    told: Mutex<Option<(String, Instant)>>,
+}
+
+/// What came of looking at the files.
+#[derive(Debug)]
+enum Looked {
+    Unchanged,
+    Taken,
 }
 
 /// The files' contents.
@@ -65,12 +80,30 @@ impl std::fmt::Debug for Material {
     }
 }
 
+/// What is to be told of the files.
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    Trouble(String),
+    Over,
+}
+
 impl Tls {
-    /// Reads the files; makes them first where they are ours to make.
+    /// Reads the files; makes them first where they are ours to make. A certificate that
+    /// is not valid now is offered, since there is no other: the clock may be wrong.
     pub(crate) fn load(files: &config::Tls) -> Result<Self, TlsError> {
-        let material = Material::read(files, wall_clock())?;
-        let offered = ArcSwap::from_pointee(material.server_config(files)?);
-        Ok(Self { files: files.clone(), offered, seen: Mutex::new(material) })
+        let now = wall_clock();
+        let (material, problem) = Material::read(files, now)?;
+        let (config, validity) = material.server_config(files)?;
+        let tls = Self {
+            files: files.clone(),
+            offered: ArcSwap::from_pointee(config),
+            in_force: Mutex::new((material, validity)),
+            told: Mutex::default(),
+        };
+        if let Some(problem) = problem.or_else(|| tls.invalid(validity, now)) {
+            error!(%problem, "the gate's certificate needs attention");
+        }
+        Ok(tls)
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
@@ -81,36 +114,84 @@ impl Tls {
     pub(crate) async fn follow(self: Arc<Self>) -> Infallible {
         loop {
             tokio::time::sleep(CHECK).await;
-            self.refresh().await;
+            self.refresh(false).await;
         }
     }
 
-    /// Takes the files in force if they have changed and work.
-    pub(crate) async fn refresh(self: &Arc<Self>) {
+    /// Takes the files in force if they have changed and work. `asked` has all that is
+    /// wrong told, told before or not.
+    pub(crate) async fn refresh(self: &Arc<Self>, asked: bool) {
         let tls = Arc::clone(self);
         // It waits for a lock that another process may hold.
         let refreshed = tokio::task::spawn_blocking(move || tls.try_refresh(wall_clock()));
-        let Ok(refreshed) = refreshed.await else {
+        let Ok((looked, problem)) = refreshed.await else {
             error!("looking at the certificate files panicked");
             return;
         };
-        match refreshed {
-            Ok(true) => info!("certificate files read again; new connections use them"),
-            Ok(false) => {}
-            Err(error) => error!(%error, "certificate files not taken; the former stay in force"),
+        if matches!(looked, Looked::Taken) {
+            info!("certificate files read again; new connections use them");
+        }
+        let problem = problem.map(|problem| problem.to_string());
+        match self.news(problem, Instant::now(), asked) {
+            Some(News::Trouble(problem)) => {
+                error!(%problem, "certificate files not as they should be; what is in force stays");
+            }
+            Some(News::Over) => info!("the certificate files are as they should be again"),
+            None => {}
         }
     }
 
-    fn try_refresh(&self, now: SystemTime) -> Result<bool, TlsError> {
-        let material = Material::read(&self.files, now)?;
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if *seen == material {
-            return Ok(false);
+    /// What is to be told: a problem that is new, or goes on since long; or that there is
+    /// none any more.
+    fn news(&self, problem: Option<String>, now: Instant, asked: bool) -> Option<News> {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(problem) = problem else {
+            return told.take().map(|_| News::Over);
+        };
+        let is_old = told
+            .as_ref()
+            .is_some_and(|(before, at)| *before == problem && now.duration_since(*at) < TOLD_AGAIN);
+        if is_old && !asked {
+            return None;
         }
-        let config = material.server_config(&self.files);
-        *seen = material;
-        self.offered.store(Arc::new(config?));
-        Ok(true)
+        *told = Some((problem.clone(), now));
+        Some(News::Trouble(problem))
+    }
+
+    fn try_refresh(&self, now: SystemTime) -> (Looked, Option<TlsError>) {
+        match self.look(now) {
+            Ok(looked) => looked,
+            Err(error) => (Looked::Unchanged, Some(error)),
+        }
+    }
+
+    fn look(&self, now: SystemTime) -> Result<(Looked, Option<TlsError>), TlsError> {
+        let (material, problem) = Material::read(&self.files, now)?;
+        let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        if in_force.0 == material {
+            return Ok((Looked::Unchanged, problem.or_else(|| self.invalid(in_force.1, now))));
+        }
+        let (config, validity) = material.server_config(&self.files)?;
+        if let Some(invalid) = self.invalid(validity, now) {
+            return Err(invalid);
+        }
+        *in_force = (material, validity);
+        self.offered.store(Arc::new(config));
+        Ok((Looked::Taken, problem))
+    }
+
+    /// Why a certificate cannot be used now, if it cannot.
+    fn invalid(&self, validity: Validity, now: SystemTime) -> Option<TlsError> {
+        let (certificate, _) = files_of(&self.files);
+        validity.problem(now).map(|problem| unusable(&certificate, problem))
+    }
+}
+
+/// Where the certificate and its key are.
+fn files_of(files: &config::Tls) -> (PathBuf, PathBuf) {
+    match &files.certificate {
+        Certificate::Given { certificate, key } => (certificate.clone(), key.clone()),
+        Certificate::SelfSigned { directory, .. } => self_signed::leaf_files(directory),
     }
 }
 
@@ -120,23 +201,22 @@ fn wall_clock() -> SystemTime {
 }
 
 impl Material {
-    fn read(files: &config::Tls, now: SystemTime) -> Result<Self, TlsError> {
+    /// The files as they are, and what is wrong with them although they can be used.
+    fn read(files: &config::Tls, now: SystemTime) -> Result<(Self, Option<TlsError>), TlsError> {
         let client_ca = files.client_ca.as_deref().map(read).transpose()?;
-        let (certificate, key) = match &files.certificate {
-            Certificate::Given { certificate, key } => (read(certificate)?, read(key)?),
+        let ((certificate, key), problem) = match &files.certificate {
+            Certificate::Given { certificate, key } => ((read(certificate)?, read(key)?), None),
             Certificate::SelfSigned { directory, names } => {
-                self_signed::ensure(directory, names, now)?
+                self_signed::ensure_or_stored(directory, names, now)?
             }
         };
-        Ok(Self { certificate, key, client_ca })
+        Ok((Self { certificate, key, client_ca }, problem))
     }
 
-    fn server_config(&self, files: &config::Tls) -> Result<ServerConfig, TlsError> {
-        let (certificate, key) = match &files.certificate {
-            Certificate::Given { certificate, key } => (certificate.clone(), key.clone()),
-            Certificate::SelfSigned { directory, .. } => self_signed::leaf_files(directory),
-        };
+    fn server_config(&self, files: &config::Tls) -> Result<(ServerConfig, Validity), TlsError> {
+        let (certificate, key) = files_of(files);
         let chain = certificates(&self.certificate, &certificate)?;
+        let validity = chain.first().map(Validity::of).unwrap_or_default();
         let key = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|error| unusable(&key, format!("no private key in PEM: {error}")))?;
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -155,7 +235,7 @@ impl Material {
         // Without it a proxy that reconnects for every other request pays for a
         // whole handshake each time.
         config.ticketer = aws_lc_rs::Ticketer::new()?;
-        Ok(config)
+        Ok((config, validity))
     }
 }
 
@@ -189,3 +269,6 @@ fn unusable(path: &Path, problem: String) -> TlsError {
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|source| TlsError::Read { path: path.into(), source })
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,12 +37,38 @@ pub(super) fn leaf_files(directory: &Path) -> (PathBuf, PathBuf) {
     (directory.join("cert.pem"), directory.join("key.pem"))
 }
 
-/// The certificate and its key in PEM, made or renewed where they must be.
-pub(super) fn ensure(
+/// A certificate and its key, in PEM.
+type Pair = (Vec<u8>, Vec<u8>);
+
+/// The same as [`ensure`]; where that fails and the stored certificate is valid for now,
+/// that, and what failed: somebody has time until it ends.
+pub(super) fn ensure_or_stored(
     directory: &Path,
     names: &[String],
     now: SystemTime,
-) -> Result<(Vec<u8>, Vec<u8>), TlsError> {
+) -> Result<(Pair, Option<TlsError>), TlsError> {
+    match ensure(directory, names, now) {
+        Ok(pair) => Ok((pair, None)),
+        Err(problem) => match stored_leaf(directory, now) {
+            Some(pair) => Ok((pair, Some(problem))),
+            None => Err(problem),
+        },
+    }
+}
+
+/// The stored certificate and key, where they belong together and are valid.
+fn stored_leaf(directory: &Path, now: SystemTime) -> Option<Pair> {
+    let (certificate, key) = leaf_files(directory);
+    let (certificate, key) = (text(&certificate).ok()??, text(&key).ok()??);
+    let leaf = Parsed::read(certificate.as_bytes())?;
+    let pair = KeyPair::from_pem(&key).ok()?;
+    let is_usable = leaf.public_key == pair.subject_public_key_info()
+        && (leaf.not_before..=leaf.not_after).contains(&now);
+    is_usable.then(|| (certificate.into_bytes(), key.into_bytes()))
+}
+
+/// The certificate and its key in PEM, made or renewed where they must be.
+fn ensure(directory: &Path, names: &[String], now: SystemTime) -> Result<Pair, TlsError> {
     fs::create_dir_all(directory).map_err(|source| cannot_write(directory, source))?;
     let _lock = lock(directory)?;
     let authority = match Authority::stored(directory, now)? {
@@ -86,11 +112,24 @@ impl Authority {
     /// outlive what it signs.
     fn stored(directory: &Path, now: SystemTime) -> Result<Option<Self>, TlsError> {
         let (certificate, key) = Self::files(directory);
-        let (Some(certificate_pem), Some(key_pem)) = (text(&certificate)?, text(&key)?) else {
-            return Ok(None);
-        };
         // Whatever is wrong with it, replacing an authority cuts off every proxy
         // that trusts it: that is for a person to do.
+        let missing = |one: &Path, other: &Path| {
+            let problem = format!(
+                "is missing, and nothing can be signed without it; restore it, or remove {} too \
+                 to begin anew with an authority that proxies do not trust yet",
+                other.display()
+            );
+            Err(unusable(one, problem))
+        };
+        let (certificate_pem, key_pem) = match (text(&certificate)?, text(&key)?) {
+            (Some(certificate_pem), Some(key_pem)) => (certificate_pem, key_pem),
+            (None, None) => return Ok(None),
+            (Some(_), None) => return missing(&key, &certificate),
+            // A first start that ended halfway: nobody has seen that authority.
+            (None, Some(_)) if !leaf_files(directory).0.exists() => return Ok(None),
+            (None, Some(_)) => return missing(&certificate, &key),
+        };
         let signer = KeyPair::from_pem(&key_pem)
             .map_err(|error| unusable(&key, format!("no private key in PEM: {error}")))?;
         let parsed = Parsed::read(certificate_pem.as_bytes())
@@ -160,7 +199,7 @@ fn issue(
     authority: &Authority,
     names: &[String],
     now: SystemTime,
-) -> Result<(Vec<u8>, Vec<u8>), TlsError> {
+) -> Result<Pair, TlsError> {
     let issuer = Issuer::from_ca_cert_pem(&authority.certificate_pem, &authority.key)?;
     let pair = KeyPair::generate()?;
     let mut params = params(names, "nightporter", now, LEAF_LIFE)?;

@@ -108,6 +108,43 @@ fn an_authority_that_does_not_fit_its_key_is_left_to_a_person() {
 }
 
 #[test]
+fn half_an_authority_is_never_replaced_and_its_certificate_serves_on() {
+    for (lost, kept) in [("ca.key", "ca.pem"), ("ca.pem", "ca.key")] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (directory, asked) = (directory.path(), names(&["gate"]));
+        let now = wall_clock();
+        let pair = ensure(directory, &asked, now).expect("made");
+        let authority = fs::read(directory.join(kept)).expect("an authority");
+        fs::remove_file(directory.join(lost)).expect("was there");
+
+        let served = ensure_or_stored(directory, &asked, now).expect("serves on");
+        assert_eq!(served.0, pair);
+        let problem = served.1.expect("told").to_string();
+        assert!(problem.contains(lost) && problem.contains("restore it"), "{problem}");
+        // Not even at the time of its renewal, or with other names.
+        let late = now + DAY * 80;
+        let served = ensure_or_stored(directory, &names(&["other"]), late).expect("serves on");
+        assert_eq!(served.0, pair);
+        let over = ensure_or_stored(directory, &asked, now + LEAF_LIFE + DAY);
+        assert!(over.is_err(), "a certificate that has ended serves nobody");
+        assert_eq!(fs::read(directory.join(kept)).expect("untouched"), authority);
+        assert!(!directory.join(lost).exists());
+
+        fs::remove_file(directory.join(kept)).expect("was there");
+        let (anew, problem) = ensure_or_stored(directory, &asked, now).expect("begins anew");
+        assert!(problem.is_none() && anew != pair);
+    }
+}
+
+#[test]
+fn a_start_that_ended_before_anybody_saw_its_authority_is_begun_anew() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let key = KeyPair::generate().expect("a key").serialize_pem();
+    fs::write(directory.path().join("ca.key"), key).expect("writable");
+    ensure(directory.path(), &names(&["gate"]), wall_clock()).expect("made");
+}
+
+#[test]
 fn those_who_start_at_once_agree() {
     let directory = tempfile::tempdir().expect("a directory");
     let (path, asked) = (directory.path(), names(&["gate"]));
