@@ -21,6 +21,8 @@
 //! cli/         one file a subcommand
 //! run.rs       the life of the process: start, serve, reload, drain
 //! backoff.rs   waits between attempts
+//! throttle.rs  log lines that come once in a time
+//! descriptors.rs  how many connections may be open, and what is kept for files
 //! signals.rs   what the process is told from outside
 //! config/      raw TOML and environment -> validated Config; no I/O after load
 //! domain/      pure: request (host, readings of a path), app (app_meta 1.0 to
@@ -129,6 +131,7 @@
 mod backoff;
 pub mod cli;
 pub mod config;
+mod descriptors;
 pub mod domain;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -140,6 +143,7 @@ mod run;
 mod signals;
 pub mod store;
 pub mod telemetry;
+mod throttle;
 pub mod upstream;
 pub mod wake;
 

@@ -1,6 +1,7 @@
 //! The life of the process: start, serve, reload, drain.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +10,13 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use crate::config::Config;
+use crate::config::{self, Config, StoreKind};
+use crate::descriptors::Shares;
 use crate::gate::Gate;
 use crate::http::ops::OpsRoutes;
 use crate::http::routes::GateRoutes;
 use crate::http::tls::{Tls, TlsError};
-use crate::http::{Drain, Limits, Listeners, Server};
+use crate::http::{Bounds, Drain, Limits, Listeners, Server};
 use crate::ops::apps::Apps;
 use crate::signals::Signal;
 use crate::store::app_meta::AppMetaDir;
@@ -25,8 +27,10 @@ use crate::telemetry::{logs, meters};
 use crate::upstream::{Shadow, Upstream};
 use crate::wake::{self, Wakes};
 
-/// How long the last uses may take to be written when everything else is done.
+/// How long the last uses may take to be written when everything else is done, and
+/// after a second signal.
 const LAST_FLUSH: Duration = Duration::from_secs(2);
+const HURRIED_FLUSH: Duration = Duration::from_millis(300);
 
 /// Why the process ended otherwise than asked.
 #[derive(Debug, thiserror::Error)]
@@ -99,12 +103,32 @@ pub async fn run(
     doors.shutdown().await;
     wakes.close();
     info!("draining; a second signal aborts");
-    let drained = drain(drains, config.gate.drain_timeout, &mut signals).await;
-    if timeout(LAST_FLUSH, touches.flush(&source)).await.is_err() {
-        warn!("the store took too long; the last uses are not written");
+    let mut outcome = drain(drains, config.gate.drain_timeout, &mut signals).await;
+    let flush = async {
+        if timeout(LAST_FLUSH, touches.flush(&source)).await.is_err() {
+            warn!("the store took too long; the last uses are not written");
+        }
+    };
+    let mut flush = pin!(flush);
+    if outcome.is_ok() {
+        tokio::select! {
+            () = &mut flush => {
+                parts.shutdown().await;
+                return Ok(());
+            }
+            () = second(&mut signals) => outcome = Err(RunError::Aborted),
+        }
     }
-    parts.shutdown().await;
-    drained
+    if timeout(HURRIED_FLUSH, flush).await.is_err() {
+        warn!("the last uses are not written");
+    }
+    parts.abort_all();
+    outcome
+}
+
+/// Until the signal that asks for an end at once.
+async fn second(signals: &mut mpsc::Receiver<Signal>) {
+    while !matches!(next(signals).await, Signal::Shutdown) {}
 }
 
 async fn follow_store(source: Arc<Source>) -> Infallible {
@@ -133,15 +157,36 @@ fn open_doors(
     let Listeners { gate: gate_listener, ops: ops_listener } = listeners;
     let pages = config.store.installed_apps_dir.clone();
     let routes = Arc::new(GateRoutes::new(Arc::clone(gate), pages, shadow.cloned()));
-    let (accept, gate_drain) = Server::new("gate", routes, Limits::default())
+    let (gate_bounds, ops_bounds) = bounds(config);
+    let (accept, gate_drain) = Server::new("gate", routes, Limits::default(), gate_bounds)
         .trusting(config.gate.trusted_proxies.clone())
         .over(tls.cloned())
         .start(gate_listener)?;
     doors.spawn(accept);
-    let routes = Arc::new(OpsRoutes::new(Arc::clone(gate), apps, config.ops.token.clone()));
-    let (accept, ops_drain) = Server::new("ops", routes, Limits::default()).start(ops_listener)?;
+    let routes = Arc::new(OpsRoutes::new(Arc::clone(gate), apps, &config.ops));
+    let (accept, ops_drain) =
+        Server::new("ops", routes, Limits::default(), ops_bounds).start(ops_listener)?;
     doors.spawn(accept);
     Ok([gate_drain, ops_drain])
+}
+
+/// How many connections the listeners may have.
+fn bounds(config: &Config) -> (Bounds, Bounds) {
+    let of_database = match &config.store.kind {
+        // And the one that listens.
+        StoreKind::Postgres(postgres) => postgres.pool_size as usize + 1,
+        StoreKind::Files { .. } => 0,
+    };
+    let shares = Shares::now(of_database);
+    let config::Gate { max_connections: asked, max_connections_per_address, .. } = config.gate;
+    if shares.gate < asked {
+        info!(
+            connections = shares.gate,
+            "the limit of open files leaves the gate fewer connections than gate.max_connections"
+        );
+    }
+    let gate = Bounds::within(shares.gate.min(asked), max_connections_per_address);
+    (gate, Bounds::within(shares.ops, shares.ops))
 }
 
 /// Until the first signal to stop, or until a part breaks.
@@ -186,7 +231,7 @@ async fn next(signals: &mut mpsc::Receiver<Signal>) -> Signal {
 fn reload(current: &mut Config, new: &Config, tls: Option<Arc<Tls>>) {
     if let Some(tls) = tls {
         // Beside this task, which has to hear signals: it may wait for a lock.
-        tokio::spawn(async move { tls.refresh().await });
+        tokio::spawn(async move { tls.refresh(true).await });
     }
     if new.log.level != current.log.level {
         match logs::set_level(&new.log.level) {
@@ -210,14 +255,13 @@ async fn drain(
     signals: &mut mpsc::Receiver<Signal>,
 ) -> Result<(), RunError> {
     let [gate, ops] = &mut drains;
-    let second = async { while !matches!(next(signals).await, Signal::Shutdown) {} };
     let outcome = tokio::select! {
         _ = async { tokio::join!(gate.drain(), ops.drain()) } => return Ok(()),
         () = tokio::time::sleep(deadline) => {
             warn!("requests are still running after gate.drain_timeout; they are cut");
             Ok(())
         }
-        () = second => {
+        () = second(signals) => {
             warn!("second signal: running requests are cut");
             Err(RunError::Aborted)
         }

@@ -6,10 +6,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use super::{Answer, Failure};
 use crate::config::{self, Environment};
+use crate::descriptors;
 use crate::telemetry::logs;
 use crate::{Listeners, RunError, from_process, run as serve};
 
@@ -17,18 +16,8 @@ use crate::{Listeners, RunError, from_process, run as serve};
 /// that another process holds, or for a disk that is gone.
 const LAST_WORK: Duration = Duration::from_secs(1);
 
-/// Takes as many open files as the system grants. Each request that is held is a
-/// connection, and the usual soft limit of 1,024 is there for programs that call
-/// `select`.
-fn raise_file_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, ..limit };
-    if limit.current != limit.maximum
-        && let Err(error) = setrlimit(Resource::Nofile, raised)
-    {
-        tracing::debug!(%error, "the limit of open files stays as it is");
-    }
-}
+/// The same after a second signal, which asks for an end at once.
+const HURRIED_WORK: Duration = Duration::from_millis(200);
 
 /// Where the process listens is printed, so that whoever asked for port 0
 /// learns what it got.
@@ -45,7 +34,7 @@ pub(super) fn run(file: Option<&Path>, env: &Environment, out: &mut dyn Write) -
             None
         }
     };
-    raise_file_limit();
+    descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         // Before the sockets: a signal from here on is an order and no sudden end.
@@ -64,6 +53,7 @@ pub(super) fn run(file: Option<&Path>, env: &Environment, out: &mut dyn Write) -
             Err(error) => Err(Failure::Told(error.to_string())),
         }
     });
-    runtime.shutdown_timeout(LAST_WORK);
+    let was_aborted = matches!(&ended, Ok(code) if *code != ExitCode::SUCCESS);
+    runtime.shutdown_timeout(if was_aborted { HURRIED_WORK } else { LAST_WORK });
     ended
 }

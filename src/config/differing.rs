@@ -22,10 +22,10 @@ impl Config {
         let Self { gate, ops, store, cache, touch, wake, sleep, upstream, log } = self;
         let mut keys = Vec::new();
         compare!(keys, "gate", Gate, gate, new.gate, {
-            listen, trusted_proxies, domain, path_matching, header_encoding, refuse_replays,
+            listen, trusted_proxies, max_connections, max_connections_per_address, domain, path_matching, header_encoding, refuse_replays,
             cors_preflight, drain_timeout, tls,
         });
-        compare!(keys, "ops", Ops, ops, new.ops, { listen, token });
+        compare!(keys, "ops", Ops, ops, new.ops, { listen, token, hosts });
         differing_store(store, &new.store, &mut keys);
         compare!(keys, "cache", Cache, cache, new.cache, {
             capacity, ttl, degraded_ttl, max_stale, heartbeat,

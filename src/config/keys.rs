@@ -12,9 +12,11 @@ const CONFIG_VARIABLE: &str = "NIGHTPORTER_CONFIG";
 const SIMILAR: f64 = 0.75;
 
 /// Every key, by section. `_file` keys name a file that holds the secret.
-pub(super) const KEYS: [&str; 72] = [
+pub(super) const KEYS: [&str; 75] = [
     "gate.listen",
     "gate.trusted_proxies",
+    "gate.max_connections",
+    "gate.max_connections_per_address",
     "gate.domain",
     "gate.path_matching",
     "gate.header_encoding",
@@ -30,6 +32,7 @@ pub(super) const KEYS: [&str; 72] = [
     "ops.listen",
     "ops.token",
     "ops.token_file",
+    "ops.hosts",
     "store.kind",
     "store.path",
     "store.terminal_jwt_secret",

@@ -15,9 +15,8 @@ use super::{
     StoreKind, Tls, Touch,
 };
 
-/// Loopback and the private ranges of RFC 1918 and RFC 4193.
-const TRUSTED_PROXIES: [&str; 6] =
-    ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
+/// Loopback alone: in a private range are every container and every device of the home.
+const TRUSTED_PROXIES: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 
 /// Shortest key for HS256, in bytes: RFC 7518 section 3.2.
 const SHORTEST_JWT_SECRET: usize = 32;
@@ -64,7 +63,9 @@ fn read(reader: &mut Reader, env: &Environment) -> Config {
 fn gate(reader: &mut Reader) -> Gate {
     Gate {
         listen: reader.get("gate.listen").unwrap_or_else(|| local(8400)),
-        trusted_proxies: reader.get("gate.trusted_proxies").unwrap_or_else(private_networks),
+        trusted_proxies: reader.get("gate.trusted_proxies").unwrap_or_else(loopback),
+        max_connections: connections(reader, "gate.max_connections", 10_000),
+        max_connections_per_address: connections(reader, "gate.max_connections_per_address", 7_500),
         domain: reader.get("gate.domain").map(|HostName(name)| name),
         path_matching: reader.get("gate.path_matching").unwrap_or_default(),
         header_encoding: reader.get("gate.header_encoding").unwrap_or_default(),
@@ -150,7 +151,8 @@ fn ops(reader: &mut Reader, gate: &ListenAddr) -> Ops {
             reader.refuse_because("ops.token", "ops.token_file", problem, hint);
         }
     }
-    Ops { listen, token }
+    let hosts = reader.get("ops.hosts").map_or_else(Vec::new, own_names);
+    Ops { listen, token, hosts }
 }
 
 fn store(reader: &mut Reader) -> Store {
@@ -268,6 +270,11 @@ fn log(reader: &mut Reader) -> Log {
     }
 }
 
+fn connections(reader: &mut Reader, key: &'static str, default: usize) -> usize {
+    let given = reader.get(key).map(|Count::<1, 1_000_000>(count)| count);
+    given.map_or(default, |count| usize::try_from(count).unwrap_or(usize::MAX))
+}
+
 fn seconds(reader: &mut Reader, key: &'static str, default: u64) -> Duration {
     reader.get(key).unwrap_or(Duration::from_secs(default))
 }
@@ -290,7 +297,7 @@ fn local(port: u16) -> ListenAddr {
     ListenAddr::Tcp(([127, 0, 0, 1], port).into())
 }
 
-fn private_networks() -> Vec<IpNet> {
+fn loopback() -> Vec<IpNet> {
     TRUSTED_PROXIES.iter().filter_map(|network| network.parse().ok()).collect()
 }
 

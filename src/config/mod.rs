@@ -46,8 +46,12 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gate {
     pub listen: ListenAddr,
-    /// Networks whose requests are answered; everyone else gets 403.
+    /// Networks that may connect; others' connections are closed unread.
     pub trusted_proxies: Vec<IpNet>,
+    /// Connections at one time; fewer where descriptors are short.
+    pub max_connections: usize,
+    /// The same from one address, and never more than three quarters of all.
+    pub max_connections_per_address: usize,
     /// Where set, only `<app>.<domain>` names an app; any other rest of the
     /// host is an unknown app.
     pub domain: Option<String>,
@@ -96,6 +100,8 @@ pub struct Ops {
     pub listen: ListenAddr,
     /// Bearer token; required unless `listen` is loopback or a socket file.
     pub token: Option<Secret>,
+    /// Further names by which the listener may be asked where there is no token.
+    pub hosts: Vec<String>,
 }
 
 /// `[store]`: where the box's truth lives.

@@ -6,8 +6,6 @@ use std::fmt;
 /// metrics and `explain` show it by [`Reason::as_str`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// The request comes from outside the trusted proxies.
-    UntrustedProxy,
     /// A forwarded header is missing, repeated or not what it should be.
     MalformedRequest,
     /// The path can be read in more ways than are checked.
@@ -30,8 +28,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for registering one metric each.
-    pub const ALL: [Self; 10] = [
-        Self::UntrustedProxy,
+    pub const ALL: [Self; 9] = [
         Self::MalformedRequest,
         Self::AmbiguousPath,
         Self::UnknownApp,
@@ -46,7 +43,6 @@ impl Reason {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::UntrustedProxy => "untrusted_proxy",
             Self::MalformedRequest => "malformed_request",
             Self::AmbiguousPath => "ambiguous_path",
             Self::UnknownApp => "unknown_app",

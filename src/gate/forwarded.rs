@@ -26,9 +26,10 @@ pub struct Forwarded<'a> {
 
 impl<'a> Forwarded<'a> {
     /// # Errors
-    /// [`Reason::MalformedRequest`] where host or URI is missing, a header is
-    /// not UTF-8, or any `X-Forwarded-*` header is there twice: which of the
-    /// two the app believes cannot be known.
+    /// [`Reason::MalformedRequest`] where host or URI is missing, or where one of these
+    /// headers is not UTF-8 or is there twice: which of the two the app believes cannot
+    /// be known. Others, such as `X-Forwarded-For`, are lists: a proxy may add a line
+    /// of its own to what it was sent.
     pub fn read(headers: &'a HeaderMap) -> Result<Self, Reason> {
         if headers.len() != headers.keys_len() {
             refuse_repeated(headers)?;
@@ -43,8 +44,7 @@ impl<'a> Forwarded<'a> {
 }
 
 fn refuse_repeated(headers: &HeaderMap) -> Result<(), Reason> {
-    let forwarded = headers.keys().filter(|name| name.as_str().starts_with("x-forwarded-"));
-    for name in forwarded {
+    for name in [&HOST, &URI, &METHOD, &PROTO] {
         if headers.get_all(name).iter().nth(1).is_some() {
             return Err(Reason::MalformedRequest);
         }

@@ -1,7 +1,7 @@
 //! Answers that are the same every time, and the one map from [`Reason`] to HTTP.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::Full;
 
@@ -22,9 +22,7 @@ fn of_reason(reason: Reason) -> (StatusCode, &'static str) {
             (StatusCode::UNAUTHORIZED, r#"{"detail":"Unauthorized"}"#)
         }
         Reason::UnknownApp => (StatusCode::NOT_FOUND, r#"{"detail":"Not Found"}"#),
-        Reason::NoMatchingRule | Reason::UntrustedProxy => {
-            (StatusCode::FORBIDDEN, r#"{"detail":"Forbidden"}"#)
-        }
+        Reason::NoMatchingRule => (StatusCode::FORBIDDEN, r#"{"detail":"Forbidden"}"#),
         Reason::MalformedRequest | Reason::AmbiguousPath => {
             (StatusCode::BAD_REQUEST, r#"{"detail":"Bad Request"}"#)
         }
@@ -63,14 +61,8 @@ pub(crate) fn of_status(status: u16) -> Response {
 pub(crate) fn deny(reason: Reason) -> Response {
     let (status, body) = of_reason(reason);
     let mut response = fixed(status, body);
-    match reason {
-        Reason::StoreUnavailable => {
-            response.headers_mut().insert(RETRY_AFTER, STORE_RETRY);
-        }
-        Reason::UntrustedProxy => {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        _ => {}
+    if reason == Reason::StoreUnavailable {
+        response.headers_mut().insert(RETRY_AFTER, STORE_RETRY);
     }
     response
 }
@@ -98,12 +90,33 @@ fn with(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response {
     response
 }
 
+/// Marks answers to requests that ask for nothing there is: a connection that sends
+/// nothing else is ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pointless;
+
+fn pointless(status: StatusCode, body: &'static str) -> Response {
+    let mut response = fixed(status, body);
+    response.extensions_mut().insert(Pointless);
+    response
+}
+
 pub(crate) fn not_found() -> Response {
-    fixed(StatusCode::NOT_FOUND, r#"{"detail":"Not Found"}"#)
+    pointless(StatusCode::NOT_FOUND, r#"{"detail":"Not Found"}"#)
+}
+
+pub(crate) fn bad_request() -> Response {
+    pointless(StatusCode::BAD_REQUEST, r#"{"detail":"Bad Request"}"#)
 }
 
 pub(crate) fn forbidden() -> Response {
     fixed(StatusCode::FORBIDDEN, r#"{"detail":"Forbidden"}"#)
+}
+
+/// Without a token a listener answers to its own names only.
+pub(crate) fn unknown_host() -> Response {
+    let body = r#"{"detail":"Unknown Host: ask by an IP address or localhost, or add the name to ops.hosts"}"#;
+    fixed(StatusCode::FORBIDDEN, body)
 }
 
 pub(crate) fn method_not_allowed(allowed: &'static str) -> Response {
@@ -130,7 +143,6 @@ mod tests {
     #[test]
     fn every_reason_has_its_status() {
         for (reason, status) in [
-            (Reason::UntrustedProxy, 403),
             (Reason::MalformedRequest, 400),
             (Reason::AmbiguousPath, 400),
             (Reason::UnknownApp, 404),

@@ -1,18 +1,24 @@
 //! Sockets, bound before anything else starts.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 use crate::config::{Config, ListenAddr};
 
 /// Connections that may wait for accept; the kernel caps it at
 /// `net.core.somaxconn`, which is 4096 on Linux since 5.4.
 const BACKLOG: i32 = 4096;
+
+/// How often a socket file is looked at: without it nobody can connect.
+const LOOK_AT_FILE: Duration = Duration::from_secs(1);
 
 /// Who may open a socket file: owner and group, so that a proxy is let in by
 /// its group.
@@ -128,7 +134,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub(super) enum Accepting {
     Tcp(TcpListener),
-    Unix(UnixListener, #[expect(dead_code, reason = "kept for its drop")] SocketFile),
+    Unix(UnixListener, SocketFile),
 }
 
 /// Who connected.
@@ -136,6 +142,24 @@ pub(super) enum Accepting {
 pub(super) enum Peer {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
+}
+
+impl Peer {
+    /// Its address, if it has one.
+    pub(super) fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(_, addr) => Some(addr.ip()),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Closes the connection so that the kernel need not remember it either.
+    pub(super) fn reset(self) {
+        if let Self::Tcp(stream, _) = self {
+            // Without it the close is an ordinary one.
+            stream.set_zero_linger().ok();
+        }
+    }
 }
 
 impl Accepting {
@@ -151,12 +175,38 @@ impl Accepting {
     }
 }
 
+impl Accepting {
+    /// Returns when nobody can connect any more, since the socket's file is gone or
+    /// another is in its place.
+    pub(super) async fn lost(&self) {
+        let Self::Unix(_, file) = self else { return std::future::pending().await };
+        loop {
+            sleep(LOOK_AT_FILE).await;
+            let path = file.path.clone();
+            let found = spawn_blocking(move || inode(&path)).await;
+            let Ok(found) = found else { continue };
+            if found.ok() != Some(file.inode) {
+                return;
+            }
+        }
+    }
+
+    /// Binds a socket file anew. What had connected before is still accepted from the
+    /// former one, which the caller gets back.
+    pub(super) fn bind_again(&mut self) -> io::Result<Option<Self>> {
+        let Self::Unix(_, file) = self else { return Ok(None) };
+        let bound = Listener::bind(&ListenAddr::Unix(file.path.clone()));
+        let bound = bound.map_err(|error| error.source)?.accepting()?;
+        Ok(Some(std::mem::replace(self, bound)))
+    }
+}
+
 /// Removes a socket file when its listener goes, unless another process has
 /// put its own in the place.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    inode: u64,
+    inode: (u64, u64),
 }
 
 impl SocketFile {
@@ -175,9 +225,9 @@ impl Drop for SocketFile {
     }
 }
 
-fn inode(path: &Path) -> io::Result<u64> {
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
-    std::fs::symlink_metadata(path).map(|metadata| metadata.ino())
+    std::fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The only place that accepts connections and knows hyper's server side.
 //!
-//! [`Listeners`] binds, [`serve`] accepts and drives connections, a
+//! [`Listeners`] binds, [`serve`] accepts and drives the connections that
+//! [`admission`] lets in, a
 //! [`Handler`] turns one request head into one answer: [`routes`] for the
 //! gate's listener, [`ops`] for the operator's. Nobody here reads a request
 //! body; the type of [`Handler::handle`] does not even offer one.
@@ -10,6 +11,7 @@
 //! handler is 500 for its request. Only a listener that cannot bind ends the
 //! process.
 
+mod admission;
 pub(crate) mod answer;
 mod connection;
 mod listener;
@@ -25,6 +27,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http_body_util::Full;
 
+pub(crate) use admission::Bounds;
 pub use connection::Limits;
 pub use listener::{BindError, Listener, Listeners};
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Probes, for both listeners, and the operator's listener.
 
 use std::borrow::Cow;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -10,7 +11,7 @@ use serde_json::json;
 use subtle::ConstantTimeEq;
 
 use super::{Handler, Response, answer};
-use crate::config::Secret;
+use crate::config::{self, ListenAddr, Secret};
 use crate::domain::lifecycle::Failure;
 use crate::gate::{Gate, Health};
 use crate::ops::apps::{Apps, Operation};
@@ -29,11 +30,17 @@ pub(crate) struct OpsRoutes {
     gate: Arc<Gate>,
     apps: Apps,
     token: Option<Secret>,
+    /// Names by which the listener may be asked, beside those of this machine.
+    hosts: Vec<String>,
+    /// A socket file is out of reach of web pages, and clients ask it by any name.
+    is_socket_file: bool,
 }
 
 impl OpsRoutes {
-    pub(crate) fn new(gate: Arc<Gate>, apps: Apps, token: Option<Secret>) -> Self {
-        Self { gate, apps, token }
+    pub(crate) fn new(gate: Arc<Gate>, apps: Apps, config: &config::Ops) -> Self {
+        let config::Ops { listen, token, hosts } = config.clone();
+        let is_socket_file = matches!(listen, ListenAddr::Unix(_));
+        Self { gate, apps, token, hosts, is_socket_file }
     }
 
     /// `/v1/apps`, `/v1/apps/{name}` and `/v1/apps/{name}/{operation}`.
@@ -82,6 +89,46 @@ impl OpsRoutes {
         let given = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
         given.is_some_and(|given| given.ct_eq(token.expose().as_bytes()).into())
     }
+
+    /// Whether it is asked by a name that no stranger can give to it. A web page that has
+    /// its own name point here (DNS rebinding) is of the same origin for the browser and
+    /// may read all answers, but it is asked for by that name.
+    fn knows_host(&self, head: &Parts) -> bool {
+        if self.token.is_some() || self.is_socket_file {
+            return true;
+        }
+        let host = match head.uri.authority() {
+            Some(authority) => Some(authority.as_str().as_bytes()),
+            None => head.headers.get(header::HOST).map(HeaderValue::as_bytes),
+        };
+        // No browser asks without one.
+        host.is_none_or(|host| is_own_name(host, &self.hosts))
+    }
+}
+
+/// Whether a host, with or without a port, is an address, this machine's loopback or one
+/// of these names.
+fn is_own_name(host: &[u8], names: &[String]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else { return false };
+    if host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    if let Some(address) = bracketed {
+        return address.parse::<Ipv6Addr>().is_ok();
+    }
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        Some(_) => return false,
+        None => host,
+    };
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost") || names.contains(&name)
+}
+
+/// All but the two probes that say one word.
+fn is_guarded(path: &str) -> bool {
+    !matches!(path, "/livez" | "/readyz")
 }
 
 /// Whether a browser sends this for a page that is not ours: a listener without a
@@ -105,6 +152,7 @@ impl Handler for OpsRoutes {
         }
         let health = || self.gate.health();
         match head.uri.path() {
+            path if is_guarded(path) && !self.knows_host(&head) => answer::unknown_host(),
             "/metrics" => {
                 let (engine_live, counts) = self.apps.counts();
                 meters::note_apps(engine_live, counts);
@@ -176,6 +224,45 @@ fn metrics(health: &Health) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_names_that_no_stranger_can_give_are_own_names() {
+        let names = ["porter.lan".to_owned()];
+        for own in [
+            "127.0.0.1",
+            "127.0.0.1:8401",
+            "192.168.1.5:8401",
+            "::1",
+            "[::1]",
+            "[::1]:8401",
+            "localhost",
+            "LocalHost:8401",
+            "localhost.:80",
+            "box.localhost",
+            "porter.lan:1",
+            "Porter.lan.",
+        ] {
+            assert!(is_own_name(own.as_bytes(), &names), "{own}");
+        }
+        for strange in [
+            "",
+            ":8401",
+            "evil.example",
+            "evil.example:8401",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "notlocalhost",
+            "localhost:x",
+            "[::1",
+            "[porter.lan]",
+            "x.porter.lan",
+            "localhost:80:80",
+            "127.1",
+        ] {
+            assert!(!is_own_name(strange.as_bytes(), &names), "{strange}");
+        }
+        assert!(!is_own_name(b"\xff", &names));
+    }
 
     #[test]
     fn the_scheme_of_a_bearer_header_has_no_case() {

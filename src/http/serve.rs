@@ -1,47 +1,55 @@
-//! The accept loop: accept and spawn, nothing between.
+//! The accept loop: accept, admit and spawn, nothing between.
 
 use std::convert::Infallible;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::request::Parts;
+use futures_util::FutureExt;
 use ipnet::IpNet;
 use metrics::{Counter, Gauge};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
-use super::connection::{self, Limits, Phase, Protocol, Protocols, Pulse};
+use super::admission::{Admission, Bounds, Place, Refusal};
+use super::connection::{self, Activity, Limits, Phase, Protocol, Protocols, Pulse};
 use super::listener::{Accepting, Peer};
 use super::tls::Tls;
-use super::{Handler, Listener, Response, answer};
-use crate::domain::reason::Reason;
+use super::{Handler, Listener};
 use crate::telemetry::meters;
+use crate::throttle::Throttle;
 
 /// Pauses after an accept that failed for want of resources.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// At its limit of open files a process fails at every other accept; that is
-/// said once in this time.
+/// What happens to every other connection (no descriptor is left, a peer is not
+/// trusted) is said once in this time.
 const SAID_EVERY: Duration = Duration::from_secs(60);
 
 /// One listener with all it needs to answer.
 pub(crate) struct Server<H> {
     name: &'static str,
     handler: Arc<H>,
-    refuse: Arc<Refuse>,
-    /// Networks whose requests are answered; `None` answers everyone.
+    /// Networks that may connect; `None` lets in everyone.
     trusted: Option<Vec<IpNet>>,
+    bounds: Bounds,
     tls: Option<Arc<Tls>>,
     protocols: Protocols,
     limits: Limits,
     pulse: Arc<Pulse>,
     open: Gauge,
     accepted: Counter,
+    /// By [`Refusal`].
+    refused: [Refused; Refusal::ALL.len()],
+}
+
+/// Connections that were closed for one reason.
+struct Refused {
+    count: Counter,
+    said: Throttle,
 }
 
 /// Ends a [`Server`]'s connections.
@@ -68,23 +76,27 @@ impl Drain {
 }
 
 impl<H: Handler> Server<H> {
-    pub(crate) fn new(name: &'static str, handler: Arc<H>, limits: Limits) -> Self {
+    pub(crate) fn new(name: &'static str, handler: Arc<H>, limits: Limits, bounds: Bounds) -> Self {
         let (open, accepted) = meters::connections(name);
         Self {
             name,
             handler,
-            refuse: Arc::new(Refuse),
             trusted: None,
+            bounds,
             tls: None,
             protocols: Protocols::new(),
             limits,
             pulse: Arc::new(Pulse::new()),
             open,
             accepted,
+            refused: Refusal::ALL.map(|refusal| Refused {
+                count: meters::refused(name, refusal.as_str()),
+                said: Throttle::default(),
+            }),
         }
     }
 
-    /// Answers 403 to peers outside these networks.
+    /// Closes connections from outside these networks, unread.
     #[must_use]
     pub(crate) fn trusting(mut self, networks: Vec<IpNet>) -> Self {
         self.trusted = Some(networks);
@@ -104,15 +116,17 @@ impl<H: Handler> Server<H> {
     ) -> io::Result<(impl Future<Output = Infallible> + Send + use<H>, Drain)> {
         let addr = listener.addr().clone();
         let accepting = listener.accepting()?;
+        let admission = Arc::new(Admission::new(self.trusted.clone(), self.bounds));
         let (alive, gone) = mpsc::channel(1);
         let drain = Drain { pulse: Arc::clone(&self.pulse), gone };
         info!("{} listening on {addr}", self.name);
-        Ok((Arc::new(self).accept(accepting, alive), drain))
+        Ok((Arc::new(self).accept(accepting, admission, alive), drain))
     }
 
     async fn accept(
         self: Arc<Self>,
-        accepting: Accepting,
+        mut accepting: Accepting,
+        admission: Arc<Admission>,
         alive: mpsc::Sender<Infallible>,
     ) -> Infallible {
         tokio::spawn({
@@ -127,19 +141,24 @@ impl<H: Handler> Server<H> {
             }
         });
         let mut pause = FIRST_PAUSE;
-        let mut said: Option<Instant> = None;
+        let cannot_accept = Throttle::default();
         loop {
-            match accepting.accept().await {
-                Ok(accepted) => {
+            let accepted = tokio::select! {
+                accepted = accepting.accept() => accepted,
+                () = accepting.lost() => {
+                    self.bind_again(&mut accepting, &admission, &alive).await;
+                    continue;
+                }
+            };
+            match accepted {
+                Ok(peer) => {
                     pause = FIRST_PAUSE;
-                    self.accepted.increment(1);
-                    tokio::spawn(Arc::clone(&self).connection(accepted, alive.clone()));
+                    self.take(peer, &admission, &alive);
                 }
                 Err(error) if is_the_peers(&error) => debug!(%error, "a peer left before accept"),
                 Err(error) => {
-                    if said.is_none_or(|said| said.elapsed() >= SAID_EVERY) {
+                    if cannot_accept.admit(Instant::now(), SAID_EVERY).is_some() {
                         error!(%error, "{}: cannot accept; trying on, with pauses", self.name);
-                        said = Some(Instant::now());
                     }
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -148,56 +167,106 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    async fn connection(self: Arc<Self>, peer: Peer, alive: mpsc::Sender<Infallible>) {
+    /// Serves a peer, or closes its connection before a byte of it is read.
+    fn take(
+        self: &Arc<Self>,
+        peer: Peer,
+        admission: &Arc<Admission>,
+        alive: &mpsc::Sender<Infallible>,
+    ) {
+        self.accepted.increment(1);
+        let ip = peer.ip();
+        match admission.admit(ip) {
+            Ok(place) => {
+                let activity = Activity::new(Arc::clone(&self.pulse), Arc::clone(admission));
+                let connection = Arc::clone(self).connection(peer, Arc::new(activity), place);
+                let alive = alive.clone();
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(alive);
+                });
+            }
+            Err(refusal) => {
+                peer.reset();
+                let Refused { count, said } = &self.refused[refusal as usize];
+                count.increment(1);
+                if let Some(more) = said.admit(Instant::now(), SAID_EVERY) {
+                    let peer = ip.map(tracing::field::display);
+                    warn!(peer, more_since_last = more, "{}: {}", self.name, refusal.explanation());
+                }
+            }
+        }
+    }
+
+    /// Puts a socket file back in its place, for as long as that takes.
+    async fn bind_again(
+        self: &Arc<Self>,
+        accepting: &mut Accepting,
+        admission: &Arc<Admission>,
+        alive: &mpsc::Sender<Infallible>,
+    ) {
+        let cannot_bind = Throttle::default();
+        loop {
+            match accepting.bind_again() {
+                Ok(former) => {
+                    warn!("{}: the socket's file was gone; it is bound anew", self.name);
+                    if let Some(former) = former {
+                        while let Some(Ok(peer)) = former.accept().now_or_never() {
+                            self.take(peer, admission, alive);
+                        }
+                    }
+                    return;
+                }
+                Err(error) => {
+                    if cannot_bind.admit(Instant::now(), SAID_EVERY).is_some() {
+                        let name = self.name;
+                        error!(%error, "{name}: the socket's file is gone and cannot be bound anew");
+                    }
+                    sleep(LONGEST_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(self: Arc<Self>, peer: Peer, activity: Arc<Activity>, place: Place) {
         let open = Open::new(self.open.clone());
         match peer {
-            Peer::Tcp(stream, addr) => {
-                let trusted = self.trusts(addr.ip());
-                self.secured(stream, trusted).await;
-            }
-            // Who may open the socket file is for its owner to say.
-            Peer::Unix(stream) => self.secured(stream, true).await,
+            Peer::Tcp(stream, _) => self.secured(stream, &activity).await,
+            Peer::Unix(stream) => self.secured(stream, &activity).await,
         }
-        drop((open, alive));
+        drop((open, place));
     }
 
-    fn trusts(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        self.trusted.as_ref().is_none_or(|networks| networks.iter().any(|net| net.contains(&ip)))
-    }
-
-    async fn secured<IO>(&self, stream: IO, trusted: bool)
+    async fn secured<IO>(&self, stream: IO, activity: &Arc<Activity>)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Some(tls) = &self.tls else {
-            return self.drive(stream, None, trusted).await;
+            return self.drive(stream, None, activity).await;
         };
-        match timeout(self.limits.handshake, tls.acceptor().accept(stream)).await {
-            Ok(Ok(stream)) => {
+        let handshake = timeout(self.limits.handshake, tls.acceptor().accept(stream));
+        match connection::supervise(handshake, |_| {}, activity, &self.limits).await {
+            Some(Ok(Ok(stream))) => {
                 let agreed = match stream.get_ref().1.alpn_protocol() {
                     Some(b"h2") => Some(Protocol::Http2),
                     Some(_) => Some(Protocol::Http1),
                     None => None,
                 };
                 meters::handshake(agreed == Some(Protocol::Http2)).increment(1);
-                self.drive(stream, agreed, trusted).await;
+                self.drive(stream, agreed, activity).await;
             }
-            Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
-            Err(_) => debug!("TLS handshake took too long"),
+            Some(Ok(Err(error))) => debug!(%error, "TLS handshake failed"),
+            Some(Err(_)) => debug!("TLS handshake took too long"),
+            None => {}
         }
     }
 
-    async fn drive<IO>(&self, stream: IO, agreed: Option<Protocol>, trusted: bool)
+    async fn drive<IO>(&self, stream: IO, agreed: Option<Protocol>, activity: &Arc<Activity>)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { handler, refuse, protocols, pulse, limits, .. } = self;
-        if trusted {
-            connection::drive(stream, agreed, protocols, handler, pulse, limits).await;
-        } else {
-            connection::drive(stream, agreed, protocols, refuse, pulse, limits).await;
-        }
+        let Self { handler, protocols, limits, .. } = self;
+        connection::drive(stream, agreed, protocols, handler, activity, limits).await;
     }
 }
 
@@ -233,17 +302,6 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.decrement(1.0);
-    }
-}
-
-/// Answers peers that are not trusted.
-struct Refuse;
-
-impl Handler for Refuse {
-    async fn handle(&self, _head: Parts) -> Response {
-        meters::untrusted().increment(1);
-        debug!(reason = Reason::UntrustedProxy.as_str(), "denied");
-        answer::deny(Reason::UntrustedProxy)
     }
 }
 

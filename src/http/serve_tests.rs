@@ -13,8 +13,11 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use http::request::Parts;
+
 use super::*;
 use crate::config::ListenAddr;
+use crate::http::{Response, answer};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -30,6 +33,8 @@ const LONG: Limits = Limits {
     idle: Duration::from_secs(60),
     handshake: Duration::from_secs(60),
 };
+
+const ROOMY: Bounds = Bounds { total: 1000, per_address: 1000 };
 
 /// Answers, panics, or waits until it is let go.
 #[derive(Debug, Default)]
@@ -48,6 +53,7 @@ impl Handler for Puppet {
     async fn handle(&self, head: Parts) -> Response {
         match head.uri.path() {
             "/panic" => panic!("asked to"),
+            "/nothing" => return answer::not_found(),
             "/wait" => {
                 self.waiting.notify_one();
                 self.go.notified().await;
@@ -78,7 +84,7 @@ impl Running {
         let listener = Listener::bind(&addr.parse().expect("an address")).expect("binds");
         let ListenAddr::Tcp(addr) = *listener.addr() else { panic!("not TCP") };
         let puppet = Arc::new(Puppet::default());
-        let server = adapt(Server::new("test", Arc::clone(&puppet), limits));
+        let server = adapt(Server::new("test", Arc::clone(&puppet), limits, ROOMY));
         let (accept, drain) = server.start(listener).expect("starts");
         Self { addr, puppet, accepting: tokio::spawn(accept), drain }
     }
@@ -260,22 +266,33 @@ async fn a_panic_is_500_for_its_request_alone() {
     assert!(ask(&mut stream, GET).await.starts_with("HTTP/1.1 200"));
 }
 
+/// A connection from another address of this machine.
+async fn connect_from(source: &str, server: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(format!("{source}:0").parse().expect("an address")).expect("another source");
+    socket.connect(server).await
+}
+
+/// Waits until a connection that is not wanted is closed: its reset may come before it
+/// is known to be there.
+async fn is_refused(connected: io::Result<TcpStream>, says: &[u8]) {
+    match connected {
+        Ok(mut stream) => {
+            // It may be closed already.
+            stream.write_all(says).await.ok();
+            closes(&mut stream).await;
+        }
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
+    }
+}
+
 #[tokio::test]
-async fn peers_outside_the_trusted_networks_are_refused_whatever_they_ask() {
+async fn peers_outside_the_trusted_networks_are_closed_before_they_say_a_word() {
     let trusted = vec!["127.0.0.1/32".parse().expect("a network")];
     let server = Running::with(LONG, "127.0.0.1:0", |server| server.trusting(trusted));
+    is_refused(connect_from("127.0.0.2", server.addr).await, b"").await;
+    is_refused(connect_from("127.0.0.2", server.addr).await, GET).await;
     assert!(ask(&mut server.connect().await, GET).await.starts_with("HTTP/1.1 200"));
-    for path in ["/internal/auth", "/livez", "/panic", "*"] {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.bind("127.0.0.2:0".parse().expect("an address")).expect("another source");
-        let mut stream = socket.connect(server.addr).await.expect("connects");
-        let request = format!("OPTIONS {path} HTTP/1.1\r\nhost: gate\r\n\r\n");
-        let answer = ask(&mut stream, request.as_bytes()).await;
-        assert!(answer.starts_with("HTTP/1.1 403"), "{path}: {answer}");
-        assert!(answer.contains("\r\nconnection: close\r\n"), "{path}: {answer}");
-        assert!(answer.ends_with(r#"{"detail":"Forbidden"}"#), "{path}: {answer}");
-        closes(&mut stream).await;
-    }
 }
 
 #[tokio::test]
@@ -283,12 +300,156 @@ async fn an_ipv4_peer_of_an_ipv6_socket_is_known_by_its_ipv4_address() {
     let trusted = vec!["127.0.0.0/8".parse().expect("a network")];
     let server = Running::with(LONG, "[::]:0", |server| server.trusting(trusted));
     let port = server.addr.port();
-    for (addr, status) in [(format!("127.0.0.1:{port}"), "200"), (format!("[::1]:{port}"), "403")] {
-        let mut stream = TcpStream::connect(&addr).await.expect("connects");
-        let answer = ask(&mut stream, GET).await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{addr}: {answer}");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("connects");
+    assert!(ask(&mut stream, GET).await.starts_with("HTTP/1.1 200"));
+    is_refused(TcpStream::connect(("::1", port)).await, b"").await;
+}
+
+#[tokio::test]
+async fn one_address_cannot_take_the_places_of_another() {
+    let bounds = Bounds { total: 8, per_address: 6 };
+    let server = Running::with(LONG, "127.0.0.1:0", |server| Server { bounds, ..server });
+    let mut kept = Vec::new();
+    for _ in 0..6 {
+        let mut stream = server.connect().await;
+        ask(&mut stream, GET).await;
+        kept.push(stream);
+    }
+    is_refused(TcpStream::connect(server.addr).await, b"").await;
+    for _ in 0..2 {
+        let mut stream = connect_from("127.0.0.2", server.addr).await.expect("has its share");
+        assert!(ask(&mut stream, GET).await.starts_with("HTTP/1.1 200"));
+        kept.push(stream);
+    }
+    is_refused(connect_from("127.0.0.3", server.addr).await, b"").await;
+    assert!(ask(&mut kept[0], GET).await.starts_with("HTTP/1.1 200"));
+
+    kept.clear();
+    let again = async {
+        loop {
+            let Ok(mut stream) = TcpStream::connect(server.addr).await else { continue };
+            stream.write_all(GET).await.ok();
+            if stream.read_u8().await.is_ok() {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, again).await.expect("places come back");
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_when_half_of_all_are_open() {
+    let bounds = Bounds { total: 8, per_address: 8 };
+    let server = Running::with(SHORT, "127.0.0.1:0", |server| Server { bounds, ..server });
+    let mut few: Vec<_> = futures_util::future::join_all((0..4).map(|_| server.connect())).await;
+    for stream in &mut few {
+        ask(stream, GET).await;
+    }
+    assert!(stays_open(&mut few[0], SHORT.head * 4).await, "there is room");
+    let mut more: Vec<_> = futures_util::future::join_all((0..3).map(|_| server.connect())).await;
+    // Those that said nothing go too.
+    let mut closed = 0;
+    for stream in few.iter_mut().chain(&mut more) {
+        closed += usize::from(!stays_open(stream, SHORT.head * 4).await);
+    }
+    assert!(closed >= 3, "{closed} of 7");
+}
+
+const TWO_HOSTS: &str = "GET /x HTTP/1.1\r\nhost: gate\r\nhost: gate\r\n\r\n";
+
+#[tokio::test]
+async fn a_request_names_one_host() {
+    let server = Running::new(LONG);
+    for refused in [
+        TWO_HOSTS,
+        "GET /x HTTP/1.1\r\nHost: gate\r\nx: y\r\nhOST: other\r\n\r\n",
+        "GET /x HTTP/1.1\r\n\r\n",
+        "GET http://gate/x HTTP/1.1\r\n\r\n",
+        "GET /x HTTP/1.1\r\nhost: a b\r\n\r\n",
+        "GET /x HTTP/1.1\r\nhost: user@gate\r\n\r\n",
+        "GET /x HTTP/1.1\r\nhost: gate/path\r\n\r\n",
+        "GET /x HTTP/1.1\r\nhost: g\u{e4}te\r\n\r\n",
+        "GET /x HTTP/1.0\r\nhost: gate\r\nhost: gate\r\n\r\n",
+    ] {
+        let mut stream = server.connect().await;
+        let answer = ask(&mut stream, refused.as_bytes()).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 400") || answer.starts_with("HTTP/1.0 400"),
+            "{answer}"
+        );
+        closes(&mut stream).await;
+    }
+    for answered in [
+        "GET /x HTTP/1.1\r\nhost:\r\n\r\n",
+        "GET /x HTTP/1.1\r\nhost: [::1]:8400\r\n\r\n",
+        "GET /x HTTP/1.1\r\nhost: shard_core:80\r\n\r\n",
+        "GET /x HTTP/1.0\r\n\r\n",
+    ] {
+        let answer = ask(&mut server.connect().await, answered.as_bytes()).await;
+        assert!(answer.contains(" 200 OK\r\n"), "{answered}: {answer}");
     }
 }
+
+#[tokio::test]
+async fn half_closed_clients_get_all_their_answers() {
+    let server = Running::new(LONG);
+    for requests in [1, 20] {
+        let mut stream = server.connect().await;
+        stream.write_all(b"GET /wait HTTP/1.1\r\nhost: gate\r\n\r\n").await.expect("sends");
+        stream.write_all(&GET.repeat(requests)).await.expect("sends");
+        stream.shutdown().await.expect("our end");
+        server.puppet.waiting.notified().await;
+        server.puppet.let_go();
+        let mut answers = String::new();
+        let reading = stream.read_to_string(&mut answers);
+        timeout(PATIENCE, reading).await.expect("in time").expect("no reset");
+        assert_eq!(answers.matches("HTTP/1.1 200 OK\r\n").count(), requests + 1, "{answers}");
+    }
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_no_head_and_no_silent_client() {
+    let mut server = Running::new(LONG);
+    let mut answered = server.connect().await;
+    ask(&mut answered, GET).await;
+    answered.write_all(b"GET /x HT").await.expect("sends");
+    let (silent, mut begun) = (server.connect().await, server.connect().await);
+    begun.write_all(b"PRI").await.expect("sends");
+    let (_http2, connection) = http2(server.addr).await;
+    let (mut sender, answering) = http2(server.addr).await;
+    assert_eq!(ask_http2(&mut sender, "/x", 10).await.0, 200);
+    server.accepting.abort();
+    timeout(PATIENCE, server.drain.drain()).await.expect("long before any limit");
+    drop((silent, connection, answering));
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_an_answer_that_is_being_taken() {
+    let mut server = Running::new(LONG);
+    let mut busy = server.connect().await;
+    busy.write_all(b"GET /wait HTTP/1.1\r\nhost: gate\r\n\r\n").await.expect("sends");
+    server.puppet.waiting.notified().await;
+    let (mut sender, _connection) = http2(server.addr).await;
+    let asking = tokio::spawn(async move { ask_http2(&mut sender, "/wait", 10).await });
+    server.puppet.waiting.notified().await;
+    server.accepting.abort();
+    let puppet = Arc::clone(&server.puppet);
+    let mut draining = tokio::spawn(async move { server.drain.drain().await });
+    assert!(timeout(PARTING_TWICE, &mut draining).await.is_err(), "requests are running");
+    let letting_go = tokio::spawn(async move {
+        loop {
+            puppet.let_go();
+            sleep(Duration::from_millis(1)).await;
+        }
+    });
+    assert_eq!(asking.await.expect("no panic"), (200, "null".into()));
+    assert!(answer_on(&mut busy).await.starts_with("HTTP/1.1 200"));
+    timeout(PATIENCE, draining).await.expect("in time").expect("no panic");
+    letting_go.abort();
+}
+
+/// Longer than a peer without requests is given at a drain.
+const PARTING_TWICE: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn a_drain_lets_running_requests_finish_and_closes_the_rest() {
@@ -383,4 +544,48 @@ async fn an_http2_connection_without_a_request_yet_is_not_a_slow_head() {
     let end = tokio::time::timeout(SHORT.head * 4, connection).await;
     assert!(end.is_err(), "the connection was closed");
     assert_eq!(ask_http2(&mut sender, "/x", 10).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_for_nothing_there_is_comes_to_an_end() {
+    let server = Running::new(LONG);
+    let (mut sender, connection) = http2(server.addr).await;
+    // Among others they are no harm.
+    for _ in 0..300 {
+        assert_eq!(ask_http2(&mut sender, "/nothing", 1).await.0, 404);
+        assert_eq!(ask_http2(&mut sender, "/x", 1).await.0, 200);
+    }
+    for _ in 0..100 {
+        assert_eq!(ask_http2(&mut sender, "/nothing", 1).await.0, 404, "answered nonetheless");
+    }
+    timeout(PATIENCE, connection).await.expect("ends").expect("no panic");
+
+    let mut stream = server.connect().await;
+    for asked in 1..=100 {
+        let answer = ask(&mut stream, b"GET /nothing HTTP/1.1\r\nhost: gate\r\n\r\n").await;
+        assert_eq!(answer.contains("connection: close"), asked == 100, "{asked}: {answer}");
+    }
+    closes(&mut stream).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_frames_that_ask_for_nothing_ends_its_connection() {
+    let server = Running::new(LONG);
+    // PRIORITY, PING, and one of a type that nobody knows.
+    for (kind, length) in [(2, 5), (6, 8), (0xbe, 100)] {
+        let mut stream = server.connect().await;
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("sends");
+        stream.write_all(&settings).await.expect("sends");
+        let stream_id = u8::from(kind == 2);
+        let mut frame = vec![0, 0, length, kind, 0, 0, 0, 0, stream_id];
+        frame.resize(frame.len() + usize::from(length), 0);
+        let (mut reader, mut writer) = stream.into_split();
+        let flood = frame.repeat(100);
+        let sending = tokio::spawn(async move { while writer.write_all(&flood).await.is_ok() {} });
+        let mut answers = Vec::new();
+        let end = timeout(PATIENCE, reader.read_to_end(&mut answers)).await;
+        assert!(end.is_ok(), "frames of type {kind} go on for ever");
+        timeout(PATIENCE, sending).await.expect("closed both ways").expect("no panic");
+    }
 }

@@ -19,10 +19,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::file_calls::FileCalls;
 use super::{Freshness, Table, Unavailable, regular};
+use crate::descriptors;
 use crate::domain::app::AppMeta;
 
 /// For how long a file that cannot be parsed is taken for one that is being written.
 const BEING_WRITTEN: Duration = Duration::from_millis(100);
+
+/// When the folder is listed again that could not be for want of a descriptor.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
 
 const FILE_NAME: &str = "app_meta.json";
 
@@ -153,13 +157,16 @@ impl AppMetaDir {
         let report = Arc::new(Report { dir: dir.clone(), freshness, names });
         let mut seen = HashMap::new();
         let (watch, mut folders) = Watch::begin(&report);
+        let is_watched = watch.watcher.is_some();
         let watch = Arc::new(Mutex::new(watch));
         let mut is_away = false;
+        let mut listed_at = Instant::now();
         loop {
             #[expect(clippy::disallowed_methods, reason = "held against the times of files")]
             let now = SystemTime::now();
             let (listing, watching) = (dir.clone(), Arc::clone(&watch));
             let listed = self.calls.run(move || {
+                descriptors::keep_spare();
                 let mut watch = watching.lock().unwrap_or_else(PoisonError::into_inner);
                 watch.follow(&listing);
                 let apps = list(&listing)?;
@@ -169,6 +176,17 @@ impl AppMetaDir {
                 Ok(apps)
             });
             let listed = listed.await;
+            let heartbeat = report.freshness.times().heartbeat;
+            if listed.is_ok() {
+                listed_at = Instant::now();
+            }
+            // The want of a descriptor says nothing about the folder, and what the
+            // watch tells is enough meanwhile.
+            let is_short = matches!(&listed, Err(error) if descriptors::is_shortage(error));
+            if is_short && (is_watched || listed_at.elapsed() < heartbeat * 2) {
+                sleep(TRY_AGAIN).await;
+                continue;
+            }
             if let Err(error) = &listed
                 && !is_away
             {
@@ -184,7 +202,7 @@ impl AppMetaDir {
             }
             // A folder that comes is watched at once, and then reported again: its file
             // may have been written before the watch began.
-            let next_scan = Instant::now() + report.freshness.times().heartbeat;
+            let next_scan = Instant::now() + heartbeat;
             while let Ok(Some(folder)) = timeout_at(next_scan, folders.recv()).await {
                 self.follow_new(folder, &watch, &report).await;
             }
@@ -389,6 +407,10 @@ fn is_folder_name(name: &str) -> bool {
 
 /// Folders that hold an `app_meta.json`, with the state of that file.
 pub(super) fn list(dir: &Path) -> io::Result<Vec<(String, FileState)>> {
+    descriptors::with_spare(|| list_now(dir))
+}
+
+fn list_now(dir: &Path) -> io::Result<Vec<(String, FileState)>> {
     let mut apps = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;

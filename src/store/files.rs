@@ -42,6 +42,9 @@ const SETTLING: Duration = Duration::from_millis(2);
 /// For how long a file that cannot be parsed is taken for one that is being written.
 const BEING_WRITTEN: Duration = Duration::from_millis(100);
 
+/// When a file is read again that could not be for want of a descriptor.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+
 const IDENTITY: &str = "identity.toml";
 const TERMINALS: &str = "terminals.toml";
 const PEERS: &str = "peers.toml";
@@ -235,6 +238,7 @@ impl Files {
                 let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
                 Ok(folder.scan(&mut watch, &woken))
             });
+            let mut is_known = true;
             match scan.await {
                 Ok(scan) => {
                     for ((before, (file, table)), state) in
@@ -243,11 +247,13 @@ impl Files {
                         if *before != Some(state) || self.has_problem(file) {
                             let is_settled = state.is_none_or(|state| state.is_settled(now));
                             *before = is_settled.then_some(state);
-                            self.saved(file, table).await;
+                            if !self.saved(file, table).await {
+                                (*before, is_known) = (None, false);
+                            }
                         }
                     }
-                    if self.note_folder(if scan.is_there { Ok(()) } else { Err(NO_FOLDER.into()) })
-                    {
+                    let is_there = if scan.is_there { Ok(()) } else { Err(NO_FOLDER.into()) };
+                    if self.note_folder(is_there) && is_known {
                         self.freshness.verify(scanned);
                     }
                 }
@@ -255,19 +261,24 @@ impl Files {
                     self.note_folder(Err(error.to_string()));
                 }
             }
-            if timeout(self.freshness.times().heartbeat, wake.notified()).await.is_ok() {
+            let pause = if is_known { self.freshness.times().heartbeat } else { TRY_AGAIN };
+            if timeout(pause, wake.notified()).await.is_ok() {
                 sleep(SETTLING).await;
             }
         }
     }
 
     /// A file was saved: if it can be used, what was read from it is outdated.
-    /// If not, what was read before is in doubt.
-    async fn saved(&self, file: &'static str, table: Table) {
+    /// If not, what was read before is in doubt. `false` where that cannot be known now,
+    /// for want of a descriptor: then there is nothing wrong with the file.
+    async fn saved(&self, file: &'static str, table: Table) -> bool {
         let outcome = match timeout(BEING_WRITTEN, self.folder.until_usable(file)).await {
             Ok(()) => Ok(()),
             Err(_) => self.folder.probe(file).await,
         };
+        if outcome.is_err() && self.folder.is_out_of_reach(file).await {
+            return false;
+        }
         let had_problem = self.has_problem(file);
         let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
@@ -283,6 +294,7 @@ impl Files {
                 problems.insert(file, error.to_string());
             }
         }
+        true
     }
 
     fn has_problem(&self, file: &str) -> bool {

@@ -5,7 +5,10 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
 use super::file_calls::FileCalls;
+use crate::descriptors;
 
 /// Reads a regular file of at most `most` bytes. A pipe would keep a thread
 /// waiting for ever, a device or a huge file would fill the memory.
@@ -18,8 +21,13 @@ pub(crate) async fn read(calls: &FileCalls, path: PathBuf, most: u64) -> io::Res
 
 /// As [`read`], on a thread that may wait.
 pub(super) fn read_now(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    descriptors::with_spare(|| open_and_read(path, most))
+}
+
+fn open_and_read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     // Opening a pipe would wait for its writer.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "this is no regular file"));

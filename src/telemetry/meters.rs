@@ -21,7 +21,8 @@ const DURATION: &str = "nightporter_request_duration_seconds";
 const CONNECTIONS: &str = "nightporter_connections";
 const ACCEPTED: &str = "nightporter_connections_accepted_total";
 const HANDSHAKES: &str = "nightporter_tls_handshakes_total";
-const UNTRUSTED: &str = "nightporter_untrusted_requests_total";
+const REFUSED: &str = "nightporter_connections_refused_total";
+const CUT: &str = "nightporter_connections_cut_total";
 const PANICS: &str = "nightporter_panics_total";
 const STORE_LIVE: &str = "nightporter_store_live";
 const VERIFIED_AGE: &str = "nightporter_store_verified_age_seconds";
@@ -78,7 +79,8 @@ fn describe() {
     describe_gauge!(CONNECTIONS, "Open connections by listener.");
     describe_counter!(ACCEPTED, "Connections accepted by listener.");
     describe_counter!(HANDSHAKES, "TLS handshakes by the protocol they agreed on.");
-    describe_counter!(UNTRUSTED, "Requests from outside the trusted proxies.");
+    describe_counter!(REFUSED, "Connections closed unread by listener and reason.");
+    describe_counter!(CUT, "Connections ended for what they sent, by what that was.");
     describe_counter!(PANICS, "Requests answered with 500 because their handler panicked.");
     describe_gauge!(STORE_LIVE, "1 while the store's notifications are known to arrive.");
     describe_gauge!(VERIFIED_AGE, "Seconds since the last heartbeat that came back was sent.");
@@ -159,8 +161,14 @@ pub(crate) fn handshake(http2: bool) -> Counter {
     counter!(HANDSHAKES, "protocol" => if http2 { "h2" } else { "http/1.1" })
 }
 
-pub(crate) fn untrusted() -> Counter {
-    counter!(UNTRUSTED)
+/// Connections of one listener that were closed as soon as they were accepted.
+pub(crate) fn refused(listener: &'static str, reason: &'static str) -> Counter {
+    counter!(REFUSED, "listener" => listener, "reason" => reason)
+}
+
+/// Connections that were ended for what they sent.
+pub(crate) fn cut(reason: &'static str) -> Counter {
+    counter!(CUT, "reason" => reason)
 }
 
 pub(crate) fn panics() -> Counter {

@@ -40,23 +40,6 @@ impl Condition {
     }
 }
 
-/// Lets through one in a time, and says how many were kept back before it.
-#[derive(Debug, Default)]
-pub(super) struct Seldom(Mutex<(Option<Instant>, u64)>);
-
-impl Seldom {
-    pub(super) fn admit(&self, now: Instant, every: Duration) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, kept_back) = &mut *state;
-        if last.is_some_and(|last| now.duration_since(last) < every) {
-            *kept_back += 1;
-            return None;
-        }
-        *last = Some(now);
-        Some(std::mem::take(kept_back))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,15 +57,5 @@ mod tests {
         assert_eq!(note(true, 14), Some(Change::Recovered));
         assert_eq!(note(true, 15), None);
         assert_eq!(note(false, 16), Some(Change::Failed));
-    }
-
-    #[test]
-    fn one_in_a_time_is_let_through() {
-        let seldom = Seldom::default();
-        let start = Instant::now();
-        let second = Duration::from_secs(1);
-        let admit = |millis| seldom.admit(start + Duration::from_millis(millis), second);
-        assert_eq!([admit(0), admit(1), admit(999), admit(1000)], [Some(0), None, None, Some(2)]);
-        assert_eq!([admit(1001), admit(2000)], [None, Some(1)]);
     }
 }

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use super::client::{Client, forwardable};
 use super::compare::{Outcome, Question, compare};
-use super::condition::Seldom;
 use crate::domain::endpoint::{Endpoint, Said};
 use crate::telemetry::meters;
+use crate::throttle::Throttle;
 
 /// Questions under way; further ones are skipped.
 const MAX_UNDER_WAY: usize = 64;
@@ -39,9 +39,9 @@ pub(crate) struct Shadow {
     via: HeaderValue,
     permits: Arc<Semaphore>,
     outcomes: [Outcomes; Endpoint::ALL.len()],
-    secrets: Seldom,
-    differences: Seldom,
-    loops: Seldom,
+    secrets: Throttle,
+    differences: Throttle,
+    loops: Throttle,
 }
 
 struct Outcomes {
@@ -91,9 +91,9 @@ impl Shadow {
             via: via.unwrap_or(HeaderValue::from_static("1.1 nightporter")),
             permits: Arc::new(Semaphore::new(MAX_UNDER_WAY)),
             outcomes: Endpoint::ALL.map(Outcomes::new),
-            secrets: Seldom::default(),
-            differences: Seldom::default(),
-            loops: Seldom::default(),
+            secrets: Throttle::default(),
+            differences: Throttle::default(),
+            loops: Throttle::default(),
         }
     }
 

@@ -375,7 +375,9 @@ async fn check_finds_an_upstream_that_is_the_gate_itself() {
         ("127.0.0.1:80", "http://shard_core", false),
         ("0.0.0.0:8400", "http://10.0.0.7:8400", false),
     ] {
-        let further = format!("[gate]\nlisten = \"{gate}\"\n[upstream]\nurl = \"{upstream}\"\n");
+        let further = format!(
+            "[gate]\nlisten = \"{gate}\"\ntrusted_proxies = [\"10.0.0.7\"]\n[upstream]\nurl = \"{upstream}\"\n"
+        );
         let home = Home::new(Store::Files, &further).await;
         let run = home.run(&["check"]);
         let problem = "upstream.url: is where the gate itself listens";

@@ -1,93 +1,17 @@
 //! The program as its operator meets it: started, signalled, starved.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::io::Read;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::support::boxes::{SampleBox, Store};
 use crate::support::client::{Request, ask, poll};
+use crate::support::program::Program;
 use crate::support::stand_in::{StandIn, Told};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// `nightporter serve` as a process of its own; killed when dropped.
-struct Program {
-    child: Child,
-    gate: SocketAddr,
-    ops: SocketAddr,
-    log: Arc<Mutex<String>>,
-}
-
-impl Program {
-    /// Starts under a limit of open files.
-    fn start(config: &Path, open_files: u32) -> Self {
-        let mut child = Command::new("sh")
-            .args(["-c", &format!("ulimit -n {open_files}; exec \"$@\""), "sh"])
-            .arg(env!("CARGO_BIN_EXE_nightporter"))
-            .arg("serve")
-            .env("NIGHTPORTER_CONFIG", config)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = follow(child.stderr.take().unwrap());
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        // Both, or the program would write to a pipe that nobody reads.
-        let [gate, ops] = ["gate listening on ", "ops listening on "].map(|name| {
-            let line = lines.next().unwrap_or_else(|| panic!("{}", log.lock().unwrap())).unwrap();
-            line.strip_prefix(name).expect(&line).parse().unwrap()
-        });
-        Self { child, gate, ops, log }
-    }
-
-    async fn metrics(&self) -> String {
-        ask(self.ops, &Request::new("GET", "/metrics")).await.body().to_owned()
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let status = Command::new("sh").args(["-c", "kill -$0 $1", name, &pid]).status().unwrap();
-        assert!(status.success());
-    }
-
-    fn logged(&self, text: &str) -> usize {
-        self.log.lock().unwrap().matches(text).count()
-    }
-
-    async fn ended(&mut self) -> ExitStatus {
-        let mut status = None;
-        poll("the program ends", PATIENCE, async || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        })
-        .await;
-        status.unwrap()
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-fn follow(mut stderr: ChildStderr) -> Arc<Mutex<String>> {
-    let log = Arc::new(Mutex::new(String::new()));
-    let writer = Arc::clone(&log);
-    std::thread::spawn(move || {
-        let mut chunk = [0; 4096];
-        while let Ok(read @ 1..) = stderr.read(&mut chunk) {
-            writer.lock().unwrap().push_str(&String::from_utf8_lossy(&chunk[..read]));
-        }
-    });
-    log
-}
 
 const PORTS: &str = "[gate]\nlisten = \"127.0.0.1:0\"\n[ops]\nlisten = \"127.0.0.1:0\"\n";
 
@@ -111,18 +35,6 @@ async fn answers(program: &Program) {
 }
 
 #[tokio::test]
-async fn running_out_of_file_descriptors_is_survived_and_said_once() {
-    let sample = sample().await;
-    let program = Program::start(&write(&sample, PORTS), 64);
-    answers(&program).await;
-    let flood: Vec<_> = (0..100).map(|_| TcpStream::connect(program.gate).unwrap()).collect();
-    poll("it is said", PATIENCE, async || program.logged("cannot accept") > 0).await;
-    drop(flood);
-    answers(&program).await;
-    assert_eq!(program.logged("cannot accept"), 1, "{}", program.log.lock().unwrap());
-}
-
-#[tokio::test]
 async fn a_hangup_changes_the_level_and_names_what_waits_for_a_restart() {
     let sample = sample().await;
     let program = Program::start(&write(&sample, PORTS), 256);
@@ -132,8 +44,8 @@ async fn a_hangup_changes_the_level_and_names_what_waits_for_a_restart() {
     write(&sample, &format!("{PORTS}[log]\nlevel = \"debug\"\n[cache]\ncapacity = 4711\n"));
     program.signal("HUP");
     poll("reloaded", PATIENCE, async || program.logged("need a restart") == 1).await;
-    assert_eq!(program.logged("cache.capacity"), 1, "{}", program.log.lock().unwrap());
-    assert_eq!(program.logged("log.level"), 0, "{}", program.log.lock().unwrap());
+    assert_eq!(program.logged("cache.capacity"), 1, "{}", program.log());
+    assert_eq!(program.logged("log.level"), 0, "{}", program.log());
     answers(&program).await;
     poll("debug lines", PATIENCE, async || program.logged("granted") > 0).await;
 
@@ -151,8 +63,8 @@ async fn sigterm_ends_it_well() {
     let _idle = TcpStream::connect(program.gate).unwrap();
     program.signal("TERM");
     let began = Instant::now();
-    assert!(program.ended().await.success(), "{}", program.log.lock().unwrap());
-    assert!(began.elapsed() < Duration::from_secs(5), "{}", program.log.lock().unwrap());
+    assert!(program.ended().await.success(), "{}", program.log());
+    assert!(began.elapsed() < Duration::from_secs(5), "{}", program.log());
 }
 
 #[tokio::test]
@@ -263,6 +175,6 @@ async fn a_difference_is_logged_by_the_names_of_headers_and_never_their_values()
     core.was_asked(3).await;
     assert!(program.logged("x-ptl-client-id") > 0);
     for kept in ["our-id", "their-id", "x-ptl-same", "secret-"] {
-        assert_eq!(program.logged(kept), 0, "{kept}: {}", program.log.lock().unwrap());
+        assert_eq!(program.logged(kept), 0, "{kept}: {}", program.log());
     }
 }

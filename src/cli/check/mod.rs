@@ -3,6 +3,7 @@
 
 mod app;
 mod engine;
+mod proxies;
 mod repeated;
 mod rules;
 
@@ -13,7 +14,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
-use ipnet::IpNet;
 use serde_json::json;
 
 use super::open::open;
@@ -61,7 +61,7 @@ pub(super) fn run(
             report.0.extend(errors.map(|finding| Remark { severity: Severity::Error, finding }));
         }
         Ok(config) => {
-            settings(&config, &mut report);
+            proxies::trusted(&config, &mut report);
             upstream(&config, &mut report);
             wait(async {
                 tables(&config, &mut report).await;
@@ -144,34 +144,6 @@ impl Severity {
         match self {
             Self::Error => "error",
             Self::Warning => "warning",
-        }
-    }
-}
-
-/// Settings that are valid and yet weaker than they look.
-fn settings(config: &Config, report: &mut Report) {
-    let everyone = config.gate.trusted_proxies.iter().find(|network| network.prefix_len() == 0);
-    if let Some(network) = everyone
-        && config.gate.tls.as_ref().is_none_or(|tls| tls.client_ca.is_none())
-    {
-        report.warning(
-            Path::new("configuration"),
-            "gate.trusted_proxies",
-            format!("{network} lets anyone ask, and write `X-Forwarded-*` as they like"),
-            "name the proxies' own networks, or ask for client certificates",
-        );
-    }
-    for (at, network) in config.gate.trusted_proxies.iter().enumerate() {
-        let wider = |other: &IpNet| other != network && other.contains(network);
-        if config.gate.trusted_proxies.iter().any(wider)
-            || config.gate.trusted_proxies[..at].contains(network)
-        {
-            report.warning(
-                Path::new("configuration"),
-                "gate.trusted_proxies",
-                format!("{network} is part of another network of the list"),
-                "remove it",
-            );
         }
     }
 }

@@ -18,6 +18,7 @@ use super::{
     WATCHED,
 };
 use crate::config::Secret;
+use crate::descriptors;
 use crate::domain::identity::{Identity, derive_domain};
 use crate::store::app_meta::{self, FileState};
 use crate::store::file_calls::FileCalls;
@@ -180,6 +181,13 @@ impl Folder {
                 _ => Ok(()),
             },
         }
+    }
+
+    /// Whether there is no descriptor to open a file with.
+    pub(super) async fn is_out_of_reach(&self, file: &str) -> bool {
+        let path = self.path.join(file);
+        let read = self.calls.run(move || regular::read_now(&path, MAX_SIZE)).await;
+        matches!(read, Err(error) if descriptors::is_shortage(&error))
     }
 
     pub(super) async fn until_usable(&self, file: &str) {

@@ -7,6 +7,7 @@ pub mod client;
 pub mod docker;
 pub mod load;
 pub mod postgres;
+pub mod program;
 pub mod programs;
 pub mod server;
 pub mod sign;

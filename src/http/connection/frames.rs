@@ -1,0 +1,124 @@
+//! Frames of an HTTP/2 connection that ask for nothing.
+//!
+//! The protocol has a dozen ways to keep its peer busy without a request: priorities,
+//! pings, settings, windows, empty data, frames of unknown types, which must be
+//! ignored. Proxies send a few of them with each request. A connection has a credit of
+//! such frames, each request adds to it, and without any left the connection ends.
+
+/// What a connection begins with and has at most.
+const CREDIT: u32 = 1000;
+
+/// What a request adds.
+const OF_REQUEST: u32 = 20;
+
+/// Bytes of an unknown frame that cost as much as a frame.
+const BYTES_OF_UNKNOWN: u32 = 1024;
+
+/// The client's preface, before the first frame (RFC 9113 section 3.4).
+const PREFACE: usize = 24;
+
+/// Length, type, flags and stream (RFC 9113 section 4.1).
+const HEADER: usize = 9;
+
+const HEADERS: u8 = 1;
+const LAST_KNOWN: u8 = 9;
+
+/// Follows the bytes that a client sends, from the first on.
+#[derive(Debug)]
+pub(super) struct Frames {
+    /// Bytes to come that are no frame's header.
+    skip: usize,
+    header: [u8; HEADER],
+    filled: usize,
+    credit: u32,
+}
+
+impl Frames {
+    pub(super) fn new() -> Self {
+        Self { skip: PREFACE, header: [0; HEADER], filled: 0, credit: CREDIT }
+    }
+
+    /// Whether the connection may go on after these bytes.
+    pub(super) fn follow(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            if self.skip > 0 {
+                let skipped = self.skip.min(bytes.len());
+                self.skip -= skipped;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            let taken = (HEADER - self.filled).min(bytes.len());
+            self.header[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
+            self.filled += taken;
+            bytes = &bytes[taken..];
+            if self.filled == HEADER && !self.pay() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn pay(&mut self) -> bool {
+        let [high, middle, low, kind, ..] = self.header;
+        let length = u32::from_be_bytes([0, high, middle, low]);
+        self.filled = 0;
+        self.skip = length as usize;
+        if kind == HEADERS {
+            self.credit = (self.credit + OF_REQUEST).min(CREDIT);
+            return true;
+        }
+        let cost = if kind > LAST_KNOWN { 1 + length / BYTES_OF_UNKNOWN } else { 1 };
+        self.credit = self.credit.saturating_sub(cost);
+        self.credit > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, length: usize) -> Vec<u8> {
+        let [.., high, middle, low] = u32::try_from(length).expect("short").to_be_bytes();
+        let mut frame = vec![high, middle, low, kind, 0, 0, 0, 0, 1];
+        frame.resize(HEADER + length, 0);
+        frame
+    }
+
+    fn begun() -> Frames {
+        let mut frames = Frames::new();
+        assert!(frames.follow(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
+        frames
+    }
+
+    #[test]
+    fn floods_end_a_connection_however_they_are_cut_into_reads() {
+        for (kind, length, most) in [
+            (0, 0, 1001),
+            (2, 5, 1001),
+            (4, 0, 1001),
+            (6, 8, 1001),
+            (9, 0, 1001),
+            (0xbe, 0, 1001),
+            (0xbe, 16 * 1024, 100),
+        ] {
+            let flood = frame(kind, length).repeat(most);
+            for size in [1, 7, 4096, flood.len()] {
+                let mut frames = begun();
+                let goes_on = flood.chunks(size).all(|read| frames.follow(read));
+                assert!(!goes_on, "{most} frames of type {kind} in reads of {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_with_requests_is_paid_for_by_them() {
+        let mut frames = begun();
+        let mut usual = frame(HEADERS, 300);
+        for (kind, length) in [(8, 4), (6, 8), (4, 0), (3, 4), (0, 100), (0, 0)] {
+            usual.extend(frame(kind, length));
+        }
+        assert!((0..10_000).all(|_| frames.follow(&usual)));
+        let mut frames = begun();
+        assert!(frames.follow(&frame(8, 4).repeat(900)), "a burst is not a flood");
+    }
+}
