@@ -29,7 +29,7 @@ impl fmt::Debug for Request {
 impl Request {
     pub fn new(method: &str, target: &str) -> Self {
         Self { line: format!("{method} {target} HTTP/1.1\r\n").into_bytes(), headers: Vec::new() }
-            .header("Host", "gate.test")
+            .header("Host", "localhost")
     }
 
     /// What a proxy asks for a client that wants `https://{host}{uri}`.
