@@ -71,8 +71,9 @@ impl Front {
         }
         if errors == Errors::All {
             for (shipped, cores) in [
-                ("[\"502\", \"504\"]", "[\"500-599\", \"400-499\"]"),
-                ("{status}?url={url}", "{status}"),
+                ("[\"489\", \"502\", \"504\"]", "[\"500-599\", \"400-499\"]"),
+                ("{originalStatus}?url={url}", "{status}"),
+                ("        statusRewrites:\n          \"489\": 200\n", ""),
             ] {
                 assert!(routes.contains(shipped), "{routes}");
                 routes = routes.replace(shipped, cores);
