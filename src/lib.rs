@@ -58,12 +58,13 @@
 //! 1. `http` accepts it, from a trusted proxy, and hands its headers to
 //!    [`gate::Gate::auth`].
 //! 2. `X-Forwarded-Host` and `-Uri` are read; a repeated header is malformed.
-//!    The host's first label names the app; the path is read in every way a
-//!    backend might read it ([`domain::request::Readings`]).
+//!    The host's first label names the app.
 //! 3. The set of installed names says whether there is such an app: a random
 //!    host costs no query.
-//! 4. Each reading of the path finds its rule. The strictest wins; the headers
-//!    are those of the raw reading's rule ([`domain::policy`]).
+//! 4. Where the app's rules differ, the path is read in every way a backend might
+//!    read it ([`domain::request::Readings`]), and each reading finds its rule. The
+//!    strictest wins; the headers are those of the raw reading's rule
+//!    ([`domain::policy`]).
 //! 5. The client: its token, else its signature, else anonymous. A verified
 //!    token is remembered together with the secret it was verified with.
 //! 6. Access is checked, headers are rendered or remembered, the use is noted.
