@@ -2,13 +2,15 @@
 #
 #   docker build -t nightporter .
 #
-# Both bases can be replaced, as by those of a mirror: the builder needs Rust and
-# a C compiler, the runtime glibc and libgcc_s no older than the builder's.
+# Both bases can be replaced, as by those of a mirror: the builder needs Rust, make
+# and a C compiler, the runtime glibc and libgcc_s no older than the builder's.
 ARG BUILDER_IMAGE=rust:1.95-slim-bookworm
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12
 
 FROM ${BUILDER_IMAGE} AS build
 ARG PROFILE=release
+RUN command -v make > /dev/null \
+    || { apt-get update && apt-get install --yes --no-install-recommends make; }
 WORKDIR /build
 
 # The dependencies, in a layer that only a change of the manifest makes anew.

@@ -192,6 +192,37 @@ async fn without_a_free_descriptor_the_store_is_as_sure_as_ever() {
     assert_eq!(&first, b"HTTP/1.1 401");
 }
 
+/// What the process has in memory, in KiB.
+fn resident(program: &Program) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", program.child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test]
+async fn memory_comes_back_after_a_burst() {
+    let sample = sample().await;
+    let program = program(&sample, "", 1024).await;
+    for _ in 0..200 {
+        assert!(grants(&program, "notes").await);
+    }
+    let quiet = resident(&program);
+    let request = Request::auth("notes.box.test", "/").header("X-Large", "x".repeat(60_000));
+    let mut burst = Vec::new();
+    for _ in 0..400 {
+        let mut connection = Connection::open(program.gate).await.unwrap();
+        assert_eq!(connection.ask(&request).await.unwrap().status, 200);
+        burst.push(connection);
+    }
+    let most = resident(&program);
+    assert!(most > quiet * 3 / 2, "no burst: {quiet} KiB, then {most}");
+    drop(burst);
+    poll("what the burst took is given back", PATIENCE, async || {
+        resident(&program) <= quiet * 3 / 2
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn without_a_token_the_operators_listener_answers_to_its_own_names_only() {
     let sample = sample().await;
