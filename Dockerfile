@@ -12,6 +12,11 @@ ARG PROFILE=release
 RUN command -v make > /dev/null \
     || { apt-get update && apt-get install --yes --no-install-recommends make; }
 WORKDIR /build
+# The allocator is built for one size of pages: with 64 KiB, an image for arm64 runs on
+# every kernel, those of a Raspberry Pi 5 (16 KiB) too.
+RUN mkdir .cargo \
+    && case "$(uname -m)" in aarch64) printf '[env]\nJEMALLOC_SYS_WITH_LG_PAGE = "16"\n' ;; esac \
+    > .cargo/config.toml
 
 # The dependencies, in a layer that only a change of the manifest makes anew.
 COPY Cargo.toml Cargo.lock ./
