@@ -290,7 +290,15 @@ impl Waker {
             }
             Outcome::Gone => Err(Failure::Declined("not installed")),
         };
-        slot.reply(&result);
+        let replies = std::mem::take(&mut slot.replies);
+        if !replies.is_empty() {
+            // Who asks next is shown what has become of it.
+            self.look_around();
+        }
+        for reply in replies {
+            // Who has gone away needs no answer.
+            let _ = reply.send(result.clone());
+        }
     }
 
     fn followed(&mut self, name: &Arc<str>, outcome: Outcome) {
