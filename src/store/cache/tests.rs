@@ -2,7 +2,7 @@ use std::sync::atomic::AtomicBool;
 
 use tokio::sync::Notify;
 
-#[path = "../../../tests/soak.rs"]
+#[path = "../../../tests/it/support/soak.rs"]
 mod soak;
 
 use super::*;

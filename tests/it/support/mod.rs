@@ -11,7 +11,6 @@ pub mod program;
 pub mod programs;
 pub mod server;
 pub mod sign;
-#[path = "../../soak.rs"]
 pub mod soak;
 #[path = "../../../src/upstream/stand_in.rs"]
 pub mod stand_in;
