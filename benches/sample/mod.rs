@@ -38,7 +38,8 @@ pub struct SampleBox {
 impl SampleBox {
     pub fn new(apps: usize, terminals: usize) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let peer = KeyPair::generate(KeySize::Rsa2048).expect("random");
+        // As long as those that FreeShard makes.
+        let peer = KeyPair::generate(KeySize::Rsa4096).expect("random");
         let peer_id = id_of(&public_pem(&peer));
         let sample = Self { folder, peer, peer_id };
         let own = public_pem(&KeyPair::generate(KeySize::Rsa2048).expect("random"));

@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{SHA256, SHA512, digest};
 use aws_lc_rs::signature::{ParsedPublicKey, RSA_PSS_2048_8192_SHA512};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{
@@ -40,6 +40,12 @@ const MAX_FIELD: usize = 4 * 1024;
 
 /// Most components a signature may cover. Senders cover three to six.
 const MAX_COMPONENTS: usize = 32;
+
+/// Longest request target and longest text that can be signed, in bytes: the URL that
+/// everybody has to support (RFC 9110 section 4.1, 8,000), and that in three components.
+/// Each text is hashed before anything is known of who sends it.
+const MAX_TARGET: usize = 8 * 1024;
+const MAX_TEXT: usize = 3 * MAX_TARGET;
 
 /// Components that must be covered, so that a signature fits one request only.
 const REQUIRED: [&str; 3] = ["@method", "@authority", "@target-uri"];
@@ -108,6 +114,8 @@ pub enum SignatureError {
     HeaderValue,
     #[error("method, protocol, host and path make no URL")]
     Target,
+    #[error("the target is longer than {MAX_TARGET} bytes, or the signed text than {MAX_TEXT}")]
+    TooLong,
     #[error("the signature does not match")]
     Mismatch,
 }
@@ -121,6 +129,8 @@ pub struct PeerKeys {
 struct PeerKey {
     peer: Known,
     key: ParsedPublicKey,
+    /// Bytes of its signatures.
+    signature_len: usize,
 }
 
 impl fmt::Debug for PeerKeys {
@@ -147,10 +157,7 @@ impl PeerKeys {
         let mut keys = Self::default();
         for peer in peers {
             match parse_key(peer) {
-                Ok((key_id, key)) => {
-                    let peer = Known { id: Arc::clone(&peer.id), name: Arc::clone(&peer.name) };
-                    keys.by_key_id.entry(key_id).or_default().push(PeerKey { peer, key });
-                }
+                Ok((key_id, key)) => keys.by_key_id.entry(key_id).or_default().push(key),
                 Err(error) => {
                     let begins: String = peer.id.chars().take(3).collect();
                     tracing::warn!("the peer whose id begins with {begins:?} is skipped: {error}");
@@ -166,7 +173,7 @@ impl PeerKeys {
     }
 }
 
-fn parse_key(peer: &store::Peer) -> Result<(Box<str>, ParsedPublicKey), KeyError> {
+fn parse_key(peer: &store::Peer) -> Result<(Box<str>, PeerKey), KeyError> {
     let key_id = short_id(&peer.id);
     if key_id.chars().count() != Identity::SHORT {
         return Err(KeyError::Id);
@@ -178,23 +185,27 @@ fn parse_key(peer: &store::Peer) -> Result<(Box<str>, ParsedPublicKey), KeyError
     // The range of sizes is checked again by each verification.
     let key = ParsedPublicKey::new(&RSA_PSS_2048_8192_SHA512, pem.contents())
         .map_err(|_| KeyError::Key)?;
-    check_size(pem.contents())?;
-    Ok((key_id.into(), key))
+    let signature_len = signature_len(pem.contents())?;
+    let peer = Known { id: Arc::clone(&peer.id), name: Arc::clone(&peer.name) };
+    Ok((key_id.into(), PeerKey { peer, key, signature_len }))
 }
 
-fn check_size(spki: &[u8]) -> Result<(), KeyError> {
+/// A signature is as long as its key's modulus (RFC 8017 section 8.1.1).
+fn signature_len(spki: &[u8]) -> Result<usize, KeyError> {
     use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo};
     use x509_parser::public_key::PublicKey;
 
     let (_, spki) = SubjectPublicKeyInfo::from_der(spki).map_err(|_| KeyError::Pem)?;
     match spki.parsed() {
-        Ok(PublicKey::RSA(key)) if (SMALLEST_KEY..=8192).contains(&key.key_size()) => Ok(()),
+        Ok(PublicKey::RSA(key)) if (SMALLEST_KEY..=8192).contains(&key.key_size()) => {
+            Ok(key.key_size().div_ceil(8))
+        }
         _ => Err(KeyError::Key),
     }
 }
 
-/// Verifies a request's signature. Cheap checks come first: without a known
-/// key and all else in order there is no arithmetic.
+/// Verifies a request's signature. Cheap checks come first: without a known key, a
+/// signature of that key's length and all else in order, nothing is hashed.
 ///
 /// # Errors
 /// The first rule that the signature breaks.
@@ -207,13 +218,20 @@ pub fn verify(
     let parameters = SignatureParameters::read(&input.params)?;
     parameters.check(unix_seconds(now))?;
     let candidates = keys.by_key_id.get(parameters.key_id).ok_or(SignatureError::UnknownKey)?;
-    let bases = signature_bases(signed, &input)?;
-    let fits = |candidate: &&PeerKey| {
-        bases.iter().any(|base| candidate.key.verify_sig(base.as_bytes(), &signature).is_ok())
-    };
-    let matching = candidates.iter().find(fits).ok_or(SignatureError::Mismatch)?;
+    let texts = signed_texts(signed, &input)?;
+    let candidates: Vec<_> =
+        candidates.iter().filter(|key| key.signature_len == signature.len()).collect();
+    if candidates.is_empty() {
+        return Err(SignatureError::Mismatch);
+    }
+    // Most senders sign the first. A text is hashed once, for however many keys.
+    let matching = texts.iter().find_map(|text| {
+        let digest = digest(&SHA512, text.as_bytes());
+        let fits = |key: &&&PeerKey| key.key.verify_digest_sig(&digest, &signature).is_ok();
+        candidates.iter().find(fits).copied()
+    });
     Ok(Verified {
-        peer: matching.peer.clone(),
+        peer: matching.ok_or(SignatureError::Mismatch)?.peer.clone(),
         nonce: parameters.nonce.map(Into::into),
         fingerprint: sha256(&signature),
         created: parameters.created,
@@ -346,59 +364,65 @@ impl<'a> SignatureParameters<'a> {
 
 /// The texts that may be signed (RFC 9421 section 2.5): one for each form that senders
 /// give the parts, without those that come out the same.
-fn signature_bases(signed: &Signed<'_>, input: &InnerList) -> Result<Vec<String>, SignatureError> {
+fn signed_texts(signed: &Signed<'_>, input: &InnerList) -> Result<Vec<String>, SignatureError> {
     let names = component_names(input)?;
-    let targets =
+    if signed.uri.len() > MAX_TARGET {
+        return Err(SignatureError::TooLong);
+    }
+    let [target, other] =
         Target::forms(signed.proto, signed.host, signed.uri).ok_or(SignatureError::Target)?;
     let method = signed.method;
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if method.is_empty() || !method.bytes().all(is_token) {
         return Err(SignatureError::Target);
     }
-    let mut bases: Vec<String> = Vec::with_capacity(2 * targets.len());
-    for target in &targets {
-        // The second is how Python's package writes the request target.
-        let written =
-            [target.request_target().into(), format!("{}?{}", target.path(), target.query())];
-        for request_target in written {
-            let base = signature_base(signed, input, &names, target, &request_target)?;
-            if !bases.contains(&base) {
-                bases.push(base);
-            }
+    let parameters = serialized(input)?;
+    let is_same = target == other;
+    let mut texts: Vec<String> = Vec::with_capacity(4);
+    for target in [Some(target), (!is_same).then_some(other)].into_iter().flatten() {
+        // How Python's package writes the request target.
+        let python = format!("{}?{}", target.path(), target.query());
+        let python = names.contains(&"@request-target").then_some(&*python);
+        for request_target in [Some(target.request_target()), python].into_iter().flatten() {
+            let parts = (&*names, &target, request_target);
+            texts.push(signed_text(signed, parts, &parameters)?);
         }
     }
-    Ok(bases)
+    Ok(texts)
 }
 
-fn signature_base(
-    signed: &Signed<'_>,
-    input: &InnerList,
-    names: &[&str],
-    target: &Target,
-    request_target: &str,
-) -> Result<String, SignatureError> {
-    let mut base = String::with_capacity(512);
-    for name in names {
-        base.push('"');
-        base.push_str(name);
-        base.push_str("\": ");
-        match *name {
-            "@method" => base.push_str(signed.method),
-            "@authority" => base.push_str(&target.authority),
-            "@target-uri" => base.push_str(&target.uri),
-            "@scheme" => base.push_str(target.scheme),
-            "@path" => base.push_str(target.path()),
-            "@query" => base.push_str(target.query()),
-            "@request-target" => base.push_str(request_target),
-            _ => push_header(&mut base, signed.headers, name)?,
-        }
-        base.push('\n');
-    }
-    base.push_str("\"@signature-params\": ");
-    let mut list = ListSerializer::with_buffer(&mut base);
+/// The signature's input as it is signed: in its canonical form, however it was sent.
+fn serialized(input: &InnerList) -> Result<String, SignatureError> {
+    let mut list = ListSerializer::new();
     list.members([&ListEntry::InnerList(input.clone())]);
-    list.finish().ok_or(SignatureError::Malformed)?;
-    Ok(base)
+    list.finish().ok_or(SignatureError::Malformed)
+}
+
+fn signed_text(
+    signed: &Signed<'_>,
+    (names, target, request_target): (&[&str], &Target, &str),
+    parameters: &str,
+) -> Result<String, SignatureError> {
+    let mut text = String::with_capacity(512);
+    for name in names {
+        text.push('"');
+        text.push_str(name);
+        text.push_str("\": ");
+        match *name {
+            "@method" => text.push_str(signed.method),
+            "@authority" => text.push_str(&target.authority),
+            "@target-uri" => text.push_str(&target.uri),
+            "@scheme" => text.push_str(target.scheme),
+            "@path" => text.push_str(target.path()),
+            "@query" => text.push_str(target.query()),
+            "@request-target" => text.push_str(request_target),
+            _ => push_header(&mut text, signed.headers, name)?,
+        }
+        text.push('\n');
+    }
+    text.push_str("\"@signature-params\": ");
+    text.push_str(parameters);
+    if text.len() > MAX_TEXT { Err(SignatureError::TooLong) } else { Ok(text) }
 }
 
 /// The covered components, in the sender's order.

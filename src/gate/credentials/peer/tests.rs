@@ -494,6 +494,68 @@ fn another_key_or_digest_is_refused() {
 }
 
 #[test]
+fn what_is_hashed_for_a_stranger_is_bounded() {
+    let path = |length: usize| format!("/peer/{}", "x".repeat(length - "/peer/".len()));
+    let uri = |path: &str| format!("https://{}{path}", AUTHORITY.1);
+    let longest = path(MAX_TARGET);
+    let mut request = Request::plain();
+    request.uri.clone_from(&longest);
+    let target_uri = uri(&longest);
+    let mut components = vec![METHOD, AUTHORITY, (TARGET_URI.0, &*target_uri)];
+    assert!(request.clone().signed(&components, PARAMETERS).verify_at(now()).is_ok());
+    components.push((r#""@path""#, &longest));
+    assert!(request.clone().signed(&components, PARAMETERS).verify_at(now()).is_ok());
+    components.push((r#""@request-target""#, &longest));
+    assert_eq!(request.signed(&components, PARAMETERS).error(), SignatureError::TooLong);
+
+    let mut request = Request::plain();
+    request.uri = path(MAX_TARGET + 1);
+    let target_uri = uri(&request.uri);
+    let components = [METHOD, AUTHORITY, (TARGET_URI.0, &*target_uri)];
+    assert_eq!(request.signed(&components, PARAMETERS).error(), SignatureError::TooLong);
+
+    // Escapes are three times as long as what they stand for.
+    let mut request = Request::plain();
+    request.uri = path(MAX_TARGET).replace('x', "|");
+    assert_eq!(request.error(), SignatureError::TooLong);
+
+    let value = "v".repeat(MAX_TEXT);
+    let request = Request::plain().header("x-long", &value);
+    let components = [&[(r#""x-long""#, &*value)], &ALL[..]].concat();
+    assert_eq!(request.signed(&components, PARAMETERS).error(), SignatureError::TooLong);
+}
+
+#[test]
+fn no_form_of_the_parts_is_hashed_twice() {
+    let texts = |request: &Request| {
+        let Request { method, proto, host, uri, headers } = request;
+        let (input, _) = fields(headers).expect("well-formed");
+        let texts = signed_texts(&Signed { method, proto, host, uri, headers }, &input);
+        texts.expect("can be signed")
+    };
+    let covering = |name: &str, host: &str, uri: &str| {
+        let further = format!("\"@target-uri\" \"{name}\"");
+        let mut request = Request::plain().edit_input("\"@target-uri\"", &further);
+        (request.host, request.uri) = (host.into(), uri.into());
+        request
+    };
+    for (name, host, uri, count) in [
+        ("@path", "a.example", "/p?a=1", 2),
+        ("@path", "a.example:443", "/p?a=1", 2),
+        ("@path", "a.example:8443", "/p?a=1", 1),
+        ("@request-target", "a.example:8443", "/p", 2),
+        ("@request-target", "a.example", "/p?a=1", 4),
+        ("@request-target", "a.example:443", "/", 4),
+    ] {
+        let mut texts = texts(&covering(name, host, uri));
+        assert_eq!(texts.len(), count, "{name} {host} {uri}");
+        texts.sort();
+        texts.dedup();
+        assert_eq!(texts.len(), count, "{name} {host} {uri}");
+    }
+}
+
+#[test]
 fn unusable_keys_are_skipped() {
     let good = public_key(KEY_ID);
     let private = text(&VECTORS[0]["keys"][KEY_ID], "private");
