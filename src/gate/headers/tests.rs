@@ -229,6 +229,81 @@ fn templates_render_as_jinja2_does_or_are_refused() {
     }
 }
 
+/// An app's description is its author's. What it asks for must cost little, whatever it
+/// is: these would fill the memory, take minutes, or end the process by its stack.
+#[test]
+fn hostile_templates_are_refused_before_they_cost_anything() {
+    let chain = |first: &str, link: &str| {
+        format!("{{{{ {first}{} }}}}", link.repeat((MAX_LEN - 20 - first.len()) / link.len()))
+    };
+    let times = |begin: &str, again: &str, end: &str, count: usize| {
+        format!("{begin}{}{end}", again.repeat(count))
+    };
+    let long = "x".repeat(3000);
+    for (source, reason) in [
+        (chain("1", "+1"), "expression is too long"),
+        (chain("1", "-1"), "expression is too long"),
+        (chain("1", "*1"), "expression is too long"),
+        (chain("1", "**1"), "expression is too long"),
+        (chain("1", " or 1"), "expression is too long"),
+        (chain("1", " and 1"), "expression is too long"),
+        (chain("1", " if 1"), "expression is too long"),
+        (chain("'a'", "|upper"), "expression is too long"),
+        (chain("'a'", ".upper()"), "expression is too long"),
+        (chain("auth", ".a"), "expression is too long"),
+        (chain("'a'", "[0]"), "expression is too long"),
+        (chain("'a'", " is string"), ""),
+        (chain("", "("), "too deeply"),
+        (chain("", "["), "too deeply"),
+        (chain("", "-"), "too deeply"),
+        (chain("", "not "), "too deeply"),
+        (chain("", "a["), "too deeply"),
+        (chain("", "a|default("), "too deeply"),
+        (chain("1", " if 1 else 1"), "too"),
+        (times("", "{% if 1 %}", "", 700), "too deeply"),
+        (times("", "{% for a in 'a' %}", "", 400), "too deeply"),
+        // Twice as much each time.
+        (times("{% set a = [1] %}", "{% set a = a + a %}", "", 300), "handles too much"),
+        (times("{% set a = [1] %}", "{% set a = [a, a] %}", "", 300), "handles too much"),
+        (times("{% set a = 'aa' %}", "{% set a = a ~ a %}", "", 300), "too long"),
+        (times("{% set a = 'aa' %}", "{% set a = a + a %}", "", 300), "too long"),
+        (times("{% set a = 'aa' %}", "{% set a = a.join(a|list) %}", "", 200), "too long"),
+        // A long text for each of thousands of steps.
+        (
+            format!(
+                "{{% set a = '{long}' %}}{{% for b in a %}}{{% if a == b %}}{{% endif %}}{{% endfor %}}"
+            ),
+            "handles too much",
+        ),
+        (
+            format!(
+                "{{% set a = '{long}' %}}{{% for b in a %}}{{% set c = a[2999] %}}{{% endfor %}}"
+            ),
+            "handles too much",
+        ),
+        (format!("{{% set a = '{long}' %}}{{{{ a.strip(a) }}}}"), "so many characters"),
+        (
+            times("", "{% for a in portal.id %}", &times("", "{% endfor %}", "", 20), 20),
+            "takes too long",
+        ),
+        ("{{ 9 ** 9 ** 9 ** 9 }}".to_owned(), "cannot be computed"),
+        ("{{ 'a'.center(999999999) }}".to_owned(), "too long"),
+        ("{{ 'a'.zfill(999999999) }}".to_owned(), "too long"),
+        ("{{ 'abc'[::0] }}".to_owned(), "step"),
+    ] {
+        assert!(source.len() <= MAX_LEN, "{} bytes: {source:.60}", source.len());
+        match HeaderTemplates::compile(&template(&source)) {
+            Err(error) => assert!(error.to_string().contains(reason), "{source:.60}: {error}"),
+            Ok(_) => panic!("{source:.60} is taken"),
+        }
+    }
+    for harmless in
+        ["{{ 'abc'[999999999:-999999999:-999999999] }}", "{{ 'abc'[-(9 ** 18):9 ** 18] }}"]
+    {
+        assert!(HeaderTemplates::compile(&template(harmless)).is_ok(), "{harmless}");
+    }
+}
+
 #[test]
 fn replacements_of_replacements_do_not_fill_the_memory() {
     let many = "a".repeat(1500);

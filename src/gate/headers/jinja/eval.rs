@@ -11,6 +11,10 @@ use super::{AUTH, Checked, MAX_TEXT, PORTAL, Variables, unsupported};
 /// Steps a template may take; the real ones take fewer than ten.
 const FUEL: u32 = 10_000;
 
+/// What all values of a template may come to, each time one is made, in bytes: a step may
+/// handle as much as a text or a list is long, and a list can hold another twice.
+const ROOM: usize = 1024 * 1024;
+
 /// Attributes that an object has in Python beside those the contract names: methods of
 /// dictionaries and of pydantic's models, which Jinja2 would print.
 const METHODS: [&str; 34] = [
@@ -51,7 +55,7 @@ const METHODS: [&str; 34] = [
 ];
 
 pub(super) fn render(nodes: &[Node], variables: &Variables<'_>) -> Checked<String> {
-    let mut state = State { variables, frames: vec![Vec::new()], fuel: FUEL };
+    let mut state = State { variables, frames: vec![Vec::new()], fuel: FUEL, room: ROOM };
     let mut out = String::new();
     state.nodes(nodes, &mut out)?;
     Ok(out)
@@ -62,6 +66,7 @@ struct State<'a> {
     /// Names set so far, innermost scope last.
     frames: Vec<Vec<(String, Value)>>,
     fuel: u32,
+    room: usize,
 }
 
 impl State<'_> {
@@ -127,6 +132,7 @@ impl State<'_> {
     ) -> Checked<()> {
         let length = i64::try_from(members.len()).unwrap_or(i64::MAX);
         for (index, member) in (0..).zip(members) {
+            self.step()?;
             let place = Value::Loop(Loop { index, length });
             let frame = vec![("loop".to_owned(), place), (target.to_owned(), member)];
             self.scoped(frame, body, out)?;
@@ -169,6 +175,13 @@ impl State<'_> {
 
     fn eval(&mut self, expr: &Expr) -> Checked<Value> {
         self.step()?;
+        let value = self.value(expr)?;
+        let room = self.room.checked_sub(value.size());
+        self.room = room.ok_or(unsupported("the template handles too much"))?;
+        Ok(value)
+    }
+
+    fn value(&mut self, expr: &Expr) -> Checked<Value> {
         match expr {
             Expr::Value(value) => Ok(value.clone()),
             Expr::Variable(name) => Ok(self.variable(name)),

@@ -4,7 +4,7 @@ use super::filters::FILTERS;
 use super::lexer::Token;
 use super::tests_of::TESTS;
 use super::value::Value;
-use super::{Checked, MAX_DEPTH, Problem, unsupported};
+use super::{Checked, MAX_DEPTH, MAX_OPERATORS, Problem, unsupported};
 
 #[derive(Debug, Clone)]
 pub(super) enum Expr {
@@ -68,13 +68,14 @@ const RESERVED: [&str; 25] = [
 pub(super) struct Tokens {
     rest: std::iter::Peekable<std::vec::IntoIter<Token>>,
     depth: u8,
+    operators: u8,
     /// Whether `loop` means something.
     in_loop: bool,
 }
 
 impl Tokens {
     pub(super) fn new(tokens: Vec<Token>, loops: u8) -> Self {
-        Self { rest: tokens.into_iter().peekable(), depth: 0, in_loop: loops > 0 }
+        Self { rest: tokens.into_iter().peekable(), depth: 0, operators: 0, in_loop: loops > 0 }
     }
 
     /// One expression and nothing behind it.
@@ -101,6 +102,15 @@ impl Tokens {
     pub(super) fn takes(&mut self, symbol: &str) -> bool {
         let is_it = |token: &Token| matches!(token, Token::Symbol(found) if *found == symbol);
         self.rest.next_if(is_it).is_some()
+    }
+
+    /// Counts what takes the expression so far for its operand.
+    fn operator(&mut self) -> Checked<()> {
+        self.operators += 1;
+        if self.operators > MAX_OPERATORS {
+            return Err(unsupported("the expression is too long"));
+        }
+        Ok(())
     }
 
     fn takes_any(&mut self, symbols: &[&'static str]) -> Option<&'static str> {
@@ -143,6 +153,7 @@ impl Tokens {
         }
         let mut expr = self.disjunction()?;
         while self.takes_name("if") {
+            self.operator()?;
             let test = Box::new(self.disjunction()?);
             let otherwise =
                 if self.takes_name("else") { Some(Box::new(self.expression()?)) } else { None };
@@ -155,6 +166,7 @@ impl Tokens {
     pub(super) fn disjunction(&mut self) -> Checked<Expr> {
         let mut left = self.conjunction()?;
         while self.takes_name("or") {
+            self.operator()?;
             left = Expr::Or(Box::new(left), Box::new(self.conjunction()?));
         }
         Ok(left)
@@ -163,6 +175,7 @@ impl Tokens {
     fn conjunction(&mut self) -> Checked<Expr> {
         let mut left = self.negation()?;
         while self.takes_name("and") {
+            self.operator()?;
             left = Expr::And(Box::new(left), Box::new(self.negation()?));
         }
         Ok(left)
@@ -208,6 +221,7 @@ impl Tokens {
     fn sum(&mut self) -> Checked<Expr> {
         let mut left = self.concatenation()?;
         while let Some(operator) = self.takes_any(&["+", "-"]) {
+            self.operator()?;
             left = Expr::Binary(Box::new(left), operator, Box::new(self.concatenation()?));
         }
         Ok(left)
@@ -225,6 +239,7 @@ impl Tokens {
     fn product(&mut self) -> Checked<Expr> {
         let mut left = self.power()?;
         while let Some(operator) = self.takes_any(&["*", "//", "/", "%"]) {
+            self.operator()?;
             left = Expr::Binary(Box::new(left), operator, Box::new(self.power()?));
         }
         Ok(left)
@@ -233,6 +248,7 @@ impl Tokens {
     fn power(&mut self) -> Checked<Expr> {
         let mut left = self.unary(true)?;
         while self.takes("**") {
+            self.operator()?;
             left = Expr::Binary(Box::new(left), "**", Box::new(self.unary(true)?));
         }
         Ok(left)
@@ -327,6 +343,7 @@ impl Tokens {
             } else {
                 return Ok(expr);
             };
+            self.operator()?;
         }
     }
 
@@ -371,6 +388,7 @@ impl Tokens {
             } else {
                 return Ok(expr);
             }
+            self.operator()?;
         }
     }
 

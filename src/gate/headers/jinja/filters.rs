@@ -114,7 +114,7 @@ pub(super) fn filter(
         "lower" => Value::text(of.print()?.to_lowercase()),
         "capitalize" => Value::text(capitalized(&of.print()?)?),
         "title" => Value::text(titled(&of.print()?)),
-        "trim" => Value::text(stripped(&of.print()?, arguments.text(0)?, [true, true])),
+        "trim" => stripped(&of.print()?, arguments.text(0)?, [true, true]),
         "string" => Value::text(of.print()?),
         "length" | "count" => Ok(Value::Integer(of.length()?)),
         "first" => Ok(of.members()?.into_iter().next().unwrap_or(Value::Undefined)),

@@ -12,12 +12,12 @@ pub(super) fn method(of: &Value, name: &str, arguments: &[Value]) -> Checked<Val
         ("lower", []) => Value::text(text.to_lowercase()),
         ("capitalize", []) => Value::text(capitalized(text)?),
         ("title", []) => Value::text(titled(text)?),
-        ("strip", []) => Value::text(stripped(text, None, [true, true])),
-        ("lstrip", []) => Value::text(stripped(text, None, [true, false])),
-        ("rstrip", []) => Value::text(stripped(text, None, [false, true])),
-        ("strip", [Value::Text(which)]) => Value::text(stripped(text, Some(which), [true, true])),
-        ("lstrip", [Value::Text(which)]) => Value::text(stripped(text, Some(which), [true, false])),
-        ("rstrip", [Value::Text(which)]) => Value::text(stripped(text, Some(which), [false, true])),
+        ("strip", []) => stripped(text, None, [true, true]),
+        ("lstrip", []) => stripped(text, None, [true, false]),
+        ("rstrip", []) => stripped(text, None, [false, true]),
+        ("strip", [Value::Text(which)]) => stripped(text, Some(which), [true, true]),
+        ("lstrip", [Value::Text(which)]) => stripped(text, Some(which), [true, false]),
+        ("rstrip", [Value::Text(which)]) => stripped(text, Some(which), [false, true]),
         ("startswith", [Value::Text(part)]) => Ok(Value::Bool(text.starts_with(part.as_str()))),
         ("endswith", [Value::Text(part)]) => Ok(Value::Bool(text.ends_with(part.as_str()))),
         ("removeprefix", [Value::Text(part)]) => {
@@ -54,13 +54,19 @@ pub(super) fn method(of: &Value, name: &str, arguments: &[Value]) -> Checked<Val
     }
 }
 
+/// Most characters to strip, in bytes: each of a text is looked for among them.
+const MAX_STRIPPED: usize = 256;
+
 /// Without white space, or without these characters, at its beginning and its end.
-pub(super) fn stripped(text: &str, which: Option<&str>, [begin, end]: [bool; 2]) -> String {
+pub(super) fn stripped(text: &str, which: Option<&str>, [begin, end]: [bool; 2]) -> Checked<Value> {
+    if which.is_some_and(|which| which.len() > MAX_STRIPPED) {
+        return Err(unsupported("so many characters cannot be stripped"));
+    }
     let goes =
         |character: char| which.map_or(is_space(character), |which| which.contains(character));
     let text = if begin { text.trim_start_matches(goes) } else { text };
     let text = if end { text.trim_end_matches(goes) } else { text };
-    text.to_owned()
+    Value::text(text)
 }
 
 /// Each replacement may multiply a text by thousands, and they can be chained: what is

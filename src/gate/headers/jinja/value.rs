@@ -178,6 +178,18 @@ impl Value {
         }
     }
 
+    /// Bytes, roughly.
+    pub(super) fn size(&self) -> usize {
+        let own = size_of::<Self>();
+        match self {
+            Self::Text(text) | Self::Markup(text) => own + text.len(),
+            Self::List(members) | Self::Tuple(members) => {
+                own + members.iter().map(Self::size).sum::<usize>()
+            }
+            _ => own,
+        }
+    }
+
     pub(super) fn length(&self) -> Checked<i64> {
         let length = match self {
             Self::Undefined => 0,
