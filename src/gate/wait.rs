@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use super::asker::{is_navigation, poll_version, wants_retry};
@@ -20,6 +21,9 @@ use crate::wake::{AppWake, Shown};
 /// Longest that a page's question is kept open: under the 30 s of Traefik, and
 /// long enough that an open page costs three requests a minute.
 const LONGEST_POLL: Duration = Duration::from_secs(20);
+
+/// Bytes of a head that one place is for.
+const PLACE: usize = 16 * 1024;
 
 impl Gate {
     /// Answers a request that is granted for an app that is not awake, or that a
@@ -41,12 +45,12 @@ impl Gate {
             }
             app.wake.ask();
         }
-        let place = self.held.try_acquire();
+        let place = self.place(headers);
         if let Some(version) = poll_version(headers) {
             if !is_ignored && wants_retry(headers) {
                 app.wake.retry();
             }
-            if place.is_ok() {
+            if place.is_some() {
                 self.changed_since(&app.wake, version).await;
             }
             return instead(app, Form::Poll);
@@ -64,9 +68,14 @@ impl Gate {
         match self.strategy(app, is_navigation(headers, forwarded.method)) {
             Strategy::Pass => Verdict::Grant(granted),
             Strategy::Page => instead(app, Form::Page),
-            Strategy::Hold if place.is_err() => instead(app, Form::Problem),
+            Strategy::Hold if place.is_none() => instead(app, Form::Problem),
             Strategy::Hold => self.hold(headers, &forwarded, &app.wake, once).await,
         }
+    }
+
+    /// A place among those who wait.
+    fn place(&self, headers: &HeaderMap) -> Option<SemaphorePermit<'_>> {
+        self.held.try_acquire_many(places(headers, self.wake.max_held)).ok()
     }
 
     fn strategy(&self, app: &App, is_navigation: bool) -> Strategy {
@@ -141,6 +150,14 @@ impl Gate {
     }
 }
 
+/// How many places a request takes, all of them at most: its head is kept as long as it
+/// waits. Sizes are those of RFC 9113 section 6.5.2.
+fn places(headers: &HeaderMap, all: usize) -> u32 {
+    let size: usize =
+        headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+    u32::try_from(size.div_ceil(PLACE).min(all).max(1)).unwrap_or(u32::MAX)
+}
+
 /// What came of waiting for an app.
 enum Waited {
     /// It woke.
@@ -177,6 +194,29 @@ mod tests {
     use super::*;
     use crate::domain::lifecycle::Failure;
     use crate::wake::{Order, Wakes};
+
+    #[test]
+    fn what_is_kept_of_those_who_wait_is_bounded_by_size_too() {
+        let places = |length: usize, all| {
+            let mut headers = HeaderMap::new();
+            headers.insert("cookie", "c".repeat(length).parse().expect("a value"));
+            places(&headers, all)
+        };
+        for (length, all, taken) in [
+            (0, 4096, 1),
+            (16_000, 4096, 1),
+            (17_000, 4096, 2),
+            (80_000, 4096, 5),
+            (80_000, 3, 3),
+            (80_000, 0, 1),
+        ] {
+            assert_eq!(places(length, all), taken, "{length} bytes of {all} places");
+        }
+        let tiny: HeaderMap = (0..1000)
+            .map(|n| (format!("x{n}").parse().expect("a name"), "".parse().expect("a value")))
+            .collect::<HeaderMap>();
+        assert_eq!(super::places(&tiny, 4096), 3, "fields cost more than their bytes");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_is_held_asks_again_and_waits_for_the_next_attempt() {

@@ -28,7 +28,7 @@ impl Bounds {
     }
 }
 
-/// Large heads under way at one time: 40 MiB of them.
+/// Places for large heads under way at one time, of 80 KiB each: 40 MiB of them.
 pub(super) const MAX_LARGE_HEADS: usize = 512;
 
 /// Why a connection is closed as soon as it is accepted.
@@ -73,7 +73,7 @@ pub(super) struct Admission {
     trusted: Option<Vec<IpNet>>,
     bounds: Bounds,
     open: AtomicUsize,
-    /// Heads under way that are larger than most.
+    /// Places taken by heads under way that are larger than most.
     large_heads: AtomicUsize,
     by_address: Mutex<HashMap<Option<IpAddr>, usize>>,
 }
@@ -110,16 +110,17 @@ impl Admission {
 
     /// Whether one more head may be large before it is complete: what heads take that
     /// never end is bounded.
-    pub(super) fn begin_large_head(&self) -> bool {
-        let begun = self.large_heads.fetch_add(1, Ordering::Relaxed) < MAX_LARGE_HEADS;
+    pub(super) fn begin_large_head(&self, places: usize) -> bool {
+        let before = self.large_heads.fetch_add(places, Ordering::Relaxed);
+        let begun = before + places <= MAX_LARGE_HEADS;
         if !begun {
-            self.end_large_head();
+            self.end_large_head(places);
         }
         begun
     }
 
-    pub(super) fn end_large_head(&self) {
-        self.large_heads.fetch_sub(1, Ordering::Relaxed);
+    pub(super) fn end_large_head(&self, places: usize) {
+        self.large_heads.fetch_sub(places, Ordering::Relaxed);
     }
 
     /// Whether so many are open that those that do nothing should go: one address alone

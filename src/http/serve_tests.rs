@@ -19,7 +19,7 @@ use super::*;
 use crate::config::ListenAddr;
 use crate::http::{Response, answer};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Limits that a test can wait for.
 const SHORT: Limits = Limits {
@@ -524,13 +524,16 @@ async fn pings_alone_do_not_keep_a_connection() {
 
 #[tokio::test]
 async fn http2_works_without_tls_and_within_the_same_bounds() {
-    let server = Running::new(SHORT);
-    let (mut sender, connection) = http2(server.addr).await;
+    let server = Running::new(LONG);
+    let (mut sender, _connection) = http2(server.addr).await;
     assert_eq!(ask_http2(&mut sender, "/x", 10).await, (200, "null".into()));
     assert_eq!(ask_http2(&mut sender, "/x", 64 * 1024).await.0, 200);
     assert_eq!(ask_http2(&mut sender, "/x", 100 * 1024).await.0, 431);
     assert_eq!(ask_http2(&mut sender, "/panic", 10).await.0, 500);
 
+    let server = Running::new(SHORT);
+    let (mut sender, connection) = http2(server.addr).await;
+    assert_eq!(ask_http2(&mut sender, "/x", 10).await.0, 200);
     // Bytes that come between requests are no slow head.
     let end = tokio::time::timeout(SHORT.head * 4, connection).await;
     assert!(end.is_err(), "the connection was closed");
@@ -544,6 +547,49 @@ async fn an_http2_connection_without_a_request_yet_is_not_a_slow_head() {
     let end = tokio::time::timeout(SHORT.head * 4, connection).await;
     assert!(end.is_err(), "the connection was closed");
     assert_eq!(ask_http2(&mut sender, "/x", 10).await.0, 200);
+}
+
+/// The beginning of a head of two frames and more.
+const UNFINISHED: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\
+    \0\0\x05\x01\0\0\0\0\x01\x40\x01a\x01b\0\0\x05\x09\0\0\0\0\x01\x40\x01c\x01d";
+
+#[tokio::test]
+async fn unfinished_heads_of_http2_end_their_connection_in_time_and_when_they_are_too_many() {
+    let server = Running::new(SHORT);
+    let mut slow = server.connect().await;
+    slow.write_all(UNFINISHED).await.expect("sends");
+    timeout(PATIENCE, slow.read_to_end(&mut Vec::new())).await.expect("cut in time").ok();
+
+    let server = Running::new(Limits { head: Duration::from_secs(3600), ..LONG });
+    let (most, more) = (64, 20);
+    let mut connections = tokio::task::JoinSet::new();
+    for _ in 0..most + more {
+        let mut stream = server.connect().await;
+        stream.write_all(UNFINISHED).await.expect("sends");
+        connections.spawn(async move { stream.read_to_end(&mut Vec::new()).await.ok() });
+    }
+    for _ in 0..more {
+        let ended = timeout(PATIENCE, connections.join_next()).await.expect("one too many");
+        assert!(ended.is_some_and(|ended| ended.is_ok()));
+    }
+    // Others ask meanwhile, as long as their heads are like most.
+    let (mut sender, _connection) = http2(server.addr).await;
+    assert_eq!(ask_http2(&mut sender, "/x", 10 * 1024).await.0, 200);
+    assert!(ask(&mut server.connect().await, GET).await.starts_with("HTTP/1.1 200 OK\r\n"));
+    assert!(connections.join_next().now_or_never().is_none(), "the first have their time");
+    drop(connections);
+    let asked = async {
+        loop {
+            let (mut sender, _connection) = http2(server.addr).await;
+            let request = Request::get("http://gate/x").header("cookie", "c".repeat(64 * 1024));
+            let request = request.body(Empty::<Bytes>::new()).expect("a request");
+            if sender.send_request(request).await.is_ok_and(|answer| answer.status() == 200) {
+                return;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, asked).await.expect("their places come back");
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ pub(in crate::http) struct Activity {
     head_since: AtomicU32,
     /// Requests whose answer has not been taken for writing yet.
     in_flight: AtomicU32,
-    /// HTTP/2: no head rule, the pings see to it.
+    /// HTTP/2: a head is under way where one takes several frames.
     multiplexed: AtomicBool,
     /// A request came with a body, which nobody reads.
     body_unread: AtomicBool,
@@ -46,6 +46,10 @@ pub(in crate::http) struct Activity {
 
 /// A head that is larger, and not complete, is one of the few that may be.
 const SMALL_HEAD: usize = 16 * 1024;
+
+/// Places among those few that a head of several HTTP/2 frames takes: compressed, it can
+/// come to thousands of fields, and its last frames are kept beside them.
+const PLACES_OF_HTTP2_HEAD: usize = 8;
 
 /// After so many pointless requests in a row a connection ends.
 const MAX_POINTLESS: u32 = 100;
@@ -83,21 +87,46 @@ impl Activity {
         }
         let bytes = self.head_bytes.load(Ordering::Relaxed) + count;
         self.head_bytes.store(bytes, Ordering::Relaxed);
-        if bytes > SMALL_HEAD && !self.head_is_large.load(Ordering::Relaxed) {
-            if !self.admission.begin_large_head() {
-                meters::cut("heads").increment(1);
-                return Err(io::Error::other("too many large heads are under way"));
-            }
-            self.head_is_large.store(true, Ordering::Relaxed);
+        if bytes > SMALL_HEAD { self.begin_large_head() } else { Ok(()) }
+    }
+
+    /// Over HTTP/2, whether a head has begun of which more frames have to come. Most heads
+    /// are one frame; how much the frames of one unfold to is not known from their length.
+    pub(super) fn head_goes_on(&self, goes_on: bool) -> io::Result<()> {
+        if goes_on == (self.head_since.load(Ordering::Relaxed) != 0) {
+            return Ok(());
         }
+        if goes_on {
+            self.head_since.store(self.pulse.tick(), Ordering::Relaxed);
+            self.begin_large_head()
+        } else {
+            self.end_head();
+            Ok(())
+        }
+    }
+
+    fn begin_large_head(&self) -> io::Result<()> {
+        if self.head_is_large.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if !self.admission.begin_large_head(self.places_of_large_head()) {
+            meters::cut("heads").increment(1);
+            return Err(io::Error::other("too many large heads are under way"));
+        }
+        self.head_is_large.store(true, Ordering::Relaxed);
         Ok(())
     }
 
+    fn places_of_large_head(&self) -> usize {
+        if self.is_multiplexed() { PLACES_OF_HTTP2_HEAD } else { 1 }
+    }
+
     fn end_head(&self) {
+        self.head_since.store(0, Ordering::Relaxed);
         self.head_bytes.store(0, Ordering::Relaxed);
         if self.head_is_large.load(Ordering::Relaxed) {
             self.head_is_large.store(false, Ordering::Relaxed);
-            self.admission.end_large_head();
+            self.admission.end_large_head(self.places_of_large_head());
         }
     }
 
@@ -133,8 +162,10 @@ impl Activity {
     }
 
     pub(super) fn head_complete(self: &Arc<Self>) -> InFlight {
-        self.head_since.store(0, Ordering::Relaxed);
-        self.end_head();
+        // Over HTTP/2 another head may have begun meanwhile; its frames tell when it ends.
+        if !self.is_multiplexed() {
+            self.end_head();
+        }
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(Arc::clone(self))
     }
@@ -143,7 +174,9 @@ impl Activity {
         self.multiplexed.load(Ordering::Relaxed)
     }
 
+    /// Before the first frame is read.
     pub(super) fn set_multiplexed(&self) {
+        self.end_head();
         self.multiplexed.store(true, Ordering::Relaxed);
     }
 
@@ -166,15 +199,17 @@ impl Activity {
 
     /// Why the connection should end now, if it should.
     pub(super) fn overdue(&self, tick: u32, limits: &Limits) -> Option<&'static str> {
-        if self.in_flight.load(Ordering::Relaxed) > 0 {
-            return None;
-        }
+        let is_busy = self.in_flight.load(Ordering::Relaxed) > 0;
         let head_since = self.head_since.load(Ordering::Relaxed);
-        if !self.is_multiplexed()
+        // What runs over HTTP/2 goes on, but a head that has begun admits no other frames.
+        if (self.is_multiplexed() || !is_busy)
             && head_since != 0
             && tick.saturating_sub(head_since) > BEATS_PER_HEAD
         {
             return Some("a request head took too long");
+        }
+        if is_busy {
+            return None;
         }
         let idle = tick.saturating_sub(self.last.load(Ordering::Relaxed));
         if idle > 1 && self.admission.is_crowded() {
@@ -266,5 +301,52 @@ mod tests {
         let two = [begun(), begun()];
         assert!(two.iter().all(|activity| activity.bytes_came(1).is_ok()));
         assert!(begun().bytes_came(1).is_err());
+    }
+
+    #[test]
+    fn heads_of_several_frames_are_bounded_together_with_the_large_ones() {
+        let admission = Arc::new(Admission::new(None, Bounds { total: 1, per_address: 1 }));
+        let pulse = Arc::new(Pulse::new());
+        let http2 = || {
+            let activity = Activity::new(Arc::clone(&pulse), Arc::clone(&admission));
+            activity.bytes_came(0).expect("the preface");
+            activity.set_multiplexed();
+            Arc::new(activity)
+        };
+        let connections: Vec<_> =
+            (0..=MAX_LARGE_HEADS / PLACES_OF_HTTP2_HEAD).map(|_| http2()).collect();
+        let (last, first) = connections.split_last().expect("several");
+        for activity in first {
+            activity.head_goes_on(true).expect("one of the few");
+            activity.head_goes_on(true).expect("is counted once");
+            drop(activity.head_complete());
+        }
+        assert!(last.head_goes_on(true).is_err(), "a request of another stream ends no head");
+        let large = Activity::new(Arc::clone(&pulse), Arc::clone(&admission));
+        assert!(large.bytes_came(SMALL_HEAD + 1).is_err());
+        first[0].head_goes_on(false).expect("ends");
+        assert!(large.bytes_came(1).is_ok());
+        assert!(http2().head_goes_on(true).is_err(), "one place of eight is taken");
+        drop((connections, large));
+        let again: Vec<_> = (0..MAX_LARGE_HEADS / PLACES_OF_HTTP2_HEAD).map(|_| http2()).collect();
+        assert!(again.iter().all(|activity| activity.head_goes_on(true).is_ok()));
+    }
+
+    #[test]
+    fn a_head_of_several_frames_has_its_time_whatever_else_runs() {
+        let admission = Arc::new(Admission::new(None, Bounds { total: 1, per_address: 1 }));
+        let activity = Activity::new(Arc::new(Pulse::new()), admission);
+        let activity = Arc::new(activity);
+        let tick = activity.pulse.tick();
+        activity.bytes_came(0).expect("the preface");
+        activity.set_multiplexed();
+        let _running = activity.head_complete();
+        let overdue = || activity.overdue(tick + BEATS_PER_HEAD + 1, &Limits::default());
+        assert_eq!(overdue(), None);
+        activity.head_goes_on(true).expect("one of the few");
+        assert_eq!(activity.overdue(tick + BEATS_PER_HEAD, &Limits::default()), None);
+        assert_eq!(overdue(), Some("a request head took too long"));
+        activity.head_goes_on(false).expect("ends");
+        assert_eq!(overdue(), None);
     }
 }

@@ -4,6 +4,9 @@
 //! pings, settings, windows, empty data, frames of unknown types, which must be
 //! ignored. Proxies send a few of them with each request. A connection has a credit of
 //! such frames, each request adds to it, and without any left the connection ends.
+//!
+//! It is also told here whether a head is under way that takes several frames: until the
+//! last of them nothing else may come, and all of it is kept.
 
 /// What a connection begins with and has at most.
 const CREDIT: u32 = 1000;
@@ -21,7 +24,11 @@ const PREFACE: usize = 24;
 const HEADER: usize = 9;
 
 const HEADERS: u8 = 1;
-const LAST_KNOWN: u8 = 9;
+const CONTINUATION: u8 = 9;
+const LAST_KNOWN: u8 = CONTINUATION;
+
+/// A flag of both: the head ends with this frame (RFC 9113 section 6.2).
+const END_HEADERS: u8 = 4;
 
 /// Follows the bytes that a client sends, from the first on.
 #[derive(Debug)]
@@ -31,11 +38,17 @@ pub(super) struct Frames {
     header: [u8; HEADER],
     filled: usize,
     credit: u32,
+    head_goes_on: bool,
 }
 
 impl Frames {
     pub(super) fn new() -> Self {
-        Self { skip: PREFACE, header: [0; HEADER], filled: 0, credit: CREDIT }
+        Self { skip: PREFACE, header: [0; HEADER], filled: 0, credit: CREDIT, head_goes_on: false }
+    }
+
+    /// Whether more frames of a head that has begun have to come.
+    pub(super) fn head_goes_on(&self) -> bool {
+        self.head_goes_on
     }
 
     /// Whether the connection may go on after these bytes.
@@ -59,10 +72,13 @@ impl Frames {
     }
 
     fn pay(&mut self) -> bool {
-        let [high, middle, low, kind, ..] = self.header;
+        let [high, middle, low, kind, flags, ..] = self.header;
         let length = u32::from_be_bytes([0, high, middle, low]);
         self.filled = 0;
         self.skip = length as usize;
+        if matches!(kind, HEADERS | CONTINUATION) {
+            self.head_goes_on = flags & END_HEADERS == 0;
+        }
         if kind == HEADERS {
             self.credit = (self.credit + OF_REQUEST).min(CREDIT);
             return true;
@@ -107,6 +123,29 @@ mod tests {
                 let goes_on = flood.chunks(size).all(|read| frames.follow(read));
                 assert!(!goes_on, "{most} frames of type {kind} in reads of {size}");
             }
+        }
+    }
+
+    #[test]
+    fn a_head_goes_on_until_a_frame_says_that_it_ends() {
+        let flagged = |kind: u8, flags: u8| {
+            let mut frame = frame(kind, 40);
+            frame[4] = flags;
+            frame
+        };
+        let mut frames = begun();
+        for (kind, flags, goes_on) in [
+            (HEADERS, 1, true),
+            (CONTINUATION, 0, true),
+            (CONTINUATION, END_HEADERS, false),
+            (HEADERS, END_HEADERS | 1, false),
+            (6, 0, false),
+            (HEADERS, 0, true),
+        ] {
+            for byte in flagged(kind, flags) {
+                assert!(frames.follow(&[byte]));
+            }
+            assert_eq!(frames.head_goes_on(), goes_on, "type {kind}, flags {flags}");
         }
     }
 

@@ -76,11 +76,12 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
             polled => ready!(polled)?,
         }
         let came = &buf.filled()[start..];
-        if let Some(frames) = frames
-            && !frames.follow(came)
-        {
-            meters::cut("frames").increment(1);
-            return Poll::Ready(Err(io::Error::other("too many frames that ask for nothing")));
+        if let Some(frames) = frames {
+            if !frames.follow(came) {
+                meters::cut("frames").increment(1);
+                return Poll::Ready(Err(io::Error::other("too many frames that ask for nothing")));
+            }
+            activity.head_goes_on(frames.head_goes_on())?;
         }
         if !came.is_empty() {
             activity.bytes_came(came.len())?;
