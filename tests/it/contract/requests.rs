@@ -47,7 +47,32 @@ async fn an_app_meta_is_read_as_the_core_reads_it() {
         (503, ("entrypoints", json!({}))),
         (200, ("wake", json!({"every": "day"}))),
         (200, ("wake", json!("sometimes"))),
+        // Keys of others, whatever is in them and wherever they stand.
         (200, ("oidc", json!({"client": []}))),
+        (200, ("oidc", json!({"redirect_uris": ["/auth/callback"], "public_client": false}))),
+        (200, ("oidc", json!("on"))),
+        (200, ("oidc", Value::Null)),
+        (200, ("activity", json!({"days": 30}))),
+        (200, ("activity", json!(true))),
+        (200, ("cors_preflight", json!(["https://a.example"]))),
+        (200, ("store_info", json!({"hint": ["one", "two"], "is_featured": null}))),
+        (200, ("Paths", json!([]))),
+        (200, lifecycle("oidc", json!({"keep": "session"}))),
+        (200, lifecycle("idle_time_for_shutdown", json!("never"))),
+        (200, ("paths", json!({"": {"access": "public", "oidc": {"scopes": ["openid"]}}}))),
+        (
+            200,
+            (
+                "entrypoints",
+                json!([{"container_name": "a", "container_port": 80, "entrypoint_port": "http",
+                        "oidc": true, "path": ["/"]}]),
+            ),
+        ),
+        // They stand for none of the core's.
+        (503, ("paths", json!({"": {"Access": "public"}}))),
+        (503, ("paths", json!({"": {"oidc": "public"}}))),
+        (503, ("paths", json!({"": {"access": "oidc"}}))),
+        (503, ("entrypoints", json!([{"oidc": "http"}]))),
         (503, ("paths", json!({"": {"access": "Public"}}))),
         (503, ("paths", json!({"": {"access": "public", "headers": {"X-Ptl-A": 1}}}))),
     ];
