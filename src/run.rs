@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -53,53 +53,36 @@ pub enum RunError {
 /// a gate without its store's listener must not go on as if nothing had happened.
 type Endless = JoinSet<Infallible>;
 
+/// What runs once everything has been opened.
+struct Started {
+    tls: Option<Arc<Tls>>,
+    source: Arc<Source>,
+    touches: Arc<Touches>,
+    wakes: Arc<Wakes>,
+    parts: Endless,
+    doors: Endless,
+    drains: [Drain; 2],
+}
+
 /// Serves until told to stop, or until something breaks that cannot.
 ///
-/// Connections that are being answered have `gate.drain_timeout` to finish.
+/// Connections that are being answered have `gate.drain_timeout` to finish. Who is told
+/// to stop while it starts has answered nobody, and ends at once.
 pub async fn run(
     config: Arc<Config>,
     listeners: Listeners,
     mut signals: mpsc::Receiver<Signal>,
 ) -> Result<(), RunError> {
-    let tls = config.gate.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
-    let freshness = Arc::new(Freshness::new(config.cache.clone()));
-    let source = Arc::new(Source::open(&config, &freshness)?);
-    let touches = Arc::new(Touches::new(config.touch.clone()));
-    let (wakes, orders) = Wakes::new();
-    let upstream = Upstream::of(&config);
-    let gate = Gate::new(
-        &config,
-        Arc::clone(&source),
-        Arc::clone(&freshness),
-        Arc::clone(&touches),
-        Arc::clone(&wakes),
-        upstream.clone(),
-    );
-    let gate = Arc::new(gate);
-
-    let mut parts = Endless::new();
-    parts.spawn(follow_store(Arc::clone(&source)));
-    parts.spawn(follow_apps(
-        AppMetaDir::new(config.store.installed_apps_dir.clone()),
-        Arc::clone(&freshness),
-        matches!(*source, Source::Files(_)),
-    ));
-    parts.spawn(write_touches(Arc::clone(&touches), Arc::clone(&source)));
-    parts.spawn(meters::upkeep());
-    if let Some(tls) = &tls {
-        parts.spawn(Arc::clone(tls).follow());
-    }
-
-    if config.wake.enabled {
-        wake::begin(&config, &wakes, orders, &source, &freshness, &touches, &mut parts).await;
-    }
-
-    let mut doors = Endless::new();
-    let apps = Apps::new(Arc::clone(&wakes), Arc::clone(&touches));
-    let shadow = upstream.as_ref().and_then(|upstream| upstream.shadow());
-    let drains = open_doors(&config, &gate, apps, shadow, tls.as_ref(), listeners, &mut doors)?;
-
-    serve(&config, tls.as_ref(), &mut signals, [&mut parts, &mut doors]).await?;
+    let mut reloaded = None;
+    let started = tokio::select! {
+        started = start(&config, listeners) => started?,
+        () = told_to_stop(&mut signals, &mut reloaded) => {
+            info!("told to stop while starting");
+            return Ok(());
+        }
+    };
+    let Started { tls, source, touches, wakes, mut parts, mut doors, drains } = started;
+    serve(&config, reloaded, tls.as_ref(), &mut signals, [&mut parts, &mut doors]).await?;
     doors.shutdown().await;
     wakes.close();
     info!("draining; a second signal aborts");
@@ -124,6 +107,67 @@ pub async fn run(
     }
     parts.abort_all();
     outcome
+}
+
+/// Opens everything and begins to accept.
+async fn start(config: &Arc<Config>, listeners: Listeners) -> Result<Started, RunError> {
+    let tls = match config.gate.tls.clone() {
+        Some(files) => Some(Arc::new(open(move || Tls::load(&files)).await??)),
+        None => None,
+    };
+    let freshness = Arc::new(Freshness::new(config.cache.clone()));
+    let source = {
+        let (config, freshness) = (Arc::clone(config), Arc::clone(&freshness));
+        Arc::new(open(move || Source::open(&config, &freshness)).await??)
+    };
+    let touches = Arc::new(Touches::new(config.touch.clone()));
+    let (wakes, orders) = Wakes::new();
+    let upstream = Upstream::of(config);
+    let gate = Gate::new(
+        config,
+        Arc::clone(&source),
+        Arc::clone(&freshness),
+        Arc::clone(&touches),
+        Arc::clone(&wakes),
+        upstream.clone(),
+    );
+    let gate = Arc::new(gate);
+
+    let mut parts = Endless::new();
+    parts.spawn(follow_store(Arc::clone(&source)));
+    parts.spawn(follow_apps(
+        AppMetaDir::new(config.store.installed_apps_dir.clone()),
+        Arc::clone(&freshness),
+        matches!(*source, Source::Files(_)),
+    ));
+    parts.spawn(write_touches(Arc::clone(&touches), Arc::clone(&source)));
+    parts.spawn(meters::upkeep());
+    if let Some(tls) = &tls {
+        parts.spawn(Arc::clone(tls).follow());
+    }
+
+    if config.wake.enabled {
+        wake::begin(config, &wakes, orders, &source, &freshness, &touches, &mut parts).await;
+    }
+
+    let mut doors = Endless::new();
+    let apps = Apps::new(Arc::clone(&wakes), Arc::clone(&touches));
+    let shadow = upstream.as_ref().and_then(|upstream| upstream.shadow());
+    let drains = open_doors(config, &gate, apps, shadow, tls.as_ref(), listeners, &mut doors)?;
+    Ok(Started { tls, source, touches, wakes, parts, doors, drains })
+}
+
+/// Reads files on a thread that may wait: a disk may be gone, and another process may
+/// hold a lock.
+async fn open<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
+    spawn_blocking(work).await.map_err(RunError::Broken)
+}
+
+/// Until the signal to stop; keeps the last configuration that came before it.
+async fn told_to_stop(signals: &mut mpsc::Receiver<Signal>, reloaded: &mut Option<Arc<Config>>) {
+    while let Signal::Reload(config) = next(signals).await {
+        *reloaded = Some(config);
+    }
 }
 
 /// Until the signal that asks for an end at once.
@@ -192,11 +236,15 @@ fn bounds(config: &Config) -> (Bounds, Bounds) {
 /// Until the first signal to stop, or until a part breaks.
 async fn serve(
     config: &Config,
+    reloaded: Option<Arc<Config>>,
     tls: Option<&Arc<Tls>>,
     signals: &mut mpsc::Receiver<Signal>,
     [parts, doors]: [&mut Endless; 2],
 ) -> Result<(), RunError> {
     let mut current = config.clone();
+    if let Some(new) = reloaded {
+        reload(&mut current, &new, tls.cloned());
+    }
     loop {
         let ended = tokio::select! {
             signal = next(signals) => match signal {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::client::{Request, ask, poll};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `nightporter serve` as a process of its own; killed when dropped.
 #[derive(Debug)]
