@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
@@ -26,6 +26,9 @@ use crate::store::{Freshness, Source};
 use crate::telemetry::{logs, meters};
 use crate::upstream::{Shadow, Upstream};
 use crate::wake::{self, Wakes};
+
+/// How long the store's link waits for the first look at the apps' folder.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 
 /// How long the last uses may take to be written when everything else is done, and
 /// after a second signal.
@@ -134,12 +137,14 @@ async fn start(config: &Arc<Config>, listeners: Listeners) -> Result<Started, Ru
     let gate = Arc::new(gate);
 
     let mut parts = Endless::new();
-    parts.spawn(follow_store(Arc::clone(&source)));
+    let (look, looked) = oneshot::channel();
     parts.spawn(follow_apps(
         AppMetaDir::new(config.store.installed_apps_dir.clone()),
         Arc::clone(&freshness),
         matches!(*source, Source::Files(_)),
+        look,
     ));
+    parts.spawn(follow_store(Arc::clone(&source), looked));
     parts.spawn(write_touches(Arc::clone(&touches), Arc::clone(&source)));
     parts.spawn(meters::upkeep());
     if let Some(tls) = &tls {
@@ -175,13 +180,22 @@ async fn second(signals: &mut mpsc::Receiver<Signal>) {
     while !matches!(next(signals).await, Signal::Shutdown) {}
 }
 
-async fn follow_store(source: Arc<Source>) -> Infallible {
+/// The store is live only once the apps' folder was looked at: what was read of it before
+/// is read again then. A folder that hangs keeps the store waiting no longer than
+/// [`FIRST_LOOK`].
+async fn follow_store(source: Arc<Source>, looked: oneshot::Receiver<()>) -> Infallible {
+    let _hangs_or_was_looked_at = timeout(FIRST_LOOK, looked).await;
     source.watch().await
 }
 
 /// On the files store the folders are the set of installed apps too.
-async fn follow_apps(dir: AppMetaDir, freshness: Arc<Freshness>, names: bool) -> Infallible {
-    dir.watch(freshness, names).await
+async fn follow_apps(
+    dir: AppMetaDir,
+    freshness: Arc<Freshness>,
+    names: bool,
+    looked: oneshot::Sender<()>,
+) -> Infallible {
+    dir.watch(freshness, names, looked).await
 }
 
 async fn write_touches(touches: Arc<Touches>, source: Arc<Source>) -> Infallible {

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::file_calls::FileCalls;
@@ -150,8 +150,15 @@ impl AppMetaDir {
     }
 
     /// Reports changes of the folder as long as the process runs. With `names`
-    /// the folders are the set of installed apps too.
-    pub async fn watch(&self, freshness: Arc<Freshness>, names: bool) -> Infallible {
+    /// the folders are the set of installed apps too. `looked` is told when the folder
+    /// was looked at for the first time, whatever came of it: from then on its
+    /// changes are reported.
+    pub async fn watch(
+        &self,
+        freshness: Arc<Freshness>,
+        names: bool,
+        looked: oneshot::Sender<()>,
+    ) -> Infallible {
         // Events name absolute paths, however the folder was named.
         let dir = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
         let report = Arc::new(Report { dir: dir.clone(), freshness, names });
@@ -161,6 +168,7 @@ impl AppMetaDir {
         let watch = Arc::new(Mutex::new(watch));
         let mut is_away = false;
         let mut listed_at = Instant::now();
+        let mut looked = Some(looked);
         loop {
             #[expect(clippy::disallowed_methods, reason = "held against the times of files")]
             let now = SystemTime::now();
@@ -199,6 +207,10 @@ impl AppMetaDir {
             is_away = listed.is_err();
             if let Ok(apps) = listed {
                 seen = report.differences(seen, apps, now);
+            }
+            if let Some(looked) = looked.take() {
+                // Whoever waited for it may have given up.
+                let _ = looked.send(());
             }
             // A folder that comes is watched at once, and then reported again: its file
             // may have been written before the watch began.

@@ -3,6 +3,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Instant;
 
+use tokio::sync::oneshot;
+
 use super::*;
 use crate::store::app_meta::ReadError;
 
@@ -50,7 +52,7 @@ impl House {
         tokio::spawn(async move { files.watch().await });
         let dir = AppMetaDir::new(self.dir.path().join("installed_apps"));
         let freshness = Arc::clone(&self.freshness);
-        tokio::spawn(async move { dir.watch(freshness, true).await });
+        tokio::spawn(async move { dir.watch(freshness, true, oneshot::channel().0).await });
         poll(|| async { self.freshness.is_live(self.freshness.now()) }).await;
         self
     }
@@ -212,7 +214,7 @@ async fn an_app_is_followed_where_its_folder_is_named_relatively() {
     std::fs::write(apps.join("notes/app_meta.json"), "{}").expect("written");
     let first = origin();
     let (dir, freshness) = (AppMetaDir::new(relative(&apps)), Arc::clone(&house.freshness));
-    tokio::spawn(async move { dir.watch(freshness, true).await });
+    tokio::spawn(async move { dir.watch(freshness, true, oneshot::channel().0).await });
     poll(|| async { !house.freshness.is_current(&first) }).await;
     let second = origin();
     std::fs::write(apps.join("notes/app_meta.json"), "{ }").expect("written");
@@ -316,7 +318,7 @@ async fn an_app_that_is_a_link_to_a_folder_is_heard_of_at_once() {
     std::fs::write(apps.join("first/app_meta.json"), "{}").expect("written");
     let first = origin(Table::AppMeta, "first");
     let (dir, freshness) = (AppMetaDir::new(apps.clone()), Arc::clone(&house.freshness));
-    tokio::spawn(async move { dir.watch(freshness, true).await });
+    tokio::spawn(async move { dir.watch(freshness, true, oneshot::channel().0).await });
     poll(|| async { !house.freshness.is_current(&first) }).await;
     let names = origin(Table::AppNames, "");
     std::os::unix::fs::symlink(&elsewhere, apps.join("wiki")).expect("linked");
