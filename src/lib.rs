@@ -11,8 +11,7 @@
 //! **client** that asks is a **terminal** (a paired device, known by its
 //! token), a **peer** (another box, known by its signature) or anonymous. The
 //! **gate** answers a subrequest with a **verdict**. A **generation** counts
-//! the changes of a cached table; an entry must carry the current one to be
-//! believed.
+//! the changes of a cached table; an entry must carry the current one to be used.
 //!
 //! # The rooms
 //!
@@ -34,7 +33,8 @@
 //!              verdict, asker and wait (what a request for a sleeping app gets),
 //!              explain
 //! store/       the box's truth: postgres, files and the app_meta folder; what
-//!              is remembered of it (cache), whether to believe that
+//!              is remembered of it (cache; memo, what each thread used last;
+//!              derived, what was made of it), whether that is fresh
 //!              (freshness), uses written back (touch), and calls to files that
 //!              may hang (file_calls)
 //! wake/        docker (the engine: calls, events), observed (an app's containers
@@ -98,8 +98,10 @@
 //!
 //! # Caches that cannot lie
 //!
-//! [`store::Cached`] loads in single flight, detached from who asks, and notes
-//! the generation of what it reads *before* it reads. [`store::Freshness`] holds
+//! Rows live in moka. [`store::Cached`] loads in single flight, detached from who asks,
+//! and notes the generation of what it reads *before* it reads. An entry is checked by
+//! its generation wherever it is kept, so each thread has a memo of what it used last
+//! in front of moka, and a hit there writes to nothing that threads share. [`store::Freshness`] holds
 //! the generations and knows whether notifications arrive. So a notification
 //! that overtakes a load outdates what the load brings, and a cache that may
 //! have missed something reads again.

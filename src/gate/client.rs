@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName};
 
 use crate::domain::client::Client;
-use crate::store::cache::{Entry, EntryId};
+use crate::store::cache::{Entry, EntryId, Handle};
 use crate::store::freshness::Moment;
 use crate::store::{Freshness, Unavailable};
 
@@ -22,9 +22,9 @@ const SIGNATURE: HeaderName = HeaderName::from_static("signature");
 #[derive(Debug)]
 pub(super) struct Identified {
     pub(super) client: Client,
-    secret: Option<Arc<Entry<Option<TokenKey>>>>,
-    terminal: Option<Arc<Entry<Option<PairedTerminal>>>>,
-    peers: Option<Arc<Entry<PeerKeys>>>,
+    secret: Option<Handle<Option<TokenKey>>>,
+    terminal: Option<Handle<Option<PairedTerminal>>>,
+    peers: Option<Handle<PeerKeys>>,
 }
 
 /// What may happen only once for a request, however often it is decided anew.

@@ -10,13 +10,16 @@ use std::collections::hash_map::Entry as Slot;
 use std::fmt;
 use std::sync::Arc;
 
+use http::{HeaderName, HeaderValue};
+
 use crate::config::{Config, Secret};
 use crate::domain::app::AppMeta;
 use crate::domain::client::Known;
 use crate::domain::identity::Identity;
 use crate::domain::policy::{PathMatching, Rules};
 use crate::store::app_meta::{AppMetaDir, ReadError};
-use crate::store::cache::{Bounded, Entry, EntryId, bounded};
+use crate::store::cache::{Counts, EntryId, Handle};
+use crate::store::derived::{Derived, OwnCopy};
 use crate::store::freshness::Moment;
 use crate::store::touch::{Touches, Use};
 use crate::store::{AppNames, AppRow, Cached, Freshness, Source, Table, Touched, Unavailable};
@@ -83,8 +86,8 @@ pub struct Memory {
     pub peers: Arc<Cached<PeerKeys>>,
     pub terminal_secret: Arc<Cached<Option<TokenKey>>>,
     pub management_secret: Arc<Cached<Option<Secret>>>,
-    tokens: Bounded<Arc<str>, VerifiedToken>,
-    renderings: Bounded<Rendering, Headers>,
+    tokens: Derived<String, VerifiedToken>,
+    renderings: Derived<Rendering, Headers>,
 }
 
 impl fmt::Debug for Memory {
@@ -144,8 +147,8 @@ impl Memory {
                 Table::ManagementSecret,
                 ask!(|source| source.management_secret().await),
             ),
-            tokens: bounded(config.cache.capacity),
-            renderings: bounded(config.cache.capacity),
+            tokens: Derived::new(config.cache.capacity),
+            renderings: Derived::new(config.cache.capacity),
         }
     }
 
@@ -161,8 +164,8 @@ impl Memory {
 
     /// What a token claims, if it was verified with the secret of this entry.
     pub fn verified(&self, token: &str, secret: EntryId) -> Option<Claims> {
-        let verified = self.tokens.get(token)?;
-        (verified.secret == secret).then_some(verified.claims)
+        let verified = self.tokens.get(token, |verified| verified.secret == secret)?;
+        Some(verified.claims)
     }
 
     pub fn remember_token(&self, token: &str, secret: EntryId, claims: Claims) {
@@ -170,15 +173,15 @@ impl Memory {
     }
 
     pub fn rendered(&self, rendering: &Rendering) -> Option<Headers> {
-        self.renderings.get(rendering)
+        self.renderings.get(rendering, |_| true)
     }
 
     pub fn remember_headers(&self, rendering: Rendering, headers: Headers) {
         self.renderings.insert(rendering, headers);
     }
 
-    /// Loads begun and entries held, by cache, for metrics.
-    pub fn counts(&self) -> [(&'static str, u64, u64); 7] {
+    /// What each cache did and holds, by its name, for metrics.
+    pub fn counts(&self) -> [(&'static str, Counts); 9] {
         let Self {
             names,
             apps,
@@ -187,26 +190,48 @@ impl Memory {
             peers,
             terminal_secret,
             management_secret,
-            tokens: _,
-            renderings: _,
+            tokens,
+            renderings,
         } = self;
         [
-            ("app_names", names.loads(), names.entries()),
-            ("apps", apps.loads(), apps.entries()),
-            ("identity", identity.loads(), identity.entries()),
-            ("terminals", terminals.loads(), terminals.entries()),
-            ("peers", peers.loads(), peers.entries()),
-            ("terminal_secret", terminal_secret.loads(), terminal_secret.entries()),
-            ("management_secret", management_secret.loads(), management_secret.entries()),
+            ("app_names", names.counts()),
+            ("apps", apps.counts()),
+            ("identity", identity.counts()),
+            ("terminals", terminals.counts()),
+            ("peers", peers.counts()),
+            ("terminal_secret", terminal_secret.counts()),
+            ("management_secret", management_secret.counts()),
+            ("tokens", tokens.counts()),
+            ("headers", renderings.counts()),
         ]
+    }
+}
+
+impl OwnCopy for VerifiedToken {
+    fn own_copy(&self) -> Self {
+        let Claims { sub, expires } = &self.claims;
+        let claims = Claims { sub: Arc::from(&**sub), expires: *expires };
+        Self { secret: self.secret, claims }
+    }
+}
+
+impl OwnCopy for Headers {
+    fn own_copy(&self) -> Self {
+        let copy = |(name, value): &(HeaderName, HeaderValue)| {
+            // What is a header already is one again; else it is shared.
+            let own_name = HeaderName::from_bytes(name.as_str().as_bytes());
+            let own_value = HeaderValue::from_bytes(value.as_bytes());
+            (own_name.unwrap_or_else(|_| name.clone()), own_value.unwrap_or_else(|_| value.clone()))
+        };
+        self.iter().map(copy).collect()
     }
 }
 
 /// What the store says of a label.
 pub struct Found {
-    pub names: Arc<Entry<AppNames>>,
+    pub names: Handle<AppNames>,
     /// `None` where no app has that name.
-    pub app: Option<Arc<Entry<Option<App>>>>,
+    pub app: Option<Handle<Option<App>>>,
 }
 
 /// Installed names by the label that hosts use for them. Of names that differ in

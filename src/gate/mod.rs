@@ -29,7 +29,7 @@ use crate::domain::identity::Identity;
 use crate::domain::policy::govern;
 use crate::domain::reason::Reason;
 use crate::domain::request::{Readings, app_label};
-use crate::store::cache::Entry;
+use crate::store::cache::{Counts, EntryId, Handle};
 use crate::store::freshness::Moment;
 use crate::store::touch::Touches;
 use crate::store::{self, Freshness, Source, Unavailable};
@@ -92,7 +92,7 @@ struct Granted {
 
 /// An app that a grant has to wait for.
 struct AsleepApp {
-    entry: Arc<Entry<Option<App>>>,
+    entry: Handle<Option<App>>,
     /// Whether the request is to wake nothing.
     is_ignored: bool,
     /// Whether that is since a browser asks in advance for what nobody may ever open.
@@ -104,7 +104,7 @@ struct AsleepApp {
 struct Evidence {
     found: Option<Found>,
     identified: Option<Identified>,
-    identity: Option<Arc<Entry<Option<Identity>>>>,
+    identity: Option<Handle<Option<Identity>>>,
 }
 
 impl Evidence {
@@ -136,8 +136,8 @@ pub struct Health {
     pub store: store::Health,
     /// Uses that wait to be written.
     pub touches_waiting: usize,
-    /// Cache, loads begun since the start, entries held.
-    pub caches: [(&'static str, u64, u64); 7],
+    /// What each cache did and holds, by its name.
+    pub caches: [(&'static str, Counts); 9],
 }
 
 impl Gate {
@@ -391,8 +391,8 @@ impl Found {
         Ok((app, described))
     }
 
-    fn app_entry(&self) -> store::cache::EntryId {
-        self.app.as_ref().map_or(store::cache::EntryId::NONE, |app| app.id)
+    fn app_entry(&self) -> EntryId {
+        self.app.as_ref().map_or(EntryId::NONE, |app| app.id)
     }
 
     fn is_usable(&self, freshness: &Freshness, now: Moment) -> bool {

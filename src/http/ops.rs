@@ -15,6 +15,7 @@ use crate::config::{self, ListenAddr, Secret};
 use crate::domain::lifecycle::Failure;
 use crate::gate::{Gate, Health};
 use crate::ops::apps::{Apps, Operation};
+use crate::store::cache::Counts;
 use crate::telemetry::meters;
 
 /// The text format's own version, as Prometheus names it.
@@ -198,8 +199,15 @@ fn details(health: &Health) -> Response {
     let caches: serde_json::Map<_, _> = health
         .caches
         .iter()
-        .map(|(name, loads, entries)| {
-            ((*name).to_owned(), json!({"loads": loads, "entries": entries}))
+        .map(|(name, counts)| {
+            let Counts { loads, memo_hits, cache_hits, entries } = counts;
+            let counts = json!({
+                "loads": loads,
+                "memo_hits": memo_hits,
+                "cache_hits": cache_hits,
+                "entries": entries,
+            });
+            ((*name).to_owned(), counts)
         })
         .collect();
     let body = json!({

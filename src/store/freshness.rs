@@ -1,10 +1,10 @@
-//! Whether what is cached may be believed.
+//! Whether what is cached may be used.
 //!
-//! Two things end belief. A *notification* says that a key has changed: it
-//! bumps the key's generation, and an entry that carries an older one is
-//! outdated for good. A *reset* says that something may have been missed: it
-//! begins a new epoch, and an entry of an older one is doubtful: it is read
-//! again, but serves up to `max_stale` where the store cannot answer.
+//! An entry is *fresh*, *stale* or *invalid*. A *notification* says that a key has
+//! changed: it bumps the key's generation, and an entry that carries an older one is
+//! invalid for good. A *reset* says that something may have been missed: it begins a new
+//! epoch, and an entry of an older one is stale: it is read again, but serves up to
+//! `max_stale` if the store cannot answer.
 //!
 //! While the link to the store's notifications is *live*, an undisturbed entry
 //! is as good as a query. Live means: a heartbeat has made the round through
@@ -50,7 +50,7 @@ pub struct Stamp {
     generation: u64,
 }
 
-/// What a cached value carries to be believed: taken *before* it was loaded.
+/// What a cached value carries to be checked: taken *before* it was loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
     stamps: [Stamp; 2],
@@ -58,15 +58,15 @@ pub struct Origin {
     pub loaded: Moment,
 }
 
-/// What to think of a cached value.
+/// Whether a cached value may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Belief {
+pub enum Validity {
     /// As good as a query.
-    Good,
+    Fresh,
     /// Read again; serves where the store cannot answer.
-    Doubtful,
+    Stale,
     /// Not to be used.
-    Outdated,
+    Invalid,
 }
 
 /// Generations, epochs and the state of the link.
@@ -206,20 +206,20 @@ impl Freshness {
 
     /// Whether the value is as good as one that is loaded now.
     #[must_use]
-    pub fn vouches_for(&self, origin: &Origin, now: Moment) -> bool {
+    pub fn is_fresh(&self, origin: &Origin, now: Moment) -> bool {
         self.is_latest(origin) && now.since(origin.loaded) < self.times.ttl && self.is_live(now)
     }
 
     #[must_use]
-    pub fn belief(&self, origin: &Origin, now: Moment) -> Belief {
-        if self.vouches_for(origin, now) {
-            return Belief::Good;
+    pub fn validity(&self, origin: &Origin, now: Moment) -> Validity {
+        if self.is_fresh(origin, now) {
+            return Validity::Fresh;
         }
         if !self.is_current(origin) {
-            return Belief::Outdated;
+            return Validity::Invalid;
         }
         if now.since(origin.loaded) < self.times.degraded_ttl {
-            return Belief::Good;
+            return Validity::Fresh;
         }
         let same_epoch = origin.epoch == self.epoch.load(Ordering::Acquire);
         let verified = if same_epoch {
@@ -228,9 +228,9 @@ impl Freshness {
             self.end_of(origin.epoch).unwrap_or(origin.loaded)
         };
         if now.since(verified.max(origin.loaded)) < self.times.max_stale {
-            Belief::Doubtful
+            Validity::Stale
         } else {
-            Belief::Outdated
+            Validity::Invalid
         }
     }
 
@@ -261,12 +261,12 @@ mod tests {
         tokio::time::advance(Duration::from_secs(seconds)).await;
     }
 
-    fn belief(freshness: &Freshness, origin: &Origin) -> Belief {
-        freshness.belief(origin, freshness.now())
+    fn validity(freshness: &Freshness, origin: &Origin) -> Validity {
+        freshness.validity(origin, freshness.now())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_live_entry_is_believed_until_it_is_outdated() {
+    async fn a_live_entry_is_fresh_until_it_is_outdated() {
         let freshness = freshness();
         freshness.reset();
         pass(1).await;
@@ -274,10 +274,10 @@ mod tests {
         for _ in 0..100 {
             pass(5).await;
             freshness.verify(freshness.now());
-            assert_eq!(belief(&freshness, &origin), Belief::Good);
+            assert_eq!(validity(&freshness, &origin), Validity::Fresh);
         }
         freshness.outdate(Table::AppMeta, "notes");
-        assert_eq!(belief(&freshness, &origin), Belief::Outdated);
+        assert_eq!(validity(&freshness, &origin), Validity::Invalid);
     }
 
     #[tokio::test(start_paused = true)]
@@ -287,19 +287,19 @@ mod tests {
         let origin = freshness.origin(TABLES, "notes");
         pass(3600).await;
         freshness.verify(freshness.now());
-        assert_eq!(belief(&freshness, &origin), Belief::Doubtful);
+        assert_eq!(validity(&freshness, &origin), Validity::Stale);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_ends_belief_after_two_heartbeats_without_anybodys_help() {
+    async fn silence_makes_stale_after_two_heartbeats_without_anybodys_help() {
         let freshness = freshness();
         pass(1).await;
         let origin = freshness.origin(TABLES, "notes");
         freshness.verify(freshness.now());
         pass(10).await;
-        assert_eq!(belief(&freshness, &origin), Belief::Good);
+        assert_eq!(validity(&freshness, &origin), Validity::Fresh);
         pass(1).await;
-        assert_eq!(belief(&freshness, &origin), Belief::Doubtful);
+        assert_eq!(validity(&freshness, &origin), Validity::Stale);
         assert!(!freshness.is_live(freshness.now()));
     }
 
@@ -317,11 +317,11 @@ mod tests {
             pass(5).await;
             freshness.reset();
             freshness.verify(freshness.now());
-            assert_eq!(belief(&freshness, &origin), Belief::Doubtful);
+            assert_eq!(validity(&freshness, &origin), Validity::Stale);
             freshness.degrade();
         }
         pass(2).await;
-        assert_eq!(belief(&freshness, &origin), Belief::Outdated);
+        assert_eq!(validity(&freshness, &origin), Validity::Invalid);
     }
 
     #[tokio::test(start_paused = true)]

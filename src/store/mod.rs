@@ -1,5 +1,5 @@
 //! The box's truth, as rows, behind one seam: [`Source`] reads it, [`Cached`]
-//! remembers it, [`Freshness`] says whether to believe what is remembered.
+//! remembers it, [`Freshness`] says whether what is remembered may be used.
 //!
 //! The two sources, [`postgres`] and [`files`], answer the same questions and
 //! report changes to the same [`Freshness`]; nothing above this module knows
@@ -10,9 +10,11 @@
 
 pub mod app_meta;
 pub mod cache;
+pub(crate) mod derived;
 pub(crate) mod file_calls;
 pub mod files;
 pub mod freshness;
+mod memo;
 pub mod peers;
 pub mod postgres;
 pub(crate) mod regular;

@@ -15,6 +15,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::domain::endpoint::{Endpoint, Said};
 use crate::domain::reason::Reason;
+use crate::store::cache::Counts;
 
 const VERDICTS: &str = "nightporter_verdicts_total";
 const DURATION: &str = "nightporter_request_duration_seconds";
@@ -27,6 +28,7 @@ const PANICS: &str = "nightporter_panics_total";
 const STORE_LIVE: &str = "nightporter_store_live";
 const VERIFIED_AGE: &str = "nightporter_store_verified_age_seconds";
 const CACHE_LOADS: &str = "nightporter_cache_loads_total";
+const CACHE_HITS: &str = "nightporter_cache_hits_total";
 const CACHE_ENTRIES: &str = "nightporter_cache_entries";
 const TOUCHES: &str = "nightporter_touches_waiting";
 const ENGINE_LIVE: &str = "nightporter_engine_live";
@@ -85,6 +87,10 @@ fn describe() {
     describe_gauge!(STORE_LIVE, "1 while the store's notifications are known to arrive.");
     describe_gauge!(VERIFIED_AGE, "Seconds since the last heartbeat that came back was sent.");
     describe_counter!(CACHE_LOADS, "Loads from the store by cache.");
+    describe_counter!(
+        CACHE_HITS,
+        "Entries found fresh by cache and layer: a thread's `memo`, or the `cache` behind."
+    );
     describe_gauge!(CACHE_ENTRIES, "Entries held by cache.");
     describe_gauge!(TOUCHES, "Uses that wait to be written back.");
     describe_gauge!(ENGINE_LIVE, "1 while the container engine tells what happens in it.");
@@ -201,11 +207,13 @@ pub(crate) fn note_store(live: bool, verified_ago: Duration) {
     gauge!(VERIFIED_AGE).set(verified_ago.as_secs_f64());
 }
 
-/// Uses that wait to be written; loads and entries by cache.
-pub(crate) fn note_memory(touches_waiting: usize, caches: &[(&'static str, u64, u64)]) {
+/// Uses that wait to be written; what each cache did and holds, by its name.
+pub(crate) fn note_memory(touches_waiting: usize, caches: &[(&'static str, Counts)]) {
     gauge!(TOUCHES).set(precise(touches_waiting as u64));
-    for &(cache, loads, entries) in caches {
+    for &(cache, Counts { loads, memo_hits, cache_hits, entries }) in caches {
         counter!(CACHE_LOADS, "cache" => cache).absolute(loads);
+        counter!(CACHE_HITS, "cache" => cache, "layer" => "memo").absolute(memo_hits);
+        counter!(CACHE_HITS, "cache" => cache, "layer" => "cache").absolute(cache_hits);
         gauge!(CACHE_ENTRIES, "cache" => cache).set(precise(entries));
     }
 }

@@ -165,5 +165,5 @@ async fn a_cold_key_is_loaded_once_however_its_callers_are_interleaved() {
         }
         callers.join_all().await;
     }
-    assert_eq!(cached.loads(), keys);
+    assert_eq!(cached.counts().loads, keys);
 }
