@@ -16,6 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::file_calls::FileCalls;
 use super::{Freshness, Table, Unavailable, regular};
@@ -215,7 +217,7 @@ impl AppMetaDir {
             // A folder that comes is watched at once, and then reported again: its file
             // may have been written before the watch began.
             let next_scan = Instant::now() + heartbeat;
-            while let Ok(Some(folder)) = timeout_at(next_scan, folders.recv()).await {
+            while let Ok(Some(folder)) = timeout_at(next_scan, folders.next()).await {
                 self.follow_new(folder, &watch, &report).await;
             }
             // Without a watcher the channel is closed and the loop over at once.
@@ -342,8 +344,9 @@ struct Watch {
 
 impl Watch {
     /// Begins to watch, and what tells of folders that may need a watch of their own.
-    fn begin(report: &Arc<Report>) -> (Self, mpsc::UnboundedReceiver<PathBuf>) {
+    fn begin(report: &Arc<Report>) -> (Self, UnboundedReceiverStream<PathBuf>) {
         let (new_folder, folders) = mpsc::unbounded_channel();
+        let folders = UnboundedReceiverStream::new(folders);
         let report = Arc::clone(report);
         let handler = move |event: notify::Result<notify::Event>| match event {
             Ok(event) => {

@@ -12,15 +12,16 @@
 //! number that nobody knows before it is sent.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::stream::poll_fn;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_postgres::types::Type;
-use tokio_postgres::{AsyncMessage, Client, Connection, Socket};
+use tokio_postgres::{AsyncMessage, Client, Connection, Notification, Socket};
+use tokio_stream::{Stream, StreamExt};
 use tracing::{info, warn};
 
 use super::super::{Freshness, Table};
@@ -62,6 +63,21 @@ enum Lost {
          stands in between, give `store.url` the address of the server itself"
     )]
     NeverHeard(Duration),
+}
+
+/// What is said on [`CHANNEL`], as long as the connection lives; reading it also drives the
+/// connection.
+fn notifications<T>(
+    mut connection: Connection<Socket, T>,
+) -> impl Stream<Item = Result<Notification, tokio_postgres::Error>> + Unpin
+where
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    poll_fn(move |context| connection.poll_message(context)).filter_map(|message| match message {
+        Ok(AsyncMessage::Notification(heard)) => (heard.channel() == CHANNEL).then_some(Ok(heard)),
+        Ok(_) => None,
+        Err(error) => Some(Err(error)),
+    })
 }
 
 /// What comes over [`CHANNEL`].
@@ -185,34 +201,27 @@ impl Postgres {
     /// Applies notifications the moment they arrive; also drives the connection.
     async fn hear<T>(
         &self,
-        mut connection: Connection<Socket, T>,
+        connection: Connection<Socket, T>,
         expected: &watch::Receiver<String>,
         heard: &watch::Sender<String>,
     ) -> Result<Infallible, Lost>
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
+        let mut notifications = notifications(connection);
         let mut unread = Unread::default();
         let mut was_told = false;
         loop {
-            let message = tokio::select! {
+            let notification = tokio::select! {
                 // A flood must not put off what it is the reason for.
                 biased;
                 () = unread.due() => {
                     self.freshness.reset();
                     continue;
                 }
-                message = poll_fn(|context| connection.poll_message(context)) => message,
+                notification = notifications.next() => notification,
             };
-            let Some(message) = message.transpose()? else {
-                return Err(Lost::Closed);
-            };
-            let AsyncMessage::Notification(notification) = message else {
-                continue;
-            };
-            if notification.channel() != CHANNEL {
-                continue;
-            }
+            let notification = notification.ok_or(Lost::Closed)??;
             match Payload::parse(notification.payload()) {
                 // Any other is another process's.
                 Payload::Heartbeat(beat) if beat == *expected.borrow() => {

@@ -23,8 +23,8 @@ use bollard::query_parameters::{
     RemoveContainerOptionsBuilder, StatsOptionsBuilder,
 };
 use bollard::{ClientVersion, Docker};
-use futures_util::{Stream, StreamExt};
 use tokio::time::timeout;
+use tokio_stream::{Stream, StreamExt};
 
 use crate::config::DockerEndpoint;
 

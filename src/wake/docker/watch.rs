@@ -13,9 +13,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::models::{EventMessage, EventMessageTypeEnum};
 use futures_util::stream::{self, FuturesUnordered};
-use futures_util::{Stream, StreamExt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_stream::{Stream, StreamExt};
 use tracing::{debug, info, warn};
 
 use super::container::SWARM_SERVICE;
@@ -394,8 +394,10 @@ pub async fn look_once(engine: &Arc<Engine>) -> Result<Snapshot, EngineError> {
 /// Everything there is, each looked at.
 async fn list(engine: Arc<Engine>) -> Result<Snapshot, EngineError> {
     let ids = engine.list().await?;
-    let mut found =
-        stream::iter(ids).map(|id| inspect(Arc::clone(&engine), id)).buffer_unordered(INSPECTIONS);
+    let mut found = futures_util::StreamExt::buffer_unordered(
+        stream::iter(ids).map(|id| inspect(Arc::clone(&engine), id)),
+        INSPECTIONS,
+    );
     let mut snapshot = Snapshot { live: true, was_listed: true, ..Snapshot::default() };
     while let Some((id, container)) = found.next().await {
         match container {
