@@ -26,6 +26,7 @@ async fn notes() -> SampleBox {
     let headers = json!({"X-Ptl-Client-Name": "{{ auth.client_name }}"});
     let rule = json!({"access": "private", "headers": headers});
     sample.add_app("notes", &json!({"": rule, "/pub": {"access": "public"}})).await;
+    sample.settle().await;
     sample
 }
 

@@ -62,6 +62,7 @@ async fn a_hundred_thousand_mixed_requests_add_no_statement() {
         sample.add_app(&format!("app{n}"), &paths).await;
     }
     sample.add_terminals((0..TERMINALS).map(|n| format!("t{n}"))).await;
+    sample.settle().await;
     let times = format!(
         "[cache]\nheartbeat = \"{HEARTBEAT_SECONDS}s\"\n[touch]\nflush_interval = \"{FLUSH_SECONDS}s\"\n"
     );

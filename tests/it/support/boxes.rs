@@ -3,11 +3,13 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use nightporter::domain::identity::encode_id;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::client::poll;
 use super::postgres::{Cluster, Database};
 use super::sign::{self, BOX_KEY, PEER_KEY, RsaKey};
 
@@ -138,6 +140,23 @@ impl SampleBox {
         let path = self.app_meta_path(name);
         std::fs::create_dir_all(path.parent().expect("in a folder")).expect("writable");
         replace(&path, meta);
+    }
+
+    /// Waits until no description is so young that a scan reads it once more: one that is
+    /// saved twice within a step of the file system's clock looks the same.
+    pub async fn settle(&self) {
+        const STEP: Duration = Duration::from_millis(200);
+        let apps = self.folder.path().join("installed_apps");
+        let is_young = |entry: std::io::Result<std::fs::DirEntry>| {
+            let file = entry.expect("readable").path().join("app_meta.json");
+            let saved = file.metadata().and_then(|metadata| metadata.modified()).expect("there");
+            saved.elapsed().unwrap_or_default() < STEP
+        };
+        let patience = Duration::from_secs(20);
+        poll("descriptions are older than a step of the clock", patience, async || {
+            !std::fs::read_dir(&apps).expect("readable").any(is_young)
+        })
+        .await;
     }
 
     pub fn edit_app(&self, name: &str, paths: &Value) {
