@@ -76,11 +76,15 @@ impl<V> Entry<V> {
 /// An entry as a thread holds it: the outer count is of those on this thread, so that
 /// threads that use one entry do not write to one count.
 #[derive(Debug)]
-pub struct Handle<V>(Arc<Arc<Entry<V>>>);
+pub struct Handle<V>(Arc<Shared<V>>);
+
+/// The entry that all threads share.
+#[derive(Debug)]
+struct Shared<V>(Arc<Entry<V>>);
 
 impl<V> Handle<V> {
     fn new(entry: Arc<Entry<V>>) -> Self {
-        Self(Arc::new(entry))
+        Self(Arc::new(Shared(entry)))
     }
 }
 
@@ -94,7 +98,7 @@ impl<V> Deref for Handle<V> {
     type Target = Entry<V>;
 
     fn deref(&self) -> &Entry<V> {
-        &self.0
+        &self.0.0
     }
 }
 

@@ -19,11 +19,14 @@ use thread_local::ThreadLocal;
 /// out.
 const WAYS: usize = 2;
 
+/// Sets of [`WAYS`] places each.
+type Places<K, V> = Box<[Option<(K, V)>]>;
+
 /// A bounded memo for each thread that asks.
 pub(crate) struct Memo<K: Send, V: Send> {
     sets: usize,
     hasher: RandomState,
-    threads: ThreadLocal<RefCell<Box<[Option<(K, V)>]>>>,
+    threads: ThreadLocal<RefCell<Places<K, V>>>,
     /// Hits of each thread, written by that thread alone.
     hits: ThreadLocal<AtomicU64>,
 }
