@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration};
 
 use nightporter::config::{Environment, load};
 use nightporter::{Listeners, Signal, run};
@@ -19,12 +19,9 @@ use crate::support::client::{Connection, Request, poll};
 use crate::support::program::Program;
 use crate::support::server::Nightporter;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Less than a handshake or a head may take, and far more than an end needs.
-const AT_ONCE: Duration = Duration::from_secs(7);
-
-const PORTS: &str = "[gate]\nlisten = \"127.0.0.1:0\"\ndrain_timeout = \"60s\"\n\
+const PORTS: &str = "[gate]\nlisten = \"127.0.0.1:0\"\ndrain_timeout = \"1h\"\n\
                      [ops]\nlisten = \"127.0.0.1:0\"\n[wake]\nenabled = false\n";
 
 async fn sample() -> SampleBox {
@@ -59,7 +56,9 @@ async fn open(program: &Program, gate: usize, ops: usize) {
 async fn sigterm_waits_for_no_handshake_and_no_head() {
     let sample = sample().await;
     let directory = sample.folder().join("tls").display().to_string();
-    let tls = format!("[gate.tls]\nself_signed = true\ndirectory = \"{directory}\"\n");
+    let tls = format!(
+        "[gate.tls]\nself_signed = true\ndirectory = \"{directory}\"\n[log]\nlevel = \"debug\"\n"
+    );
     let mut program = start(&sample, &tls);
     let mut kept = vec![TcpStream::connect(program.gate).unwrap()];
     let mut hello = TcpStream::connect(program.gate).unwrap();
@@ -75,10 +74,13 @@ async fn sigterm_waits_for_no_handshake_and_no_head() {
     kept.extend([head, http2]);
     open(&program, 2, 2).await;
 
-    let began = Instant::now();
+    // What ends each of them when its time is up.
+    let overdue = || program.logged("took too long") + program.logged("connection closed");
+    let before = overdue();
     program.signal("TERM");
-    assert!(program.ended().await.success(), "{}", program.log());
-    assert!(began.elapsed() < AT_ONCE, "{:?}: {}", began.elapsed(), program.log());
+    let status = program.ended().await;
+    assert!(status.success(), "{}", program.log());
+    assert_eq!(program.logged("took too long") + program.logged("connection closed"), before);
     assert_eq!(program.logged("they are cut"), 0, "{}", program.log());
 }
 
@@ -96,9 +98,7 @@ async fn a_second_signal_waits_for_no_store() {
     program.signal("TERM");
     poll("draining", PATIENCE, async || program.logged("draining") > 0).await;
     program.signal("TERM");
-    let began = Instant::now();
     program.ended().await;
-    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
 }
 
 #[tokio::test]

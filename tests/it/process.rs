@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use crate::support::client::{Request, ask, poll};
 use crate::support::program::Program;
 use crate::support::stand_in::{StandIn, Told};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const PORTS: &str = "[gate]\nlisten = \"127.0.0.1:0\"\n[ops]\nlisten = \"127.0.0.1:0\"\n";
 
@@ -58,13 +58,13 @@ async fn a_hangup_changes_the_level_and_names_what_waits_for_a_restart() {
 #[tokio::test]
 async fn sigterm_ends_it_well() {
     let sample = sample().await;
-    let mut program = Program::start(&write(&sample, PORTS), 256);
+    // Longer than anybody waits here.
+    let gate = PORTS.replace("[ops]", "drain_timeout = \"1h\"\n[ops]");
+    let mut program = Program::start(&write(&sample, &gate), 256);
     answers(&program).await;
     let _idle = TcpStream::connect(program.gate).unwrap();
     program.signal("TERM");
-    let began = Instant::now();
     assert!(program.ended().await.success(), "{}", program.log());
-    assert!(began.elapsed() < Duration::from_secs(5), "{}", program.log());
 }
 
 #[tokio::test]

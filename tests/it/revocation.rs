@@ -19,7 +19,7 @@ use crate::support::soak;
 
 use measure::{Kind, Load, Scene, Times};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn changes_take_effect_under_load(store: Store, of_each_kind: usize) -> Vec<Times> {
     let scene = Scene::new(store).await;

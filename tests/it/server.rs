@@ -29,7 +29,7 @@ use tokio_rustls::client::TlsStream;
 use crate::support::boxes::{SampleBox, Store};
 use crate::support::client::{Connection, Request};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A process in this one.
 struct Running {
@@ -211,14 +211,14 @@ async fn socket_files_serve_both_listeners() {
 
 #[tokio::test]
 async fn a_shutdown_closes_idle_connections_and_ends_well() {
-    let process = Running::new(PLAIN).await;
+    // Longer than anybody waits here.
+    let patient = PLAIN.replace("[ops]", "drain_timeout = \"1h\"\n[ops]");
+    let process = Running::new(&patient).await;
     let gate = process.gate();
     let mut idle = Connection::open(gate).await.unwrap();
     idle.ask(&Request::new("GET", "/livez")).await.unwrap();
     process.signals.send(Signal::Shutdown).await.unwrap();
-    let began = std::time::Instant::now();
     assert!(process.ended().await.is_ok());
-    assert!(began.elapsed() < Duration::from_secs(5), "waited for an idle connection");
     assert!(idle.ask(&Request::new("GET", "/livez")).await.is_err());
     assert!(TcpStream::connect(gate).await.is_err());
 }

@@ -14,7 +14,12 @@ use crate::support::load::{Shot, drive};
 use crate::support::server::Nightporter;
 use crate::support::stand_in::{StandIn, Told};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Less than nightporter waits for the upstream: whoever waits with it takes longer,
+/// however often that is tried.
+const UNDISTURBED: Duration = Duration::from_secs(9);
+
 const MANAGEMENT: &str = "/internal/authenticate_management";
 
 /// Metrics are the whole process's, and nobody else here has an upstream.
@@ -168,14 +173,21 @@ async fn an_upstream_that_fails_changes_no_answer() {
             Told::NoHttp,
             Told::Hang,
         ] {
-            let core = StandIn::start().await;
-            core.tell(told.clone());
-            let server = Nightporter::with(&sample, &upstream(&core, shadow)).await;
-            let start = Instant::now();
-            let with = format!("{:#?}", answers(&server).await);
-            assert!(start.elapsed() < Duration::from_secs(5), "{told:?} delays");
-            assert_eq!(with, without, "{told:?}");
-            core.was_asked(2).await;
+            let mut tries = 0..3;
+            loop {
+                let core = StandIn::start().await;
+                core.tell(told.clone());
+                let server = Nightporter::with(&sample, &upstream(&core, shadow)).await;
+                let start = Instant::now();
+                let with = format!("{:#?}", answers(&server).await);
+                let taken = start.elapsed();
+                assert_eq!(with, without, "{told:?}");
+                core.was_asked(2).await;
+                if taken < UNDISTURBED {
+                    break;
+                }
+                assert!(tries.next().is_some(), "{told:?} delays: {taken:?}");
+            }
         }
     }
 }
@@ -303,13 +315,11 @@ async fn a_question_that_hangs_holds_up_nobody_else() {
     let mut hanging = Connection::open(server.gate).await.expect("the gate listens");
     let asking = tokio::spawn(async move { hanging.ask(&with("secret-that-hangs")).await });
     core.was_asked(1).await;
-    let start = Instant::now();
-    for n in 0..20 {
+    for n in 0..4 {
         assert_eq!(server.ask(&with(&format!("other-secret-{n}"))).await.status, 401);
         assert_eq!(server.ask(&with(MANAGEMENT_SECRET)).await.status, 200);
     }
-    assert!(start.elapsed() < Duration::from_secs(5));
-    assert!(!asking.is_finished());
+    assert!(!asking.is_finished(), "the others were held up until it was over");
     assert_eq!(core.asked().len(), 1);
     asking.abort();
 }

@@ -29,6 +29,7 @@ mod strategies;
 mod swarm;
 mod tls;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,10 +42,13 @@ use crate::support::docker::engine::Engine;
 use crate::support::docker::proxy::EngineProxy;
 use crate::support::server::Nightporter;
 
-/// What a change of a container may take until it is known.
-const SOON: Duration = Duration::from_secs(1);
-/// What anything may take on a busy machine.
-const LONG: Duration = Duration::from_secs(60);
+/// What anything may take on a busy machine. Less than the five minutes after which the
+/// engine is listed anew unasked: what is known within it is known by an event.
+const LONG: Duration = Duration::from_secs(200);
+
+/// As long as a request may be held: a start may take longer on a busy machine, and then
+/// the request is sent again by [`served`].
+const PATIENT: &str = "start_timeout = \"5m\"\n";
 
 /// `[sleep]` where nothing is to be put to sleep.
 const NO_SLEEP: &str = "enabled = false\n";
@@ -99,7 +103,10 @@ impl Stage {
     fn config_at(docker: &str, wake: &str, sleep: &str) -> String {
         // What is held in vain is told so, where a test does not want it sent round.
         let told = if wake.contains("max_redirects") { "" } else { "max_redirects = 0\n" };
-        format!("[wake]\nenabled = true\ndocker = \"{docker}\"\n{told}{wake}[sleep]\n{sleep}")
+        let patient = if wake.contains("start_timeout") { "" } else { PATIENT };
+        format!(
+            "[wake]\nenabled = true\ndocker = \"{docker}\"\n{told}{patient}{wake}[sleep]\n{sleep}"
+        )
     }
 }
 
@@ -147,16 +154,39 @@ async fn order(porter: &Nightporter, app: &App, operation: &str) -> Response {
     ask(porter.ops, &Request::new("POST", &path)).await
 }
 
+/// Asks once, and once more for as long as what is told is that the app still starts.
+async fn served(porter: &Nightporter, request: &Request) -> Response {
+    poll_served(porter.gate, request).await.expect("an answer")
+}
+
+async fn poll_served(gate: SocketAddr, request: &Request) -> std::io::Result<Response> {
+    let began = std::time::Instant::now();
+    loop {
+        let response = Connection::open(gate).await?.ask(request).await?;
+        if !is_held_in_vain(&response) || began.elapsed() > LONG {
+            return Ok(response);
+        }
+    }
+}
+
+/// Whether a request was held for as long as one may be, and the app comes up yet.
+fn is_held_in_vain(response: &Response) -> bool {
+    let problem: Value = serde_json::from_slice(&response.body).unwrap_or_default();
+    let under_way =
+        ["queued", "starting", "unpausing", "awaiting_port", "awaiting_health", "stopped"];
+    response.status == 503 && under_way.iter().any(|state| problem["state"] == *state)
+}
+
 /// Asks until it is granted.
 async fn until_granted(porter: &Nightporter, request: &Request) {
     poll("it is granted", LONG, async || porter.ask(request).await.status == 200).await;
 }
 
-/// Asks over a connection of its own, in a task of its own.
+/// Asks over a connection of its own, in a task of its own; as [`served`] does.
 fn in_background(
     porter: &Nightporter,
     request: &Request,
 ) -> tokio::task::JoinHandle<std::io::Result<Response>> {
     let (gate, request) = (porter.gate, request.clone());
-    tokio::spawn(async move { Connection::open(gate).await?.ask(&request).await })
+    tokio::spawn(async move { poll_served(gate, &request).await })
 }

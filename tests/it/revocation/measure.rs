@@ -16,12 +16,12 @@ use crate::support::server::Nightporter;
 use crate::support::sign::{self, BOX_KEY, OTHER_KEY};
 
 /// A change that is not seen by then never is.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Nothing but a notification can show a change within [`PATIENCE`]: how long
 /// that takes is for the benchmark to say.
 const ONLY_NOTIFICATIONS: &str =
-    "[cache]\nheartbeat = \"30s\"\ndegraded_ttl = \"30s\"\nmax_stale = \"120s\"\n";
+    "[cache]\nheartbeat = \"90s\"\ndegraded_ttl = \"90s\"\nmax_stale = \"300s\"\n";
 
 /// What is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nightporter::store::Table;
 
-use super::{QUERY_TIMEOUT, Store, settings, until};
+use super::{PATIENCE, Store, settings, until};
 use crate::support::chaos::{ChaosProxy, Network};
 use crate::support::postgres::{Cluster, Database};
 
@@ -63,9 +63,9 @@ async fn a_link_that_only_stalled_goes_on_without_a_new_network() {
 async fn a_slow_network_is_no_fault() {
     let (database, proxy, store) = behind_a_proxy().await;
     proxy.set(Network::Delay(Duration::from_millis(20)));
+    let slow = Instant::now();
     let verified = |store: &Store| store.freshness.verified_ago(store.freshness.now());
-    until("a slow heartbeat comes back", async || verified(&store) < Duration::from_millis(60))
-        .await;
+    until("a slow heartbeat comes back", async || verified(&store) < slow.elapsed()).await;
     assert!(store.is_live());
     has_healed(&store, &database).await;
 }
@@ -82,9 +82,9 @@ async fn ended_backends_and_restarts_are_got_over() {
 
     cluster.crash().await;
     store.until_degraded().await;
-    let asked = Instant::now();
-    store.postgres.app("notes").await.expect_err("down");
-    assert!(asked.elapsed() < QUERY_TIMEOUT, "a refused connection is an answer");
+    let down = store.postgres.app("notes").await.expect_err("down");
+    // A refused connection is an answer.
+    assert!(!down.to_string().contains("in time"), "{down}");
     cluster.start().await;
     store.until_live().await;
     until("queries are answered", async || store.postgres.app("notes").await.is_ok()).await;
@@ -102,9 +102,9 @@ async fn a_server_that_comes_up_later_is_waited_for() {
     proxy.set(Network::Cut);
     let store = Store::watch(&settings(&database.url_at(proxy.address)));
     until("told", async || !store.postgres.health().problems.is_empty()).await;
-    let asked = Instant::now();
-    store.postgres.identity().await.expect_err("not there yet");
-    assert!(asked.elapsed() < Duration::from_secs(5), "the pool's patience is ten seconds");
+    let down = store.postgres.identity().await.expect_err("not there yet");
+    // That would be after the pool's patience.
+    assert!(!down.to_string().contains("in time"), "{down}");
     proxy.set(Network::Pass);
     has_healed(&store, &database).await;
 }
@@ -119,9 +119,9 @@ async fn a_stalled_connection_is_never_used_again() {
     assert_eq!((proxy.accepted(), store.postgres.health().pool), (1, Some((1, 1))));
     for fault in [Network::Stall, Network::LoseAnswers] {
         proxy.set(fault);
-        let (accepted, asked) = (proxy.accepted(), Instant::now());
-        store.postgres.app("notes").await.expect_err("stalled");
-        assert!(asked.elapsed() < QUERY_TIMEOUT * 2);
+        let accepted = proxy.accepted();
+        let asking = tokio::time::timeout(PATIENCE, store.postgres.app("notes")).await;
+        asking.expect("it is given up").expect_err("stalled");
         proxy.set(Network::Pass);
         store.postgres.app("notes").await.expect("answers over a new connection");
         assert!(proxy.accepted() > accepted);

@@ -20,9 +20,10 @@ use nightporter::store::{Freshness, Table};
 use tokio::task::JoinHandle;
 
 /// Far longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
-const HEARTBEAT: Duration = Duration::from_millis(250);
-const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(120);
+/// One that has not come back by then is lost, which on a busy machine none is to be.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A store as a process opens it, with a short temper.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ fn settings(url: &str) -> config::Postgres {
         url: Secret::new(url),
         pool_size: 4,
         pool_timeout: Duration::from_secs(10),
-        connect_timeout: Duration::from_secs(1),
+        connect_timeout: Duration::from_secs(3),
         query_timeout: QUERY_TIMEOUT,
         create_tables: true,
     }

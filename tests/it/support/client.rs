@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 /// No answer of the gate takes this long, not even one that is held; a hang becomes
 /// an error.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A request as bytes, built piece by piece without any check.
 #[derive(Clone)]

@@ -13,7 +13,7 @@ use super::boxes::SampleBox;
 use super::client::{Connection, Request, Response, ask, poll};
 
 /// How long a start may take on a busy machine.
-const STARTING: Duration = Duration::from_secs(20);
+const STARTING: Duration = Duration::from_secs(120);
 
 /// A running nightporter, in a thread and a runtime of its own; it stops when dropped.
 #[derive(Debug)]

@@ -11,13 +11,15 @@ pub const REVOCATIONS: Rounds = Rounds { few: 300, all: 3_000 };
 /// Requests that must add no statement, and no call to the engine.
 pub const QUIET_REQUESTS: Rounds = Rounds { few: 100_000, all: 1_000_000 };
 /// Apps put to sleep while they are woken.
-pub const NAPS: Rounds = Rounds { few: 80, all: 500 };
+pub const NAPS: Rounds = Rounds { few: 40, all: 500 };
 /// Apps removed while they are woken.
-pub const REMOVALS: Rounds = Rounds { few: 60, all: 500 };
+pub const REMOVALS: Rounds = Rounds { few: 24, all: 500 };
 /// Apps removed while Compose makes their containers.
-pub const REMAKINGS: Rounds = Rounds { few: 20, all: 60 };
+pub const REMAKINGS: Rounds = Rounds { few: 8, all: 60 };
 /// Rounds of two processes with one app.
-pub const TWO_PROCESSES: Rounds = Rounds { few: 12, all: 50 };
+pub const TWO_PROCESSES: Rounds = Rounds { few: 6, all: 50 };
+/// Rounds of two processes with two apps of one database.
+pub const NEIGHBOURS: Rounds = Rounds { few: 5, all: 20 };
 
 /// Tells `--soak` to the tests.
 const VARIABLE: &str = "TESTS_SOAK";

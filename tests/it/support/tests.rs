@@ -10,7 +10,7 @@ use super::sign::{self, PEER_KEY};
 
 /// Far longer than an answer takes, far shorter than anyone's patience.
 const SHORT: Duration = Duration::from_millis(300);
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(60);
 
 async fn through(database: &Database, proxy: &ChaosProxy) -> tokio_postgres::Client {
     let url = database.url_at(proxy.address);

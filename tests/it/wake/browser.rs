@@ -42,7 +42,7 @@ async fn walk<F: AsyncFnMut(&str)>(
     mut told: F,
 ) -> Walked {
     let order = json!({
-        "chromium": chromium(), "javascript": javascript, "steps": steps, "seconds": 90,
+        "chromium": chromium(), "javascript": javascript, "steps": steps, "seconds": 180,
     });
     let mut browser = tokio::process::Command::new(python())
         .args(["-c", include_str!("browser/steps.py")])

@@ -2,7 +2,7 @@
 //! `src/wake/parts.rs`.
 
 use super::{
-    LONG, NO_SLEEP, Stage, known, order, person, program, state, until_granted, until_state,
+    LONG, NO_SLEEP, Stage, known, order, person, program, served, state, until_granted, until_state,
 };
 use crate::support::boxes::Store;
 use crate::support::client::poll;
@@ -41,7 +41,7 @@ async fn a_helper_that_ends_by_itself_is_no_reason_to_close_the_app() {
     let porter = stage.porter(QUICK, NO_SLEEP).await;
     until_state(&porter, &app, "stopped", LONG).await;
     for starts in 1..=2 {
-        assert_eq!(porter.ask(&program(&app)).await.status, 200);
+        assert_eq!(served(&porter, &program(&app)).await.status, 200);
         until_known_ended(&porter, &app, 1).await;
         is_awake_throughout(&stage, &porter, &app).await;
         // It has its chance with each start of the app, and no more.

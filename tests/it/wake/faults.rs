@@ -1,9 +1,9 @@
-//! Whatever happens to containers, engine and socket: what is known is right a second
-//! after it could be.
+//! Whatever happens to containers, engine and socket: what is known is right as soon as
+//! events tell, and not when all is listed anew.
 
 use std::time::Duration;
 
-use super::{LONG, NO_SLEEP, SOON, Stage, known, program, state, until_granted, until_state};
+use super::{LONG, NO_SLEEP, Stage, known, program, served, state, until_granted, until_state};
 use crate::support::boxes::Store;
 use crate::support::client::poll;
 use crate::support::docker::apps::{App, Plan, Service};
@@ -25,30 +25,30 @@ async fn what_is_done_by_hand_is_seen() {
         until_state(&porter, &app, "awake", LONG).await;
 
         app.all("kill").await;
-        until_state(&porter, &app, "stopped", SOON).await;
+        until_state(&porter, &app, "stopped", LONG).await;
         asleep_then_woken(&porter, &app).await;
         app.all("pause").await;
-        until_state(&porter, &app, "paused", SOON).await;
+        until_state(&porter, &app, "paused", LONG).await;
         app.all("unpause").await;
-        until_state(&porter, &app, "awake", SOON).await;
+        until_state(&porter, &app, "awake", LONG).await;
         app.all("stop").await;
-        until_state(&porter, &app, "stopped", SOON).await;
+        until_state(&porter, &app, "stopped", LONG).await;
         app.all("start").await;
-        until_state(&porter, &app, "awake", SOON).await;
+        until_state(&porter, &app, "awake", LONG).await;
 
         let renamed = format!("{}-renamed", app.name);
         stage.apps.engine.docker(["rename", &app.name, &renamed]).await;
-        poll("the new name is known", SOON, async || {
+        poll("the new name is known", LONG, async || {
             known(&porter, &app.name).await["containers"].to_string().contains(&renamed)
         })
         .await;
         assert_eq!(state(&porter, &app).await, "awake");
         stage.apps.engine.docker(["kill", &renamed]).await;
-        until_state(&porter, &app, "stopped", SOON).await;
+        until_state(&porter, &app, "stopped", LONG).await;
         stage.apps.engine.docker(["rename", &renamed, &app.name]).await;
 
         app.remove().await;
-        until_state(&porter, &app, "missing", SOON).await;
+        until_state(&porter, &app, "missing", LONG).await;
         asleep_then_woken(&porter, &app).await;
     }
 }
@@ -66,7 +66,7 @@ async fn a_container_killed_for_want_of_memory_is_seen_and_named() {
     until_state(&porter, &later, "stopped", LONG).await;
 
     until_state(&porter, &at_once, "stopped", LONG).await;
-    let response = porter.ask(&program(&at_once)).await;
+    let response = served(&porter, &program(&at_once)).await;
     assert_eq!(response.status, 503, "{response:?}");
     poll("the reason is known", LONG, async || {
         let known = known(&porter, &at_once.name).await;
@@ -104,7 +104,7 @@ async fn an_engine_that_restarts_or_dies_is_found_again() {
         }
         engine.start().await;
         followed_again(&stage, before).await;
-        until_state(&porter, &plain, "stopped", SOON).await;
+        until_state(&porter, &plain, "stopped", LONG).await;
         until_state(&porter, &always, "awake", LONG).await;
         until_granted(&porter, &program(&plain)).await;
         assert!(plain.answers().await);
@@ -128,14 +128,14 @@ async fn what_happened_while_events_were_cut_is_caught_up() {
         app.all(verb).await;
         hold.release();
         followed_again(&stage, before).await;
-        until_state(&porter, &app, expected, SOON).await;
+        until_state(&porter, &app, expected, LONG).await;
     }
     let before = stage.proxy.calls("GET", "/events").len();
     stage.proxy.cut(true);
     app.all("kill").await;
     stage.proxy.cut(false);
     followed_again(&stage, before).await;
-    until_state(&porter, &app, "stopped", SOON).await;
+    until_state(&porter, &app, "stopped", LONG).await;
 }
 
 #[tokio::test]
@@ -147,10 +147,10 @@ async fn a_slow_engine_is_waited_for() {
     until_state(&porter, &app, "stopped", LONG).await;
     asleep_then_woken(&porter, &app).await;
     app.all("pause").await;
-    until_state(&porter, &app, "paused", SOON).await;
+    until_state(&porter, &app, "paused", LONG).await;
     asleep_then_woken(&porter, &app).await;
     app.all("kill").await;
-    until_state(&porter, &app, "stopped", SOON).await;
+    until_state(&porter, &app, "stopped", LONG).await;
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn an_engine_that_comes_later_is_found() {
     assert_eq!(response.status, 200, "as before: it was not put to sleep");
     stage.proxy.appear();
     followed_again(&stage, 0).await;
-    until_state(&porter, &app, "stopped", SOON).await;
+    until_state(&porter, &app, "stopped", LONG).await;
     asleep_then_woken(&porter, &app).await;
 }
 

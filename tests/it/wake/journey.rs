@@ -8,9 +8,9 @@ use crate::support::docker::apps::{App, Plan};
 use crate::support::docker::browser::Visit;
 use crate::support::docker::front::{Errors, Front};
 
-/// From the app's readiness until its document is there, on a machine that does
-/// other things too: the benchmark has the real number.
-const OPENS_WITHIN: Duration = Duration::from_secs(15);
+/// From the app's readiness until its document is there: the benchmark has the number,
+/// and the rest is for the machine.
+const OPENS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Opens the app as it is: first a page that waits, then the app.
 async fn journey(front: &Front, app: &App) {

@@ -23,7 +23,7 @@ fn all(_: &str, _: &str) -> bool {
 #[tokio::test]
 async fn where_pausing_is_forbidden_apps_are_stopped_at_their_time() {
     let stage = Stage::new(Store::Postgres).await;
-    let lifecycle = json!({"always_on": false, "idle_for_pause": 5, "idle_for_stop": 12});
+    let lifecycle = json!({"always_on": false, "idle_for_pause": 5, "idle_for_stop": 7});
     let mut apps = Vec::new();
     for label in ["one", "two"] {
         apps.push(stage.running(Plan::new(label).meta("lifecycle", lifecycle.clone())).await);

@@ -2,14 +2,15 @@
 //! as much as a visitor may know.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
 
 use super::{
-    LONG, NO_SLEEP, Stage, in_background, known, person, program, state, until_granted, until_state,
+    LONG, NO_SLEEP, Stage, in_background, known, person, program, served, state, until_granted,
+    until_state,
 };
 use crate::support::boxes::Store;
 use crate::support::docker::apps::{App, Plan, Service};
@@ -21,7 +22,7 @@ const ONCE: &str = "throttle = \"1h\"\nlongest_backoff = \"1h\"\n";
 
 /// Asks for an app that cannot be woken: what the operator is told, and what who asked.
 async fn failed(porter: &Nightporter, app: &App) -> (String, String) {
-    let response = porter.ask(&program(app)).await;
+    let response = served(porter, &program(app)).await;
     assert_eq!(response.status, 503, "{response:?}");
     assert_eq!(response.text("content-type"), Some("application/problem+json"));
     let problem: Value = serde_json::from_slice(&response.body).expect("JSON");
@@ -178,7 +179,6 @@ async fn an_exit_code_is_named_and_forgotten_when_it_comes_up() {
     assert_eq!((&known["state"], &known["reason"]), (&json!("awake"), &Value::Null), "{known}");
     // What was is kept for the operator.
     assert_eq!(known["last_failure"]["reason"], reason, "{known}");
-    let began = Instant::now();
+    // It is awake, whatever the backoff: that is an hour.
     assert_eq!(porter.ask(&program(&app)).await.status, 200);
-    assert!(began.elapsed() < Duration::from_secs(1), "it is awake, whatever the backoff");
 }

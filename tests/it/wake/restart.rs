@@ -1,6 +1,8 @@
 //! What comes back: the engine, and nightporter itself.
 
-use super::{LONG, NO_SLEEP, Stage, known, person, program, state, until_granted, until_state};
+use super::{
+    LONG, NO_SLEEP, Stage, known, person, program, served, state, until_granted, until_state,
+};
 use crate::support::boxes::Store;
 use crate::support::client::poll;
 use crate::support::docker::apps::Plan;
@@ -38,9 +40,14 @@ async fn an_app_that_starts_while_nightporter_does_is_waited_for() {
     poll("it runs", LONG, async || app.state().await == "running").await;
     drop(porter);
     let porter = stage.porter("", NO_SLEEP).await;
+    // Until the engine was listed, every app counts as awake.
+    poll("the engine is listed", LONG, async || {
+        !known(&porter, &app.name).await["containers"].to_string().contains("[]")
+    })
+    .await;
     // One that answers is not kept waiting by one that does not.
-    assert_eq!(porter.ask(&program(&up)).await.status, 200);
-    assert_eq!(porter.ask(&program(&app)).await.status, 200);
+    assert_eq!(served(&porter, &program(&up)).await.status, 200);
+    assert_eq!(served(&porter, &program(&app)).await.status, 200);
     assert!(app.answers().await, "let through before it listens");
     assert_eq!(app.starts().await, 1);
 }

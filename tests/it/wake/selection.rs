@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
-use super::{LONG, NO_SLEEP, Stage, order, program, until_granted, until_state};
+use super::{LONG, NO_SLEEP, Stage, order, program, served, until_granted, until_state};
 use crate::support::boxes::Store;
 use crate::support::client::{Request, ask};
 use crate::support::docker::apps::Plan;
@@ -154,7 +154,7 @@ async fn what_a_container_depends_on_is_started_first_and_waited_for() {
 
     let porter = stage.porter("", NO_SLEEP).await;
     until_state(&porter, &app, "stopped", LONG).await;
-    assert_eq!(porter.ask(&program(&app)).await.status, 200);
+    assert_eq!(served(&porter, &program(&app)).await.status, 200);
     let time = async |container: &str, of: &str| -> SystemTime {
         let text = engine.inspect(container, &format!("{{{{.State.{of}}}}}")).await;
         humantime::parse_rfc3339(&text.expect("it is there")).expect("a time")

@@ -7,11 +7,14 @@ use serde_json::json;
 use super::idle::SLEEP;
 use super::processes::beside;
 use super::selection::{APP, create, state_of};
-use super::{LONG, NO_SLEEP, Stage, in_background, order, program, until_granted, until_state};
+use super::{
+    LONG, NO_SLEEP, Stage, in_background, order, program, served, until_granted, until_state,
+};
 use crate::support::boxes::Store;
 use crate::support::client::poll;
 use crate::support::docker::apps::{App, Plan};
 use crate::support::server::Nightporter;
+use crate::support::soak;
 
 const QUICKLY: &str = "throttle = \"1ms\"\nlongest_backoff = \"10ms\"\n";
 
@@ -105,13 +108,15 @@ async fn the_idle_loop_leaves_a_shared_container_to_the_app_that_is_used() {
         until_granted(&porter, &program(app)).await;
     }
     let began = Instant::now();
-    let mut has_slept = false;
-    // Twice as long as an app may be idle after the other has fallen asleep.
-    while !has_slept || began.elapsed() < Duration::from_secs(15) {
+    let mut slept = None;
+    // For longer than an app may be idle after the other has fallen asleep.
+    while slept.is_none_or(|at: Instant| at.elapsed() < Duration::from_secs(6)) {
         assert!(began.elapsed() < LONG, "it does not sleep");
-        assert_eq!(porter.ask(&program(&used)).await.status, 200);
+        assert_eq!(served(&porter, &program(&used)).await.status, 200);
         assert_eq!(state_of(&stage, &database).await, "running");
-        has_slept = idle.state().await == "paused";
+        if slept.is_none() && idle.state().await == "paused" {
+            slept = Some(Instant::now());
+        }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     until_state(&porter, &used, "paused", LONG).await;
@@ -124,7 +129,7 @@ async fn what_one_process_wakes_is_not_put_to_sleep_with_its_neighbour_by_anothe
     let (one, two, database) = family(&stage, Plan::new).await;
     let first = stage.porter(QUICKLY, NO_SLEEP).await;
     let (second, _other) = beside(&stage, QUICKLY).await;
-    for round in 0..20_u64 {
+    for round in 0..u64::from(soak::NEIGHBOURS.count()) {
         poll("one is awake", LONG, async || order(&first, &one, "wake").await.status == 200).await;
         poll("one sleeps", LONG, async || order(&first, &one, "pause").await.status == 200).await;
         poll("two is awake", LONG, async || order(&first, &two, "wake").await.status == 200).await;

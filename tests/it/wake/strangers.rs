@@ -1,12 +1,10 @@
 //! What somebody learns, and sets off, who may not use an app.
 
-use std::time::Duration;
-
 use serde_json::json;
 
-use super::{LONG, NO_SLEEP, Stage, in_background, person, program, state, until_state};
+use super::{LONG, NO_SLEEP, Stage, in_background, person, program, served, state, until_state};
 use crate::support::boxes::{Store, token};
-use crate::support::client::{Request, Response};
+use crate::support::client::{Request, Response, ask};
 use crate::support::docker::apps::{App, Plan};
 use crate::support::server::Nightporter;
 
@@ -38,7 +36,7 @@ async fn whoever_is_denied_learns_nothing_of_containers_on_any_route() {
     let once = "throttle = \"1h\"\nlongest_backoff = \"1h\"\n";
     let porter = stage.porter(once, NO_SLEEP).await;
     until_state(&porter, &app, "stopped", LONG).await;
-    let granted = porter.ask(&program(&app).cookie(token())).await;
+    let granted = served(&porter, &program(&app).cookie(token())).await;
     assert_eq!(granted.status, 503, "{granted:?}");
     assert!(granted.body().contains("\"exit_code\":137"), "{granted:?}");
 
@@ -81,15 +79,16 @@ async fn the_question_of_a_page_that_is_denied_holds_no_place() {
         .chain([program(&app)])
         .map(|request| in_background(&porter, &request.header("X-Nightporter-Poll", "0")))
         .collect();
-    let held = in_background(&porter, &program(&app).cookie(token()));
+    let (gate, request) = (porter.gate, program(&app).cookie(token()));
+    let held = tokio::spawn(async move { ask(gate, &request).await });
     starts.reached(1).await;
     for question in questions {
         // None waits for what is not about to happen.
-        let answered = tokio::time::timeout(Duration::from_secs(15), question).await;
+        let answered = tokio::time::timeout(LONG, question).await;
         answered.expect("at once").expect("no panic").expect("an answer");
     }
     starts.release();
-    let response = held.await.expect("no panic").expect("an answer");
+    let response = held.await.expect("no panic");
     assert_eq!(response.status, 200, "its place was taken: {response:?}");
 }
 
@@ -134,6 +133,6 @@ async fn a_preflight_passes_where_it_is_wanted_and_wakes_nothing() {
     }
     assert_eq!(porter.ask(&preflight(&strict)).await.status, 401);
     // Whatever was ordered before comes before what is ordered now.
-    assert_eq!(porter.ask(&program(&strict).cookie(token())).await.status, 200);
+    assert_eq!(served(&porter, &program(&strict).cookie(token())).await.status, 200);
     assert_eq!(stage.proxy.calls("POST", "/start").len(), 1, "a preflight woke an app");
 }

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{LONG, NO_SLEEP, Stage, in_background, order, person, program, state, until_state};
+use super::{
+    LONG, NO_SLEEP, Stage, in_background, order, person, program, served, state, until_state,
+};
 use crate::support::boxes::{Store, token};
 use crate::support::client::{Request, ask, poll};
 use crate::support::docker::apps::Plan;
@@ -18,9 +20,11 @@ async fn a_person_gets_a_page_and_a_program_the_app() {
         let porter = stage.porter("throttle = \"100ms\"\n", NO_SLEEP).await;
         until_state(&porter, &app, "stopped", LONG).await;
 
-        let began = Instant::now();
+        // It waits for nothing: the engine is not allowed to start it yet.
+        let starts = stage.proxy.hold("POST", "/start");
         let page = porter.ask(&person(&app)).await;
-        assert!(began.elapsed() < Duration::from_millis(400), "it waits for nothing");
+        assert_eq!(app.state().await, "created");
+        starts.release();
         assert_eq!(page.status, 503, "{page:?}");
         assert!(page.text("content-type").is_some_and(|kind| kind.starts_with("text/html")));
         let seconds = page.text("retry-after").expect("Retry-After");
@@ -42,7 +46,7 @@ async fn a_person_gets_a_page_and_a_program_the_app() {
         for held in [navigation(post), web_socket, Request::auth(&host, "/"), program(&app)] {
             assert_eq!(order(&porter, &app, "sleep").await.status, 200);
             assert_eq!(state(&porter, &app).await, "stopped");
-            let response = porter.ask(&held).await;
+            let response = served(&porter, &held).await;
             assert_eq!(response.status, 200, "{held:?} {response:?}");
             assert!(app.answers().await, "held until it was ready: {held:?}");
         }
@@ -68,25 +72,26 @@ async fn the_choice_is_the_apps_or_the_owners() {
     starts.release();
     until_state(&porter, &pass, "awake", LONG).await;
 
-    assert_eq!(porter.ask(&person(&hold)).await.status, 200);
+    assert_eq!(served(&porter, &person(&hold)).await.status, 200);
     assert!(hold.answers().await);
 }
 
 #[tokio::test]
 async fn what_is_held_too_long_is_told_why() {
     let stage = Stage::new(Store::Files).await;
-    let slow = stage.stopped(Plan::new("slow").env("START_DELAY_MS", 5000)).await;
+    let slow = stage.stopped(Plan::new("slow")).await;
     let porter = stage.porter("hold_timeout = \"1s\"\n", NO_SLEEP).await;
     until_state(&porter, &slow, "stopped", LONG).await;
+    let starts = stage.proxy.hold("POST", "/start");
     let began = Instant::now();
     let response = porter.ask(&program(&slow)).await;
-    let held = began.elapsed();
-    assert!((1..3).contains(&held.as_secs()), "{held:?}");
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
     assert_eq!(response.status, 503, "{response:?}");
     assert_eq!(response.text("content-type"), Some("application/problem+json"));
     assert!(response.text("retry-after").is_some(), "{response:?}");
     let body: serde_json::Value = serde_json::from_slice(&response.body).expect("JSON");
-    assert!(body.to_string().contains("running"), "it names the container's state: {body}");
+    assert!(body.to_string().contains("created"), "it names the container's state: {body}");
+    starts.release();
     until_state(&porter, &slow, "awake", LONG).await;
 }
 
@@ -118,7 +123,7 @@ async fn nobody_who_is_denied_wakes_anything() {
             assert!(!page.contains("data-follow=\"poll\""), "no page that waits: {page}");
         }
         // Whatever was ordered before comes before what is ordered now.
-        assert_eq!(porter.ask(&program(&app).cookie(token())).await.status, 200);
+        assert_eq!(served(&porter, &program(&app).cookie(token())).await.status, 200);
         assert_eq!(stage.proxy.calls("POST", "/start").len(), 1);
         assert_eq!(app.starts().await, 1);
         assert_eq!(porter.ask(&person(&app)).await.status, 401);

@@ -18,7 +18,7 @@ use super::subnet::Subnet;
 
 /// Marks every container of a test, so that it takes them with it.
 const LABEL: &str = "nightporter.test";
-pub const STARTING: Duration = Duration::from_secs(30);
+pub const STARTING: Duration = Duration::from_secs(120);
 
 /// The apps of one test, in a network of their own.
 #[derive(Debug)]
@@ -334,6 +334,7 @@ impl App {
             let mut connection = Connection::open(self.address()).await.ok()?;
             connection.ask(&Request::new("GET", path)).await.ok()
         };
+        // Where it is paused, nobody answers: that is to be seen soon.
         tokio::time::timeout(Duration::from_secs(1), asking).await.ok()?
     }
 

@@ -51,7 +51,7 @@ pub struct Asked {
 
 impl Visit {
     pub fn to(url: &str, until: &str) -> Self {
-        let patience = Duration::from_secs(60);
+        let patience = Duration::from_secs(180);
         Self { url: url.into(), until: until.into(), patience, cookies: Vec::new() }
     }
 

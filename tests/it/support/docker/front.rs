@@ -104,7 +104,7 @@ impl Front {
     /// Traefik listens before it knows its routes, and no app is to be asked here.
     async fn is_ready(&self) {
         let probe = Request::new("GET", "/livez").without("Host").header("Host", PROBE);
-        poll("Traefik is ready", Duration::from_secs(20), async || {
+        poll("Traefik is ready", Duration::from_secs(120), async || {
             let Ok(mut connection) = Connection::open(self.address).await else { return false };
             connection.ask(&probe).await.is_ok_and(|response| response.status == 200)
         })

@@ -231,7 +231,7 @@ impl Hold {
     pub async fn reached(&self, calls: usize) {
         let mut waiting = self.held.waiting.subscribe();
         let reached = waiting.wait_for(|waiting| *waiting >= calls);
-        let reached = tokio::time::timeout(Duration::from_secs(20), reached).await;
+        let reached = tokio::time::timeout(Duration::from_secs(120), reached).await;
         assert!(reached.is_ok(), "not {calls} calls of {} {}", self.held.method, self.held.suffix);
     }
 
