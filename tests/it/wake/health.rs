@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::idle::SLEEP;
 use super::{LONG, NO_SLEEP, Stage, known, order, program, until_granted, until_state};
 use crate::support::boxes::Store;
 use crate::support::client::poll;
@@ -69,4 +70,33 @@ async fn a_check_that_gives_up_before_the_app_listens_is_heard_again() {
     assert!(app.answers().await);
     let known = known(&porter, &app.name).await;
     assert_eq!(known["last_failure"], Value::Null, "{known}");
+}
+
+/// Of a check that hangs the engine keeps a command in the container.
+#[tokio::test]
+async fn a_check_that_hangs_keeps_nobody_out_and_nobody_awake() {
+    let stage = Stage::new(Store::Files).await;
+    let lifecycle = json!({"always_on": false, "idle_for_pause": 5});
+    let hangs = |timeout: &str| {
+        let check = json!({
+            "test": ["CMD", "/app", "wait"], "interval": "500ms", "timeout": timeout, "retries": 1,
+        });
+        Plan::of("hangs", vec![checked(check)]).meta("lifecycle", lifecycle.clone())
+    };
+    // One that the engine gives up, and one that it waits for longer than anybody here.
+    let given_up = stage.stopped(hangs("1s")).await;
+    let waited_for = stage.stopped(hangs("1h")).await;
+    let porter = stage.porter(QUICK, SLEEP).await;
+    let wakes = async |app: &crate::support::docker::apps::App| {
+        until_granted(&porter, &program(app)).await;
+        assert!(app.answers().await);
+        let known = known(&porter, &app.name).await;
+        assert_eq!(known["last_failure"], Value::Null, "{known}");
+    };
+    tokio::join!(wakes(&given_up), wakes(&waited_for));
+    assert_eq!(health(&stage, &waited_for.name).await, "starting");
+    for app in [&given_up, &waited_for] {
+        poll("it sleeps all the same", LONG, async || app.state().await == "paused").await;
+    }
+    tokio::join!(wakes(&given_up), wakes(&waited_for));
 }
