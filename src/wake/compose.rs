@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
@@ -223,12 +223,19 @@ impl Compose {
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let program = command.as_std().get_program().to_string_lossy().into_owned();
         let failed = |reason: String| Err(Trouble::Failed(Failure::Compose(reason)));
-        match timeout(LIMIT, said_by(&mut command)).await {
+        let done = async { said_by(&mut self.start(command).await?).await };
+        match timeout(LIMIT, done).await {
             Err(_) => failed(format!("not done within {LIMIT:?}")),
             Ok(Err(error)) => failed(format!("{program}: {error}")),
             Ok(Ok((status, _))) if status.success() => Ok(()),
             Ok(Ok((_, said))) => Err(Trouble::of(&String::from_utf8_lossy(&said))),
         }
+    }
+
+    /// Starts a command on a thread that may wait: whoever starts one waits until it has
+    /// entered its folder, and that may be on a mount that hangs.
+    async fn start(&self, mut command: Command) -> io::Result<Child> {
+        self.calls.run(move || command.spawn()).await
     }
 
     /// Compose as a plugin of Docker's client, or else as the older program.
@@ -241,7 +248,8 @@ impl Compose {
             let mut command = Command::new(program);
             command.args(rest).arg("version").stdin(Stdio::null());
             command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-            let status = timeout(Duration::from_secs(10), command.status()).await;
+            let ended = async { self.start(command).await?.wait().await };
+            let status = timeout(Duration::from_secs(10), ended).await;
             if matches!(status, Ok(Ok(status)) if status.success()) {
                 return Some(words.iter().map(|word| (*word).to_owned()).collect());
             }
@@ -256,9 +264,8 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// How a command ended, and the end of what it said on its standard error.
-async fn said_by(command: &mut Command) -> io::Result<(ExitStatus, Vec<u8>)> {
-    let mut child = command.spawn()?;
+/// How a command ends, and the end of what it says on its standard error.
+async fn said_by(child: &mut Child) -> io::Result<(ExitStatus, Vec<u8>)> {
     let (mut said, mut heard) = (child.stderr.take(), Vec::new());
     let status = {
         let listening = keep_end(said.as_mut(), &mut heard);

@@ -9,6 +9,7 @@ mod burst;
 mod ended;
 mod faults;
 mod health;
+mod hung_mount;
 mod idle;
 mod journey;
 mod limits;

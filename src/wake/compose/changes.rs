@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::debug;
@@ -78,8 +79,9 @@ impl Compose {
     /// The hash of each service's configuration, as Compose labels its containers.
     async fn hashes(&self, file: &Path, project: &str) -> Option<HashMap<String, String>> {
         let mut command = self.command(file, project, &["config", "--hash", "*"]).await?;
-        let output = tokio::time::timeout(Duration::from_secs(30), command.output()).await;
-        match output {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = async { self.start(command).await?.wait_with_output().await };
+        match tokio::time::timeout(Duration::from_secs(30), output).await {
             Ok(Ok(output)) if output.status.success() => {
                 let text = String::from_utf8_lossy(&output.stdout);
                 let pairs = text.lines().filter_map(|line| line.split_once(' '));

@@ -25,17 +25,17 @@ const SCRIPT: &str = "
     wait
 ";
 
-struct Program {
+pub(crate) struct Program {
     child: Child,
     stdin: ChildStdin,
-    gate: SocketAddr,
-    ops: SocketAddr,
+    pub(crate) gate: SocketAddr,
+    pub(crate) ops: SocketAddr,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
     log: Arc<Mutex<String>>,
 }
 
 impl Program {
-    fn start(config: &Path, folder: &Path) -> Self {
+    pub(crate) fn start(config: &Path, folder: &Path) -> Self {
         // With its first process all of the namespace ends.
         let mut child = Command::new("unshare")
             .args(["-m", "--fork", "--pid", "--kill-child", "bash", "-c", SCRIPT, "bash"])
@@ -68,13 +68,13 @@ impl Program {
         Self { child, stdin, gate, ops, lines, log }
     }
 
-    fn hang(&mut self) {
+    pub(crate) fn hang(&mut self) {
         self.stdin.write_all(b"\n").expect("it reads");
         let line = self.lines.next().unwrap_or_else(|| panic!("{}", self.logged()));
         assert_eq!(line.expect("readable"), "hung");
     }
 
-    fn logged(&self) -> String {
+    pub(crate) fn logged(&self) -> String {
         self.log.lock().expect("no panic").clone()
     }
 }
