@@ -8,6 +8,7 @@ mod browser;
 mod burst;
 mod ended;
 mod faults;
+mod gone;
 mod health;
 mod hung_mount;
 mod idle;

@@ -1,12 +1,13 @@
 //! Containers that cannot be started as they are: only Compose can make them anew.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tracing::{debug, info, warn};
 
 use super::{Attempt, Trouble};
 use crate::domain::lifecycle::Failure;
-use crate::wake::docker::{Container, EngineError, State};
+use crate::wake::docker::{Container, EngineError, Snapshot, State};
 use crate::wake::observed::Observed;
 use crate::wake::sharing::Need;
 
@@ -21,6 +22,18 @@ enum Gone {
     Image,
     /// Its port is taken by another container.
     Port(u16),
+    /// The address that it is to have is taken by another container.
+    Address(IpAddr),
+}
+
+/// Who has what a container is to have alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder<'a> {
+    /// An old container of the same app.
+    Own,
+    Other(&'a str),
+    /// None of the engine's containers.
+    Unknown,
 }
 
 impl Gone {
@@ -34,9 +47,14 @@ impl Gone {
             | EngineError::Refused { message, .. } => message.to_lowercase(),
         };
         let has = |part: &str| message.contains(part);
-        let is_port = has("port is already allocated") || has("address already in use");
-        if let Some(port) = taken_port(&message).filter(|_| is_port) {
+        let is_taken = has("already allocated") || has("address already in use");
+        if let Some(port) = taken_port(&message).filter(|_| is_taken) {
             return Some(Self::Port(port));
+        }
+        let named = |address: &&IpAddr| has(&address.to_string());
+        let fixed = || container.fixed_addresses.iter();
+        if is_taken && let Some(address) = fixed().find(named).or_else(|| fixed().next()) {
+            return Some(Self::Address(*address));
         }
         let is_neighbour = has("no such container") && !has(&container.id.to_lowercase());
         if is_neighbour || has("cannot join network of a non running container") {
@@ -65,6 +83,36 @@ impl Gone {
             Self::Device => "a device of it is gone",
             Self::Image => "its image is missing",
             Self::Port(_) => "its port is taken",
+            Self::Address(_) => "its address is taken",
+        }
+    }
+
+    /// Whether a container has what is to be had by one alone. A paused one keeps it.
+    fn is_held_by(self, container: &Container) -> bool {
+        let is_up = matches!(container.state, State::Running | State::Paused | State::Restarting);
+        is_up
+            && match self {
+                Self::Port(port) => container.ports.contains(&port),
+                Self::Address(address) => container.addresses.contains(&address),
+                _ => false,
+            }
+    }
+
+    fn holder<'a>(self, snapshot: &'a Snapshot, observed: &Observed) -> Holder<'a> {
+        let mut holders = snapshot.containers.values().filter(|c| self.is_held_by(c));
+        match holders.next() {
+            Some(holder) if observed.containers.iter().any(|c| c.id == holder.id) => Holder::Own,
+            Some(holder) => Holder::Other(&holder.name),
+            None => Holder::Unknown,
+        }
+    }
+
+    /// What is taken, if that is what is wrong.
+    fn taken(self) -> Option<String> {
+        match self {
+            Self::Port(port) => Some(format!("port {port}")),
+            Self::Address(address) => Some(format!("address {address}")),
+            _ => None,
         }
     }
 }
@@ -88,19 +136,14 @@ impl Attempt {
     ) -> Result<(), Trouble> {
         let Some(gone) = Gone::of(&error, container) else { return Err(error.into()) };
         debug!(app = %self.app.name, container = %container.name, %error, ?gone, "not started");
-        if let Gone::Port(port) = gone {
-            let snapshot = self.view.snapshot();
-            let mut others = snapshot.containers.values();
-            let holder = others.find(|c| c.state == State::Running && c.ports.contains(&port));
-            match holder {
-                Some(holder) if !observed.containers.iter().any(|c| c.id == holder.id) => {
-                    let name = &holder.name;
-                    let reason = format!("port {port} is taken by container {name}");
+        if let Some(taken) = gone.taken() {
+            match gone.holder(&self.view.snapshot(), observed) {
+                Holder::Other(name) => {
+                    let reason = format!("{taken} is taken by container {name}");
                     return Err(Failure::Engine(reason).into());
                 }
-                Some(_) => {}
-                // By a program that is none of the engine's.
-                None => return Err(error.into()),
+                Holder::Own => {}
+                Holder::Unknown => return Err(error.into()),
             }
         }
         let is_there = self.means.compose.file(&self.app.name).is_some();
@@ -110,9 +153,9 @@ impl Attempt {
         let name = &container.name;
         Err(match gone {
             Gone::Image => Failure::ImageMissing { image: container.image.clone() },
-            Gone::Port(port) => Failure::Engine(format!(
-                "port {port} of container {name} is taken by an old container of the app; \
-                 remove that one"
+            Gone::Port(_) | Gone::Address(_) => Failure::Engine(format!(
+                "{} of container {name} is taken by an old container of the app; remove that one",
+                gone.taken().unwrap_or_default()
             )),
             _ => Failure::Engine(format!(
                 "container {name} has to be made anew, {}: run `docker compose up -d \
@@ -140,7 +183,7 @@ impl Attempt {
             let done = self.means.compose.recreate_only(&name, project, &own).await;
             return self.after_compose(project, done).await;
         }
-        let is_in_the_way = matches!(gone, Gone::Port(_));
+        let is_in_the_way = gone.taken().is_some();
         let done = self.means.compose.recreate(&name, project, is_in_the_way).await;
         self.after_compose(project, done).await
     }
@@ -196,7 +239,11 @@ mod tests {
 
     #[test]
     fn what_only_recreation_mends_is_recognised() {
-        let web = Container::sample("shop", "web", State::Exited);
+        let fixed_addresses =
+            vec!["10.5.0.5".parse().expect("IPv4"), "fd00::5".parse().expect("IPv6")];
+        let address = |n: usize| Some(Gone::Address(fixed_addresses[n]));
+        let (first, second) = (address(0), address(1));
+        let web = Container { fixed_addresses, ..Container::sample("shop", "web", State::Exited) };
         let refused = |message: &str| EngineError::Refused { status: 500, message: message.into() };
         let not_found = |message: &str| EngineError::NotFound(message.into());
         for (error, expected) in [
@@ -241,10 +288,37 @@ mod tests {
                 refused("listen tcp4 0.0.0.0:8080: bind: address already in use"),
                 Some(Gone::Port(8080)),
             ),
+            (refused("Address already in use"), first),
+            (refused("failed to set up container networking: Address already in use"), first),
+            (
+                refused("IPAM error: requested ip address fd00::5 is already allocated to b6e1"),
+                second,
+            ),
             (refused("exec: \"/nope\": permission denied"), None),
             (EngineError::Away("no such file".into()), None),
         ] {
             assert_eq!(Gone::of(&error, &web), expected, "{error}");
         }
+        // Without an address of its own it has none that could be taken.
+        let any = Container::sample("shop", "web", State::Exited);
+        assert_eq!(Gone::of(&refused("Address already in use"), &any), None);
+    }
+
+    #[test]
+    fn who_has_a_port_or_an_address_is_found_awake_and_paused() {
+        let at = "10.5.0.5".parse().expect("IPv4");
+        let holder = |state| Container {
+            addresses: vec![at],
+            ports: vec![8080],
+            ..Container::sample("other", "web", state)
+        };
+        for gone in [Gone::Port(8080), Gone::Address(at)] {
+            for (state, is_so) in
+                [(State::Running, true), (State::Paused, true), (State::Exited, false)]
+            {
+                assert_eq!(gone.is_held_by(&holder(state)), is_so, "{gone:?} {state:?}");
+            }
+        }
+        assert!(!Gone::Port(80).is_held_by(&holder(State::Running)));
     }
 }

@@ -64,6 +64,8 @@ pub struct Container {
     pub restarts_always: bool,
     /// Where it can be reached, while it runs.
     pub addresses: Vec<IpAddr>,
+    /// The addresses that it is to have whenever it runs, and no others.
+    pub fixed_addresses: Vec<IpAddr>,
     /// Ports of the machine that lead to it, while it runs.
     pub ports: Vec<u16>,
     /// Its first process, while it runs.
@@ -161,14 +163,16 @@ impl Container {
         let checks = state.health.as_ref().and_then(|health| health.log.as_ref());
         let policy = inspected.host_config.and_then(|host| host.restart_policy);
         let settings = inspected.network_settings.unwrap_or_default();
-        let bound = settings.ports.unwrap_or_default().into_values().flatten().flatten();
+        let bound = settings.ports.into_iter().flat_map(HashMap::into_values).flatten().flatten();
         let ports = bound.filter_map(|port| port.host_port?.parse().ok()).collect();
-        let networks = settings.networks;
-        let addresses = networks.unwrap_or_default().into_values().flat_map(|endpoint| {
-            [endpoint.ip_address, endpoint.global_ipv6_address].into_iter().flatten()
-        });
-        let mut addresses: Vec<IpAddr> = addresses.filter_map(|text| text.parse().ok()).collect();
-        addresses.sort_unstable();
+        let endpoints = || settings.networks.iter().flat_map(HashMap::values);
+        let addresses = sorted(endpoints().flat_map(|endpoint| {
+            [endpoint.ip_address.as_deref(), endpoint.global_ipv6_address.as_deref()]
+        }));
+        let ipam = endpoints().filter_map(|endpoint| endpoint.ipam_config.as_ref());
+        let fixed_addresses = sorted(
+            ipam.flat_map(|ipam| [ipam.ipv4_address.as_deref(), ipam.ipv6_address.as_deref()]),
+        );
         Some(Self {
             id: id.into(),
             name: inspected.name.unwrap_or_default().trim_start_matches('/').to_owned(),
@@ -199,6 +203,7 @@ impl Container {
             pid: state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0),
             state: state_of(state.status),
             addresses,
+            fixed_addresses,
         })
     }
 
@@ -232,6 +237,7 @@ impl Container {
             restarts: 0,
             restarts_always: false,
             addresses: Vec::new(),
+            fixed_addresses: Vec::new(),
             pid: None,
         }
     }
@@ -256,6 +262,12 @@ impl Belongs {
             swarm_service: label(SWARM_SERVICE),
         }
     }
+}
+
+fn sorted<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> Vec<IpAddr> {
+    let mut addresses: Vec<_> = texts.flatten().filter_map(|text| text.parse().ok()).collect();
+    addresses.sort_unstable();
+    addresses
 }
 
 /// `notes, wiki`.

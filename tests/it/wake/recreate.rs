@@ -11,14 +11,14 @@ use crate::support::boxes::Store;
 use crate::support::docker::apps::{App, Plan, Service};
 use crate::support::programs::free_address;
 
-const QUICKLY: &str = "throttle = \"1ms\"\nlongest_backoff = \"10ms\"\n";
+pub(super) const QUICKLY: &str = "throttle = \"1ms\"\nlongest_backoff = \"10ms\"\n";
 
 fn file_of(stage: &Stage, app: &App) -> PathBuf {
     stage.sample.folder().join("installed_apps").join(&app.name).join("docker-compose.yml")
 }
 
 /// Writes an app's compose file anew.
-fn change(stage: &Stage, app: &App, change: impl FnOnce(&mut Value)) {
+pub(super) fn change(stage: &Stage, app: &App, change: impl FnOnce(&mut Value)) {
     let file = file_of(stage, app);
     let mut text: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).expect("JSON");
     change(&mut text);

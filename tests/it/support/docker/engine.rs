@@ -15,7 +15,7 @@ use super::image;
 use super::subnet::Subnet;
 
 /// How long an engine may take to start or to end on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 #[derive(Debug)]
 pub struct Engine {
@@ -74,6 +74,11 @@ impl Engine {
 
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Where an engine of the test's own keeps a volume.
+    pub fn volume(self: &Arc<Self>, name: &str) -> PathBuf {
+        self.own_parts().data.join("volumes").join(name)
     }
 
     /// For `DOCKER_HOST` and `wake.docker`.
