@@ -14,7 +14,7 @@ use super::{Handler, Response, answer, ops};
 use crate::domain::endpoint::{Endpoint, Said};
 use crate::domain::reason::Reason;
 use crate::gate::asker::{is_navigation, poll_version};
-use crate::gate::verdict::{Asleep, Form, Verdict};
+use crate::gate::verdict::{ASLEEP, Asleep, Form, Verdict};
 use crate::gate::{Gate, PageApp};
 use crate::telemetry::meters::Verdicts;
 use crate::upstream::Shadow;
@@ -137,8 +137,11 @@ impl GateRoutes {
         headers: &HeaderMap,
         place: Place<'_>,
     ) -> Response {
-        let is_page = poll_version(headers).is_some()
-            || is_navigation(headers, header(headers, FORWARDED_METHOD));
+        let is_asked_by_a_page = poll_version(headers).is_some();
+        // The others are no pages at the gate either.
+        let is_shown = matches!(status, 401 | 403 | 503)
+            && is_navigation(headers, header(headers, FORWARDED_METHOD));
+        let is_page = status == ASLEEP || is_asked_by_a_page || is_shown;
         match app {
             Some(app) if is_page => {
                 self.pages.app_error(Some(status), Some(app), headers, place).await

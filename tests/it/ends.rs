@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration};
+use std::time::Duration;
 
 use nightporter::config::{Environment, load};
 use nightporter::{Listeners, Signal, run};

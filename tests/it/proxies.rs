@@ -17,9 +17,9 @@ use crate::support::client::{Connection, Request, Response, ask, poll};
 use crate::support::sign;
 
 use self::echo::{Seen, web_socket};
-use crate::support::programs::{Program, free_address, install, traefik};
+use crate::support::programs::{self, Program, free_address, install, traefik};
 
-const STARTING: Duration = Duration::from_secs(20);
+const STARTING: Duration = Duration::from_secs(120);
 const SECRET: &str = "terminal-secret-of-the-sample-box-0123456789";
 /// The paired device of `config/box`.
 const TERMINAL: &str = "laptop";
@@ -382,13 +382,7 @@ async fn caddy() {
         ("http://wiki.box.example", port("wiki")),
     ];
     let configuration = install("caddy/Caddyfile", house.path(), &replacements);
-    let mut command = Command::new("caddy");
-    command
-        .args(["run", "--adapter", "caddyfile", "--config"])
-        .arg(configuration)
-        .env("XDG_CONFIG_HOME", house.path())
-        .env("XDG_DATA_HOME", house.path());
-    let _caddy = Program::start(&mut command, house.path());
+    let _caddy = programs::caddy(&configuration, house.path());
     prove(public).await;
 }
 
@@ -399,24 +393,6 @@ async fn nginx() {
     let [gate, notes, wiki] = house.neighbours();
     let replacements = [gate, notes, wiki, ("listen 80;", format!("listen {public};"))];
     let site = install("nginx/nightporter.conf", house.path(), &replacements);
-    // Debian's nginx.conf around the shipped file, without its own log, user and pid.
-    let main = house.path().join("nginx.conf");
-    let folder = house.path().display();
-    let text = format!(
-        "load_module /usr/lib/nginx/modules/ngx_http_headers_more_filter_module.so;
-         daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr;
-         events {{}}
-         http {{
-             access_log off;
-             client_body_temp_path {folder}/bodies; proxy_temp_path {folder}/proxied;
-             fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-             include {};
-         }}",
-        site.display()
-    );
-    fs::write(&main, text).expect("writable");
-    let mut command = Command::new("nginx");
-    command.arg("-c").arg(main).args(["-g", "", "-e", "stderr"]);
-    let _nginx = Program::start(&mut command, house.path());
+    let _nginx = programs::nginx(&site, house.path());
     prove(public).await;
 }

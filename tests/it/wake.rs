@@ -18,6 +18,7 @@ mod naming;
 mod pausing;
 mod podman;
 mod processes;
+mod proxies;
 mod quiet;
 mod races;
 mod reasons;

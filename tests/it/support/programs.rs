@@ -66,3 +66,35 @@ pub fn traefik() -> PathBuf {
         .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv").into(), PathBuf::from);
     venv.join("bin/traefik")
 }
+
+/// Caddy with this configuration.
+pub fn caddy(configuration: &Path, folder: &Path) -> Program {
+    let mut command = Command::new("caddy");
+    command
+        .args(["run", "--adapter", "caddyfile", "--config"])
+        .arg(configuration)
+        .env("XDG_CONFIG_HOME", folder)
+        .env("XDG_DATA_HOME", folder);
+    Program::start(&mut command, folder)
+}
+
+/// nginx with these sites in Debian's `nginx.conf`, without its own log, user and pid.
+pub fn nginx(sites: &Path, folder: &Path) -> Program {
+    let main = folder.join("nginx.conf");
+    let (here, sites) = (folder.display(), sites.display());
+    let text = format!(
+        "load_module /usr/lib/nginx/modules/ngx_http_headers_more_filter_module.so;
+         daemon off; master_process off; pid {here}/nginx.pid; error_log stderr;
+         events {{}}
+         http {{
+             access_log off;
+             client_body_temp_path {here}/bodies; proxy_temp_path {here}/proxied;
+             fastcgi_temp_path {here}/f; uwsgi_temp_path {here}/u; scgi_temp_path {here}/s;
+             include {sites};
+         }}"
+    );
+    fs::write(&main, text).expect("writable");
+    let mut command = Command::new("nginx");
+    command.arg("-c").arg(main).args(["-g", "", "-e", "stderr"]);
+    Program::start(&mut command, folder)
+}
