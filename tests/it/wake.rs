@@ -6,6 +6,7 @@ mod again;
 mod answers;
 mod browser;
 mod burst;
+mod clock;
 mod ended;
 mod faults;
 mod gone;

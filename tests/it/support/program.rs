@@ -1,5 +1,6 @@
 //! The program as a process of its own.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use super::client::{Request, ask, poll};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// `nightporter serve` as a process of its own; killed when dropped.
 #[derive(Debug)]
@@ -23,11 +24,17 @@ pub struct Program {
 impl Program {
     /// Starts under a limit of open files.
     pub fn start(config: &Path, open_files: u32) -> Self {
+        Self::start_with(config, open_files, &[])
+    }
+
+    /// The same with more in its environment.
+    pub fn start_with(config: &Path, open_files: u32, environment: &[(&str, &OsStr)]) -> Self {
         let mut child = Command::new("sh")
             .args(["-c", &format!("ulimit -n {open_files}; exec \"$@\""), "sh"])
             .arg(env!("CARGO_BIN_EXE_nightporter"))
             .arg("serve")
             .env("NIGHTPORTER_CONFIG", config)
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
