@@ -239,7 +239,7 @@ fn serve(stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks another app again and again.
+/// Asks another app once a second.
 fn poll(address: &str) {
     loop {
         let asked = || -> io::Result<()> {
@@ -248,7 +248,7 @@ fn poll(address: &str) {
             stream.read_exact(&mut [0; 64])
         };
         asked().ok();
-        sleep(Duration::from_millis(200));
+        sleep(Duration::from_secs(1));
     }
 }
 
