@@ -139,12 +139,14 @@ async fn state(porter: &Nightporter, app: &App) -> String {
     known(porter, &app.name).await["state"].as_str().unwrap_or("unknown").to_owned()
 }
 
-/// Fails unless the app is known to be in that state within that time.
+/// Fails unless the app is known to be in that state within that time; awake by what its
+/// containers do, and not since the engine was not listed yet.
 async fn until_state(porter: &Nightporter, app: &App, expected: &str, within: Duration) {
     let began = std::time::Instant::now();
     loop {
         let known = known(porter, &app.name).await;
-        if known["state"] == expected {
+        let is_listed = known["containers"].as_array().is_some_and(|all| !all.is_empty());
+        if known["state"] == expected && (is_listed || expected != "awake") {
             return;
         }
         assert!(began.elapsed() < within, "not {expected} within {within:?}: {known}");

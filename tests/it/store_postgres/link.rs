@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nightporter::store::Table;
 
-use super::{PATIENCE, Store, settings, until};
+use super::{PATIENCE, QUERY_TIMEOUT, Store, settings, until};
 use crate::support::chaos::{ChaosProxy, Network};
 use crate::support::postgres::{Cluster, Database};
 
@@ -151,7 +151,7 @@ async fn a_query_that_waits_for_a_lock_is_given_up_in_the_server_too() {
     open.batch_execute("LOCK TABLE installed_apps").await.expect("locks");
     let store = Store::open(&settings(&database.url()));
     let error = store.postgres.app("notes").await.expect_err("locked").to_string();
-    assert!(error.contains("1s"), "{error}");
+    assert!(error.contains(&format!("{QUERY_TIMEOUT:?}")), "{error}");
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                    AND application_name = 'nightporter'";
     until("the server has let it go", async || {

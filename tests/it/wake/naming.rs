@@ -67,7 +67,7 @@ async fn an_app_that_matches_nothing_is_told_of_with_the_label_that_mends_it() {
     create(&stage, &stray, &[(APP, "nobody")], &[], None).await;
     let porter = stage.porter("", NO_SLEEP).await;
     until_state(&porter, &found, "stopped", LONG).await;
-    until_state(&porter, &lost, "awake", LONG).await;
+    poll("it is known", LONG, async || super::state(&porter, &lost).await == "awake").await;
     let label = format!("{APP}={}", lost.name);
     let hint = known(&porter, &lost.name).await["hint"].to_string();
     assert!(hint.contains(&label), "{hint}");
