@@ -151,5 +151,7 @@ pub mod upstream;
 pub mod wake;
 
 pub use http::Listeners;
+#[doc(hidden)]
+pub use http::{PageSample, page_samples};
 pub use run::{RunError, run};
 pub use signals::{Signal, from_process};

@@ -110,10 +110,16 @@ pub enum Failure {
     OutOfMemory { container: String },
     #[error("image {image} is missing")]
     ImageMissing { image: String },
+    /// `image` is empty where it could not be told.
+    #[error("image {image} cannot be fetched: {reason}")]
+    ImageNotFetched { image: String, reason: String },
     #[error("the health check of container {container} fails")]
     Unhealthy { container: String },
     #[error("not ready within {}", humantime::format_duration(*.after))]
     NotReady { after: Duration },
+    /// By somebody, or by an engine that was ended itself.
+    #[error("container {container} was {what} while it was starting")]
+    Interrupted { container: String, what: &'static str },
     #[error("the engine refuses: {0}")]
     Engine(String),
     #[error("the engine does not answer")]
@@ -134,34 +140,46 @@ pub enum Failure {
 
 /// A failure in one word, and what of it a visitor may know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureKind {
-    Exited {
-        code: i64,
-    },
+pub enum FailureKind<'a> {
+    Exited,
     OutOfMemory,
-    ImageMissing,
+    ImageMissing {
+        image: &'a str,
+    },
+    ImageNotFetched {
+        image: &'a str,
+    },
     Unhealthy,
-    NotReady,
-    /// Something of the box itself.
+    NotReady {
+        after: Duration,
+    },
+    Interrupted,
+    /// The engine does not start it, for a reason of its own.
+    Refused,
+    EngineAway,
+    /// Its containers are gone and cannot be made.
+    NotMade,
+    StoreAway,
+    /// Of nightporter's own.
     Internal,
 }
 
 impl Failure {
     #[must_use]
-    pub fn kind(&self) -> FailureKind {
+    pub fn kind(&self) -> FailureKind<'_> {
         match self {
-            Self::Exited { code, .. } => FailureKind::Exited { code: *code },
+            Self::Exited { .. } => FailureKind::Exited,
             Self::OutOfMemory { .. } => FailureKind::OutOfMemory,
-            Self::ImageMissing { .. } => FailureKind::ImageMissing,
+            Self::ImageMissing { image } => FailureKind::ImageMissing { image },
+            Self::ImageNotFetched { image, .. } => FailureKind::ImageNotFetched { image },
             Self::Unhealthy { .. } => FailureKind::Unhealthy,
-            Self::NotReady { .. } => FailureKind::NotReady,
-            Self::Engine(_)
-            | Self::EngineAway
-            | Self::Compose(_)
-            | Self::NoComposeFile
-            | Self::Store(_)
-            | Self::Panicked
-            | Self::Declined(_) => FailureKind::Internal,
+            Self::NotReady { after } => FailureKind::NotReady { after: *after },
+            Self::Interrupted { .. } => FailureKind::Interrupted,
+            Self::Engine(_) => FailureKind::Refused,
+            Self::EngineAway => FailureKind::EngineAway,
+            Self::Compose(_) | Self::NoComposeFile => FailureKind::NotMade,
+            Self::Store(_) => FailureKind::StoreAway,
+            Self::Panicked | Self::Declined(_) => FailureKind::Internal,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! app's name and icon, which say no more than its address does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::HOST;
@@ -27,17 +28,30 @@ pub struct PageApp {
     /// The contract's word for the state the store keeps.
     pub status: String,
     pub shown: Shown,
+    /// Where the proxy sends its requests.
+    pub port: Option<u16>,
+    /// For how long it has not answered although it is awake, where that is known.
+    pub unanswered: Option<Duration>,
 }
 
 impl PageApp {
     pub(super) fn of(app: &App) -> Self {
-        Self { is_granted: true, status: app.row.status.clone(), ..Self::withheld(app) }
-            .showing(app.wake.shown())
+        let facts = app.wake.facts();
+        let target = facts.entrypoints.first().filter(|target| target.speaks_http);
+        Self {
+            is_granted: true,
+            status: app.row.status.clone(),
+            shown: app.wake.shown(),
+            port: target.map(|target| target.port),
+            ..Self::withheld(app)
+        }
     }
 
-    fn showing(mut self, shown: Shown) -> Self {
-        self.shown = shown;
-        self
+    /// For whoever may use it, where its proxy has got no answer from it.
+    fn unanswered(app: &App) -> Self {
+        let is_known = app.wake.is_awake() && !app.wake.shown().containers.is_empty();
+        let unanswered = is_known.then(|| app.wake.note_unanswered());
+        Self { unanswered, ..Self::of(app) }
     }
 
     /// For whoever may not use it.
@@ -53,24 +67,39 @@ impl PageApp {
             shown: Shown {
                 version: 0,
                 phase: Phase::Unavailable { status: String::new() },
+                since: shown.since,
                 containers: Arc::default(),
-                ..shown
+                began: None,
+                usual: None,
+                last_failure: None,
             },
+            port: None,
+            unanswered: None,
         }
     }
 }
 
 impl Gate {
     /// The app that a page is about, by the first label of `Host`, as far as whoever
-    /// asks may know it.
+    /// asks may know it. `status` is that of the answer which it stands for.
     ///
     /// `uri` is path and query of the request that the page answers. A proxy that does
     /// not say them has the app's front page decide.
-    pub async fn app_for_page(&self, headers: &HeaderMap, uri: Option<&str>) -> Option<PageApp> {
+    pub async fn app_for_page(
+        &self,
+        status: Option<u16>,
+        headers: &HeaderMap,
+        uri: Option<&str>,
+    ) -> Option<PageApp> {
         let now = self.now();
         let found = self.found(headers.get(HOST)?.to_str().ok()?, now).await?;
         let is_granted = self.may_use(&found, headers, uri.unwrap_or("/"), now).await;
-        found.app().map(if is_granted { PageApp::of } else { PageApp::withheld })
+        found.app().map(match (is_granted, status) {
+            (false, _) => PageApp::withheld,
+            // What a proxy says where nobody, or nobody in time, has answered it.
+            (true, Some(502 | 504)) => PageApp::unanswered,
+            (true, _) => PageApp::of,
+        })
     }
 
     /// The app that a denied request was for, where there is one.

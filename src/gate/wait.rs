@@ -226,7 +226,7 @@ mod tests {
         let began = Instant::now();
         let deadline = began + Duration::from_secs(25);
         let settled = |phase, since| {
-            let shown = Shown { version: 1, phase, since, containers: [].into() };
+            let shown = Shown { version: 1, phase, since, ..wake.shown() };
             is_settled(&wake, &shown, deadline)
         };
         assert!(!settled(Phase::Stopped, began));
@@ -239,7 +239,7 @@ mod tests {
         assert!(settled(failed(40), began));
         tokio::time::advance(Duration::from_secs(3600)).await;
         let deadline = Instant::now() + Duration::from_secs(25);
-        let shown = Shown { version: 1, phase: failed(40), since: began, containers: [].into() };
+        let shown = Shown { version: 1, phase: failed(40), since: began, ..wake.shown() };
         assert!(!is_settled(&wake, &shown, deadline), "it is due, and made now");
         assert!(settled(Phase::LowDisk, began) && settled(Phase::Awake, began));
         assert!(orders.try_recv().is_err());

@@ -30,6 +30,8 @@ use http_body_util::Full;
 pub(crate) use admission::Bounds;
 pub use connection::Limits;
 pub use listener::{BindError, Listener, Listeners};
+#[doc(hidden)]
+pub use pages::{Sample as PageSample, samples as page_samples};
 #[cfg(test)]
 pub(crate) use serve::tests;
 pub(crate) use serve::{Drain, Server};

@@ -118,7 +118,7 @@ impl GateRoutes {
     async fn page(&self, status: Option<u16>, head: &Parts) -> Response {
         let headers = &head.headers;
         let uri = original_uri(head);
-        let app = self.gate.app_for_page(headers, uri.as_deref()).await;
+        let app = self.gate.app_for_page(status, headers, uri.as_deref()).await;
         let domain = self.domain_for(app.is_some()).await;
         let place = Place { uri: uri.as_deref(), domain: domain.as_deref() };
         if let (Some(status), true) = (status, is_gates_own(head)) {

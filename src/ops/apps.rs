@@ -79,7 +79,7 @@ impl Apps {
     }
 
     fn describe(&self, app: &AppWake) -> Value {
-        let Shown { version: _, phase, since: _, containers } = app.shown();
+        let Shown { phase, containers, .. } = app.shown();
         let History {
             since,
             woken: _,
@@ -88,6 +88,7 @@ impl Apps {
             next_rest,
             no_rest_before: _,
             cannot_be_paused: _,
+            start_took,
         } = app.history();
         let last_use = last_use.max(self.touches.last_use(&app.name));
         let next_sleep =
@@ -101,6 +102,7 @@ impl Apps {
             "last_use": last_use.and_then(time),
             "next_sleep": next_sleep,
             "last_failure": last_failure,
+            "last_start_seconds": start_took.map(|took| took.as_secs_f64()),
             "problems": app.problems(),
             "containers": containers.iter().map(container).collect::<Value>(),
         });

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -74,6 +74,12 @@ pub struct Shown {
     /// When that phase began to be shown.
     pub since: Instant,
     pub containers: Arc<[ContainerState]>,
+    /// When what is under way began.
+    pub began: Option<Instant>,
+    /// How long the app's last start took.
+    pub usual: Option<Duration>,
+    /// Why the last attempt failed, until one succeeds.
+    pub last_failure: Option<Failure>,
 }
 
 /// What an operator wants to know of an app besides.
@@ -86,6 +92,8 @@ pub struct History {
     /// As far as it is known here.
     pub last_use: Option<SystemTime>,
     pub last_failure: Option<(SystemTime, Failure)>,
+    /// How long its last start took until it was ready.
+    pub start_took: Option<Duration>,
     /// Could not be put to sleep a moment ago, and is left alone until then.
     pub no_rest_before: Option<Instant>,
     /// Whether the engine has refused to pause it.
@@ -120,13 +128,32 @@ pub struct AppWake {
     /// Containers that have served although their health check did not pass.
     unwell: Mutex<HashSet<String>>,
     history: Mutex<History>,
+    unanswered: Mutex<Option<Unanswered>>,
     orders: mpsc::UnboundedSender<Order>,
 }
+
+/// Requests that a running app has not answered, one after the other.
+#[derive(Debug, Clone, Copy)]
+struct Unanswered {
+    since: Instant,
+    last: Instant,
+}
+
+/// Two that are further apart are not of one time: the page comes again every few seconds.
+const APART: Duration = Duration::from_secs(60);
 
 impl AppWake {
     pub(super) fn new(name: Arc<str>, facts: Facts, orders: mpsc::UnboundedSender<Order>) -> Self {
         let (phase, since) = (Phase::Awake, Instant::now());
-        let shown = Shown { version: first_version(), phase, since, containers: Arc::default() };
+        let shown = Shown {
+            version: first_version(),
+            phase,
+            since,
+            containers: Arc::default(),
+            began: None,
+            usual: None,
+            last_failure: None,
+        };
         Self {
             name,
             known_since: wall_clock(),
@@ -138,6 +165,7 @@ impl AppWake {
             host: Mutex::default(),
             unwell: Mutex::default(),
             history: Mutex::default(),
+            unanswered: Mutex::default(),
             orders,
         }
     }
@@ -207,10 +235,34 @@ impl AppWake {
     #[must_use]
     pub fn shown(&self) -> Shown {
         let mut shown = self.shown.borrow().clone();
+        shown.usual = lock(&self.history).start_took;
         if let Phase::Failed { retry_after, .. } = &mut shown.phase {
             *retry_after = retry_after.saturating_sub(shown.since.elapsed());
         }
         shown
+    }
+
+    /// Notes that the app, which counts as awake, has not answered a request, and for how
+    /// long it has answered none.
+    pub fn note_unanswered(&self) -> Duration {
+        self.note_unanswered_since(Instant::now())
+    }
+
+    /// The same where it is known since when.
+    pub(super) fn note_unanswered_since(&self, since: Instant) -> Duration {
+        let now = Instant::now();
+        let mut known = lock(&self.unanswered);
+        let since = match *known {
+            Some(before) if now.duration_since(before.last) <= APART => before.since,
+            _ => since,
+        };
+        *known = Some(Unanswered { since, last: now });
+        now.duration_since(since)
+    }
+
+    /// Whether it has not answered a moment ago.
+    pub(super) fn is_unanswered(&self) -> bool {
+        lock(&self.unanswered).is_some_and(|known| known.last.elapsed() <= APART)
     }
 
     /// Asks for another attempt although the last one failed a moment ago: who asks
@@ -281,6 +333,16 @@ impl AppWake {
             if phase_changed {
                 shown.since = Instant::now();
             }
+            if phase.is_under_way() {
+                shown.began.get_or_insert_with(Instant::now);
+            } else {
+                shown.began = None;
+            }
+            match &phase {
+                Phase::Awake => shown.last_failure = None,
+                Phase::Failed { failure, .. } => shown.last_failure = Some(failure.clone()),
+                _ => {}
+            }
             shown.phase = phase;
             shown.containers = Arc::clone(containers);
             true
@@ -329,7 +391,6 @@ pub(super) fn milliseconds_since_1970(at: SystemTime) -> i64 {
 mod tests {
     use super::*;
     use crate::wake::docker::State;
-    use std::time::Duration;
 
     #[test]
     fn what_served_unwell_is_known_again_when_it_is_made_anew() {
@@ -369,5 +430,39 @@ mod tests {
         assert_eq!(left(&app), 100, "shown again, it is the same failure");
         tokio::time::advance(Duration::from_secs(200)).await;
         assert_eq!(left(&app), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_remembered_until_an_attempt_succeeds() {
+        let (orders, _taken) = mpsc::unbounded_channel();
+        let app = AppWake::new("notes".into(), Facts::default(), orders);
+        let failure = Failure::OutOfMemory { container: "web".into() };
+        let retry_after = Duration::from_secs(5);
+        app.show(Phase::Failed { failure: failure.clone(), retry_after }, &Arc::default());
+        for phase in [Phase::Queued { place: 1 }, Phase::Starting, Phase::AwaitingPort] {
+            app.show(phase, &Arc::default());
+            tokio::time::advance(Duration::from_secs(10)).await;
+            assert_eq!(app.shown().last_failure.as_ref(), Some(&failure));
+        }
+        let began = app.shown().began.expect("it is under way");
+        assert_eq!(began.elapsed(), Duration::from_secs(30), "of all that is under way");
+        app.show(Phase::Awake, &Arc::default());
+        assert_eq!((app.shown().last_failure, app.shown().began), (None, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_long_an_app_has_not_answered_is_counted_from_the_first_time() {
+        let (orders, _taken) = mpsc::unbounded_channel();
+        let app = AppWake::new("notes".into(), Facts::default(), orders);
+        assert_eq!(app.note_unanswered(), Duration::ZERO);
+        for seconds in [5, 10, 65] {
+            let step = if seconds == 65 { 55 } else { 5 };
+            tokio::time::advance(Duration::from_secs(step)).await;
+            assert_eq!(app.note_unanswered(), Duration::from_secs(seconds));
+            assert!(app.is_unanswered());
+        }
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert!(!app.is_unanswered());
+        assert_eq!(app.note_unanswered(), Duration::ZERO, "it has answered in between");
     }
 }

@@ -381,6 +381,7 @@ impl Attempt {
     ) -> Result<(), Trouble> {
         let deadline = Instant::now() + self.means.config.start_timeout;
         let app = Arc::clone(&self.app);
+        let mut engine = ready::Engine::Steady;
         for dependency in &container.belongs.depends_on {
             let is_met = |container: &Container| match dependency.condition {
                 Condition::Started => true,
@@ -402,7 +403,9 @@ impl Attempt {
                 if is_met(part) {
                     break;
                 }
-                if let Some(failure) = ready::failure_of(part) {
+                if !snapshot.live {
+                    engine = ready::Engine::Restarted;
+                } else if let Some(failure) = ready::failure_of(part, engine) {
                     return Err(failure.into());
                 }
                 if timeout_at(deadline, self.view.changed()).await.is_err() {

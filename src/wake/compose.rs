@@ -32,6 +32,9 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// Begins the names of our own settings, secrets among them.
 const OWN: &str = "NIGHTPORTER_";
 
+/// How long Compose may take to read a file.
+const CONFIG_LIMIT: Duration = Duration::from_secs(30);
+
 /// Bytes of what Compose says that are shown, from the end.
 const LONGEST_WORD: usize = 400;
 
@@ -228,7 +231,16 @@ impl Compose {
             Err(_) => failed(format!("not done within {LIMIT:?}")),
             Ok(Err(error)) => failed(format!("{program}: {error}")),
             Ok(Ok((status, _))) if status.success() => Ok(()),
-            Ok(Ok((_, said))) => Err(Trouble::of(&String::from_utf8_lossy(&said))),
+            Ok(Ok((_, said))) => {
+                let said = String::from_utf8_lossy(&said);
+                let mut trouble = Trouble::of(&said);
+                if let Trouble::Failed(Failure::ImageNotFetched { image, .. }) = &mut trouble
+                    && image.is_empty()
+                {
+                    *image = self.image_wanted(file, project, &said).await.unwrap_or_default();
+                }
+                Err(trouble)
+            }
         }
     }
 
@@ -236,6 +248,15 @@ impl Compose {
     /// entered its folder, and that may be on a mount that hangs.
     async fn start(&self, mut command: Command) -> io::Result<Child> {
         self.calls.run(move || command.spawn()).await
+    }
+
+    /// Which of the file's images could not be fetched, where Compose has not named it.
+    async fn image_wanted(&self, file: &Path, project: &str, said: &str) -> Option<String> {
+        let mut command = self.command(file, project, &["config"]).await?;
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let output = async { self.start(command).await?.wait_with_output().await };
+        let output = timeout(CONFIG_LIMIT, output).await.ok()?.ok()?;
+        image_of(&String::from_utf8_lossy(&output.stdout), said)
     }
 
     /// Compose as a plugin of Docker's client, or else as the older program.
@@ -325,19 +346,68 @@ impl Trouble {
             || has("needs to be recreated")
         {
             Self::Stale(end)
+        } else if NOT_FETCHED.into_iter().any(has) {
+            Self::Failed(Failure::ImageNotFetched { image: named_in(said), reason: end })
         } else {
             Self::Failed(Failure::Compose(end))
         }
     }
 }
 
+/// What is said where an image, or the registry that has it, is not reached or does not
+/// give it.
+const NOT_FETCHED: [&str; 11] = [
+    "/v2/",
+    "failed to resolve reference",
+    "failed to pull",
+    "failed to copy",
+    "error pulling image",
+    "failed to register layer",
+    "no matching manifest",
+    "toomanyrequests",
+    "no basic auth credentials",
+    "authentication required",
+    "unauthorized",
+];
+
+/// Of the images in a file as Compose writes it, the one that a message is about: it names
+/// the image, its service or its registry.
+fn image_of(config: &str, said: &str) -> Option<String> {
+    let mut service = "";
+    let mut images = Vec::new();
+    for line in config.lines() {
+        if let Some(name) = line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')) {
+            service = name.trim_end_matches(':');
+        } else if let Some(image) = line.strip_prefix("    image: ") {
+            images.push((service, image.trim_matches(['"', '\''])));
+        }
+    }
+    let is_said = |what: &str| said.contains(what);
+    let registry = |image: &str| Some(image.split_once('/')?.0.to_owned());
+    let found = images
+        .iter()
+        .find(|(_, image)| is_said(image))
+        .or_else(|| images.iter().find(|(service, _)| is_said(&format!(" {service} Error"))))
+        .or_else(|| images.iter().find(|(_, image)| registry(image).is_some_and(|r| is_said(&r))))
+        .or_else(|| images.first().filter(|_| images.len() == 1));
+    found.map(|(_, image)| (*image).to_owned())
+}
+
 /// The image that a message is about, as far as one can tell.
 fn image_in(said: &str) -> String {
+    let named = named_in(said);
+    if named.is_empty() { "?".to_owned() } else { named }
+}
+
+/// The same; empty where it names none.
+fn named_in(said: &str) -> String {
+    // There a platform is named.
+    let said = &*said.replace("no matching manifest for", "");
     let marks = ["o such image: ", "denied for ", "manifest for ", "resolve reference \""];
     let after = |mark: &&str| said.split_once(*mark).map(|(_, rest)| rest);
     // The older Compose has named it before it asked for it: `Pulling web (shop:7)...`.
     let pulled = || said.rsplit_once("Pulling ")?.1.split_once('(').map(|(_, rest)| rest);
-    let rest = marks.iter().find_map(after).or_else(pulled).unwrap_or("?");
+    let rest = marks.iter().find_map(after).or_else(pulled).unwrap_or_default();
     let ends = |c: char| c.is_whitespace() || matches!(c, ',' | '"' | ')');
     rest[..rest.find(ends).unwrap_or(rest.len())].to_owned()
 }
@@ -376,8 +446,48 @@ mod tests {
         ] {
             assert!(matches!(Trouble::of(stale), Trouble::Stale(_)), "{stale}");
         }
+        for (said, named) in [
+            (
+                "Error response from daemon: Get \"http://127.0.0.1:5000/v2/\": dial tcp \
+                 127.0.0.1:5000: connect: connection refused",
+                "",
+            ),
+            (
+                "Pulling web (a.test/shop:7)...\nerror pulling image configuration: EOF",
+                "a.test/shop:7",
+            ),
+            (
+                "failed to resolve reference \"a.test/shop:7\": dial tcp: i/o timeout",
+                "a.test/shop:7",
+            ),
+            ("toomanyrequests: You have reached your unauthenticated pull rate limit.", ""),
+            ("Head \"https://a.test/v2/shop/manifests/7\": unauthorized: access denied", ""),
+            ("no matching manifest for linux/arm64/v8 in the manifest list entries", ""),
+        ] {
+            match Trouble::of(said) {
+                Trouble::Failed(Failure::ImageNotFetched { image, .. }) => assert_eq!(image, named),
+                other => panic!("{said}: {other:?}"),
+            }
+        }
         let long = "ü".repeat(1000);
         assert!(matches!(Trouble::of(&long), Trouble::Failed(Failure::Compose(_))));
+    }
+
+    #[test]
+    fn the_image_that_is_not_fetched_is_found_in_the_file() {
+        let config = "name: shop\nservices:\n  db:\n    image: postgres:17\n  web:\n    \
+                      environment:\n      image: none\n    image: 10.0.0.1:5000/shop:7\n";
+        for (said, image) in [
+            ("pulling postgres:17: EOF", Some("postgres:17")),
+            (" db Error\ntoomanyrequests", Some("postgres:17")),
+            ("Get \"http://10.0.0.1:5000/v2/\": connection refused", Some("10.0.0.1:5000/shop:7")),
+            ("toomanyrequests", None),
+        ] {
+            assert_eq!(image_of(config, said).as_deref(), image, "{said}");
+        }
+        let one = "services:\n  web:\n    image: 'shop:7'\n";
+        assert_eq!(image_of(one, "toomanyrequests").as_deref(), Some("shop:7"));
+        assert_eq!(image_of("", "toomanyrequests"), None);
     }
 
     /// A Compose that is a shell script: `$2` is the project, `$4` the file.

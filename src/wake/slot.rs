@@ -43,6 +43,9 @@ pub(super) struct Slot {
     pub(super) dormant: Option<Phase>,
     /// Of operators who ordered that it be woken.
     pub(super) replies: Vec<Reply>,
+    /// Whether the attempt under way has started something: then its time is what a start
+    /// takes.
+    pub(super) is_start: bool,
 }
 
 /// One thing at a time.
@@ -88,6 +91,7 @@ impl Slot {
             partners: Vec::new(),
             dormant: None,
             replies: Vec::new(),
+            is_start: false,
         }
     }
 

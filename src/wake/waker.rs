@@ -190,9 +190,10 @@ impl Waker {
 
     /// How far an attempt has come.
     fn report(&mut self, name: &Arc<str>, phase: Phase) {
-        if let Some(slot) = self.slots.get(name)
+        if let Some(slot) = self.slots.get_mut(name)
             && matches!(slot.doing, Doing::Waking { .. } | Doing::Following)
         {
+            slot.is_start |= phase == Phase::Starting;
             slot.show(phase, &self.view);
         }
     }
@@ -256,6 +257,10 @@ impl Waker {
         slot.wanted = false;
         let took = slot.attempted.map(|at| at.elapsed()).filter(|_| outcome == Outcome::Ready);
         meters::wake_ended(outcome.as_str(), took);
+        // One that nobody could wait for says nothing of the next.
+        if took.is_some() && slot.is_start && !slot.app.is_unanswered() {
+            slot.app.note(|history| history.start_took = took);
+        }
         let result = match outcome {
             Outcome::Ready => {
                 slot.came_up(&self.view);
@@ -529,6 +534,7 @@ impl Waker {
         if let Some(slot) = self.slots.get_mut(name) {
             slot.doing = Doing::Waking { place_until };
             slot.attempted = Some(Instant::now());
+            slot.is_start = false;
             slot.after = None;
             slot.dormant = None;
         }

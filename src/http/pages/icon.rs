@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::timeout;
 
 use crate::gate::PageApp;
@@ -63,8 +63,55 @@ async fn data_uri(folder: &Path, path: &Path) -> Option<String> {
     Some(format!("data:image/{kind};base64,{}", BASE64_STANDARD.encode(bytes)))
 }
 
+/// Words that a name is not known by.
+const SMALL: [&str; 22] = [
+    "a", "an", "the", "and", "of", "for", "in", "on", "to", "with", "by", "der", "die", "das",
+    "den", "dem", "des", "und", "von", "für", "im", "mit",
+];
+
 /// Up to two letters that stand for a name without an icon.
 pub(super) fn initials(name: &str) -> String {
-    let words = name.split(|character: char| !character.is_alphanumeric());
-    words.filter_map(|word| word.chars().next()).take(2).flat_map(char::to_uppercase).collect()
+    let words = || name.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    let is_small = |word: &&str| SMALL.contains(&&*word.to_lowercase());
+    let first = |word: &str| word.chars().next();
+    let mut letters: Vec<_> = words().filter(|w| !is_small(w)).filter_map(first).take(2).collect();
+    if letters.is_empty() {
+        letters = words().filter_map(first).take(2).collect();
+    }
+    letters.into_iter().flat_map(char::to_uppercase).collect()
+}
+
+/// The initials as a picture, in the address itself.
+pub(super) fn favicon(name: &str) -> String {
+    let letters = initials(name);
+    let letters = utf8_percent_encode(&letters, NON_ALPHANUMERIC);
+    format!(
+        "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 64 64'%3E\
+         %3Crect width='64' height='64' rx='16' fill='%232f4a7d'/%3E%3Ctext x='32' y='42' \
+         fill='%23fff' font-family='sans-serif' font-size='28' font-weight='600' \
+         text-anchor='middle'%3E{letters}%3C/text%3E%3C/svg%3E"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn initials_are_those_of_the_words_that_count() {
+        for (name, letters) in [
+            ("Notes", "N"),
+            ("My Notes", "MN"),
+            ("The Lord of the Rings", "LR"),
+            ("Die Sendung mit der Maus", "SM"),
+            ("paperless-ngx", "PN"),
+            ("über uns", "ÜU"),
+            ("the", "T"),
+            ("Of And", "OA"),
+            ("  ", ""),
+            ("東京 2020", "東2"),
+        ] {
+            assert_eq!(initials(name), letters, "{name}");
+        }
+    }
 }

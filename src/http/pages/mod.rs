@@ -2,13 +2,17 @@
 //! which fetches nothing but news of the app, and the same in JSON for programs.
 
 mod asleep;
+mod clock;
 mod icon;
 mod notice;
 mod page;
 mod problem;
+mod samples;
 mod template;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod truth_tests;
 mod words;
 
 use std::path::PathBuf;
@@ -29,12 +33,20 @@ use page::Page;
 use problem::{News, Problem};
 use words::Words;
 
+pub use samples::{Sample, samples};
+
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
-const BY_LANGUAGE: HeaderValue = HeaderValue::from_static("Accept-Language");
+
+/// Nothing that a client can know of says whether it would be answered the same again: no
+/// cache may keep it, not even one that a service worker of the app fills without asking
+/// (Service Workers, section 5.4.5: it refuses what varies by `*`).
+const BY_EVERYTHING: HeaderValue = HeaderValue::from_static("*");
 
 /// The answer to a waiting page. Of all statuses that a forwardAuth relays this is
-/// one that never means a grant, and that no `errors` middleware replaces.
-const NEWS: StatusCode = StatusCode::CONFLICT;
+/// one that never means a grant, that no `errors` middleware replaces, and that browsers
+/// do not list among the errors in their console. Without a `Location` they do not follow
+/// it either (RFC 9110 section 15.4.1).
+const NEWS: StatusCode = StatusCode::MULTIPLE_CHOICES;
 
 /// Statuses that have no body (RFC 9110 section 6.4.1); their pages are sent as 200.
 fn sendable(status: StatusCode) -> StatusCode {
@@ -87,7 +99,7 @@ impl Pages {
         if poll_version(headers).is_some() {
             return news(status, &app, words);
         }
-        let notice = Notice::of_error(status, &app, words);
+        let notice = Notice::of_error(status, &app, place.domain, words);
         if accepts_json_only(headers) {
             problem(status, &app, &notice, words)
         } else {
@@ -104,7 +116,8 @@ impl Pages {
         place: Place<'_>,
     ) -> Response {
         let words = Words::for_client(headers);
-        self.page(status, app, &Notice::withheld(status, words), words, place).await
+        let notice = Notice::withheld(status, place.domain, words);
+        self.page(status, app, &notice, words, place).await
     }
 
     /// What is answered in place of an app that is not awake.
@@ -116,7 +129,7 @@ impl Pages {
     ) -> Response {
         let Asleep { app, form } = asleep;
         let words = Words::for_client(headers);
-        let notice = || Notice::of_phase(&app.shown.phase, words);
+        let notice = || Notice::of_phase(app, words);
         let status = StatusCode::SERVICE_UNAVAILABLE;
         match form {
             Form::Page => self.page(status, app, &notice(), words, place).await,
@@ -162,13 +175,13 @@ fn again(location: HeaderValue) -> Response {
 /// The answer to a waiting page that asks how things stand.
 fn news(status: StatusCode, app: &PageApp, words: &Words) -> Response {
     let (sent, notice) = if status == StatusCode::UNAUTHORIZED || !app.is_granted {
-        (sendable(status), Notice::withheld(status, words))
+        (sendable(status), Notice::withheld(status, None, words))
     } else {
-        (NEWS, Notice::of_phase(&app.shown.phase, words))
+        (NEWS, Notice::of_phase(app, words))
     };
     let news = News::of(app, containers(status, app), &notice, words);
     let mut response = answer::json(sent, news.to_json().into());
-    response.headers_mut().insert(VARY, BY_LANGUAGE);
+    response.headers_mut().insert(VARY, BY_EVERYTHING);
     response
 }
 
@@ -187,7 +200,7 @@ fn described(
     words: &Words,
 ) -> Response {
     let headers = response.headers_mut();
-    headers.insert(VARY, BY_LANGUAGE);
+    headers.insert(VARY, BY_EVERYTHING);
     headers.insert(CONTENT_LANGUAGE, HeaderValue::from_static(words.lang));
     if let Some(seconds) = notice.retry_after.filter(|_| status.is_server_error()) {
         headers.insert(RETRY_AFTER, seconds.into());

@@ -2,17 +2,20 @@
 (() => {
   // Without the credentials that an address may hold, and the fragment.
   const here = location.origin + location.pathname + location.search;
-  const longest = 5000, patience = 60000;
-  const main = document.querySelector("main");
-  const name = document.querySelector("h1").textContent;
-  const facts = document.querySelector("dl");
-  const again = document.querySelector(".again a");
-  const icon = document.querySelector("img.icon");
-  if (icon) document.querySelector("link[rel=icon]").href = icon.src;
+  const longest = 5000, patience = 60000, enough = 4, seconds = 15;
+  const find = (selector) => document.querySelector(selector);
+  const main = find("main"), data = main.dataset;
+  const name = find("h1").textContent;
+  const details = find("details"), facts = find("dl");
+  const icon = find("img.icon");
+  if (icon) find("link[rel=icon]").href = icon.src;
+  const units = JSON.parse(data.units);
 
-  let version = main.dataset.version;
-  let retryAfter = Number(main.dataset.retryAfter);
-  let strange = 0;
+  let version = data.version;
+  let retryAfter = Number(data.retryAfter);
+  // Questions without an answer, one after the other, and what is done about that.
+  let lost = 0;
+  let giveUp = null;
   // Whether another attempt is to be asked for, and what takes back the question under way.
   let wanted = false;
   let limit = null;
@@ -28,6 +31,46 @@
     // The browser is told to keep nothing.
   }
 
+  function say(id, text) {
+    const place = document.getElementById(id);
+    // What does not change is not read out again.
+    if (place.textContent !== text) place.textContent = text;
+  }
+
+  function tell(text, detail) {
+    say("text", text);
+    say("detail", detail);
+    document.title = text + " – " + name;
+  }
+
+  // A sentence with a time in it, as the page was sent with one.
+  let clock = JSON.parse(find("#clock").dataset.clock || "null");
+  let since = performance.now();
+  function tick() {
+    const passed = Math.floor((performance.now() - since) / 1000);
+    const time = clock ? Math.max(0, clock.at + clock.by * passed) : 0;
+    const said = (clock ? clock.said : []).filter(([from]) => from <= time).pop();
+    const unit = time < 120 ? units[0] : units[1];
+    const count = time < 120 ? time : Math.floor(time / 60);
+    say("clock", said ? said[1].replace("{{time}}", unit.replace("{{count}}", count)) : "");
+  }
+  function wind(next) {
+    clock = next;
+    since = performance.now();
+    tick();
+  }
+  setInterval(tick, 1000);
+
+  // What is downloaded leaves this page where it is.
+  function load() {
+    location.reload();
+    setTimeout(() => {
+      Object.assign(data, { state: "delivered", tone: "ready", sign: "arrow", step: 0 });
+      tell(data.delivered, data.deliveredDetail);
+      wind(null);
+    }, longest);
+  }
+
   // At once; but should that bring this page again, then in no hurry.
   async function open() {
     const early = opened === null
@@ -39,65 +82,78 @@
     } catch {
       // The app shares this store, and may have filled it.
     }
-    location.reload();
-  }
-
-  function say(id, text) {
-    const place = document.getElementById(id);
-    // What does not change is not read out again.
-    if (place.textContent !== text) place.textContent = text;
+    load();
   }
 
   function show(news) {
     version = String(news.version);
     retryAfter = Number(news.retry_after) || 0;
-    main.dataset.tone = news.tone;
-    main.dataset.state = news.state;
-    main.dataset.final = news.final;
-    main.dataset.step = news.step;
-    say("text", news.text);
-    say("detail", news.detail);
-    document.title = news.text + " – " + name;
+    // Nothing moves when the app opens.
+    const said = find("[role=status]");
+    if (news.state === "awake") said.style.minHeight = said.offsetHeight + "px";
+    data.tone = news.tone;
+    data.state = news.state;
+    data.sign = news.sign;
+    data.final = news.final;
+    data.step = news.step;
+    tell(news.text, news.detail);
+    wind(news.clock);
     while (facts.children.length > 1) facts.lastElementChild.remove();
     for (const row of news.rows) {
       const line = facts.appendChild(document.createElement("div"));
       line.appendChild(document.createElement("dt")).textContent = row.name;
       line.appendChild(document.createElement("dd")).textContent = row.text;
     }
+    details.hidden = !news.rows.length;
+  }
+
+  // Something keeps questions or answers away: the page is loaded again, in time.
+  function lose(count) {
+    lost += count;
+    if (lost < enough || giveUp) return;
+    wind({ at: seconds, by: -1, said: [[0, data.noNews]] });
+    giveUp = setTimeout(() => {
+      if (navigator.onLine) return load();
+      // The browser's own page would come in place of this one.
+      wind({ at: 0, by: 0, said: [[0, data.offline]] });
+      lost = 0;
+      giveUp = null;
+    }, seconds * 1000);
   }
 
   // The state, where there is news of it.
   async function ask() {
-    limit = new AbortController();
+    const asking = limit = new AbortController();
     const headers = { "X-Nightporter-Poll": version };
     if (wanted) headers["X-Nightporter-Retry"] = "1";
     wanted = false;
     // To ask again after a failure is to have the next attempt made.
-    const failed = main.dataset.state === "failed";
+    const failed = data.state === "failed";
     const time = failed ? Math.min(patience, retryAfter * 1000 + 250) : patience;
-    const asking = limit;
-    const timer = setTimeout(() => asking.abort(), time);
+    const timer = setTimeout(() => asking.abort("late"), time);
     try {
       const response = await fetch(here, {
         headers,
         cache: "no-store",
         credentials: "same-origin",
         redirect: "manual",
-        signal: limit.signal,
+        signal: asking.signal,
       });
       if (response.status === 401) return "denied";
       // Whatever its status: a proxy may have put another answer in its place.
       const news = await response.json().catch(() => null);
       if (typeof news?.state === "string") {
         const same = String(news.version) === version;
+        lost = 0;
+        clearTimeout(giveUp);
+        giveUp = null;
         show(news);
-        strange = 0;
         return same && news.state !== "awake" ? null : news.state;
       }
-      // While the proxy or the gate starts anew, a reload would lose this page.
-      if (response.status < 500) strange += 1;
+      lose(1);
     } catch {
-      // Cut off, or out of patience.
+      if (!asking.signal.aborted) lose(1);
+      else if (asking.signal.reason === "late" && !failed) lose(enough);
     } finally {
       clearTimeout(timer);
     }
@@ -111,7 +167,6 @@
       const state = await ask();
       const took = performance.now() - began;
       if (state === "awake" || state === "denied") return open();
-      if (strange > 3) return void setTimeout(() => location.reload(), longest);
       if (took >= 1000) quick = 25;
       if (state) {
         // So short that readiness is seen at once, and longer the faster news comes.
@@ -129,30 +184,32 @@
   }
 
   // Without another entry in the history, and with the fragment.
-  again.addEventListener("click", (event) => {
+  find(".again a").addEventListener("click", (event) => {
     event.preventDefault();
-    if (main.dataset.state !== "failed") return location.reload();
+    if (data.state !== "failed") return load();
     wanted = true;
     limit?.abort();
   });
 
+  find(".back a").addEventListener("click", (event) => {
+    if (!document.referrer) return;
+    event.preventDefault();
+    history.back();
+  });
+
   // Whoever has signed in elsewhere meanwhile need not be told so.
   document.addEventListener("visibilitychange", async () => {
-    if (document.visibilityState !== "visible" || main.dataset.state !== "denied") return;
+    if (document.visibilityState !== "visible" || data.state !== "denied") return;
     const state = await ask();
-    if (state && state !== "denied") location.reload();
+    if (state && state !== "denied") load();
   });
 
   addEventListener("load", () => {
-    const follows = main.dataset.follow;
-    if (follows === "poll") {
-      // Takes back the reload that is meant for browsers where this does not run.
-      stop();
-      follow();
-    } else if (follows === "reload" && location.hash) {
-      // A refresh loses the fragment, or, where it names no address, loads nothing.
-      stop();
-      setTimeout(() => location.reload(), retryAfter * 1000);
-    }
+    // Takes back the reload that is meant for browsers where this does not run, and which
+    // loses the fragment, or, where it names no address, loads nothing.
+    for (const meta of document.querySelectorAll("meta[http-equiv=refresh]")) meta.remove();
+    if (data.follow !== "stay") stop();
+    if (data.follow === "poll") follow();
+    if (data.follow === "reload") setTimeout(load, retryAfter * 1000);
   });
 })();

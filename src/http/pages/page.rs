@@ -8,10 +8,12 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
+use serde_json::json;
 
 use super::Place;
-use super::icon::initials;
-use super::notice::{Follow, Notice, STEPS, Tone};
+use super::clock::Clock;
+use super::icon::{favicon, initials};
+use super::notice::{Follow, Notice, STEPS};
 use super::template::{escaped, fill};
 use super::words::Words;
 use crate::gate::PageApp;
@@ -60,18 +62,13 @@ pub(super) struct Row<'a> {
     text: String,
 }
 
-/// The containers in words, or where none is known the app's state in the store's.
+/// The containers in words, where they say more than the notice does.
 pub(super) fn rows<'a>(
-    app: &'a PageApp,
     containers: &'a [ContainerState],
+    notice: &Notice,
     words: &'a Words,
 ) -> Vec<Row<'a>> {
-    if containers.is_empty() && !app.is_granted {
-        return Vec::new();
-    }
-    if containers.is_empty() {
-        return vec![Row { name: words.container, text: words.state(&app.status).into() }];
-    }
+    let containers = if notice.has_details { containers } else { &[] };
     let is_only = containers.len() == 1;
     let row = |container: &'a ContainerState| {
         let state = words.state(container.state);
@@ -133,7 +130,7 @@ impl Page<'_> {
 
     fn rows(&self) -> String {
         let mut html = String::new();
-        for Row { name, text } in rows(self.app, self.containers, self.words) {
+        for Row { name, text } in rows(self.containers, self.notice, self.words) {
             let (name, text) = (escaped(name), escaped(&text));
             // Writing to a String does not fail.
             write!(html, "<div><dt>{name}</dt><dd>{text}</dd></div>").ok();
@@ -149,7 +146,10 @@ impl Display for Page<'_> {
             "lang" => words.lang.into(),
             "reload" => self.reload(),
             "name" => escaped(self.name()),
-            "tone" => tone(notice.tone).into(),
+            "long" => long(self.name()).into(),
+            "favicon" => favicon(self.name()),
+            "tone" => word(&notice.tone),
+            "sign" => word(&notice.sign),
             "state" => notice.state.into(),
             "final" => notice.is_final.to_string(),
             "version" => app.shown.version.to_string(),
@@ -160,6 +160,17 @@ impl Display for Page<'_> {
             "icon" => self.picture(),
             "text" => escaped(&notice.text),
             "detail" => escaped(&notice.detail),
+            "clock" => escaped(&notice.clock.as_ref().map_or_else(String::new, Clock::to_json)),
+            "time" => escaped(&notice.clock.as_ref().map_or_else(String::new, Clock::now)),
+            "units" => escaped(&json!([words.seconds, words.minutes]).to_string()),
+            "no_news" => escaped(words.no_news),
+            "offline" => escaped(words.offline),
+            "delivered" => escaped(words.delivered.text),
+            "delivered_detail" => escaped(words.delivered.detail),
+            "may_be_download" => escaped(words.may_be_download),
+            "go_back" => escaped(words.go_back),
+            "details" => escaped(words.details),
+            "no_details" => if notice.has_details { "" } else { " hidden" }.into(),
             "opens_itself" => escaped(words.opens_itself),
             "own" => escaped(&self.place.uri.map_or_else(String::new, own)),
             "try_again" => escaped(words.try_again),
@@ -195,11 +206,17 @@ fn follow(follow: Follow) -> &'static str {
     }
 }
 
-fn tone(tone: Tone) -> &'static str {
-    match tone {
-        Tone::Busy => "busy",
-        Tone::Ready => "ready",
-        Tone::Trouble => "trouble",
-        Tone::Closed => "closed",
+/// The word that a value has in JSON.
+fn word(value: &impl Serialize) -> String {
+    let word = serde_json::to_value(value).unwrap_or_default();
+    word.as_str().unwrap_or_default().to_owned()
+}
+
+/// The class of a heading that is to be three lines at most.
+fn long(name: &str) -> &'static str {
+    match name.chars().count() {
+        0..=36 => "",
+        37..=72 => r#" class="long""#,
+        _ => r#" class="longer""#,
     }
 }

@@ -3,7 +3,8 @@
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
-use super::notice::{Notice, Tone};
+use super::clock::Clock;
+use super::notice::{Notice, Sign, Tone};
 use super::page::{Row, rows};
 use super::words::Words;
 use crate::gate::PageApp;
@@ -48,7 +49,7 @@ impl<'a> Problem<'a> {
             r#type: "about:blank",
             title: status.canonical_reason().unwrap_or_default(),
             status: status.as_u16(),
-            detail: format!("{}: {}", notice.text.trim_end_matches([' ', '.', '…']), notice.detail),
+            detail: format!("{}: {}", notice.text.trim_end_matches([' ', '…']), notice.sentences()),
             app: &app.name,
             state: notice.state,
             containers: containers.collect(),
@@ -69,7 +70,9 @@ pub(super) struct News<'a> {
     text: &'a str,
     detail: &'a str,
     r#final: bool,
+    clock: Option<&'a Clock>,
     tone: Tone,
+    sign: Sign,
     step: u8,
     rows: Vec<Row<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,9 +92,11 @@ impl<'a> News<'a> {
             text: &notice.text,
             detail: &notice.detail,
             r#final: notice.is_final,
+            clock: notice.clock.as_ref(),
             tone: notice.tone,
+            sign: notice.sign,
             step: notice.step,
-            rows: rows(app, containers, words),
+            rows: rows(containers, notice, words),
             retry_after: notice.retry_after,
         }
     }

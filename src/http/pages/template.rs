@@ -18,6 +18,17 @@ pub(super) fn fill(template: &str, value: impl Fn(&str) -> String) -> String {
     filled
 }
 
+/// Fills the one hole of a sentence, or leaves it out where there is nothing to say.
+pub(super) fn fill_or_leave_out(template: &str, value: &str) -> String {
+    let Some((before, rest)) = template.split_once("{{") else { return template.to_owned() };
+    let Some((_, after)) = rest.split_once("}}") else { return template.to_owned() };
+    if value.is_empty() {
+        format!("{}{after}", before.trim_end())
+    } else {
+        format!("{before}{value}{after}")
+    }
+}
+
 /// Text as HTML content or a quoted attribute.
 pub(super) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -42,6 +53,14 @@ mod tests {
         let value = |hole: &str| format!("<{hole}{{{{b}}}}>");
         assert_eq!(fill("x{{a}}y{{b}}", value), "x<a{{b}}>y<b{{b}}>");
         assert_eq!(fill("no hole } } {{open", value), "no hole } } open");
+    }
+
+    #[test]
+    fn what_is_not_known_leaves_no_hole() {
+        assert_eq!(fill_or_leave_out("It is {{x}}.", "here"), "It is here.");
+        assert_eq!(fill_or_leave_out("It is {{x}}.", ""), "It is.");
+        assert_eq!(fill_or_leave_out("On {{x}} for {{time}}.", "a"), "On a for {{time}}.");
+        assert_eq!(fill_or_leave_out("None.", "a"), "None.");
     }
 
     #[test]

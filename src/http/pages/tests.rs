@@ -6,12 +6,11 @@ use base64::prelude::BASE64_STANDARD;
 use http::header::CACHE_CONTROL;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::*;
 use crate::domain::app::Size;
 use crate::domain::lifecycle::{Failure, Phase};
-use crate::wake::Shown;
+use crate::wake::{ContainerState, Shown};
 
 const REFRESH: &str = "http-equiv=\"refresh\"";
 
@@ -23,11 +22,15 @@ fn app(status: &str) -> PageApp {
         is_granted: true,
         status: status.into(),
         shown: shown(Phase::Awake, &[]),
+        port: Some(80),
+        unanswered: None,
     }
 }
 
 fn shown(phase: Phase, containers: &[ContainerState]) -> Shown {
-    Shown { version: 7, phase, since: Instant::now(), containers: containers.into() }
+    let mut shown = samples::app(phase).shown;
+    shown.containers = containers.into();
+    shown
 }
 
 fn in_phase(phase: Phase) -> PageApp {
@@ -107,16 +110,16 @@ async fn the_state_is_the_contracts() {
     for (code, status, text, reloads) in [
         (401, "running", ">Access Denied<", false),
         (500, "running", ">Error<", true),
-        (502, "running", ">Starting...<", true),
-        (502, "unknown", ">Initializing...<", true),
-        (503, "stopped", ">stopped<", true),
-        (502, "installing", ">installing<", true),
-        (404, "running", ">Starting...<", true),
+        (502, "running", ">Starting…<", true),
+        (502, "unknown", ">Initializing…<", true),
+        (503, "stopped", ">Stopped<", true),
+        (502, "installing", ">Installing…<", true),
+        (404, "running", ">Starting…<", true),
     ] {
         let (response, html) = page(&no_icons(), code, app(status)).await;
         assert_eq!(response.status(), code);
         assert!(html.contains(text), "{code} {status}: {html}");
-        assert!(html.contains(&format!(">{code}<")) && html.contains(&format!(">{status}<")));
+        assert!(html.contains(&format!(">{code}<")), "{html}");
         // The gate says that it is awake: a page that asked would open it for ever.
         assert_eq!(following(&html), (false, None, reloads.then_some(5)), "{code} {status}");
         assert!(html.contains(&code.to_string()));
@@ -265,40 +268,43 @@ async fn each_phase_says_what_happens() {
     let unavailable = |status: &str| Phase::Unavailable { status: status.into() };
     for (phase, text, retry, reload) in [
         (Phase::Awake, "Ready", 1, Some(1)),
-        (Phase::Stopped, "Waking up...", 2, Some(2)),
-        (Phase::Paused, "Waking up...", 2, Some(2)),
+        (Phase::Stopped, "Waking up…", 2, Some(2)),
+        (Phase::Paused, "Waking up…", 2, Some(2)),
         (Phase::Missing, "set up anew", 2, Some(2)),
         (Phase::Queued { place: 1 }, "Next in line", 3, Some(3)),
         (Phase::Queued { place: 4 }, "Place 4.", 5, Some(5)),
-        (Phase::Starting, "Starting...", 3, Some(3)),
+        (Phase::Starting, "Starting…", 3, Some(3)),
         (Phase::Unpausing, "continues where it left off", 2, Some(2)),
         (Phase::AwaitingHealth, "checking that all is well", 2, Some(2)),
-        (Phase::AwaitingPort, "does not answer yet", 2, Some(2)),
+        (Phase::AwaitingPort, "does not answer on port 80 yet", 2, Some(2)),
         (Phase::LowDisk, "Low Disk Space", 60, None),
         (Phase::TooSmall { minimum: Size::Xl }, "need at least XL", 60, None),
-        (unavailable("installing"), "Installing...", 10, Some(10)),
-        (unavailable("unknown"), "Initializing...", 10, Some(10)),
+        (unavailable("installing"), "Installing…", 10, Some(10)),
+        (unavailable("unknown"), "Initializing…", 10, Some(10)),
         (unavailable("x<y"), "Not available now", 10, Some(10)),
-        (failed(Failure::Exited { container: "db".into(), code: 3 }), "exit code 3.", 12, Some(12)),
+        (failed(Failure::Exited { container: "db".into(), code: 3 }), "by itself", 12, Some(12)),
         (failed(Failure::OutOfMemory { container: "db".into() }), "out of memory", 12, Some(12)),
-        (failed(Failure::ImageMissing { image: "i".into() }), "image is missing", 12, Some(12)),
+        (failed(Failure::ImageMissing { image: "i".into() }), "no image i", 12, Some(12)),
         (failed(Failure::Unhealthy { container: "db".into() }), "check fails", 12, Some(12)),
-        (failed(Failure::NotReady { after: Duration::ZERO }), "ready in time", 12, Some(12)),
-        (failed(Failure::EngineAway), "Something went wrong", 12, Some(12)),
+        (failed(Failure::NotReady { after: Duration::ZERO }), "not ready within 1 s", 12, Some(12)),
+        (failed(Failure::EngineAway), "engine does not answer", 12, Some(12)),
+        (failed(Failure::Panicked), "Something went wrong", 12, Some(12)),
     ] {
         let (response, html) = asleep(Form::Page, phase.clone(), &HeaderMap::new()).await;
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()[RETRY_AFTER], retry.to_string(), "{phase:?}");
-        assert_eq!(response.headers()[VARY], "Accept-Language");
+        assert_eq!(response.headers()[VARY], "*");
         assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
         assert!(html.contains(text), "{phase:?}: {html}");
         assert!(html.contains(&format!("data-state=\"{}\"", phase.as_str())), "{phase:?}");
         assert!(html.contains("data-version=\"7\""), "{phase:?}");
         let fallback = reload.map(|_| 15);
         assert_eq!(following(&html), (true, reload, fallback), "{phase:?}");
+        let has_failed = matches!(phase, Phase::Failed { .. });
         for part in ["<dt>notes&#60;i&#62;</dt><dd>running</dd>", "<dd>exited (137)</dd>"] {
-            assert!(html.contains(part), "{phase:?}: {html}");
+            assert_eq!(html.contains(part), has_failed, "{phase:?}: {html}");
         }
+        assert_eq!(html.contains("<details hidden>"), !has_failed, "{phase:?}: {html}");
     }
 }
 
@@ -308,7 +314,8 @@ async fn the_next_attempt_is_promised_in_whole_units_and_awaited_for_a_minute_at
         (0, 1, "1 s", 1, 15),
         (29_500, 30, "30 s", 30, 30),
         (90_000, 90, "90 s", 60, 60),
-        (90_001, 91, "2 min", 60, 60),
+        (90_001, 91, "91 s", 60, 60),
+        (150_000, 150, "2 min", 60, 60),
     ] {
         let retry_after = Duration::from_millis(millis);
         let phase = Phase::Failed { failure: Failure::EngineAway, retry_after };
@@ -325,9 +332,9 @@ async fn no_form_repeats_what_the_engine_says() {
         let failure = engine_says("no such network");
         let (_, text) = asleep(form.clone(), failed(failure), &HeaderMap::new()).await;
         assert!(!text.contains("no such network"), "{text}");
-        let failure = Failure::ImageMissing { image: "registry/secret".into() };
+        let failure = Failure::ImageMissing { image: "registry.secret:5000/notes:7".into() };
         let (_, text) = asleep(form, failed(failure), &HeaderMap::new()).await;
-        assert!(!text.contains("registry/secret"), "{text}");
+        assert!(!text.contains("secret") && text.contains("notes:7"), "{text}");
     }
 }
 
@@ -355,9 +362,18 @@ async fn a_question_is_answered_with_news_that_no_proxy_replaces() {
         "state": "failed",
         "version": 7,
         "text": "Konnte nicht gestartet werden",
-        "detail": "Ihr ist der Arbeitsspeicher ausgegangen. Nächster Versuch innerhalb von 12 s.",
+        "detail": "Ihr ist der Arbeitsspeicher ausgegangen.",
+        "clock": {
+            "at": 12,
+            "by": -1,
+            "said": [
+                [0, "Gleich beginnt der nächste Versuch."],
+                [1, "Nächster Versuch innerhalb von {{time}}."],
+            ],
+        },
         "final": false,
         "tone": "trouble",
+        "sign": "alert",
         "step": 0,
         "rows": [
             {"name": "notes<i>", "text": "läuft"},
@@ -368,13 +384,13 @@ async fn a_question_is_answered_with_news_that_no_proxy_replaces() {
     let phase = failed(Failure::OutOfMemory { container: "db".into() });
     let asked = asleep(Form::Poll, phase.clone(), &german).await;
     // Where the proxy asks for the page instead, it has the same news.
-    let replaced = error(409, phase.clone(), &german).await;
+    let replaced = error(300, phase.clone(), &german).await;
     let replaced_by_503 = error(503, phase, &german).await;
     for (response, text) in [asked, replaced, replaced_by_503] {
-        assert_eq!(response.status(), 409);
+        assert_eq!(response.status(), 300);
         assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
         assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
-        assert_eq!(response.headers()[VARY], "Accept-Language");
+        assert_eq!(response.headers()[VARY], "*");
         assert_eq!(parsed(&text), expected);
     }
     for (phase, state, is_final) in [
@@ -400,7 +416,7 @@ async fn a_denied_question_learns_that_alone() {
     }
     // A question that was not understood may be anyone's.
     let (response, text) = error(400, Phase::Starting, &marked).await;
-    assert_eq!(response.status(), 409);
+    assert_eq!(response.status(), 300);
     assert!(!text.contains("database"), "{text}");
 }
 
@@ -411,7 +427,7 @@ async fn a_program_gets_a_problem() {
         "type": "about:blank",
         "title": "Service Unavailable",
         "status": 503,
-        "detail": "Could not be started: It ended by itself, with exit code 137. \
+        "detail": "Could not be started: It ended by itself while it was starting. \
                    Next attempt within 12 s.",
         "app": "notes",
         "state": "failed",
@@ -464,14 +480,14 @@ async fn a_page_speaks_the_visitors_language() {
     let german = headers(&[("accept-language", "de-CH, en;q=0.5")]);
     let (response, html) = asleep(Form::Page, Phase::Starting, &german).await;
     assert!(html.contains("<html lang=\"de\">") && html.contains("Wird gestartet"), "{html}");
-    assert!(!html.contains("Starting...") && !html.contains("running"), "{html}");
+    assert!(!html.contains("Starting…") && !html.contains("running"), "{html}");
     assert_eq!(response.headers()[CONTENT_LANGUAGE], "de");
     let (response, html) = error(401, Phase::Awake, &german).await;
     assert!(html.contains("Zugriff verweigert"), "{html}");
-    assert_eq!(response.headers()[VARY], "Accept-Language");
+    assert_eq!(response.headers()[VARY], "*");
     let french = headers(&[("accept-language", "fr")]);
     let (_, html) = asleep(Form::Page, Phase::Starting, &french).await;
-    assert!(html.contains("<html lang=\"en\">") && html.contains("Starting..."), "{html}");
+    assert!(html.contains("<html lang=\"en\">") && html.contains("Starting…"), "{html}");
 }
 
 #[tokio::test]
@@ -517,7 +533,7 @@ async fn an_icon_is_embedded_and_never_read_from_elsewhere() {
         let mut app = app("stopped");
         app.icon = elsewhere.into();
         let (_, html) = page(&pages, 502, app).await;
-        assert!(!html.contains("data:image"), "{elsewhere}");
+        assert!(!html.contains("<img"), "{elsewhere}");
         assert!(html.contains(">MB<"), "initials instead: {html}");
     }
 }

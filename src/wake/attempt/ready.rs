@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use super::{Attempt, Outcome};
 use crate::domain::lifecycle::{Failure, Phase};
 use crate::wake::app::{Facts, Target};
-use crate::wake::docker::{Container, Health, State};
+use crate::wake::docker::{Container, EndedBy, Health, State};
 use crate::wake::observed::{EngineState, Observed, is_entrypoint};
 use crate::wake::readiness::{Probe, answers, listens};
 
@@ -58,6 +58,15 @@ struct Found {
     answers_since: Option<Instant>,
 }
 
+/// Whether a container that ends has a reason of its own, when nobody has heard who ended it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Engine {
+    /// It was there all the time.
+    Steady,
+    /// It was away in between, and has ended what it ran.
+    Restarted,
+}
+
 impl Found {
     fn note(&mut self, probe: Probe) {
         let now = Instant::now();
@@ -87,10 +96,12 @@ impl Attempt {
     pub(super) async fn until_ready(&mut self, was_paused: bool, deadline: Instant) -> Outcome {
         let mut told = None;
         let mut found = Found::default();
+        let mut engine = Engine::Steady;
         loop {
             let stage = if self.view.snapshot().live {
-                stage(&self.observe(), &self.facts(), was_paused)
+                stage(&self.observe(), &self.facts(), was_paused, engine)
             } else {
+                engine = Engine::Restarted;
                 Stage::Wait(None)
             };
             let (phase, pause) = match stage {
@@ -121,7 +132,7 @@ impl Attempt {
                 () = sleep(wait) => {}
             }
             if Instant::now() >= deadline {
-                return self.too_late(told.as_ref(), &found);
+                return self.too_late(told.as_ref(), &found, engine);
             }
         }
     }
@@ -186,7 +197,7 @@ impl Attempt {
         self.app.note_unwell(container);
     }
 
-    fn too_late(&self, stage: Option<&Phase>, found: &Found) -> Outcome {
+    fn too_late(&self, stage: Option<&Phase>, found: &Found, engine: Engine) -> Outcome {
         let after = self.means.config.start_timeout;
         if !self.view.snapshot().live {
             return Outcome::Failed(Failure::EngineAway);
@@ -198,6 +209,8 @@ impl Attempt {
                 // for the proxy to say.
                 let app = &self.app.name;
                 warn!(%app, "runs, but nobody listens at its entrypoint; let through");
+                let began = self.app.shown().began;
+                self.app.note_unanswered_since(began.unwrap_or_else(Instant::now));
                 return Outcome::Ready;
             }
             Some(Phase::AwaitingHealth) => {
@@ -214,7 +227,7 @@ impl Attempt {
         }
         let failing = observed.needed().find(|c| c.state == State::Restarting);
         match failing {
-            Some(container) => Outcome::Failed(ended(container)),
+            Some(container) => Outcome::Failed(ended(container, engine)),
             None => Outcome::Failed(Failure::NotReady { after }),
         }
     }
@@ -226,16 +239,18 @@ fn unwell(entrypoints: &[&Arc<Container>]) -> Option<Arc<Container>> {
     of(Health::Unhealthy).or_else(|| of(Health::Starting)).map(|container| Arc::clone(container))
 }
 
-fn stage(observed: &Observed, facts: &Facts, was_paused: bool) -> Stage {
+fn stage(observed: &Observed, facts: &Facts, was_paused: bool, engine: Engine) -> Stage {
     match observed.state {
         EngineState::Missing => {
-            let reason = "the containers were removed".into();
-            return Stage::Ended(Outcome::Failed(Failure::Engine(reason)));
+            let container = facts.entrypoints.first().map(|target| target.container.clone());
+            let container = container.unwrap_or_default();
+            let failure = Failure::Interrupted { container, what: "removed" };
+            return Stage::Ended(Outcome::Failed(failure));
         }
         EngineState::Paused => return Stage::Ended(Outcome::Declined(Phase::Paused)),
         EngineState::Exited => {
             let why = |container: &Arc<Container>| {
-                failure_of(container).or_else(|| will_not_run(container, facts))
+                failure_of(container, engine).or_else(|| will_not_run(container, facts, engine))
             };
             let failure = observed.needed().find_map(why);
             return match failure {
@@ -273,12 +288,12 @@ fn stage(observed: &Observed, facts: &Facts, was_paused: bool) -> Stage {
 }
 
 /// Why a container that was started does not run, where it has ended.
-pub(super) fn failure_of(container: &Container) -> Option<Failure> {
+pub(super) fn failure_of(container: &Container, engine: Engine) -> Option<Failure> {
     match container.state {
         State::Exited if container.exit_code != 0 || container.out_of_memory => {
-            Some(ended(container))
+            Some(ended(container, engine))
         }
-        State::Restarting if container.restarts >= CRASHES => Some(ended(container)),
+        State::Restarting if container.restarts >= CRASHES => Some(ended(container, engine)),
         _ => None,
     }
 }
@@ -286,24 +301,69 @@ pub(super) fn failure_of(container: &Container) -> Option<Failure> {
 /// Why a container that was started will never run, although it has not failed: it was
 /// replaced by another, which nobody has started, or has come to its end as an app that
 /// requests are sent to should not.
-fn will_not_run(container: &Container, facts: &Facts) -> Option<Failure> {
+fn will_not_run(container: &Container, facts: &Facts, engine: Engine) -> Option<Failure> {
     match container.state {
         State::Created => {
-            let reason = format!("container {} was made anew meanwhile", container.name);
-            Some(Failure::Engine(reason))
+            let container = container.name.clone();
+            Some(Failure::Interrupted { container, what: "made anew" })
         }
         State::Exited if !container.restarts_always && is_entrypoint(container, facts) => {
-            Some(ended(container))
+            Some(ended(container, engine))
         }
         _ => None,
     }
 }
 
-fn ended(container: &Container) -> Failure {
+/// Codes of what SIGKILL and SIGTERM have ended.
+const KILLED: [i64; 2] = [137, 143];
+
+/// Why a container has ended. That somebody has stopped it is no failing of its own; nor
+/// is that an engine has which ends itself, and which nobody hears any more by then.
+fn ended(container: &Container, engine: Engine) -> Failure {
     let name = container.name.clone();
+    let is_interrupted = match container.ended {
+        EndedBy::Somebody | EndedBy::Us => true,
+        EndedBy::Unknown => engine == Engine::Restarted || KILLED.contains(&container.exit_code),
+        EndedBy::Itself | EndedBy::Refused => false,
+    };
     if container.out_of_memory {
         Failure::OutOfMemory { container: name }
+    } else if is_interrupted && container.state != State::Restarting {
+        Failure::Interrupted { container: name, what: "stopped" }
     } else {
         Failure::Exited { container: name, code: container.exit_code }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_else_has_ended_has_not_failed_by_itself() {
+        use EndedBy::{Itself, Refused, Somebody, Unknown, Us};
+        for (ended_by, code, engine, is_own) in [
+            (Itself, 137, Engine::Steady, true),
+            (Itself, 1, Engine::Restarted, true),
+            (Refused, 128, Engine::Steady, true),
+            (Unknown, 1, Engine::Steady, true),
+            (Unknown, 0, Engine::Steady, true),
+            (Unknown, 1, Engine::Restarted, false),
+            (Unknown, 137, Engine::Steady, false),
+            (Unknown, 143, Engine::Steady, false),
+            (Somebody, 1, Engine::Steady, false),
+            (Us, 143, Engine::Steady, false),
+        ] {
+            let container = Container {
+                ended: ended_by,
+                exit_code: code,
+                ..Container::sample("wiki", "web", State::Exited)
+            };
+            let failure = ended(&container, engine);
+            let exited = matches!(failure, Failure::Exited { code: told, .. } if told == code);
+            assert_eq!(exited, is_own, "{ended_by:?} {code}: {failure}");
+            let starved = Container { out_of_memory: true, ..container };
+            assert!(matches!(ended(&starved, engine), Failure::OutOfMemory { .. }));
+        }
     }
 }

@@ -221,7 +221,9 @@ impl Attempt {
     pub(super) async fn apply_changes(&mut self, observed: &Observed) -> Result<(), Trouble> {
         match self.compose_up().await {
             Err(Trouble::Failed(
-                failure @ (Failure::Compose(_) | Failure::ImageMissing { .. }),
+                failure @ (Failure::Compose(_)
+                | Failure::ImageMissing { .. }
+                | Failure::ImageNotFetched { .. }),
             )) => {
                 warn!(app = %self.app.name, %failure, "changes not applied; started as it was");
                 self.look(observed).await;

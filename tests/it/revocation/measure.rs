@@ -187,7 +187,7 @@ fn shows(kind: Kind, round: usize, answer: &Response) -> bool {
     match kind {
         Kind::Terminal => answer.status == if odd { 401 } else { 200 },
         Kind::App => answer.status == if odd { 404 } else { 200 },
-        Kind::Status => answer.status == 502 && answer.body().contains("Starting...") != odd,
+        Kind::Status => answer.status == 502 && answer.body().contains("Starting…") != odd,
         Kind::Identity => {
             let id = id_of(if odd { &OTHER_KEY } else { &BOX_KEY });
             answer.status == 200 && answer.text("x-ptl-portal") == Some(&id)

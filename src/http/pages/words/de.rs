@@ -1,6 +1,6 @@
 //! German.
 
-use super::{Failures, Phases, Said, States, Statuses, Words};
+use super::{Failures, Phases, Said, States, Statuses, Unanswered, Words};
 
 pub(super) static WORDS: Words = Words {
     lang: "de",
@@ -37,7 +37,7 @@ pub(super) static WORDS: Words = Words {
         },
         awaiting_port: Said {
             text: "Fast bereit …",
-            detail: "Die App ist gestartet, antwortet aber noch nicht.",
+            detail: "Die App ist gestartet, antwortet aber {{port}} noch nicht.",
         },
         failed: "Konnte nicht gestartet werden",
         low_disk: Said {
@@ -51,38 +51,80 @@ pub(super) static WORDS: Words = Words {
         },
     },
     failures: Failures {
-        exited: "Sie hat sich selbst beendet, mit dem Exit-Code {{code}}.",
+        exited: "Sie hat sich beim Starten selbst beendet.",
         out_of_memory: "Ihr ist der Arbeitsspeicher ausgegangen.",
-        image_missing: "Ihr Image fehlt auf dieser Maschine.",
+        image_missing: "Es gibt kein Image {{image}}, aus dem sie starten könnte.",
+        image_not_fetched: "Ihr Image {{image}} konnte nicht heruntergeladen werden.",
         unhealthy: "Sie ist gestartet, besteht aber ihre Funktionsprüfung nicht.",
-        not_ready: "Sie ist gestartet, war aber nicht rechtzeitig bereit.",
+        not_ready: "Sie ist gestartet, war aber nicht innerhalb von {{time}} bereit.",
+        interrupted: "Sie wurde beim Starten von außen angehalten, \
+                      etwa durch einen Neustart der Container-Engine.",
+        refused: "Die Container-Engine konnte sie nicht starten. \
+                  Wer die Maschine betreibt, kann den Grund nachsehen.",
+        engine_away: "Die Container-Engine antwortet nicht.",
+        not_made: "Ihre Container ließen sich nicht einrichten. \
+                   Wer die Maschine betreibt, kann den Grund nachsehen.",
+        store_away: "Die Liste der Apps lässt sich gerade nicht lesen.",
         internal: "Auf dieser Maschine ist etwas schiefgegangen. \
                    Wer sie betreibt, kann es nachsehen.",
     },
+    last_attempt: "Letzter Versuch: {{reason}}",
     next_attempt: "Nächster Versuch innerhalb von {{time}}.",
+    next_now: "Gleich beginnt der nächste Versuch.",
+    usual: "Meist in etwa {{usual}} bereit.",
+    usual_so_far: "Meist in etwa {{usual}} bereit, bisher {{time}}.",
+    longer: "Dauert länger als sonst: bisher {{time}}.",
+    so_far: "Bisher {{time}}.",
     seconds: "{{count}} s",
     minutes: "{{count}} min",
     denied: Said {
         text: "Zugriff verweigert",
         detail: "Diese Seite ist nur für Angemeldete, die sie sehen dürfen.",
     },
+    sign_in_at: "Melden Sie sich auf {{domain}} an oder koppeln Sie dort dieses Gerät, \
+                 und kommen Sie dann zurück.",
+    sign_in: "Melden Sie sich auf der Startseite dieser Maschine an oder koppeln Sie dort \
+              dieses Gerät, und kommen Sie dann zurück.",
+    forbidden: "Unter dieser Adresse gibt es nichts für Besucher.",
     error: Said { text: "Fehler", detail: "Die App hat mit einem Fehler geantwortet." },
+    unanswered: Unanswered {
+        soon: Said {
+            text: "Wird gestartet …",
+            detail: "Die App läuft, antwortet aber {{port}} noch nicht.",
+        },
+        runs: Said {
+            text: "Antwortet nicht",
+            detail: "Die App läuft, hat aber {{port}} seit {{time}} nicht geantwortet.",
+        },
+        unknown: Said {
+            text: "Antwortet nicht",
+            detail: "Die App hat {{port}} seit {{time}} nicht geantwortet.",
+        },
+        busy: Said {
+            text: "Zurzeit nicht verfügbar",
+            detail: "Die App läuft, ist aber gerade für niemanden da.",
+        },
+    },
+    on_port: "auf Port {{port}}",
     statuses: Statuses {
         unknown: Said { text: "Wird vorbereitet …", detail: "Die App wird gerade vorbereitet." },
         running: Said { text: "Wird gestartet …", detail: "Die App antwortet noch nicht." },
-        stopped: "Gestoppt",
-        paused: "Pausiert",
-        down: "Heruntergefahren",
-        error: "Nicht verfügbar",
-        installation_queued: "Wartet auf die Installation",
-        installing: "Wird installiert …",
-        reinstallation_queued: "Wartet auf die Neuinstallation",
-        reinstalling: "Wird neu installiert …",
-        uninstallation_queued: "Wartet auf die Deinstallation",
-        uninstalling: "Wird deinstalliert …",
-        other: "Zurzeit nicht verfügbar",
+        stopped: Said { text: "Gestoppt", detail: CANNOT_BE_OPENED },
+        paused: Said { text: "Pausiert", detail: CANNOT_BE_OPENED },
+        down: Said { text: "Heruntergefahren", detail: CANNOT_BE_OPENED },
+        error: Said {
+            text: "Nicht verfügbar",
+            detail: "Mit der App stimmt etwas nicht. \
+                     Wer die Maschine betreibt, kann es nachsehen.",
+        },
+        installation_queued: Said { text: "Wartet auf die Installation", detail: OPENS_THEN },
+        installing: Said { text: "Wird installiert …", detail: OPENS_THEN },
+        reinstallation_queued: Said { text: "Wartet auf die Neuinstallation", detail: OPENS_THEN },
+        reinstalling: Said { text: "Wird neu installiert …", detail: OPENS_THEN },
+        uninstallation_queued: Said { text: "Wartet auf die Deinstallation", detail: NO_MORE },
+        uninstalling: Said { text: "Wird deinstalliert …", detail: NO_MORE },
+        other: Said { text: "Zurzeit nicht verfügbar", detail: CANNOT_BE_OPENED },
     },
-    unavailable: "Die App kann im Augenblick nicht geöffnet werden.",
     states: States {
         created: "angelegt",
         running: "läuft",
@@ -91,13 +133,23 @@ pub(super) static WORDS: Words = Words {
         paused: "pausiert",
         exited: "beendet",
         dead: "defekt",
-        stopped: "gestoppt",
-        down: "heruntergefahren",
-        unknown: "unbekannt",
-        error: "Fehler",
     },
     opens_itself: "Diese Seite öffnet die App von selbst.",
+    may_be_download: "Beginnt ein Download, gibt es nichts mehr abzuwarten.",
     try_again: "Noch einmal versuchen",
+    go_back: "Zurück",
+    details: "Einzelheiten",
     status: "Status",
     container: "Container",
+    delivered: Said {
+        text: "Ihr Download sollte begonnen haben",
+        detail: "Ist es kein Download, so öffnet sich die App noch hier.",
+    },
+    no_news: "Die App lässt sich nicht nach ihrem Stand fragen. \
+              Diese Seite wird in {{time}} neu geladen.",
+    offline: "Sie sind offline. Sobald Sie wieder online sind, geht es hier weiter.",
 };
+
+const CANNOT_BE_OPENED: &str = "Die App kann im Augenblick nicht geöffnet werden.";
+const OPENS_THEN: &str = "Danach lässt sie sich öffnen.";
+const NO_MORE: &str = "Die App lässt sich nicht mehr öffnen.";

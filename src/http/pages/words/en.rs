@@ -1,21 +1,21 @@
 //! English. Some of these words are FreeShard's own and stay as they are.
 
-use super::{Failures, Phases, Said, States, Statuses, Words};
+use super::{Failures, Phases, Said, States, Statuses, Unanswered, Words};
 
 pub(super) static WORDS: Words = Words {
     lang: "en",
     phases: Phases {
         awake: Said { text: "Ready", detail: "Opening it now." },
         stopped: Said {
-            text: "Waking up...",
+            text: "Waking up…",
             detail: "The app was put to sleep and is about to be started.",
         },
         paused: Said {
-            text: "Waking up...",
+            text: "Waking up…",
             detail: "The app was paused and is about to continue where it left off.",
         },
         missing: Said {
-            text: "Waking up...",
+            text: "Waking up…",
             detail: "The app is about to be set up anew and started.",
         },
         queued: Said {
@@ -26,15 +26,15 @@ pub(super) static WORDS: Words = Words {
             text: "In the queue",
             detail: "Next in line. Another app is being started first.",
         },
-        starting: Said { text: "Starting...", detail: "The app is being started." },
-        unpausing: Said { text: "Waking up...", detail: "The app continues where it left off." },
+        starting: Said { text: "Starting…", detail: "The app is being started." },
+        unpausing: Said { text: "Waking up…", detail: "The app continues where it left off." },
         awaiting_health: Said {
-            text: "Almost ready...",
+            text: "Almost ready…",
             detail: "The app has started and is checking that all is well.",
         },
         awaiting_port: Said {
-            text: "Almost ready...",
-            detail: "The app has started, but does not answer yet.",
+            text: "Almost ready…",
+            detail: "The app has started, but does not answer {{port}} yet.",
         },
         failed: "Could not be started",
         low_disk: Said {
@@ -48,37 +48,74 @@ pub(super) static WORDS: Words = Words {
         },
     },
     failures: Failures {
-        exited: "It ended by itself, with exit code {{code}}.",
+        exited: "It ended by itself while it was starting.",
         out_of_memory: "It ran out of memory.",
-        image_missing: "Its image is missing on this machine.",
+        image_missing: "There is no image {{image}} to start it from.",
+        image_not_fetched: "Its image {{image}} could not be downloaded.",
         unhealthy: "It has started, but its health check fails.",
-        not_ready: "It has started, but was not ready in time.",
+        not_ready: "It has started, but was not ready within {{time}}.",
+        interrupted: "It was stopped from outside while it was starting, \
+                      as by a restart of the container engine.",
+        refused: "The container engine could not start it. Its operator can look up why.",
+        engine_away: "The container engine does not answer.",
+        not_made: "Its containers could not be set up. Its operator can look up why.",
+        store_away: "The list of apps cannot be read just now.",
         internal: "Something went wrong on this machine. Its operator can look it up.",
     },
+    last_attempt: "Last attempt: {{reason}}",
     next_attempt: "Next attempt within {{time}}.",
+    next_now: "The next attempt is about to begin.",
+    usual: "Usually ready in about {{usual}}.",
+    usual_so_far: "Usually ready in about {{usual}}, {{time}} so far.",
+    longer: "Takes longer than usual: {{time}} so far.",
+    so_far: "{{time}} so far.",
     seconds: "{{count}} s",
     minutes: "{{count}} min",
     denied: Said {
         text: "Access Denied",
-        detail: "This page is only for those who are signed in and allowed to see it.",
+        detail: "This page is for those who are signed in and allowed to see it.",
     },
+    sign_in_at: "Sign in or pair this device at {{domain}}, then come back here.",
+    sign_in: "Sign in or pair this device on the start page of this machine, then come back here.",
+    forbidden: "Nothing at this address is open to visitors.",
     error: Said { text: "Error", detail: "The app has answered with an error." },
-    statuses: Statuses {
-        unknown: Said { text: "Initializing...", detail: "The app is being prepared." },
-        running: Said { text: "Starting...", detail: "The app does not answer yet." },
-        stopped: "Stopped",
-        paused: "Paused",
-        down: "Down",
-        error: "Not available",
-        installation_queued: "Waiting to be installed",
-        installing: "Installing...",
-        reinstallation_queued: "Waiting to be reinstalled",
-        reinstalling: "Reinstalling...",
-        uninstallation_queued: "Waiting to be removed",
-        uninstalling: "Being removed...",
-        other: "Not available now",
+    unanswered: Unanswered {
+        soon: Said {
+            text: "Starting…",
+            detail: "The app is running, but does not answer {{port}} yet.",
+        },
+        runs: Said {
+            text: "Does not answer",
+            detail: "The app is running, but has not answered {{port}} for {{time}}.",
+        },
+        unknown: Said {
+            text: "Does not answer",
+            detail: "The app has not answered {{port}} for {{time}}.",
+        },
+        busy: Said {
+            text: "Not available now",
+            detail: "The app is running, but serves nobody at the moment.",
+        },
     },
-    unavailable: "The app cannot be opened at the moment.",
+    on_port: "on port {{port}}",
+    statuses: Statuses {
+        unknown: Said { text: "Initializing…", detail: "The app is being prepared." },
+        running: Said { text: "Starting…", detail: "The app does not answer yet." },
+        stopped: Said { text: "Stopped", detail: CANNOT_BE_OPENED },
+        paused: Said { text: "Paused", detail: CANNOT_BE_OPENED },
+        down: Said { text: "Down", detail: CANNOT_BE_OPENED },
+        error: Said {
+            text: "Not available",
+            detail: "Something is wrong with the app. Its operator can look it up.",
+        },
+        installation_queued: Said { text: "Waiting to be installed", detail: OPENS_THEN },
+        installing: Said { text: "Installing…", detail: OPENS_THEN },
+        reinstallation_queued: Said { text: "Waiting to be reinstalled", detail: OPENS_THEN },
+        reinstalling: Said { text: "Reinstalling…", detail: OPENS_THEN },
+        uninstallation_queued: Said { text: "Waiting to be removed", detail: NO_MORE },
+        uninstalling: Said { text: "Being removed…", detail: NO_MORE },
+        other: Said { text: "Not available now", detail: CANNOT_BE_OPENED },
+    },
     states: States {
         created: "created",
         running: "running",
@@ -87,13 +124,22 @@ pub(super) static WORDS: Words = Words {
         paused: "paused",
         exited: "exited",
         dead: "dead",
-        stopped: "stopped",
-        down: "down",
-        unknown: "unknown",
-        error: "error",
     },
     opens_itself: "This page opens the app by itself.",
+    may_be_download: "Should a download begin, there is nothing more to wait for.",
     try_again: "Try again",
+    go_back: "Go back",
+    details: "Details",
     status: "Status",
     container: "Container",
+    delivered: Said {
+        text: "Your download should have begun",
+        detail: "If this is no download, the app still opens here.",
+    },
+    no_news: "The app cannot be asked how far it is. This page is loaded again in {{time}}.",
+    offline: "You are offline. This page goes on when you are online again.",
 };
+
+const CANNOT_BE_OPENED: &str = "The app cannot be opened at the moment.";
+const OPENS_THEN: &str = "It can be opened when that is done.";
+const NO_MORE: &str = "The app cannot be opened any more.";

@@ -19,30 +19,56 @@ pub(super) struct Words {
     /// BCP 47; the primary subtag alone, for all its regions.
     pub lang: &'static str,
     pub phases: Phases,
-    /// In place of [`Phases::failed`]'s detail.
     pub failures: Failures,
+    /// `{{reason}}` is one of [`Words::failures`].
+    pub last_attempt: &'static str,
     /// After a failure's reason; `{{time}}` is the longest it takes.
     pub next_attempt: &'static str,
+    /// When that time is over.
+    pub next_now: &'static str,
+    /// While an app starts; `{{usual}}` is what it took the last time, `{{time}}` what it
+    /// has taken now.
+    pub usual: &'static str,
+    pub usual_so_far: &'static str,
+    pub longer: &'static str,
+    /// Where it is not known what it takes.
+    pub so_far: &'static str,
     /// `{{count}}` of each.
     pub seconds: &'static str,
     pub minutes: &'static str,
     pub denied: Said,
+    /// After [`Words::denied`]; `{{domain}}` is the box's.
+    pub sign_in_at: &'static str,
+    pub sign_in: &'static str,
+    /// In place of the detail of [`Words::denied`] where nobody may see it.
+    pub forbidden: &'static str,
     /// The app answered 500.
     pub error: Said,
+    pub unanswered: Unanswered,
+    /// `{{port}}` is a number.
+    pub on_port: &'static str,
     pub statuses: Statuses,
-    /// In place of the detail of a status that is about to pass.
-    pub unavailable: &'static str,
     pub states: States,
     /// Under what is under way.
     pub opens_itself: &'static str,
+    /// The same without a script, which would see that nothing else is opened.
+    pub may_be_download: &'static str,
     pub try_again: &'static str,
+    pub go_back: &'static str,
+    /// Above the containers.
+    pub details: &'static str,
     pub status: &'static str,
     pub container: &'static str,
+    /// The app is awake, and the page is still there.
+    pub delivered: Said,
+    /// No news comes through; `{{time}}` is when the page is loaded again.
+    pub no_news: &'static str,
+    pub offline: &'static str,
 }
 
 /// A headline, and a sentence about it.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[cfg_attr(test, derive(PartialEq, Eq, serde::Serialize))]
 pub(super) struct Said {
     pub text: &'static str,
     pub detail: &'static str,
@@ -62,6 +88,7 @@ pub(super) struct Phases {
     pub starting: Said,
     pub unpausing: Said,
     pub awaiting_health: Said,
+    /// `{{port}}` is [`Words::on_port`], or left out.
     pub awaiting_port: Said,
     pub failed: &'static str,
     pub low_disk: Said,
@@ -73,36 +100,56 @@ pub(super) struct Phases {
 #[derive(Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub(super) struct Failures {
-    /// `{{code}}` is a number.
     pub exited: &'static str,
     pub out_of_memory: &'static str,
+    /// `{{image}}` is its name, or left out.
     pub image_missing: &'static str,
+    pub image_not_fetched: &'static str,
     pub unhealthy: &'static str,
+    /// `{{time}}` is how long it had.
     pub not_ready: &'static str,
+    pub interrupted: &'static str,
+    pub refused: &'static str,
+    pub engine_away: &'static str,
+    pub not_made: &'static str,
+    pub store_away: &'static str,
     pub internal: &'static str,
 }
 
-/// Headlines for the status that the store keeps of an app.
+/// An app that counts as awake, and whose proxy has got no answer from it. `{{port}}` is
+/// [`Words::on_port`], or left out; `{{time}}` is for how long.
+#[derive(Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(super) struct Unanswered {
+    pub soon: Said,
+    pub runs: Said,
+    /// It is not known whether it runs.
+    pub unknown: Said,
+    /// Something has answered that it serves nobody now.
+    pub busy: Said,
+}
+
+/// The status that the store keeps of an app.
 #[derive(Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub(super) struct Statuses {
     pub unknown: Said,
     pub running: Said,
-    pub stopped: &'static str,
-    pub paused: &'static str,
-    pub down: &'static str,
-    pub error: &'static str,
-    pub installation_queued: &'static str,
-    pub installing: &'static str,
-    pub reinstallation_queued: &'static str,
-    pub reinstalling: &'static str,
-    pub uninstallation_queued: &'static str,
-    pub uninstalling: &'static str,
+    pub stopped: Said,
+    pub paused: Said,
+    pub down: Said,
+    pub error: Said,
+    pub installation_queued: Said,
+    pub installing: Said,
+    pub reinstallation_queued: Said,
+    pub reinstalling: Said,
+    pub uninstallation_queued: Said,
+    pub uninstalling: Said,
     /// Any other.
-    pub other: &'static str,
+    pub other: Said,
 }
 
-/// The engine's words for one container, and the store's for all of an app's.
+/// The engine's words for one container.
 #[derive(Debug)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub(super) struct States {
@@ -113,10 +160,6 @@ pub(super) struct States {
     pub paused: &'static str,
     pub exited: &'static str,
     pub dead: &'static str,
-    pub stopped: &'static str,
-    pub down: &'static str,
-    pub unknown: &'static str,
-    pub error: &'static str,
 }
 
 impl Words {
@@ -146,21 +189,9 @@ impl Words {
         best.0
     }
 
-    /// The word for the state of a container, or of an app in the store.
+    /// The word for the state of a container.
     pub fn state<'a>(&self, word: &'a str) -> &'a str {
-        let States {
-            created,
-            running,
-            restarting,
-            removing,
-            paused,
-            exited,
-            dead,
-            stopped,
-            down,
-            unknown,
-            error,
-        } = self.states;
+        let States { created, running, restarting, removing, paused, exited, dead } = self.states;
         match word {
             "created" => created,
             "running" => running,
@@ -169,18 +200,15 @@ impl Words {
             "paused" => paused,
             "exited" => exited,
             "dead" => dead,
-            "stopped" => stopped,
-            "down" => down,
-            "unknown" => unknown,
-            "error" => error,
             _ => word,
         }
     }
 
-    /// What a status is called that is none of the contract's two with a sentence of
-    /// their own.
-    pub fn status(&self, word: &str) -> &'static str {
+    /// What is said of an app whose row has that status.
+    pub fn status(&self, word: &str) -> Said {
         match word {
+            "unknown" => self.statuses.unknown,
+            "running" => self.statuses.running,
             "stopped" => self.statuses.stopped,
             "paused" => self.statuses.paused,
             "down" => self.statuses.down,

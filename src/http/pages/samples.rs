@@ -1,0 +1,182 @@
+//! Every state of the page, for the tests that look at them and for the contact sheet.
+
+use std::time::Duration;
+
+use http::header::{ACCEPT_LANGUAGE, CONTENT_SECURITY_POLICY};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body_util::BodyExt as _;
+use tokio::time::Instant;
+
+use super::{Pages, Place};
+use crate::domain::app::Size;
+use crate::domain::lifecycle::{Failure, Phase};
+use crate::gate::PageApp;
+use crate::gate::verdict::{Asleep, Form};
+use crate::http::Response;
+use crate::wake::{ContainerState, Shown};
+
+/// One page as it is sent.
+#[derive(Debug)]
+pub struct Sample {
+    pub name: String,
+    pub html: String,
+    /// Its `Content-Security-Policy`.
+    pub policy: String,
+}
+
+/// Longer than any name that fits.
+const LONG_NAME: &str = "Donaudampfschifffahrtsgesellschaftskapitänsverwaltung and the Photographs \
+                         of everybody who has ever been there, in alphabetical order, second part";
+
+/// All of them.
+pub async fn samples() -> Vec<Sample> {
+    let pages = Pages::new("/nonexistent".into());
+    let english = HeaderMap::new();
+    let mut german = HeaderMap::new();
+    german.insert(ACCEPT_LANGUAGE, HeaderValue::from_static("de"));
+    let mut samples = Vec::new();
+    for (lang, headers) in [("en", &english), ("de", &german)] {
+        let place = Place { uri: Some("/deep/link"), domain: Some("box.example") };
+        for (name, app) in asleep() {
+            let asleep = Asleep { app, form: Form::Page };
+            let page = pages.asleep(&asleep, headers, place).await;
+            samples.push(sample(format!("{name}-{lang}"), page).await);
+        }
+        for (name, status, app) in in_error() {
+            let page = pages.app_error(Some(status), Some(app), headers, place).await;
+            samples.push(sample(format!("{name}-{lang}"), page).await);
+        }
+        for (name, status, domain) in [
+            ("denied", StatusCode::UNAUTHORIZED, Some("box.example")),
+            ("denied-somewhere", StatusCode::UNAUTHORIZED, None),
+            ("forbidden", StatusCode::FORBIDDEN, None),
+            ("withheld", StatusCode::SERVICE_UNAVAILABLE, None),
+        ] {
+            let app = PageApp { is_granted: false, ..app(Phase::Awake) };
+            let place = Place { domain, ..place };
+            let page = pages.denied(status, &app, headers, place).await;
+            samples.push(sample(format!("{name}-{lang}"), page).await);
+        }
+    }
+    samples
+}
+
+async fn sample(name: String, mut response: Response) -> Sample {
+    let policy = response.headers().get(CONTENT_SECURITY_POLICY);
+    let policy = policy.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let body = response.body_mut().collect().await.map(|body| body.to_bytes());
+    let html = String::from_utf8_lossy(&body.unwrap_or_default()).into_owned();
+    Sample { name, html, policy }
+}
+
+pub(super) fn app(phase: Phase) -> PageApp {
+    let container = |name: &str, state, exit_code| {
+        let name = name.to_owned();
+        ContainerState { name, state, exit_code }
+    };
+    let containers =
+        [container("notes", "running", None), container("notes-database", "exited", Some(137))];
+    PageApp {
+        name: "notes".into(),
+        pretty_name: "The Notes of Ada".into(),
+        icon: String::new(),
+        is_granted: true,
+        status: "running".into(),
+        shown: Shown {
+            version: 7,
+            phase,
+            since: Instant::now(),
+            containers: containers.into(),
+            began: None,
+            usual: None,
+            last_failure: None,
+        },
+        port: Some(3000),
+        unanswered: None,
+    }
+}
+
+/// A start that began so long ago.
+fn under_way(phase: Phase, seconds: u64, usual: Option<u64>) -> PageApp {
+    let mut app = app(phase);
+    app.shown.began = Instant::now().checked_sub(Duration::from_secs(seconds));
+    app.shown.usual = usual.map(Duration::from_secs);
+    app
+}
+
+/// Every kind of failure.
+pub(super) fn failures() -> Vec<(&'static str, Failure)> {
+    let container = || "db".to_owned();
+    let image = || "registry.example/notes:7".to_owned();
+    vec![
+        ("exited", Failure::Exited { container: container(), code: 137 }),
+        ("out-of-memory", Failure::OutOfMemory { container: container() }),
+        ("image-missing", Failure::ImageMissing { image: image() }),
+        ("image-not-fetched", Failure::ImageNotFetched { image: image(), reason: "x".into() }),
+        ("unhealthy", Failure::Unhealthy { container: container() }),
+        ("not-ready", Failure::NotReady { after: Duration::from_secs(120) }),
+        ("interrupted", Failure::Interrupted { container: container(), what: "stopped" }),
+        ("refused", Failure::Engine("no such network".into())),
+        ("engine-away", Failure::EngineAway),
+        ("not-made", Failure::Compose("no such file".into())),
+        ("no-compose-file", Failure::NoComposeFile),
+        ("store-away", Failure::Store("gone".into())),
+        ("panicked", Failure::Panicked),
+        ("declined", Failure::Declined("not now")),
+    ]
+}
+
+/// What the gate answers itself.
+fn asleep() -> Vec<(String, PageApp)> {
+    let unavailable = |status: &str| Phase::Unavailable { status: status.into() };
+    let mut all: Vec<(String, PageApp)> = [
+        ("awake", app(Phase::Awake)),
+        ("stopped", app(Phase::Stopped)),
+        ("paused", app(Phase::Paused)),
+        ("missing", app(Phase::Missing)),
+        ("queued", app(Phase::Queued { place: 4 })),
+        ("next", app(Phase::Queued { place: 1 })),
+        ("starting", under_way(Phase::Starting, 1, None)),
+        ("starting-usual", under_way(Phase::Starting, 7, Some(18))),
+        ("starting-longer", under_way(Phase::Starting, 50, Some(18))),
+        ("unpausing", app(Phase::Unpausing)),
+        ("awaiting-health", under_way(Phase::AwaitingHealth, 12, None)),
+        ("awaiting-port", under_way(Phase::AwaitingPort, 20, Some(18))),
+        ("low-disk", app(Phase::LowDisk)),
+        ("too-small", app(Phase::TooSmall { minimum: Size::S })),
+    ]
+    .map(|(name, app)| (name.to_owned(), app))
+    .into();
+    for status in ["unknown", "installing", "uninstalling", "error", "other"] {
+        all.push((status.into(), app(unavailable(status))));
+    }
+    let retry_after = Duration::from_secs(12);
+    for (name, failure) in failures() {
+        all.push((format!("failed-{name}"), app(Phase::Failed { failure, retry_after })));
+    }
+    let mut again = under_way(Phase::Starting, 4, Some(18));
+    again.shown.last_failure = Some(Failure::Exited { container: "db".into(), code: 1 });
+    all.push(("starting-after-a-failure".into(), again));
+    let mut long = under_way(Phase::Starting, 7, Some(18));
+    long.pretty_name = LONG_NAME.into();
+    all.push(("long-name".into(), long));
+    all
+}
+
+/// What is said in place of an error that a proxy made, or an app.
+fn in_error() -> Vec<(&'static str, u16, PageApp)> {
+    let unanswered =
+        |seconds| PageApp { unanswered: Some(Duration::from_secs(seconds)), ..app(Phase::Awake) };
+    let mut unknown = unanswered(95);
+    unknown.shown.containers = [].into();
+    let mut initializing = PageApp { status: "unknown".into(), ..unanswered(5) };
+    initializing.shown.containers = [].into();
+    vec![
+        ("error", 500, app(Phase::Awake)),
+        ("unanswered-soon", 502, unanswered(5)),
+        ("unanswered", 502, unanswered(95)),
+        ("unanswered-unknown", 504, unknown),
+        ("initializing", 502, initializing),
+        ("busy", 503, app(Phase::Awake)),
+    ]
+}
