@@ -16,6 +16,7 @@ mod idle;
 mod journey;
 mod limits;
 mod naming;
+mod page;
 mod pausing;
 mod podman;
 mod processes;

@@ -17,11 +17,12 @@ use crate::support::sign::python;
 
 /// What came of a walk.
 #[derive(Debug, Deserialize)]
-struct Walked {
-    url: String,
+pub(super) struct Walked {
+    pub url: String,
     history: u32,
-    values: Vec<Value>,
-    answers: Vec<(String, String, u16)>,
+    pub values: Vec<Value>,
+    pub answers: Vec<(String, String, u16)>,
+    pub downloads: Vec<String>,
     failure: Option<String>,
     #[expect(dead_code, reason = "shown where a walk fails")]
     text: String,
@@ -36,13 +37,24 @@ impl Walked {
 }
 
 /// Walks; `told` does what a line of a step asks for.
-async fn walk<F: AsyncFnMut(&str)>(
+pub(super) async fn walk<F: AsyncFnMut(&str)>(
+    javascript: bool,
+    steps: &[(&str, &str)],
+    told: F,
+) -> Walked {
+    walk_trusting(None, javascript, steps, told).await
+}
+
+/// The same where one origin is trusted as if it were encrypted.
+pub(super) async fn walk_trusting<F: AsyncFnMut(&str)>(
+    origin: Option<&str>,
     javascript: bool,
     steps: &[(&str, &str)],
     mut told: F,
 ) -> Walked {
     let order = json!({
         "chromium": chromium(), "javascript": javascript, "steps": steps, "seconds": 180,
+        "secure": origin,
     });
     let mut browser = tokio::process::Command::new(python())
         .args(["-c", include_str!("browser/steps.py")])
@@ -66,7 +78,7 @@ async fn walk<F: AsyncFnMut(&str)>(
     }
 }
 
-async fn nothing(line: &str) {
+pub(super) async fn nothing(line: &str) {
     panic!("told {line}");
 }
 

@@ -4,6 +4,7 @@ One JSON object on standard input says what to do:
   chromium    the browser's program
   javascript  whether pages may run scripts
   seconds     how long each step may take
+  secure      an origin that is to be trusted as if it were encrypted, or null
   steps       a list of [what, argument]:
               goto URL        opens it, as far as the first answer
               see SELECTOR    waits until it is shown
@@ -13,6 +14,7 @@ One JSON object on standard input says what to do:
               eval SCRIPT     runs it in the page
               frame SELECTOR  waits until it is shown in the page's frame
               no-frame HOST   waits until that host's document was refused in a frame
+              block HEADER    lets no request of a script through that has it
               tell LINE       prints a line, and waits for one on standard input
 
 One JSON object on standard output says, after each line that was told:
@@ -20,6 +22,7 @@ One JSON object on standard output says, after each line that was told:
   history     how many entries its history has
   values      what each eval came to
   answers     [method, path, status], in order
+  downloads   the names of files that were downloaded
   failure     the step that failed, and why, or null
 """
 
@@ -38,6 +41,16 @@ def refused(page, host, patience):
         waited += 50
         if waited > patience:
             raise Error(f"{host} is shown in {[frame.url for frame in page.frames]}")
+
+
+def block(page, header):
+    def decide(route):
+        if header in route.request.headers:
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/*", decide)
 
 
 def walk(page, order, values):
@@ -63,6 +76,8 @@ def walk(page, order, values):
                     page.frame_locator("iframe").locator(argument).first.wait_for()
                 case "no-frame":
                     refused(page, argument, patience)
+                case "block":
+                    block(page, argument)
                 case "tell":
                     print(argument, flush=True)
                     sys.stdin.readline()
@@ -74,7 +89,9 @@ def walk(page, order, values):
 def main():
     order = json.loads(sys.stdin.readline())
     arguments = ["--disable-gpu", "--no-first-run", "--host-resolver-rules=MAP * 127.0.0.1"]
-    values, answers = [], []
+    if order.get("secure"):
+        arguments.append(f"--unsafely-treat-insecure-origin-as-secure={order['secure']}")
+    values, answers, downloads = [], [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=order["chromium"], headless=True, chromium_sandbox=False, args=arguments
@@ -87,12 +104,14 @@ def main():
             answers.append([request.method, urlsplit(request.url).path, response.status])
 
         page.on("response", answered)
+        page.on("download", lambda download: downloads.append(download.suggested_filename))
         failure = walk(page, order, values)
         report = {
             "url": page.url,
             "history": page.evaluate("history.length") if order["javascript"] else 0,
             "values": values,
             "answers": answers,
+            "downloads": downloads,
             "failure": failure,
             "text": page.content() if failure else "",
         }

@@ -28,6 +28,20 @@ const SIGTERM: i32 = 15;
 /// RFC 6455 section 1.3.
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
+/// A service worker that keeps what it has fetched, and fetches nothing twice.
+const WORKER: &str = "
+    addEventListener('install', () => skipWaiting());
+    addEventListener('activate', (event) => event.waitUntil(clients.claim()));
+    addEventListener('fetch', (event) => event.respondWith((async () => {
+        const cache = await caches.open('all');
+        const kept = await cache.match(event.request);
+        if (kept) return kept;
+        const fetched = await fetch(event.request);
+        cache.put(event.request, fetched.clone());
+        return fetched;
+    })()));
+";
+
 unsafe extern "C" {
     fn signal(number: i32, handler: extern "C" fn(i32)) -> usize;
     fn _exit(code: i32) -> !;
@@ -218,6 +232,11 @@ fn serve(stream: TcpStream) -> io::Result<()> {
                 answer(&mut out, "200 OK", "application/json", &echo(&head, &body))?;
             }
             "/events" => answer(&mut out, "200 OK", "text/event-stream", "data: hello\n\n")?,
+            "/report" => {
+                let kind = "text/csv\r\nContent-Disposition: attachment; filename=\"report.csv\"";
+                answer(&mut out, "200 OK", kind, "a,b\n")?;
+            }
+            "/worker.js" => answer(&mut out, "200 OK", "text/javascript", WORKER)?,
             "/poll" => {
                 let to = head.query.get("to").cloned().unwrap_or_default();
                 spawn(move || poll(&to));
