@@ -11,6 +11,7 @@ mod ends;
 mod faults;
 mod heads;
 mod hostile;
+mod pages;
 mod process;
 mod proxies;
 mod queries;
