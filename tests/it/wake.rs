@@ -13,6 +13,7 @@ mod gone;
 mod health;
 mod hung_mount;
 mod idle;
+mod interrupted;
 mod journey;
 mod limits;
 mod naming;
