@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::header::{ACCEPT_LANGUAGE, CONTENT_SECURITY_POLICY};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Collected};
 use tokio::time::Instant;
 
 use super::{Pages, Place};
@@ -64,7 +64,7 @@ pub async fn samples() -> Vec<Sample> {
 async fn sample(name: String, mut response: Response) -> Sample {
     let policy = response.headers().get(CONTENT_SECURITY_POLICY);
     let policy = policy.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    let body = response.body_mut().collect().await.map(|body| body.to_bytes());
+    let body = response.body_mut().collect().await.map(Collected::to_bytes);
     let html = String::from_utf8_lossy(&body.unwrap_or_default()).into_owned();
     Sample { name, html, policy }
 }
