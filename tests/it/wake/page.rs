@@ -83,6 +83,7 @@ async fn a_service_worker_that_keeps_everything_does_not_keep_the_page() {
         },
     ))";
     let kept = "(async () => {
+        await fetch('/kept');
         const cache = await caches.open('all');
         for (;;) {
             const all = await cache.keys();
@@ -98,7 +99,7 @@ async fn a_service_worker_that_keeps_everything_does_not_keep_the_page() {
         ("goto", &*second),
         ("see", "#text"),
         ("see", "#app"),
-        // What the app says it does keep.
+        // What the app itself says it does keep.
         ("eval", kept),
     ];
     let origin = first.trim_end_matches("/first");

@@ -28,11 +28,13 @@ const SIGTERM: i32 = 15;
 /// RFC 6455 section 1.3.
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// A service worker that keeps what it has fetched, and fetches nothing twice.
+/// A service worker that keeps what it has fetched, and fetches nothing twice, but leaves
+/// documents to the browser.
 const WORKER: &str = "
     addEventListener('install', () => skipWaiting());
     addEventListener('activate', (event) => event.waitUntil(clients.claim()));
-    addEventListener('fetch', (event) => event.respondWith((async () => {
+    addEventListener('fetch', (event) => event.request.mode !== 'navigate' &&
+        event.respondWith((async () => {
         const cache = await caches.open('all');
         const kept = await cache.match(event.request);
         if (kept) return kept;
