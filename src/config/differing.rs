@@ -34,6 +34,7 @@ impl Config {
         compare!(keys, "wake", Wake, wake, new.wake, {
             enabled, docker, strategy, apps, throttle, longest_backoff, max_concurrent,
             start_timeout, hold_timeout, max_held, max_redirects, compose_command, data_dir, min_free_disk, ignore,
+            streams,
         });
         compare!(keys, "sleep", Sleep, sleep, new.sleep, {
             enabled, interval, pause, idle_for_pause, idle_for_stop, hold_off, activity, apps,

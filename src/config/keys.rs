@@ -12,7 +12,7 @@ const CONFIG_VARIABLE: &str = "NIGHTPORTER_CONFIG";
 const SIMILAR: f64 = 0.75;
 
 /// Every key, by section. `_file` keys name a file that holds the secret.
-pub(super) const KEYS: [&str; 75] = [
+pub(super) const KEYS: [&str; 77] = [
     "gate.listen",
     "gate.trusted_proxies",
     "gate.max_connections",
@@ -72,6 +72,8 @@ pub(super) const KEYS: [&str; 75] = [
     "wake.ignore.user_agents",
     "wake.ignore.paths",
     "wake.ignore.status",
+    "wake.streams.wake",
+    "wake.streams.apps",
     "sleep.enabled",
     "sleep.interval",
     "sleep.pause",

@@ -45,8 +45,8 @@ fn read(reader: &mut Reader, env: &Environment) -> Config {
     let gate = gate(reader);
     let ops = ops(reader, &gate.listen);
     let store = store(reader);
-    let wake = wake::wake(reader, env, &store.installed_apps_dir);
     let upstream = wake::upstream(reader);
+    let wake = wake::wake(reader, env, &store.installed_apps_dir, upstream.is_some());
     Config {
         gate,
         ops,

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::io::Write as _;
 
-use super::super::{HeaderEncoding, LogFormat, PathMatching, keys};
+use super::super::{HeaderEncoding, LogFormat, PathMatching, StreamWakes, keys};
 use super::*;
 
 /// Every key with its default, as shipped.
@@ -329,6 +329,21 @@ fn the_password_of_an_upstream_is_refused_and_not_shown() {
 fn health_checkers_are_compared_in_lower_case() {
     let config = load_text("[wake.ignore]\nuser_agents = [\"Uptime-KUMA\"]").expect("valid");
     assert_eq!(config.wake.ignore.user_agents, ["uptime-kuma"]);
+}
+
+#[test]
+fn beside_an_upstream_streams_wake_as_they_do_there() {
+    let upstream = "[upstream]\nurl = \"http://core:80\"\n";
+    let own = "[wake.streams]\nwake = \"none\"\napps = [\"chat=all\"]\n";
+    for (text, notes, chat) in [
+        (String::new(), StreamWakes::Programs, StreamWakes::Programs),
+        (upstream.into(), StreamWakes::All, StreamWakes::All),
+        (format!("{upstream}{own}"), StreamWakes::None, StreamWakes::All),
+    ] {
+        let streams = load_text(&text).expect("valid").wake.streams;
+        assert_eq!((streams.of("notes"), streams.of("chat")), (notes, chat), "{text}");
+    }
+    assert_finding("[wake.streams]\napps = [\"chat=some\"]", &[], "wake.streams.apps");
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub use value::{ListenAddr, Secret};
 
 pub use crate::domain::activity::Activity;
 pub use crate::domain::policy::PathMatching;
-pub use crate::domain::strategy::StrategyChoice;
+pub use crate::domain::strategy::{StrategyChoice, StreamWakes};
 
 /// The whole validated configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -196,6 +196,7 @@ pub struct Wake {
     /// In bytes; with less nothing is started.
     pub min_free_disk: u64,
     pub ignore: Ignore,
+    pub streams: Streams,
 }
 
 /// `[wake.ignore]`: requests that wake nothing and do not count as use.
@@ -207,6 +208,21 @@ pub struct Ignore {
     pub paths: Vec<String>,
     /// What they get while the app sleeps; 200 unless set.
     pub status: StatusCode,
+}
+
+/// `[wake.streams]`: which streams wake an app that nobody has opened since it fell asleep.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Streams {
+    pub wake: StreamWakes,
+    pub apps: BTreeMap<String, StreamWakes>,
+}
+
+impl Streams {
+    /// What holds for an app.
+    #[must_use]
+    pub fn of(&self, app: &str) -> StreamWakes {
+        self.apps.get(app).copied().unwrap_or(self.wake)
+    }
 }
 
 /// Where the container engine listens.

@@ -11,6 +11,7 @@ use super::findings::{Findings, Origin};
 use super::given::{Given, Raw};
 use super::{
     Activity, HeaderEncoding, ListenAddr, LogFormat, PathMatching, Secret, StrategyChoice,
+    StreamWakes,
 };
 
 /// Longest duration that is accepted. Longer ones are slips of the unit, and
@@ -384,6 +385,12 @@ impl Setting for DockerHost {
 impl Setting for StrategyChoice {
     fn read(raw: &Raw) -> Result<Self, Refusal> {
         choice(raw, &StrategyChoice::WORDS)
+    }
+}
+
+impl Setting for StreamWakes {
+    fn read(raw: &Raw) -> Result<Self, Refusal> {
+        choice(raw, &StreamWakes::WORDS)
     }
 }
 

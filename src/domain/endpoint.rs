@@ -41,16 +41,19 @@ pub enum Said {
     Grant,
     /// Granted, and answered in the place of an app that is not awake.
     Asleep,
+    /// Granted, and not let wake an app that nobody has opened since it fell asleep.
+    KeptAsleep,
     Deny(Reason),
 }
 
 impl Said {
-    /// `grant`, `asleep`, or the denial's reason.
+    /// `grant`, `asleep`, `kept_asleep`, or the denial's reason.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Grant => "grant",
             Self::Asleep => "asleep",
+            Self::KeptAsleep => "kept_asleep",
             Self::Deny(reason) => reason.as_str(),
         }
     }

@@ -47,6 +47,32 @@ impl StrategyChoice {
     }
 }
 
+/// Whose streams (`EventSource`, WebSocket) wake an app that nothing else has asked for
+/// since it fell asleep: scripts open them again and again, in tabs that nobody looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StreamWakes {
+    All,
+    /// Not those of a page in a browser.
+    #[default]
+    Programs,
+    None,
+}
+
+impl StreamWakes {
+    /// Their names in configuration files.
+    pub const WORDS: [(&str, Self); 3] =
+        [("all", Self::All), ("programs", Self::Programs), ("none", Self::None)];
+
+    #[must_use]
+    pub fn covers(self, is_of_browser: bool) -> bool {
+        match self {
+            Self::All => true,
+            Self::Programs => !is_of_browser,
+            Self::None => false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

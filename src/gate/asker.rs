@@ -1,8 +1,8 @@
 //! Who asks: what a request's own headers say of how it wants to be answered.
 
-use http::header::{ACCEPT, ORIGIN, RANGE, USER_AGENT};
+use http::header::{ACCEPT, ORIGIN, RANGE, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT};
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, UPGRADE_INSECURE_REQUESTS};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::Ignore;
 
@@ -57,9 +57,13 @@ pub fn is_navigation(headers: &HeaderMap, method: Option<&str>) -> bool {
 
 /// Whether HTML is asked for by its name; `*/*` is what programs send.
 pub fn accepts_html(headers: &HeaderMap) -> bool {
+    accepts(headers, b"text/html")
+}
+
+fn accepts(headers: &HeaderMap, media_type: &[u8]) -> bool {
     headers.get_all(ACCEPT).iter().any(|value| {
         let value = value.as_bytes().to_ascii_lowercase();
-        value.windows(b"text/html".len()).any(|window| window == b"text/html")
+        value.windows(media_type.len()).any(|window| window == media_type)
     })
 }
 
@@ -74,6 +78,31 @@ pub(super) fn is_preflight(headers: &HeaderMap, method: Option<&str>) -> bool {
 /// Whether this opens a WebSocket, which follows no redirect.
 pub(super) fn is_web_socket(headers: &HeaderMap) -> bool {
     headers.contains_key(WEB_SOCKET_KEY)
+}
+
+/// Whether this opens a stream that a script opens anew whenever it is closed: an
+/// `EventSource` (HTML, section 9.2) or a WebSocket, over HTTP/2 too (RFC 8441).
+pub(super) fn is_stream(headers: &HeaderMap, method: Option<&str>) -> bool {
+    let is_upgrade = || {
+        let mut values = headers.get_all(UPGRADE).iter();
+        values.any(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+    };
+    if is_web_socket(headers) || headers.contains_key(SEC_WEBSOCKET_VERSION) || is_upgrade() {
+        return true;
+    }
+    let is_empty = headers.get(SEC_FETCH_DEST).is_none_or(|dest| dest.as_bytes() == b"empty");
+    is_empty
+        && method.is_none_or(|method| method == "GET")
+        && accepts(headers, b"text/event-stream")
+}
+
+/// Whether a page in a browser asks, as far as that can be told: over plain HTTP, and for
+/// WebSockets, by the word that all browsers begin their names with.
+pub(super) fn is_of_browser(headers: &HeaderMap) -> bool {
+    let is_named_so = |agent: &HeaderValue| agent.as_bytes().starts_with(b"Mozilla/");
+    headers.contains_key(SEC_FETCH_DEST)
+        || headers.contains_key(SEC_FETCH_MODE)
+        || headers.get(USER_AGENT).is_some_and(is_named_so)
 }
 
 /// The version that a page's question names, where this is one.

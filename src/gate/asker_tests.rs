@@ -294,6 +294,48 @@ fn only_what_a_browser_shows_as_a_document_is_a_navigation() {
 }
 
 #[test]
+fn streams_that_scripts_open_anew_are_told_from_all_else() {
+    for (name, method, sent, _) in REQUESTS {
+        let expected = matches!(name, "EventSource" | "a WebSocket" | "EventSource over HTTP");
+        assert_eq!(is_stream(&headers(sent), Some(method)), expected, "{name}");
+    }
+    for (name, method, sent, expected) in [
+        ("a WebSocket whose key a proxy took", "GET", &[("upgrade", "WebSocket")][..], true),
+        ("a WebSocket over HTTP/2", "CONNECT", &[("sec-websocket-version", "13")], true),
+        ("HTTP/2 in plain text", "GET", &[("upgrade", "h2c")], false),
+        (
+            "a script's own reader of events",
+            "GET",
+            &[("accept", "text/event-stream, */*"), ("sec-fetch-dest", "empty")],
+            true,
+        ),
+        ("a question with a streamed answer", "POST", &[("accept", "text/event-stream")], false),
+        (
+            "a stream opened as a document",
+            "GET",
+            &[("accept", "text/event-stream"), ("sec-fetch-dest", "document")],
+            false,
+        ),
+    ] {
+        assert_eq!(is_stream(&headers(sent), Some(method)), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_page_in_a_browser_is_told_from_a_program() {
+    let firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+    for (name, sent, expected) in [
+        ("a browser over HTTPS", &[("sec-fetch-dest", "empty"), ("user-agent", "x")][..], true),
+        ("a browser's WebSocket", &[("user-agent", firefox), ("origin", "http://a.b")], true),
+        ("a browser over HTTP", &[("user-agent", firefox)], true),
+        ("an app on a phone", &[("user-agent", "okhttp/4.12.0"), ("origin", "http://a.b")], false),
+        ("a program that says nothing", &[], false),
+    ] {
+        assert_eq!(is_of_browser(&headers(sent)), expected, "{name}");
+    }
+}
+
+#[test]
 fn a_preflight_is_told_by_all_it_must_carry() {
     let whole = [("origin", "https://x.example"), ("access-control-request-method", "PUT")];
     assert!(is_preflight(&headers(&whole), Some("OPTIONS")));

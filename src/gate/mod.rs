@@ -97,6 +97,8 @@ struct AsleepApp {
     is_ignored: bool,
     /// Whether that is since a browser asks in advance for what nobody may ever open.
     is_prefetch: bool,
+    /// Whether that is since it is a stream of a tab that may be forgotten.
+    is_kept_asleep: bool,
 }
 
 /// The rows that a decision was made from.
@@ -243,7 +245,8 @@ impl Gate {
         };
         let is_covered = self.wake.ignore.covers(request.headers, request.forwarded.uri);
         let is_prefetch = !is_covered && asker::is_prefetch(request.headers);
-        let is_ignored = is_covered || is_prefetch;
+        let is_kept_asleep = !is_covered && self.keeps_asleep(app, request);
+        let is_ignored = is_covered || is_prefetch || is_kept_asleep;
         if !is_ignored {
             // Before the look: whoever puts the app to sleep does both the other way round.
             self.touches.touch(&app.used, now.wall);
@@ -253,11 +256,21 @@ impl Gate {
             }
         }
         let is_poll = request.headers.contains_key(asker::POLL);
-        if app.wake.is_awake() && !is_poll {
+        if app.wake.is_awake() && !is_poll && !is_kept_asleep {
             return Ok(Granted { headers, asleep: None });
         }
         let app = found.app.clone().ok_or(Reason::UnknownApp)?;
-        Ok(Granted { headers, asleep: Some(AsleepApp { entry: app, is_ignored, is_prefetch }) })
+        let asleep = AsleepApp { entry: app, is_ignored, is_prefetch, is_kept_asleep };
+        Ok(Granted { headers, asleep: Some(asleep) })
+    }
+
+    /// Whether a request is to leave an app asleep that nobody has opened since it fell
+    /// asleep: a script opens a stream anew as often as it is closed.
+    fn keeps_asleep(&self, app: &App, request: &Request<'_>) -> bool {
+        let Request { forwarded, headers, .. } = request;
+        !app.wake.is_called()
+            && asker::is_stream(headers, forwarded.method)
+            && !self.wake.streams.of(&app.row.name).covers(asker::is_of_browser(headers))
     }
 
     /// Whether a request that nobody signs in for is passed on all the same, as the app

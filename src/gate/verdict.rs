@@ -40,6 +40,8 @@ pub enum Form {
     Again(HeaderValue),
     /// That it sleeps, and is well: for a monitor whose requests wake nothing.
     Ignored(StatusCode),
+    /// The same to a stream that is not let wake it, as an error.
+    KeptAsleep,
 }
 
 /// What the gate answers where a monitor is to get a 2xx for an app that sleeps: from it

@@ -35,7 +35,7 @@ impl Gate {
         asleep: AsleepApp,
         once: &mut Once,
     ) -> Verdict {
-        let AsleepApp { entry, is_ignored, is_prefetch } = asleep;
+        let AsleepApp { entry, is_ignored, is_prefetch, is_kept_asleep } = asleep;
         let Some(app) = entry.value.as_ref() else {
             return Verdict::Deny(Reason::UnknownApp);
         };
@@ -58,6 +58,9 @@ impl Gate {
         // What is not there yet must not be shown later as what was fetched.
         if is_prefetch {
             return instead(app, Form::Problem);
+        }
+        if is_kept_asleep {
+            return instead(app, Form::KeptAsleep);
         }
         if is_ignored {
             return instead(app, Form::Ignored(sent_for(self.wake.ignore.status)));

@@ -51,6 +51,10 @@ impl GateRoutes {
                 debug!(endpoint = endpoint.as_str(), "granted");
                 Said::Grant
             }
+            Verdict::Asleep(asleep) if asleep.form == Form::KeptAsleep => {
+                debug!(endpoint = endpoint.as_str(), "granted, and kept asleep");
+                Said::KeptAsleep
+            }
             Verdict::Asleep(asleep) => {
                 let phase = asleep.app.shown.phase.as_str();
                 debug!(endpoint = endpoint.as_str(), phase, "granted, not awake");

@@ -75,7 +75,7 @@ fn recorder() -> &'static PrometheusHandle {
 fn describe() {
     describe_counter!(
         VERDICTS,
-        "Verdicts by endpoint and reason; `grant` and `asleep` are no denials."
+        "Verdicts by endpoint and reason; `grant`, `asleep` and `kept_asleep` are no denials."
     );
     describe_histogram!(DURATION, "Time from a request's head to its verdict.");
     describe_gauge!(CONNECTIONS, "Open connections by listener.");
@@ -125,6 +125,7 @@ pub(crate) struct Verdicts([OfEndpoint; Endpoint::ALL.len()]);
 struct OfEndpoint {
     grants: Counter,
     asleep: Counter,
+    kept_asleep: Counter,
     denials: [Counter; Reason::ALL.len()],
     duration: Histogram,
 }
@@ -138,6 +139,7 @@ impl Verdicts {
             OfEndpoint {
                 grants: counted("grant"),
                 asleep: counted("asleep"),
+                kept_asleep: counted("kept_asleep"),
                 denials: Reason::ALL.map(|reason| counted(reason.as_str())),
                 duration: histogram!(DURATION, "endpoint" => endpoint),
             }
@@ -146,10 +148,12 @@ impl Verdicts {
 
     pub(crate) fn count(&self, endpoint: Endpoint, said: Said, began: Instant) {
         let Self(endpoints) = self;
-        let OfEndpoint { grants, asleep, denials, duration } = &endpoints[endpoint as usize];
+        let OfEndpoint { grants, asleep, kept_asleep, denials, duration } =
+            &endpoints[endpoint as usize];
         match said {
             Said::Grant => grants.increment(1),
             Said::Asleep => asleep.increment(1),
+            Said::KeptAsleep => kept_asleep.increment(1),
             Said::Deny(reason) => denials[reason as usize].increment(1),
         }
         duration.record(began.elapsed());

@@ -39,7 +39,7 @@ pub(super) fn compare(question: Question<'_>, ours: &Ours, theirs: &Answer) -> O
     if matches!(ours.said, Said::Grant) && theirs.status.is_success() {
         return headers(&ours.headers, &theirs.headers);
     }
-    if ours.status == theirs.status && !matches!(ours.said, Said::Asleep) {
+    if ours.status == theirs.status && !matches!(ours.said, Said::Asleep | Said::KeptAsleep) {
         return Outcome::Same;
     }
     if is_on_purpose(question, ours, theirs.status) {
@@ -60,7 +60,7 @@ fn is_on_purpose(question: Question<'_>, ours: &Ours, theirs: StatusCode) -> boo
     }
     match (said, status) {
         // We answer in the app's place, or when it is awake.
-        (Said::Asleep, status) => status == 200,
+        (Said::Asleep | Said::KeptAsleep, status) => status == 200,
         // What is missing or there twice is an error there, or goes unseen.
         (Said::Deny(Reason::MalformedRequest | Reason::AmbiguousPath), _) => true,
         (Said::Deny(Reason::NoMatchingRule | Reason::BrokenApp), 500) => true,

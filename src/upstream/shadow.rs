@@ -123,7 +123,7 @@ impl Shadow {
         };
         let headers = match said {
             Said::Grant => answer.clone(),
-            Said::Asleep | Said::Deny(_) => HeaderMap::new(),
+            Said::Asleep | Said::KeptAsleep | Said::Deny(_) => HeaderMap::new(),
         };
         let ours = Ours { said, status, headers };
         let (shadow, question) = (Arc::clone(self), forwardable(question));

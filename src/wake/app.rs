@@ -119,6 +119,8 @@ pub struct AppWake {
     awake: AtomicBool,
     /// Whether an order to wake it is on its way to the waker.
     wanted: AtomicBool,
+    /// Whether anything but a stream has asked for it since it fell asleep.
+    called: AtomicBool,
     shown: watch::Sender<Shown>,
     facts: Mutex<Arc<Facts>>,
     /// What is wrong with its description.
@@ -159,6 +161,7 @@ impl AppWake {
             known_since: wall_clock(),
             awake: AtomicBool::new(true),
             wanted: AtomicBool::new(false),
+            called: AtomicBool::new(false),
             shown: watch::Sender::new(shown),
             facts: Mutex::new(Arc::new(facts)),
             problems: Mutex::default(),
@@ -193,10 +196,19 @@ impl AppWake {
 
     /// Asks the waker to bring the app up. Costs nothing where it was asked already.
     pub fn ask(&self) {
+        self.called.store(true, Ordering::SeqCst);
         if !self.wanted.swap(true, Ordering::AcqRel) {
             // The waker is gone only when the process ends.
             let _ = self.orders.send(Order::Wake(Arc::clone(&self.name)));
         }
+    }
+
+    /// Whether it is awake, or on its way since somebody has asked for it or has started it.
+    #[must_use]
+    pub fn is_called(&self) -> bool {
+        self.is_awake()
+            || self.called.load(Ordering::SeqCst)
+            || self.shown.borrow().phase.is_under_way()
     }
 
     /// Notes by which host a request has asked for it.
@@ -316,12 +328,16 @@ impl AppWake {
 
     /// Holds requests back before anything is done to the containers.
     pub(super) fn close(&self) {
+        self.called.store(false, Ordering::SeqCst);
         self.awake.store(false, Ordering::SeqCst);
     }
 
     /// Shows a phase and lets those who wait for it know.
     pub(super) fn show(&self, phase: Phase, containers: &Arc<[ContainerState]>) {
         let is_awake = phase == Phase::Awake;
+        if !is_awake && self.is_awake() {
+            self.called.store(false, Ordering::SeqCst);
+        }
         let flag_changed = self.awake.swap(is_awake, Ordering::SeqCst) != is_awake;
         let mut phase_changed = false;
         self.shown.send_if_modified(|shown| {
@@ -411,6 +427,30 @@ mod tests {
         assert!(!app.serves_unwell(&made("b", "CMD wrong", Health::Starting)), "it can pass");
         app.note_unwell(&made("b", "CMD wrong", Health::Starting));
         assert!(app.serves_unwell(&made("b", "CMD wrong", Health::Unhealthy)));
+    }
+
+    #[test]
+    fn nobody_has_called_an_app_that_falls_asleep_until_somebody_asks_anew() {
+        let (orders, _taken) = mpsc::unbounded_channel();
+        let app = AppWake::new("notes".into(), Facts::default(), orders);
+        let show = |phase| app.show(phase, &Arc::default());
+        assert!(app.is_called(), "it is awake");
+        show(Phase::Stopped);
+        assert!(!app.is_called(), "stopped by somebody else");
+        app.ask();
+        show(Phase::Queued { place: 1 });
+        show(Phase::Failed { failure: Failure::EngineAway, retry_after: Duration::ZERO });
+        assert!(app.is_called(), "whoever has opened it waits");
+        show(Phase::Awake);
+        // Of a request that has looked just before.
+        app.ask();
+        app.close();
+        show(Phase::Paused);
+        assert!(!app.is_called(), "put to sleep");
+        show(Phase::Stopped);
+        assert!(!app.is_called());
+        show(Phase::Starting);
+        assert!(app.is_called(), "started by somebody else");
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@
 mod activity;
 mod again;
 mod answers;
-mod browser;
+pub mod browser;
 mod burst;
 mod clock;
 mod ended;
@@ -32,6 +32,7 @@ mod selection;
 mod shared;
 mod strangers;
 mod strategies;
+mod streams;
 mod swarm;
 mod tls;
 

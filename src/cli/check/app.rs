@@ -35,8 +35,11 @@ pub(super) fn all(config: &Config, report: &mut Report) {
         .filter(|name| !name.starts_with('.'))
         .collect();
     let strategies = config.wake.apps.keys().map(|name| ("wake.apps", name));
+    let streams = config.wake.streams.apps.keys().map(|name| ("wake.streams.apps", name));
     let preflights = config.gate.cors_preflight.iter().map(|name| ("gate.cors_preflight", name));
-    for (key, name) in strategies.chain(preflights).filter(|(_, name)| !names.contains(*name)) {
+    for (key, name) in
+        strategies.chain(streams).chain(preflights).filter(|(_, name)| !names.contains(*name))
+    {
         let configuration = Path::new("configuration");
         let hint = "correct the name, or remove the entry";
         report.warning(configuration, key, format!("`{name}` is not installed"), hint);

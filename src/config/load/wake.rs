@@ -8,7 +8,9 @@ use http::StatusCode;
 
 use super::seconds;
 use crate::config::reader::{ByApp, Bytes, Count, DockerHost, Names, Program, Reader, UpstreamUrl};
-use crate::config::{DockerEndpoint, Environment, Ignore, Sleep, Upstream, Wake};
+use crate::config::{
+    DockerEndpoint, Environment, Ignore, Sleep, StreamWakes, Streams, Upstream, Wake,
+};
 
 /// Where Docker listens unless told otherwise.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
@@ -30,7 +32,12 @@ const MIN_FREE_DISK: u64 = 1 << 30;
 /// smaller is the chatter of a network that nobody uses (ARP has 42).
 const ONE_SEGMENT: u64 = 54;
 
-pub(super) fn wake(reader: &mut Reader, env: &Environment, installed_apps_dir: &Path) -> Wake {
+pub(super) fn wake(
+    reader: &mut Reader,
+    env: &Environment,
+    installed_apps_dir: &Path,
+    beside_upstream: bool,
+) -> Wake {
     let wake = Wake {
         enabled: reader.get("wake.enabled").unwrap_or(true),
         docker: docker(reader, env),
@@ -57,6 +64,7 @@ pub(super) fn wake(reader: &mut Reader, env: &Environment, installed_apps_dir: &
             paths: reader.get("wake.ignore.paths").map_or_else(Vec::new, names),
             status: reader.get("wake.ignore.status").map_or_else(StatusCode::default, status),
         },
+        streams: streams(reader, beside_upstream),
     };
     let text = humantime::format_duration;
     if wake.hold_timeout > LONGEST_HOLD {
@@ -78,6 +86,15 @@ pub(super) fn wake(reader: &mut Reader, env: &Environment, installed_apps_dir: &
         reader.refuse("wake.ignore.paths", "holds what is no path", hint);
     }
     wake
+}
+
+/// Beside shard_core every request wakes, as it does there, unless told otherwise.
+fn streams(reader: &mut Reader, beside_upstream: bool) -> Streams {
+    let unset = if beside_upstream { StreamWakes::All } else { StreamWakes::default() };
+    Streams {
+        wake: reader.get("wake.streams.wake").unwrap_or(unset),
+        apps: reader.get("wake.streams.apps").map_or_else(BTreeMap::new, |ByApp(apps)| apps),
+    }
 }
 
 fn count<const MAX: u64>(Count(count): Count<1, MAX>) -> usize {

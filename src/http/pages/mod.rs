@@ -137,6 +137,7 @@ impl Pages {
             Form::Poll => news(NEWS, app, words),
             Form::Again(location) => again(location.clone()),
             Form::Ignored(status) => asleep::answer(*status, &app.name),
+            Form::KeptAsleep => asleep::refused(&app.name),
         }
     }
 

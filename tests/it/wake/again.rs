@@ -47,7 +47,9 @@ async fn nobody_is_sent_round_more_often_than_is_set() {
     let wake = "hold_timeout = \"1s\"\nmax_redirects = 2\nstart_timeout = \"10m\"\n";
     let porter = stage.porter(wake, NO_SLEEP).await;
     until_state(&porter, &app, "stopped", LONG).await;
-    let socket = program(&app).header("Sec-WebSocket-Key", "x");
+    // A program's: those of pages wake nothing.
+    let host = format!("{}.box.example", app.name);
+    let socket = Request::auth(host, "/").header("Sec-WebSocket-Key", "x");
     let response = porter.ask(&socket).await;
     assert_eq!(response.status, 503, "a WebSocket follows no redirect: {response:?}");
     let mut redirects = 0;

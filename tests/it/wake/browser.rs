@@ -17,7 +17,7 @@ use crate::support::sign::python;
 
 /// What came of a walk.
 #[derive(Debug, Deserialize)]
-pub(super) struct Walked {
+pub struct Walked {
     pub url: String,
     history: u32,
     pub values: Vec<Value>,
@@ -30,14 +30,14 @@ pub(super) struct Walked {
 
 impl Walked {
     /// The statuses of the answers to such requests, in order.
-    fn statuses(&self, method: &str, path: &str) -> Vec<u16> {
+    pub fn statuses(&self, method: &str, path: &str) -> Vec<u16> {
         let alike = self.answers.iter().filter(|(m, p, _)| m == method && p == path);
         alike.map(|(_, _, status)| *status).collect()
     }
 }
 
 /// Walks; `told` does what a line of a step asks for.
-pub(super) async fn walk<F: AsyncFnMut(&str)>(
+pub async fn walk<F: AsyncFnMut(&str)>(
     javascript: bool,
     steps: &[(&str, &str)],
     told: F,
@@ -46,7 +46,7 @@ pub(super) async fn walk<F: AsyncFnMut(&str)>(
 }
 
 /// The same where one origin is trusted as if it were encrypted.
-pub(super) async fn walk_trusting<F: AsyncFnMut(&str)>(
+pub async fn walk_trusting<F: AsyncFnMut(&str)>(
     origin: Option<&str>,
     javascript: bool,
     steps: &[(&str, &str)],
@@ -78,7 +78,7 @@ pub(super) async fn walk_trusting<F: AsyncFnMut(&str)>(
     }
 }
 
-pub(super) async fn nothing(line: &str) {
+pub async fn nothing(line: &str) {
     panic!("told {line}");
 }
 
@@ -88,7 +88,7 @@ fn kept(url: &str, javascript: bool) -> &str {
     if javascript { url } else { url.split('#').next().unwrap_or(url) }
 }
 
-const QUICKLY: &str = "throttle = \"100ms\"\n";
+pub(super) const QUICKLY: &str = "throttle = \"100ms\"\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_with_a_fragment_opens_with_and_without_scripts() {
@@ -119,7 +119,8 @@ async fn an_address_with_a_fragment_opens_with_and_without_scripts() {
 async fn a_form_and_a_stream_outlast_a_hold() {
     let stage = Stage::new(Store::Files).await;
     let app = stage.running(Plan::new("form").env("START_DELAY_MS", 3000)).await;
-    let wake = format!("{QUICKLY}hold_timeout = \"1s\"\nmax_redirects = 15\n");
+    let all = "[wake.streams]\nwake = \"all\"\n";
+    let wake = format!("{QUICKLY}hold_timeout = \"1s\"\nmax_redirects = 15\n{all}");
     let porter = stage.porter(&wake, NO_SLEEP).await;
     let front = Front::before(&stage.sample, &porter, &[&app], Errors::Replaced).await;
     until_state(&porter, &app, "awake", LONG).await;
