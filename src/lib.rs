@@ -44,7 +44,8 @@
 //! ops/         what the operator's listener serves, as data
 //! upstream/    the shard_core beside: mirror (its idle clock), fallback (management
 //!              secrets), shadow (its verdicts compared with ours)
-//! http/        listeners, TLS, routes, pages; nothing else knows hyper's server
+//! http/        listeners, TLS, routes, pages, standby (what is answered while the gate
+//!              is away); nothing else knows hyper's server
 //! telemetry/   logs and metrics
 //! ```
 //!

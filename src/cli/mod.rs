@@ -11,6 +11,7 @@ mod healthcheck;
 mod migrate;
 mod open;
 mod serve;
+mod standby;
 mod terminal;
 mod traefik;
 
@@ -65,6 +66,9 @@ enum Command {
     Wake(apps::WakeOptions),
     /// Stop or pause an app until somebody asks for it
     Sleep(apps::SleepOptions),
+    /// Answer in the gate's place while it is away: with 503, and a page that goes on by
+    /// itself; or print that page
+    Standby(standby::Options),
     /// Print Traefik's dynamic configuration for this box
     Traefik(traefik::Options),
     /// Ask the running process whether it is well; exit code 1 where it is not
@@ -140,6 +144,7 @@ impl Arguments {
             Command::Apps(options) => apps::list(&options, &load()?, out),
             Command::Wake(options) => apps::wake(&options, &load()?, out),
             Command::Sleep(options) => apps::sleep_app(&options, &load()?, out),
+            Command::Standby(options) => standby::run(&options, load, out),
             Command::Traefik(options) => traefik::run(&options, &load()?, out),
             Command::Healthcheck(options) => healthcheck::run(&options, &load()?, out),
         }

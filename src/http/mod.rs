@@ -3,7 +3,8 @@
 //! [`Listeners`] binds, [`serve`] accepts and drives the connections that
 //! [`admission`] lets in, a
 //! [`Handler`] turns one request head into one answer: [`routes`] for the
-//! gate's listener, [`ops`] for the operator's. Nobody here reads a request
+//! gate's listener, [`ops`] for the operator's, [`standby`] for that of a process that
+//! answers in the gate's place. Nobody here reads a request
 //! body; the type of [`Handler::handle`] does not even offer one.
 //!
 //! Errors: what goes wrong on one connection ends that connection and is
@@ -16,9 +17,10 @@ pub(crate) mod answer;
 mod connection;
 mod listener;
 pub(crate) mod ops;
-mod pages;
+pub(crate) mod pages;
 pub(crate) mod routes;
 mod serve;
+pub(crate) mod standby;
 pub(crate) mod tls;
 
 use std::future::Future;

@@ -4,6 +4,7 @@
 mod answers;
 mod echo;
 mod freeshard;
+mod standby;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -28,8 +29,10 @@ const TERMINAL: &str = "laptop";
 struct House {
     gate: SocketAddr,
     ops: SocketAddr,
+    tls: bool,
     app: SocketAddr,
-    _nightporter: Program,
+    /// `None` while it is away.
+    nightporter: Option<Program>,
     /// The last to go: it holds the logs.
     folder: TempDir,
 }
@@ -41,27 +44,39 @@ impl House {
         copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/box"), &path.join("box"));
         fs::write(path.join("box/terminal_jwt_secret"), SECRET).expect("writable");
         let (gate, ops) = (free_address(), free_address());
+        let app = echo::serve().await;
+        let mut house = Self { gate, ops, tls, app, folder, nightporter: None };
+        house.come_back().await;
+        house
+    }
+
+    /// The program with the house's settings.
+    fn program(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nightporter"));
         command
             .env_clear()
-            .current_dir(path)
-            .env("NIGHTPORTER_GATE__LISTEN", gate.to_string())
-            .env("NIGHTPORTER_OPS__LISTEN", ops.to_string())
+            .current_dir(self.path())
+            .env("NIGHTPORTER_GATE__LISTEN", self.gate.to_string())
+            .env("NIGHTPORTER_OPS__LISTEN", self.ops.to_string())
             .env("NIGHTPORTER_STORE__PATH", "box")
             .env("NIGHTPORTER_WAKE__ENABLED", "false")
             .env("NIGHTPORTER_LOG__LEVEL", "info,nightporter=debug");
-        if tls {
+        if self.tls {
             command
                 .env("NIGHTPORTER_GATE__TLS__SELF_SIGNED", "true")
                 .env("NIGHTPORTER_GATE__TLS__DIRECTORY", "tls")
-                .env("NIGHTPORTER_GATE__TLS__NAMES", "nightporter,127.0.0.1");
+                .env("NIGHTPORTER_GATE__TLS__NAMES", "nightporter,127.0.0.1,gate.test");
         }
-        let nightporter = Program::start(&mut command, path);
+        command
+    }
+
+    async fn come_back(&mut self) {
+        self.nightporter = Some(Program::start(&mut self.program(), self.path()));
         poll("nightporter is ready", STARTING, async || {
-            try_ask(ops, &Request::new("GET", "/readyz")).await.is_some_and(|r| r.status == 200)
+            let ready = try_ask(self.ops, &Request::new("GET", "/readyz")).await;
+            ready.is_some_and(|response| response.status == 200)
         })
         .await;
-        Self { gate, ops, app: echo::serve().await, folder, _nightporter: nightporter }
     }
 
     fn path(&self) -> &Path {
@@ -368,31 +383,59 @@ async fn assert_only_http2(ops: SocketAddr) {
     assert!(handshakes.iter().all(|line| line.contains(r#"protocol="h2""#)), "{handshakes:?}");
 }
 
+impl House {
+    /// The page for the time in which nightporter is away, where Caddy and nginx find it.
+    fn print_standby_page(&self) {
+        let printed = self.program().args(["standby", "--page"]).output().expect("runs");
+        assert!(printed.status.success(), "{printed:?}");
+        let page = self.path().join("nightporter-standby.html");
+        fs::write(page, printed.stdout).expect("writable");
+    }
+
+    fn caddy(&self) -> (Program, SocketAddr) {
+        self.print_standby_page();
+        let public = free_address();
+        let [gate, notes, wiki] = self.neighbours();
+        let port = |app: &str| format!("http://{app}.box.example:{}", public.port());
+        let replacements = [
+            gate,
+            notes,
+            wiki,
+            ("http://notes.box.example", port("notes")),
+            ("http://wiki.box.example", port("wiki")),
+            ("/etc/caddy", self.path().display().to_string()),
+        ];
+        let configuration = install("caddy/Caddyfile", self.path(), &replacements);
+        (programs::caddy(&configuration, self.path()), public)
+    }
+
+    fn nginx(&self) -> (Program, SocketAddr) {
+        self.print_standby_page();
+        let public = free_address();
+        let [gate, notes, wiki] = self.neighbours();
+        let folder = self.path().display();
+        let replacements = [
+            gate,
+            notes,
+            wiki,
+            ("listen 80;", format!("listen {public};")),
+            ("/etc/nginx", folder.to_string()),
+        ];
+        let site = install("nginx/nightporter.conf", self.path(), &replacements);
+        (programs::nginx(&site, self.path()), public)
+    }
+}
+
 #[tokio::test]
 async fn caddy() {
     let house = House::open(false).await;
-    let public = free_address();
-    let [gate, notes, wiki] = house.neighbours();
-    let port = |app: &str| format!("http://{app}.box.example:{}", public.port());
-    let replacements = [
-        gate,
-        notes,
-        wiki,
-        ("http://notes.box.example", port("notes")),
-        ("http://wiki.box.example", port("wiki")),
-    ];
-    let configuration = install("caddy/Caddyfile", house.path(), &replacements);
-    let _caddy = programs::caddy(&configuration, house.path());
+    let (_caddy, public) = house.caddy();
     prove(public).await;
 }
 
 #[tokio::test]
 async fn nginx() {
     let house = House::open(false).await;
-    let public = free_address();
-    let [gate, notes, wiki] = house.neighbours();
-    let replacements = [gate, notes, wiki, ("listen 80;", format!("listen {public};"))];
-    let site = install("nginx/nightporter.conf", house.path(), &replacements);
-    let _nginx = programs::nginx(&site, house.path());
+    let (_nginx, public) = house.nginx();
     prove(public).await;
 }

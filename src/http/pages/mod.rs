@@ -8,6 +8,7 @@ mod notice;
 mod page;
 mod problem;
 mod samples;
+pub(crate) mod standby;
 mod template;
 #[cfg(test)]
 mod tests;

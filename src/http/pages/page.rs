@@ -25,7 +25,7 @@ const SCRIPT: &str = include_str!("page.js");
 /// The page brings all it needs; whatever an app's name or icon may hold, it runs no
 /// script but its own, which speaks to its own origin alone. An SVG in an `img` runs none
 /// either.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
+pub(super) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
                       base-uri 'none'; form-action 'none'; connect-src 'self'";
 
 /// The same with leave for the script. Without it the page is loaded again from time to
@@ -187,7 +187,7 @@ impl Display for Page<'_> {
 /// A request's path and query as an address relative to itself: loading that loads the
 /// page again even where its address has a fragment, which a refresh that names none does
 /// not. What begins with two slashes would name a host.
-fn own(uri: &str) -> String {
+pub(super) fn own(uri: &str) -> String {
     let is_host = uri.starts_with("//") || uri.starts_with("/\\");
     if is_host { format!("/.{uri}") } else { uri.to_owned() }
 }

@@ -30,8 +30,11 @@ const CHECK: Duration = Duration::from_secs(5);
 /// How often trouble with them that goes on is told again.
 const TOLD_AGAIN: Duration = Duration::from_secs(60 * 60);
 
-/// In the order of preference.
-const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// Protocols, in the order of preference.
+type Alpn = &'static [&'static [u8]];
+
+const ALPN: Alpn = &[b"h2", b"http/1.1"];
+const HTTP1: Alpn = &[b"http/1.1"];
 
 /// Why TLS cannot be offered.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +55,7 @@ pub enum TlsError {
 #[derive(Debug)]
 pub(crate) struct Tls {
     files: config::Tls,
+    alpn: Alpn,
     offered: ArcSwap<ServerConfig>,
     /// What is offered, as it was read.
     in_force: Mutex<(Material, Validity)>,
@@ -91,11 +95,21 @@ impl Tls {
     /// Reads the files; makes them first where they are ours to make. A certificate that
     /// is not valid now is offered, since there is no other: the clock may be wrong.
     pub(crate) fn load(files: &config::Tls) -> Result<Self, TlsError> {
+        Self::offering(files, ALPN)
+    }
+
+    /// The same without HTTP/2, whose connections outlast what they were opened for.
+    pub(crate) fn load_for_http1(files: &config::Tls) -> Result<Self, TlsError> {
+        Self::offering(files, HTTP1)
+    }
+
+    fn offering(files: &config::Tls, alpn: Alpn) -> Result<Self, TlsError> {
         let now = wall_clock();
         let (material, problem) = Material::read(files, now)?;
-        let (config, validity) = material.server_config(files)?;
+        let (config, validity) = material.server_config(files, alpn)?;
         let tls = Self {
             files: files.clone(),
+            alpn,
             offered: ArcSwap::from_pointee(config),
             in_force: Mutex::new((material, validity)),
             told: Mutex::default(),
@@ -171,7 +185,7 @@ impl Tls {
         if in_force.0 == material {
             return Ok((Looked::Unchanged, problem.or_else(|| self.invalid(in_force.1, now))));
         }
-        let (config, validity) = material.server_config(&self.files)?;
+        let (config, validity) = material.server_config(&self.files, self.alpn)?;
         if let Some(invalid) = self.invalid(validity, now) {
             return Err(invalid);
         }
@@ -213,7 +227,11 @@ impl Material {
         Ok((Self { certificate, key, client_ca }, problem))
     }
 
-    fn server_config(&self, files: &config::Tls) -> Result<(ServerConfig, Validity), TlsError> {
+    fn server_config(
+        &self,
+        files: &config::Tls,
+        alpn: Alpn,
+    ) -> Result<(ServerConfig, Validity), TlsError> {
         let (certificate, key) = files_of(files);
         let chain = certificates(&self.certificate, &certificate)?;
         let validity = chain.first().map(Validity::of).unwrap_or_default();
@@ -231,7 +249,7 @@ impl Material {
         let mut config = builder
             .with_single_cert(chain, key)
             .map_err(|error| unusable(&certificate, error.to_string()))?;
-        config.alpn_protocols = ALPN.map(<[u8]>::to_vec).into();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         // Without it a proxy that reconnects for every other request pays for a
         // whole handshake each time.
         config.ticketer = aws_lc_rs::Ticketer::new()?;

@@ -1,0 +1,35 @@
+"use strict";
+(() => {
+  // Without the credentials that an address may hold, and the fragment.
+  const here = location.origin + location.pathname + location.search;
+  const longest = 5000;
+  let pause = 500, strange = 0;
+  if (/^de\b/i.test(navigator.language)) document.documentElement.lang = "de";
+
+  // The page stays while nothing better would come: a reload would lose it to the
+  // proxy's own error.
+  async function isBack() {
+    const response = await fetch(here, {
+      // Answered at once and with JSON, as soon as anybody does.
+      headers: { "X-Nightporter-Poll": "0" },
+      cache: "no-store",
+      credentials: "same-origin",
+      redirect: "manual",
+    });
+    if (response.status < 500) return true;
+    if (response.headers.get("X-Nightporter-State") === "standby") return false;
+    const news = await response.json().catch(() => null);
+    if (typeof news?.state === "string") return true;
+    strange += 1;
+    return strange > 20;
+  }
+
+  async function look() {
+    // Cut off is no answer either.
+    if (await isBack().catch(() => false)) return location.reload();
+    pause = Math.min(longest, pause * 1.5);
+    setTimeout(look, pause);
+  }
+
+  addEventListener("load", () => setTimeout(look, pause));
+})();
