@@ -21,6 +21,10 @@ pub const TWO_PROCESSES: Rounds = Rounds { few: 6, all: 50 };
 /// Rounds of two processes with two apps of one database.
 pub const NEIGHBOURS: Rounds = Rounds { few: 5, all: 20 };
 
+/// Seconds that an app takes to start which is asked for by uploads, and those of a hold.
+pub const SLOW_START: Rounds = Rounds { few: 3, all: 60 };
+pub const HOLD: Rounds = Rounds { few: 1, all: 25 };
+
 /// Tells `--soak` to the tests.
 const VARIABLE: &str = "TESTS_SOAK";
 

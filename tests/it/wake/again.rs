@@ -9,6 +9,7 @@ use crate::support::boxes::Store;
 use crate::support::client::Request;
 use crate::support::docker::apps::Plan;
 use crate::support::docker::front::{Errors, Front};
+use crate::support::soak;
 
 #[tokio::test]
 async fn what_is_held_in_vain_is_sent_to_the_same_address_until_the_app_is_there() {
@@ -72,9 +73,13 @@ async fn nobody_is_sent_round_more_often_than_is_set() {
 async fn an_upload_by_curl_is_delivered_once_and_whole() {
     const SIZE: usize = 1 << 20;
     let stage = Stage::new(Store::Files).await;
-    let app = stage.stopped(Plan::new("upload").env("START_DELAY_MS", 3000)).await;
-    let wake = "hold_timeout = \"1s\"\nmax_redirects = 15\nthrottle = \"100ms\"\n";
-    let porter = stage.porter(wake, NO_SLEEP).await;
+    let start = soak::SLOW_START.count() * 1000;
+    let app = stage.stopped(Plan::new("upload").env("START_DELAY_MS", start)).await;
+    let hold = soak::HOLD.count();
+    let wake = format!(
+        "hold_timeout = \"{hold}s\"\nmax_redirects = 15\nthrottle = \"100ms\"\nstart_timeout = \"5m\"\n"
+    );
+    let porter = stage.porter(&wake, NO_SLEEP).await;
     let front = Front::before(&stage.sample, &porter, &[&app], Errors::Replaced).await;
     until_state(&porter, &app, "stopped", LONG).await;
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
@@ -90,7 +95,7 @@ async fn an_upload_by_curl_is_delivered_once_and_whole() {
             .arg(front.url(&app, "/echo"))
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        let output = tokio::time::timeout(Duration::from_secs(120), curl.output()).await;
+        let output = tokio::time::timeout(Duration::from_secs(300), curl.output()).await;
         let output = output.expect("in time").expect("curl");
         let text = String::from_utf8(output.stdout).expect("UTF-8");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -14,6 +14,7 @@ use crate::support::docker::browser::chromium;
 use crate::support::docker::front::{Errors, Front};
 use crate::support::server::Nightporter;
 use crate::support::sign::python;
+use crate::support::soak;
 
 /// What came of a walk.
 #[derive(Debug, Deserialize)]
@@ -118,13 +119,20 @@ async fn an_address_with_a_fragment_opens_with_and_without_scripts() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_form_and_a_stream_outlast_a_hold() {
     let stage = Stage::new(Store::Files).await;
-    let app = stage.running(Plan::new("form").env("START_DELAY_MS", 3000)).await;
+    let start = soak::SLOW_START.count() * 1000;
+    let app = stage.stopped(Plan::new("form").env("START_DELAY_MS", start)).await;
+    let hold = soak::HOLD.count();
     let all = "[wake.streams]\nwake = \"all\"\n";
-    let wake = format!("{QUICKLY}hold_timeout = \"1s\"\nmax_redirects = 15\n{all}");
+    let wake = format!(
+        "{QUICKLY}hold_timeout = \"{hold}s\"\nmax_redirects = 15\nstart_timeout = \"5m\"\n{all}"
+    );
     let porter = stage.porter(&wake, NO_SLEEP).await;
     let front = Front::before(&stage.sample, &porter, &[&app], Errors::Replaced).await;
-    until_state(&porter, &app, "awake", LONG).await;
+    until_state(&porter, &app, "stopped", LONG).await;
     let url = front.url(&app, "/");
+    let upload = "fetch('/echo', { method: 'POST', body: 'x'.repeat(1 << 20) })
+        .then((response) => response.json())
+        .then((echo) => [echo.method, echo.body.length])";
     let stream = "new Promise((done, failed) => {
         const source = new EventSource('/events');
         source.onmessage = (event) => { source.close(); done(event.data); };
@@ -135,7 +143,7 @@ async fn a_form_and_a_stream_outlast_a_hold() {
         form.method = 'POST';
         form.action = '/echo';
         const input = form.appendChild(document.createElement('input'));
-        [input.name, input.value] = ['letter', 'x'.repeat(100000)];
+        [input.name, input.value] = ['letter', 'x'.repeat(1 << 20)];
         document.body.append(form);
         form.submit();
     }";
@@ -145,6 +153,8 @@ async fn a_form_and_a_stream_outlast_a_hold() {
         ("tell", "sleep"),
         ("eval", stream),
         ("tell", "sleep"),
+        ("eval", upload),
+        ("tell", "sleep"),
         ("eval", submit),
         ("read", "\"method\":\"POST\""),
     ];
@@ -153,11 +163,16 @@ async fn a_form_and_a_stream_outlast_a_hold() {
     })
     .await;
     assert_eq!(walked.values[0], "hello", "{walked:#?}");
-    for (method, path) in [("GET", "/events"), ("POST", "/echo")] {
+    assert_eq!(walked.values[1], json!(["POST", 1 << 20]), "{walked:#?}");
+    // Each delivered once, after it was sent on its way again.
+    for (method, path, sent) in [("GET", "/events", 1), ("POST", "/echo", 2)] {
         let statuses = walked.statuses(method, path);
-        let (last, before) = statuses.split_last().expect("answers");
-        assert!(*last == 200 && !before.is_empty(), "{walked:#?}");
-        assert!(before.iter().all(|status| *status == 307), "delivered once: {walked:#?}");
+        let mut rounds: Vec<_> = statuses.split(|status| *status == 200).collect();
+        assert_eq!(rounds.pop(), Some(&[][..]), "{walked:#?}");
+        assert_eq!(rounds.len(), sent, "{walked:#?}");
+        for before in rounds {
+            assert!(!before.is_empty() && before.iter().all(|s| *s == 307), "{walked:#?}");
+        }
     }
     assert!(walked.url.ends_with("/echo"), "{walked:#?}");
 }
