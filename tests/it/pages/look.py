@@ -95,7 +95,8 @@ class Browser:
         if name == "delivered":
             page.wait_for_selector("main[data-state=delivered]", timeout=60_000)
         if name == "no-news":
-            page.wait_for_function("document.getElementById('clock').textContent.includes('loaded again')", timeout=60_000)
+            # By a selector: the page's policy has no script evaluated.
+            page.locator("#clock", has_text="loaded again").wait_for(timeout=60_000)
         return page
 
     def close(self, page):
