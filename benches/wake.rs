@@ -18,10 +18,11 @@ use hyper_util::rt::TokioIo;
 use support::boxes::{SampleBox, Store};
 use support::client::{Connection, Request, ask, poll};
 use support::docker::apps::{App, Apps, Plan};
-use support::docker::browser::Visit;
+use support::docker::browser::{Seen, Visit};
 use support::docker::engine::Engine;
 use support::docker::front::{Errors, Front};
 use support::server::Nightporter;
+use support::sign::unix_nanoseconds;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
@@ -168,25 +169,94 @@ async fn latencies(porter: &Nightporter, app: &App, mut ended: impl FnMut() -> b
     all
 }
 
-/// From the moment an app listens until a browser that waits for it has its document.
+/// From the moment an app listens until a browser that waits for it shows it, by part.
+#[derive(Default)]
+struct Parts {
+    /// From the click to the waiting page.
+    shown: Vec<f64>,
+    /// Until nightporter lets requests through: a probe, and the release.
+    released: Vec<f64>,
+    /// Until the waiting page has its answer.
+    answered: Vec<f64>,
+    /// Until the browser begins with the app's document.
+    began: Vec<f64>,
+    /// Until the document is there.
+    loaded: Vec<f64>,
+    /// Until something of it is on the screen.
+    painted: Vec<f64>,
+    /// All of it but the last.
+    opened: Vec<f64>,
+}
+
 async fn page(porter: &Nightporter, front: &Front, app: &App) {
-    let (mut opened, mut shown) = (Vec::new(), Vec::new());
+    let mut parts = Parts::default();
     for _ in 0..VISITS {
         let sleep = Request::new("POST", &format!("/v1/apps/{}/sleep", app.name));
         assert_eq!(ask(porter.ops, &sleep).await.status, 200);
-        let seen = Visit::to(&front.url(app, "/"), "#app").go().await;
+        let release = async {
+            // Held from the moment that the page has had the app woken.
+            until_leaves(porter, app, "stopped").await;
+            while porter.ask(&held(app)).await.status != 200 {}
+            unix_nanoseconds()
+        };
+        let visit = Visit::to(&front.url(app, "/"), "#app");
+        let (seen, released) = tokio::join!(visit.go(), release);
         let found = seen.found.unwrap_or_else(|| panic!("never opened: {seen:#?}"));
         let ready = app.listens_since().await;
-        opened.push(nanoseconds_between(ready, found));
-        let first = &seen.documents[0];
-        shown.push(nanoseconds_between(seen.asked, first.painted.expect("shown")));
+        parts.note(&seen, [ready, released, found]);
     }
-    let (opened, shown) = (median(&mut opened), median(&mut shown));
-    println!(
-        "page     shown after {shown:.0} ms; the app opens {opened:.0} ms after it listens, of \
-         {OPENED} {}",
-        verdict(opened <= OPENED),
-    );
+    parts.print();
+}
+
+impl Parts {
+    fn note(&mut self, seen: &Seen, [ready, released, found]: [u128; 3]) {
+        // Where the app is there before the page was drawn, it never is.
+        if let Some(painted) = seen.documents.first().and_then(|first| first.painted) {
+            self.shown.push(nanoseconds_between(seen.asked, painted));
+        }
+        self.released.push(nanoseconds_between(ready, released));
+        self.opened.push(nanoseconds_between(ready, found));
+        let last = seen.last();
+        self.loaded.push(nanoseconds_between(last.began, found));
+        if let Some(painted) = last.painted {
+            self.painted.push(nanoseconds_between(found, painted));
+        }
+        let mut polls = seen.requests.iter().filter(|request| request.poll.is_some());
+        // One whose page is gone before its time is known is not counted.
+        if let Some(answered) = polls.next_back().and_then(|poll| poll.answered) {
+            self.answered.push(nanoseconds_between(released, answered));
+            self.began.push(nanoseconds_between(answered, last.began));
+        }
+    }
+
+    fn print(mut self) {
+        let opened = median(&mut self.opened);
+        println!(
+            "page     shown after {:.0} ms; the app opens {opened:.0} ms after it listens, of \
+             {OPENED} {}",
+            median(&mut self.shown),
+            verdict(opened <= OPENED),
+        );
+        println!(
+            "         probe and release {:.1} ms, answer to the poll {:.1} ms, reload {:.1} ms, \
+             document {:.1} ms, paint {:.1} ms",
+            median(&mut self.released),
+            median(&mut self.answered),
+            median(&mut self.began),
+            median(&mut self.loaded),
+            median(&mut self.painted),
+        );
+    }
+}
+
+/// Until somebody does something to the app.
+async fn until_leaves(porter: &Nightporter, app: &App, state: &str) {
+    let request = Request::new("GET", &format!("/v1/apps/{}", app.name));
+    let left = format!("\"state\":\"{state}\"");
+    poll(&format!("{} is no longer {state}", app.name), Duration::from_secs(60), async || {
+        !ask(porter.ops, &request).await.body().contains(&left)
+    })
+    .await;
 }
 
 async fn until_state(porter: &Nightporter, app: &App, state: &str) {
@@ -209,7 +279,7 @@ fn nanoseconds_between(from: u128, to: u128) -> f64 {
 
 fn median(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn percentile_99(times: &mut [f64]) -> f64 {

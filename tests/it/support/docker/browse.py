@@ -14,7 +14,8 @@ One JSON object on standard output says what came, times in Unix nanoseconds:
              {url, began, painted, loaded, title, text}
   found      when the selector appeared in the page, or null
   console    errors and warnings of the console, and uncaught exceptions
-  requests   [{method, url, status, navigation, poll}]
+  requests   [{method, url, status, navigation, poll, answered}], the last by the browser's
+             own clock, or null
   failure    why the page could not be opened, or null
 """
 
@@ -48,6 +49,12 @@ def nanoseconds(milliseconds):
     return int(milliseconds * 1_000_000)
 
 
+def answer_came(timing):
+    """When the first byte of an answer came; where it is not known yet, None."""
+    known = timing["startTime"] > 0 and timing["responseStart"] >= 0
+    return nanoseconds(timing["startTime"] + timing["responseStart"]) if known else None
+
+
 def main():
     order = json.load(sys.stdin)
     documents, console, requests = {}, [], []
@@ -75,6 +82,7 @@ def main():
             "status": response.status,
             "navigation": request.is_navigation_request(),
             "poll": request.headers.get("x-nightporter-poll"),
+            "answered": answer_came(request.timing),
         })
 
     def said(message):

@@ -36,6 +36,8 @@ pub struct Seen {
 pub struct Document {
     /// When something of it was first on the screen.
     pub painted: Option<u128>,
+    /// When the browser began with it.
+    pub began: u128,
     pub url: String,
     pub title: String,
     pub text: String,
@@ -47,6 +49,7 @@ pub struct Asked {
     pub navigation: bool,
     /// The mark of a waiting page's question.
     pub poll: Option<String>,
+    pub answered: Option<u128>,
 }
 
 impl Visit {
