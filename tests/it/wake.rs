@@ -10,6 +10,7 @@ mod clock;
 mod denied;
 mod ended;
 mod faults;
+mod firefox;
 mod gone;
 mod health;
 mod held;
