@@ -102,10 +102,10 @@
 //! Rows live in moka. [`store::Cached`] loads in single flight, detached from who asks,
 //! and notes the generation of what it reads *before* it reads. An entry is checked by
 //! its generation wherever it is kept, so each thread has a memo of what it used last
-//! in front of moka, and a hit there writes to nothing that threads share. [`store::Freshness`] holds
-//! the generations and knows whether notifications arrive. So a notification
-//! that overtakes a load outdates what the load brings, and a cache that may
-//! have missed something reads again.
+//! in front of moka, and a hit there writes to nothing that threads share.
+//! [`store::Freshness`] holds the generations and knows whether notifications arrive.
+//! So a notification that overtakes a load outdates what the load brings, and a cache
+//! that may have missed something reads again.
 //!
 //! While *live*, an undisturbed entry is as good as a query. *Degraded* (the
 //! link is lost, or no heartbeat came back within two periods), an entry older

@@ -1,4 +1,5 @@
 //! Chromium, driven by `browse.py`, for what only a browser can show.
+#![allow(dead_code, reason = "tests and benchmarks take what is theirs")]
 
 use std::path::PathBuf;
 use std::process::Stdio;
