@@ -133,7 +133,7 @@ fn table(apps: &Conditions, proxy: &str) -> Vec<Row> {
             .header("retry-after", "")
             .json("{\"detail\":\"Service Unavailable\"}"),
         Row::new("broken, in a browser", navigation("broken", "/"), 503).page("data-state"),
-        Row::new("news", get(&slow.name, "/").header("X-Nightporter-Poll", "0"), 409)
+        Row::new("news", get(&slow.name, "/").header("X-Nightporter-Poll", "0"), 300)
             .header("cache-control", "no-store")
             .json("\"state\":"),
         Row::new("waiting, in a browser", navigation(&slow.name, "/"), 503)
