@@ -152,7 +152,7 @@ def picture(browser, views, path):
     html = f"<!doctype html><style>{style}</style><table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
     page = browser.browser.new_page(viewport={"width": 5000, "height": 1000})
     page.set_content(html, wait_until="load")
-    page.screenshot(path=path, full_page=True)
+    page.locator("table").screenshot(path=path)
 
 
 def encoded(png):
