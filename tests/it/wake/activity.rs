@@ -88,7 +88,7 @@ async fn an_app_says_itself_what_is_use() {
     let talks: Vec<_> = [&scraped, &told, &busy].map(|app| talk_to(app.address())).into();
     execute(&stage, &told.name).await;
     execute(&stage, &scraped.name).await;
-    assert_eq!(busy.get("/spin?percent=40").await.expect("it answers").status, 200);
+    assert_eq!(busy.get("/spin?percent=90").await.expect("it answers").status, 200);
     let sleep = format!("{SLEEP}apps = [\"{}=exec\"]\n", scraped.name);
     let porter = stage.porter("", &sleep).await;
     until_state(&porter, &told, "paused", LONG).await;
