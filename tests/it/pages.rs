@@ -1,14 +1,11 @@
 //! Every state of the waiting page in Chromium: nothing keeps its readers from it.
 
-use std::process::Stdio;
-
 use nightporter::PageSample;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
 
 use crate::support::docker::browser::chromium;
-use crate::support::sign::python;
+use crate::support::docker::script::Script;
 
 /// What was found; see `pages/look.py`.
 #[derive(Debug, Deserialize)]
@@ -31,20 +28,9 @@ async fn look(views: &[&str], is_wanted: impl Fn(&str) -> bool) {
     });
     let pages: Vec<_> = pages.collect();
     let order = json!({"chromium": chromium(), "pages": pages, "views": views, "names": names});
-    let mut browser = tokio::process::Command::new(python())
-        .args(["-c", include_str!("pages/look.py")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("Python with Playwright; `tests/run` makes target/venv");
-    let mut input = browser.stdin.take().expect("piped");
-    input.write_all(order.to_string().as_bytes()).await.expect("read by the script");
-    drop(input);
-    let output = browser.wait_with_output().await.expect("runs");
-    assert!(output.status.success(), "the browser failed, see above");
-    let found = serde_json::from_slice(&output.stdout).expect("JSON");
-    let Found { violations, clipped, refreshes, passes } = found;
+    let mut browser = Script::start(include_str!("pages/look.py"), &order).await;
+    let Found { violations, clipped, refreshes, passes } = browser.report().await;
+    browser.end().await;
     let least = names.len() * views.len() * 10;
     assert!(passes > least, "{passes} rules kept by {names:?}: nothing was examined");
     assert!(violations.is_empty(), "{violations:#?}");

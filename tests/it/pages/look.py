@@ -162,7 +162,7 @@ def encoded(png):
 
 
 def main():
-    order = json.load(sys.stdin)
+    order = json.loads(sys.stdin.readline())
     views = order.get("views") or list(VIEWS)
     report = {"violations": [], "clipped": [], "refreshes": [], "passes": 0}
     with sync_playwright() as playwright:
@@ -173,7 +173,7 @@ def main():
             axe = files("axe_playwright_python").joinpath("axe.min.js").read_text()
             examine(browser, views, axe, report)
         browser.browser.close()
-    json.dump(report, sys.stdout)
+    print(json.dumps(report))
 
 
 main()

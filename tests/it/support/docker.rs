@@ -8,6 +8,7 @@ pub mod engine;
 pub mod front;
 mod image;
 pub mod proxy;
+pub mod script;
 mod subnet;
 
 mod tests;

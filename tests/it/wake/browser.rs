@@ -1,26 +1,23 @@
 //! Journeys in Chromium through real Traefik that end where their visitor wanted to be:
 //! with a fragment, without scripts, by a form, by a stream, by a click.
 
-use std::process::Stdio;
-
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use super::{LONG, NO_SLEEP, Stage, order, until_state};
 use crate::support::boxes::Store;
 use crate::support::docker::apps::Plan;
 use crate::support::docker::browser::chromium;
 use crate::support::docker::front::{Errors, Front};
+use crate::support::docker::script::Script;
 use crate::support::server::Nightporter;
-use crate::support::sign::python;
 use crate::support::soak;
 
 /// What came of a walk.
 #[derive(Debug, Deserialize)]
 pub struct Walked {
     pub url: String,
-    history: u32,
+    pub history: u32,
     pub values: Vec<Value>,
     pub answers: Vec<(String, String, u16)>,
     pub downloads: Vec<String>,
@@ -51,31 +48,32 @@ pub async fn walk_trusting<F: AsyncFnMut(&str)>(
     origin: Option<&str>,
     javascript: bool,
     steps: &[(&str, &str)],
-    mut told: F,
+    told: F,
 ) -> Walked {
     let order = json!({
-        "chromium": chromium(), "javascript": javascript, "steps": steps, "seconds": 180,
+        "chromium": chromium(), "javascript": javascript, "steps": steps, "seconds": STEP,
         "secure": origin,
     });
-    let mut browser = tokio::process::Command::new(python())
-        .args(["-c", include_str!("browser/steps.py")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("Python with Playwright; `tests/run` makes target/venv");
-    let mut input = browser.stdin.take().expect("piped");
-    let mut output = BufReader::new(browser.stdout.take().expect("piped")).lines();
-    input.write_all(format!("{order}\n").as_bytes()).await.expect("read by the script");
+    let mut browser = Script::start(include_str!("browser/steps.py"), &order).await;
+    let walked = end_of_walk(&mut browser, told).await;
+    browser.end().await;
+    walked
+}
+
+/// Seconds that a step may take.
+pub(super) const STEP: u32 = 180;
+
+/// What came of the walk that a script is on.
+pub(super) async fn end_of_walk<F: AsyncFnMut(&str)>(browser: &mut Script, mut told: F) -> Walked {
     loop {
-        let line = output.next_line().await.expect("UTF-8").expect("the browser failed, see above");
+        let line = browser.line().await;
         if line.starts_with('{') {
             let walked: Walked = serde_json::from_str(&line).expect("JSON");
             assert_eq!(walked.failure, None, "{walked:#?}");
             return walked;
         }
         told(&line).await;
-        input.write_all(b"\n").await.expect("read by the script");
+        browser.tell("").await;
     }
 }
 

@@ -56,7 +56,7 @@ def answer_came(timing):
 
 
 def main():
-    order = json.load(sys.stdin)
+    order = json.loads(sys.stdin.readline())
     documents, console, requests = {}, [], []
     found = None
 
@@ -131,7 +131,7 @@ def main():
         "requests": requests,
         "failure": failure,
     }
-    json.dump(report, sys.stdout)
+    print(json.dumps(report))
 
 
 main()

@@ -2,14 +2,12 @@
 #![allow(dead_code, reason = "tests and benchmarks take what is theirs")]
 
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
 
-use super::super::sign::python;
+use super::script::Script;
 
 /// What a person does: opens a page, and waits.
 #[derive(Debug, Clone)]
@@ -70,19 +68,10 @@ impl Visit {
             "url": url, "until": until, "seconds": patience.as_secs(), "cookies": cookies,
             "resolve": "127.0.0.1", "chromium": chromium(),
         });
-        let mut browser = tokio::process::Command::new(python())
-            .args(["-c", include_str!("browse.py")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("Python with Playwright; `tests/run` makes target/venv");
-        let mut input = browser.stdin.take().expect("piped");
-        input.write_all(order.to_string().as_bytes()).await.expect("read by the script");
-        drop(input);
-        let output = browser.wait_with_output().await.expect("runs");
-        assert!(output.status.success(), "the browser failed, see above");
-        serde_json::from_slice(&output.stdout).expect("JSON")
+        let mut browser = Script::start(include_str!("browse.py"), &order).await;
+        let seen = browser.report().await;
+        browser.end().await;
+        seen
     }
 }
 
