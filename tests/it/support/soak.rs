@@ -23,7 +23,7 @@ pub const NEIGHBOURS: Rounds = Rounds { few: 5, all: 20 };
 
 /// Seconds that an app takes to start which is asked for by uploads, and those of a hold.
 pub const SLOW_START: Rounds = Rounds { few: 3, all: 60 };
-pub const HOLD: Rounds = Rounds { few: 1, all: 25 };
+pub const HOLD: Rounds = Rounds { few: 2, all: 25 };
 
 /// Tells `--soak` to the tests.
 const VARIABLE: &str = "TESTS_SOAK";

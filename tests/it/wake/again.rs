@@ -15,7 +15,7 @@ use crate::support::soak;
 async fn what_is_held_in_vain_is_sent_to_the_same_address_until_the_app_is_there() {
     let stage = Stage::new(Store::Files).await;
     let app = stage.stopped(Plan::new("slow").env("START_DELAY_MS", 3000)).await;
-    let wake = "hold_timeout = \"1s\"\nmax_redirects = 15\n";
+    let wake = "hold_timeout = \"2s\"\nmax_redirects = 15\n";
     let porter = stage.porter(wake, NO_SLEEP).await;
     until_state(&porter, &app, "stopped", LONG).await;
     let host = format!("{}.box.example:8443", app.name);
