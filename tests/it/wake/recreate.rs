@@ -104,7 +104,9 @@ async fn a_network_that_was_removed_is_made_anew() {
 #[tokio::test]
 async fn a_wake_applies_what_has_changed_in_the_compose_file_and_nothing_else() {
     let stage = Stage::new(Store::Postgres).await;
-    let app = stage.stopped(Plan::new("changed")).await;
+    // By Compose, whose hash of its file is compared.
+    let app = stage.apps.install(&stage.sample, Plan::new("changed")).await;
+    app.create().await;
     let porter = stage.porter(QUICKLY, NO_SLEEP).await;
     until_state(&porter, &app, "stopped", LONG).await;
     let asleep = async || {
