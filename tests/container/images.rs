@@ -46,13 +46,18 @@ pub(crate) fn assert_engine() {
     );
 }
 
-/// The image of the shipped Dockerfile.
+/// The image of the shipped Dockerfile. What is looked at is how it is made and run, so
+/// the program in it need not be fast; with `--soak` it is the one that is shipped.
 pub(crate) fn build_nightporter() {
     assert_engine();
     let machine = machine();
+    let is_soak = std::env::var_os("TESTS_SOAK").is_some_and(|value| value == "1");
+    let profile = if is_soak { "release" } else { "dev" };
     import(RUNTIME, &linked(Path::new(env!("CARGO_BIN_EXE_nightporter"))), &["--dereference"], &[]);
     run(docker()
-        .args(["build", "--network=none", "--tag", IMAGE])
+        // `tests/run` has other tests run meanwhile: their containers come first.
+        .args(["build", "--network=none", "--cpu-shares=64", "--tag", IMAGE])
+        .args(["--build-arg", &format!("PROFILE={profile}")])
         .args(["--build-arg", &format!("BUILDER_IMAGE={machine}")])
         .args(["--build-arg", &format!("RUNTIME_IMAGE={RUNTIME}")])
         .arg(REPOSITORY));

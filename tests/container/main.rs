@@ -27,7 +27,7 @@ use crate::subnet::Subnet;
 
 static BUILT: LazyLock<()> = LazyLock::new(images::build_nightporter);
 
-const STARTING: Duration = Duration::from_secs(60);
+const STARTING: Duration = Duration::from_secs(300);
 
 /// A container that ends with the test.
 struct Container(String);
