@@ -32,10 +32,12 @@
 //!              (terminal, peer, management), memory (what is cached), headers,
 //!              verdict, asker and wait (what a request for a sleeping app gets),
 //!              explain
-//! store/       the box's truth: postgres, files and the app_meta folder; what
-//!              is remembered of it (cache; memo, what each thread used last;
-//!              derived, what was made of it), whether that is fresh
-//!              (freshness), uses written back (touch), and calls to files that
+//! postgres/    a server and how to reach it, without knowing a table: TLS, pools with
+//!              queries and transactions, advisory locks, what is wrong now
+//! store/       the box's truth: postgres (queries, listen, triggers, migrate), files
+//!              and the app_meta folder; what is remembered of it (cache; memo, what
+//!              each thread used last; derived, what was made of it), whether that is
+//!              fresh (freshness), uses written back (touch), and calls to files that
 //!              may hang (file_calls)
 //! wake/        docker (the engine: calls, events), observed (an app's containers
 //!              together), parts (what each of them means for it), waker (what is
@@ -49,10 +51,10 @@
 //! telemetry/   logs and metrics
 //! ```
 //!
-//! Arrows point one way: `main → cli → run`; `run → http → gate → store`;
+//! Arrows point one way: `main → cli → run`; `run → http → gate → store → postgres`;
 //! `gate → wake → store`; `http → ops → wake`; `http, gate → upstream`; `gate, wake,
 //! upstream → domain`; `domain` imports nothing of ours. `config` is read by all and
-//! reads only `domain`.
+//! reads only `domain`; `postgres` reads nothing but `config`.
 //!
 //! # The way of one request
 //!
@@ -116,7 +118,7 @@
 //! # Invariants
 //!
 //! 1. `domain` does no I/O and never reads a clock: time comes in as an argument.
-//! 2. Only `store` speaks SQL, only `wake::docker` speaks to the engine, only `http`
+//! 2. Only `store` and `postgres` speak SQL, only `wake::docker` speaks to the engine, only `http`
 //!    accepts connections.
 //! 3. A gate answer never waits for a write, and for the engine only where a request
 //!    is held or a waiting page asks.
@@ -143,6 +145,7 @@ pub mod fuzzing;
 pub mod gate;
 pub mod http;
 mod ops;
+pub mod postgres;
 mod run;
 mod signals;
 pub mod store;

@@ -20,7 +20,7 @@ use crate::http::{Bounds, Drain, Limits, Listeners, Server};
 use crate::ops::apps::Apps;
 use crate::signals::Signal;
 use crate::store::app_meta::AppMetaDir;
-use crate::store::postgres::PostgresConfigError;
+use crate::postgres::ConfigError;
 use crate::store::touch::Touches;
 use crate::store::{Freshness, Source};
 use crate::telemetry::{logs, meters};
@@ -41,7 +41,7 @@ pub enum RunError {
     #[error("gate.tls: {0}")]
     Tls(#[from] TlsError),
     #[error("store: {0}")]
-    Store(#[from] PostgresConfigError),
+    Store(#[from] ConfigError),
     #[error("cannot listen: {0}")]
     Listen(#[from] std::io::Error),
     /// One of the tasks that never end has ended.

@@ -30,6 +30,7 @@ use crate::config::{Config, Secret, StoreKind};
 use crate::domain::app::Size;
 use crate::domain::identity::Identity;
 use crate::domain::lifecycle::is_revivable;
+use crate::postgres::{AdvisoryLock, ConfigError};
 
 pub use cache::Cached;
 pub use freshness::Freshness;
@@ -78,6 +79,12 @@ impl Unavailable {
     }
 }
 
+impl From<crate::postgres::Error> for Unavailable {
+    fn from(error: crate::postgres::Error) -> Self {
+        Self::new(error)
+    }
+}
+
 /// The installed names: lower-cased name → name as the store spells it.
 pub type AppNames = HashMap<Box<str>, Arc<str>, foldhash::fast::RandomState>;
 
@@ -110,7 +117,7 @@ pub enum Standing {
 /// Held by whoever wakes an app or puts it to sleep.
 #[derive(Debug)]
 pub enum AppLock {
-    Postgres(postgres::AdvisoryLock),
+    Postgres(AdvisoryLock),
     Files,
 }
 
@@ -173,7 +180,7 @@ impl Source {
     pub fn open(
         config: &Config,
         freshness: &Arc<Freshness>,
-    ) -> Result<Self, postgres::PostgresConfigError> {
+    ) -> Result<Self, ConfigError> {
         let freshness = Arc::clone(freshness);
         Ok(match &config.store.kind {
             StoreKind::Files { path, terminal_jwt_secret } => {

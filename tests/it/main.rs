@@ -12,6 +12,7 @@ mod faults;
 mod heads;
 mod hostile;
 mod pages;
+mod postgres;
 mod process;
 mod proxies;
 mod queries;

@@ -26,11 +26,10 @@ use tracing::{info, warn};
 
 use super::super::{Freshness, Table};
 use super::migrate::{MigrateError, migrate};
-use super::problems::Subject;
-use super::server::{ConnectError, explain};
 use super::triggers::{INSPECT, Triggers, inspect};
-use super::{Postgres, random_number};
+use super::{Postgres, Subject, random_number};
 use crate::backoff::jittered;
+use crate::postgres::{ConnectError, Error, explain};
 
 const CHANNEL: &str = "nightporter";
 
@@ -55,7 +54,7 @@ enum Lost {
     #[error("triggers are missing, switched off or were replaced")]
     Triggers,
     #[error("sending a heartbeat: {0}")]
-    Heartbeat(super::Unavailable),
+    Heartbeat(Error),
     #[error("a heartbeat did not come back within {0:?}")]
     Missed(Duration),
     #[error(

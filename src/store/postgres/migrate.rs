@@ -20,9 +20,8 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, GenericClient, IsolationLevel, Transaction};
 use tracing::warn;
 
-use super::pool::Parameter;
-use super::server::explain;
 use super::triggers::{FUNCTIONS, Fault, Function, TABLES, Table, inspect};
+use crate::postgres::{Parameter, explain};
 
 /// Where migrations that were applied are remembered.
 const HISTORY: &str = "nightporter.migrations";

@@ -1,17 +1,12 @@
 //! The box's truth in Postgres, in the tables of FreeShard's core.
 //!
-//! Reads and writes go through [`pool`], each under a time limit; changes come
-//! in over [`listen`]; [`migrate`] puts in place what both need. No error here
-//! ends the process, and no text here quotes a password, a secret or a row.
+//! What is asked of them is in [`queries`]; changes come in over [`listen`];
+//! [`migrate`] puts in place what both need. How the server is reached is
+//! [`crate::postgres`]'s.
 
 mod listen;
-mod locks;
 mod migrate;
-mod pool;
-mod problems;
 mod queries;
-mod server;
-mod tls;
 mod triggers;
 
 use std::sync::Arc;
@@ -19,13 +14,24 @@ use std::time::Duration;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::listen::fuzz_payload;
-pub use self::locks::AdvisoryLock;
-use self::locks::Locks;
-use self::pool::Pool;
-use self::problems::Problems;
-use self::server::Server;
 use super::{Freshness, Health, Unavailable};
 use crate::config;
+use crate::postgres::{ConfigError, Locks, Namespace, Pool, Problems, Server};
+
+/// Keeps the locks of apps apart from those of others in one database: "nightport"
+/// read as a number, cut to 63 bits.
+const APP_LOCKS: Namespace = Namespace::new(0x6e69_6768_7470_6f72);
+
+/// What a problem is with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Link,
+    Identity,
+    Peers,
+    TerminalSecret,
+    ManagementSecret,
+    Status,
+}
 
 /// A store in a Postgres database.
 #[derive(Debug)]
@@ -34,23 +40,12 @@ pub struct Postgres {
     pool: Pool,
     locks: Locks,
     freshness: Arc<Freshness>,
-    problems: Problems,
+    problems: Problems<Subject>,
     create_tables: bool,
     query_timeout: Duration,
     zone: String,
     prefix_length: usize,
     last_access_every: Duration,
-}
-
-/// Why `store.url` cannot be used; the text does not quote it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct PostgresConfigError(String);
-
-impl PostgresConfigError {
-    fn new(reason: &str) -> Self {
-        Self(reason.to_owned())
-    }
 }
 
 impl Postgres {
@@ -63,13 +58,13 @@ impl Postgres {
         store: &config::Store,
         touch: &config::Touch,
         freshness: Arc<Freshness>,
-    ) -> Result<Self, PostgresConfigError> {
+    ) -> Result<Self, ConfigError> {
         let url = config.url.expose();
         let server = Server::parse(url, config.connect_timeout, config.query_timeout)?;
         let server = Arc::new(server);
         Ok(Self {
             pool: Pool::new(config, Arc::clone(&server)),
-            locks: Locks::new(Arc::clone(&server), config.query_timeout),
+            locks: Locks::new(APP_LOCKS, Arc::clone(&server), config.query_timeout),
             server,
             freshness,
             problems: Problems::default(),

@@ -15,13 +15,11 @@ use tokio_postgres::types::{FromSql, Type};
 
 use super::super::peers::{parted, spki_pem};
 use super::super::{AppRow, BadPeer, Peer, Terminal, Touched, Unavailable, random_secret};
-use super::pool::Parameter;
-use super::problems::Subject;
-use super::server::explain;
-use super::{AdvisoryLock, Postgres};
+use super::{Postgres, Subject};
 use crate::config::Secret;
 use crate::domain::app::Size;
 use crate::domain::identity::{Identity, derive_domain};
+use crate::postgres::{AdvisoryLock, Error, Parameter};
 
 const TERMINAL_SECRET: &str = "terminal_jwt_secret";
 const MANAGEMENT_SECRET: &str = "freeshard_controller_shared_key";
@@ -87,19 +85,18 @@ impl Postgres {
         }
         let parameters: &[Parameter<'_>] =
             &[(&name, Type::TEXT), (&status, Type::UNKNOWN), (&status, Type::TEXT)];
-        match self.pool.ask(sql, parameters).await? {
+        match self.pool.query(sql, parameters).await {
             Ok(_) => {
                 self.problems.clear(Subject::Status);
                 Ok(())
             }
             // To try again would be refused again.
             Err(error) if is_of_the_value(&error) => {
-                let reason = explain(&error);
-                let problem = format!("`installed_apps.status` does not take `{status}`: {reason}");
+                let problem = format!("`installed_apps.status` does not take `{status}`: {error}");
                 self.problems.set(Subject::Status, problem);
                 Ok(())
             }
-            Err(error) => Err(Unavailable::new(explain(&error))),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -129,7 +126,7 @@ impl Postgres {
     /// Takes the advisory lock of an app, if no other session has it.
     pub async fn try_lock_app(&self, name: &str) -> Result<Option<AdvisoryLock>, Unavailable> {
         let name = name.replace('\0', "");
-        self.locks.try_lock(&name).await
+        Ok(self.locks.try_lock(&name).await?)
     }
 
     pub async fn identity(&self) -> Result<Option<Identity>, Unavailable> {
@@ -203,15 +200,15 @@ impl Postgres {
         let sql = "INSERT INTO terminals (id, name, icon) VALUES ($1, $2, 'unknown') \
                    ON CONFLICT DO NOTHING RETURNING true";
         let (id, name) = (&*terminal.id, &*terminal.name);
-        match self.pool.ask(sql, &[(&id, Type::TEXT), (&name, Type::TEXT)]).await? {
+        match self.pool.query(sql, &[(&id, Type::TEXT), (&name, Type::TEXT)]).await {
             Ok(added) => Ok(!added.is_empty()),
-            Err(error) => Err(Unavailable::new(match missing_column(&error) {
-                Some(column) => format!(
+            Err(error) => Err(match missing_column(&error) {
+                Some(column) => Unavailable::new(format_args!(
                     "a terminal needs a `{column}` here, of which only the program that made the \
                      table knows: pair the device there"
-                ),
-                None => explain(&error),
-            })),
+                )),
+                None => error.into(),
+            }),
         }
     }
 
@@ -275,7 +272,7 @@ fn terminal(row: &Row) -> Result<Terminal, Unavailable> {
 }
 
 fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, Unavailable> {
-    row.try_get(column).map_err(|error| Unavailable::new(explain(&error)))
+    row.try_get(column).map_err(|error| Error::from(error).into())
 }
 
 fn arc(row: &Row, column: usize) -> Result<Arc<str>, Unavailable> {
@@ -289,14 +286,14 @@ fn can_be_text(key: &str) -> bool {
 
 /// Whether the server refused a value and not the statement: SQLSTATE classes 22 (data
 /// exception) and 23 (integrity constraint violation).
-fn is_of_the_value(error: &tokio_postgres::Error) -> bool {
-    error.code().is_some_and(|code| matches!(code.code().get(..2), Some("22" | "23")))
+fn is_of_the_value(error: &Error) -> bool {
+    error.sqlstate().is_some_and(|code| matches!(code.code().get(..2), Some("22" | "23")))
 }
 
 /// The column that must not be null, and was not given.
-fn missing_column(error: &tokio_postgres::Error) -> Option<&str> {
-    let is_null = error.code() == Some(&SqlState::NOT_NULL_VIOLATION);
-    error.as_db_error().filter(|_| is_null)?.column()
+fn missing_column(error: &Error) -> Option<&str> {
+    let is_null = error.sqlstate() == Some(&SqlState::NOT_NULL_VIOLATION);
+    error.column().filter(|_| is_null)
 }
 
 /// Seconds since 1970; a time before that counts as 1970.

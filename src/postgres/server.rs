@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::PostgresConfigError;
+use super::error::{ConfigError, ConnectError, explain};
 use super::tls::Tls;
 
 /// Options handed on to the client library.
@@ -46,17 +46,12 @@ const KEEPALIVE_RETRIES: u32 = 3;
 
 /// A server to connect to.
 #[derive(Debug)]
-pub(super) struct Server {
+pub struct Server {
     config: tokio_postgres::Config,
     tls: Tls,
     /// For all hosts of the connection string together.
     timeout: Duration,
 }
-
-/// Why there is no connection, in words for the operator.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct ConnectError(String);
 
 /// Words of a connection string: options that are the library's, as it takes
 /// them, and those that are ours.
@@ -71,19 +66,19 @@ struct Options {
 
 impl Server {
     /// Reads a URL or a key-value string. No error quotes it: it holds a password.
-    pub(super) fn parse(
+    pub fn parse(
         text: &str,
         connect_timeout: Duration,
         query_timeout: Duration,
-    ) -> Result<Self, PostgresConfigError> {
+    ) -> Result<Self, ConfigError> {
         let text = text.trim();
         let is_url = ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme));
         let options = if is_url { Options::of_url(text)? } else { Options::of_pairs(text)? };
         let mut tls = Tls::parse(options.sslmode.as_deref(), options.sslrootcert.as_deref())?;
         let mut config: tokio_postgres::Config =
-            options.rest.parse().map_err(|error| PostgresConfigError(explain(&error)))?;
+            options.rest.parse().map_err(|error| ConfigError(explain(&error)))?;
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-            return Err(PostgresConfigError::new("no host is given"));
+            return Err(ConfigError::new("no host is given"));
         }
         let is_local = |host: &Host| matches!(host, Host::Unix(_));
         if config.get_hostaddrs().is_empty() && config.get_hosts().iter().all(is_local) {
@@ -115,7 +110,7 @@ impl Server {
     }
 
     /// Connects by `connect`, in each way that `sslmode` allows.
-    pub(super) async fn connect<C>(
+    pub(crate) async fn connect<C>(
         &self,
         connect: impl AsyncFn(tokio_postgres::Config, MakeRustlsConnect) -> Attempt<C>,
     ) -> Result<C, ConnectError> {
@@ -169,28 +164,10 @@ fn is_refusal(error: &tokio_postgres::Error) -> bool {
         .is_some_and(<dyn StdError + Send + Sync>::is::<rustls::Error>)
 }
 
-/// The whole chain of an error, without the details of a database error: those
-/// quote rows.
-pub(super) fn explain(error: &tokio_postgres::Error) -> String {
-    if let Some(refused) = error.as_db_error() {
-        return format!("{} (SQLSTATE {})", refused.message(), refused.code().code());
-    }
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
 impl Options {
     /// `postgres://user:password@host:port/dbname?option=value&…`, cut at the
     /// same places where the library cuts it.
-    fn of_url(url: &str) -> Result<Self, PostgresConfigError> {
+    fn of_url(url: &str) -> Result<Self, ConfigError> {
         let authority = url.find('@').unwrap_or(0);
         let Some(query) = url[authority..].find('?').map(|at| authority + at) else {
             return Ok(Self { rest: url.into(), ..Self::default() });
@@ -215,7 +192,7 @@ impl Options {
     }
 
     /// `option=value option='va lue' …`, with `\` before a quote or a backslash.
-    fn of_pairs(text: &str) -> Result<Self, PostgresConfigError> {
+    fn of_pairs(text: &str) -> Result<Self, ConfigError> {
         let mut options = Self::default();
         let mut rest = text.trim_start();
         while !rest.is_empty() {
@@ -234,7 +211,7 @@ impl Options {
     }
 
     /// Keeps an option that is ours; `false` for one of the library's.
-    fn take(&mut self, name: &str, value: &str) -> Result<bool, PostgresConfigError> {
+    fn take(&mut self, name: &str, value: &str) -> Result<bool, ConfigError> {
         let ours = match name {
             "sslmode" => {
                 self.sslmode = Some(value.into());
@@ -251,12 +228,12 @@ impl Options {
         Ok(ours)
     }
 
-    fn misplaced(&self, what: impl fmt::Display) -> PostgresConfigError {
+    fn misplaced(&self, what: impl fmt::Display) -> ConfigError {
         let place = match self.last.as_str() {
             "" => "the first option".to_owned(),
             last => format!("the option after `{last}`"),
         };
-        PostgresConfigError(format!("{place} {what}"))
+        ConfigError(format!("{place} {what}"))
     }
 }
 
@@ -279,7 +256,7 @@ fn quoted(text: &str) -> Option<(String, &str)> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Server, PostgresConfigError> {
+    fn parse(text: &str) -> Result<Server, ConfigError> {
         Server::parse(text, Duration::from_secs(3), Duration::from_secs(5))
     }
 

@@ -19,7 +19,7 @@ use rustls::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::PostgresConfigError;
+use super::error::ConfigError;
 
 /// libpq's `sslmode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +51,8 @@ impl Tls {
     pub(super) fn parse(
         mode: Option<&str>,
         roots: Option<&str>,
-    ) -> Result<Self, PostgresConfigError> {
-        let refuse = |reason: &str| Err(PostgresConfigError::new(reason));
+    ) -> Result<Self, ConfigError> {
+        let refuse = |reason: &str| Err(ConfigError::new(reason));
         let roots = match roots {
             None | Some("") => None,
             Some("system") => Some(Roots::System),

@@ -1,7 +1,7 @@
-//! Advisory locks of apps, so that several processes on one box do one thing at a time.
+//! Advisory locks, so that several processes with one database do one thing at a time.
 //!
 //! All are held by one session of their own: a pool's connections would be gone for as
-//! long as containers take to start. The session must reach the server itself; behind a
+//! long as the work under a lock takes. The session must reach the server itself; behind a
 //! proxy that hands out servers by transaction a lock would be some other session's, and
 //! there no notification arrives either, which the link tells.
 //!
@@ -21,20 +21,27 @@ use tokio::time::timeout;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
-use super::super::Unavailable;
-use super::pool::Parameter;
-use super::server::{Server, explain};
+use super::{Error, Parameter, Server};
 
-/// Keeps the locks of apps apart from those of others in one database: "nightport"
-/// read as a number, cut to 63 bits.
-const SEED: i64 = 0x6e69_6768_7470_6f72;
+/// Whose the names of locks are: in another one the same name is another lock. All
+/// processes that are to keep out of each other's way must agree on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Namespace(i64);
+
+impl Namespace {
+    pub const fn new(seed: i64) -> Self {
+        Self(seed)
+    }
+}
 
 /// Lets the server, too, give up a session whose process is out of reach, after
 /// 15 + 3 × 5 seconds: until then it holds its locks.
 const KEEPALIVE: &str = "SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; \
                          SET tcp_keepalives_count = 3";
 
-pub(super) struct Locks {
+/// Takes locks of one namespace.
+pub struct Locks {
+    namespace: Namespace,
     server: Arc<Server>,
     limit: Duration,
     session: Mutex<Option<Arc<Session>>>,
@@ -60,20 +67,21 @@ pub struct AdvisoryLock {
 }
 
 impl Locks {
-    pub(super) fn new(server: Arc<Server>, limit: Duration) -> Self {
-        Self { server, limit, session: Mutex::default() }
+    /// `limit` is for each word with the server.
+    pub fn new(namespace: Namespace, server: Arc<Server>, limit: Duration) -> Self {
+        Self { namespace, server, limit, session: Mutex::default() }
     }
 
-    /// Takes the lock of an app, if no other session has it.
-    pub(super) async fn try_lock(&self, app: &str) -> Result<Option<AdvisoryLock>, Unavailable> {
+    /// Takes the lock of that name, if no other session has it.
+    pub async fn try_lock(&self, name: &str) -> Result<Option<AdvisoryLock>, Error> {
         let session = self.session().await?;
-        let app = app.to_owned();
+        let (name, namespace) = (name.to_owned(), self.namespace);
         // Where nobody waits for it any more, the lock is dropped with the task's result.
-        let asking = tokio::spawn(async move { session.try_lock(&app).await });
-        asking.await.unwrap_or_else(|error| Err(Unavailable::new(error)))
+        let asking = tokio::spawn(async move { session.try_lock(&name, namespace).await });
+        asking.await.unwrap_or_else(|error| Err(Error::Unexpected(error.to_string())))
     }
 
-    async fn session(&self) -> Result<Arc<Session>, Unavailable> {
+    async fn session(&self) -> Result<Arc<Session>, Error> {
         let mut session = self.session.lock().await;
         if let Some(session) = session.as_ref().filter(|session| !session.has_ended()) {
             return Ok(Arc::clone(session));
@@ -87,7 +95,7 @@ impl Locks {
             });
             Ok((client, driver.abort_handle(), ended))
         };
-        let connected = self.server.connect(connect).await.map_err(Unavailable::new)?;
+        let connected = self.server.connect(connect).await?;
         let (client, driver, ended) = connected;
         let closed = AtomicBool::new(false);
         let opened = Session { client, limit: self.limit, driver, ended, closed };
@@ -112,34 +120,34 @@ impl Session {
         self.driver.abort();
     }
 
-    async fn prepare(&self) -> Result<(), Unavailable> {
+    async fn prepare(&self) -> Result<(), Error> {
         match timeout(self.limit, self.client.batch_execute(KEEPALIVE)).await {
-            Ok(done) => done.map_err(|error| Unavailable::new(explain(&error))),
+            Ok(done) => Ok(done?),
             Err(_) => Err(self.too_slow()),
         }
     }
 
-    async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Row, Unavailable> {
+    async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Row, Error> {
         let answer = timeout(self.limit, self.client.query_typed(sql, parameters)).await;
-        let rows = match answer {
-            Ok(rows) => rows.map_err(|error| Unavailable::new(explain(&error)))?,
-            Err(_) => return Err(self.too_slow()),
-        };
-        rows.into_iter().next().ok_or_else(|| Unavailable::new("a lock was answered with nothing"))
+        let Ok(rows) = answer else { return Err(self.too_slow()) };
+        let nothing = || Error::Unexpected("a lock was answered with nothing".into());
+        rows?.into_iter().next().ok_or_else(nothing)
     }
 
     /// What was asked may yet be done, and nobody would know.
-    fn too_slow(&self) -> Unavailable {
+    fn too_slow(&self) -> Error {
         self.close();
-        Unavailable::new(format_args!("an advisory lock took longer than {:?}", self.limit))
+        Error::TooSlow { what: "an advisory lock", limit: self.limit }
     }
 
-    async fn try_lock(self: Arc<Self>, app: &str) -> Result<Option<AdvisoryLock>, Unavailable> {
+    async fn try_lock(
+        self: Arc<Self>,
+        name: &str,
+        Namespace(seed): Namespace,
+    ) -> Result<Option<AdvisoryLock>, Error> {
         let sql = "SELECT key, pg_try_advisory_lock(key) FROM hashtextextended($1, $2) AS key";
-        let row = self.query(sql, &[(&app, Type::TEXT), (&SEED, Type::INT8)]).await?;
-        let read = |error: tokio_postgres::Error| Unavailable::new(explain(&error));
-        let key = row.try_get(0).map_err(read)?;
-        let is_ours: bool = row.try_get(1).map_err(read)?;
+        let row = self.query(sql, &[(&name, Type::TEXT), (&seed, Type::INT8)]).await?;
+        let (key, is_ours) = (row.try_get(0)?, row.try_get::<_, bool>(1)?);
         Ok(is_ours.then(|| AdvisoryLock { session: self, key: Some(key) }))
     }
 
@@ -194,7 +202,7 @@ impl Drop for AdvisoryLock {
 
 impl fmt::Debug for Locks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Locks").finish_non_exhaustive()
+        f.debug_struct("Locks").field("namespace", &self.namespace).finish_non_exhaustive()
     }
 }
 

@@ -4,7 +4,8 @@
 //! went away) is never used again: what it would answer next belongs to
 //! another question. Where one stalls, the others of its age are suspect too
 //! and are given up with it, so that a dead link costs one time limit and not
-//! twenty.
+//! twenty. Connections of another pool are not touched: what they are used for may be
+//! slow or quick for reasons of its own.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,18 +17,14 @@ use bb8_postgres::PostgresConnectionManager;
 use tokio::pin;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use super::super::Unavailable;
-use super::server::{ConnectError, Server, explain};
+use super::{ConnectError, Error, Parameter, Server};
 use crate::config;
 
-/// A parameter with its type: no round trip is spent on asking the server.
-pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
-
+/// Connections to one server, for one use.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub struct Pool {
     /// Made by the first query: bb8 needs a runtime from the start.
     connections: OnceLock<bb8::Pool<Connector>>,
     server: Arc<Server>,
@@ -50,7 +47,7 @@ struct Connection {
     client: Client,
     server: Arc<Server>,
     age: u64,
-    /// Set while a query is under way, hence for good where it did not end.
+    /// Set while a query or a transaction is under way, hence for good where it did not end.
     busy: bool,
 }
 
@@ -62,7 +59,7 @@ enum Lost {
 }
 
 impl Pool {
-    pub(super) fn new(config: &config::Postgres, server: Arc<Server>) -> Self {
+    pub fn new(config: &config::Postgres, server: Arc<Server>) -> Self {
         Self {
             connections: OnceLock::new(),
             server,
@@ -91,7 +88,7 @@ impl Pool {
     }
 
     /// Connections and how many of them are idle.
-    pub(super) fn size(&self) -> (u32, u32) {
+    pub fn size(&self) -> (u32, u32) {
         let Some(connections) = self.connections.get() else {
             return (0, 0);
         };
@@ -100,61 +97,111 @@ impl Pool {
     }
 
     /// Gives up every connection made so far, each when it is next touched.
-    pub(super) fn suspect_all(&self) {
+    pub fn suspect_all(&self) {
         self.age.fetch_add(1, Ordering::AcqRel);
     }
 
-    pub(super) async fn query(
-        &self,
-        sql: &str,
-        parameters: &[Parameter<'_>],
-    ) -> Result<Vec<Row>, Unavailable> {
-        let answer = self.ask(sql, parameters).await?;
-        answer.map_err(|error| Unavailable::new(explain(&error)))
-    }
-
-    /// As [`Self::query`], for who can tell one refusal from another.
-    pub(super) async fn ask(
-        &self,
-        sql: &str,
-        parameters: &[Parameter<'_>],
-    ) -> Result<Result<Vec<Row>, tokio_postgres::Error>, Unavailable> {
+    /// The rows that one statement gives.
+    pub async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
         let mut connection = self.connection().await?;
         connection.busy = true;
-        let answer = timeout(self.query_timeout, connection.client.query_typed(sql, parameters));
-        let Ok(answer) = answer.await else {
-            self.suspect_all();
-            return Err(Unavailable::new(format_args!(
-                "a query took longer than {:?}",
-                self.query_timeout
-            )));
-        };
+        let answer = self.ask(&connection.client, sql, parameters).await?;
         connection.busy = false;
-        Ok(answer)
+        Ok(answer?)
+    }
+
+    /// Begins a transaction; without [`Transaction::commit`] nothing of it is done.
+    pub async fn transaction(&self) -> Result<Transaction<'_>, Error> {
+        let mut connection = self.connection().await?;
+        connection.busy = true;
+        let mut transaction = Transaction { pool: self, connection, has_failed: false };
+        transaction.query("BEGIN", &[]).await?;
+        Ok(transaction)
+    }
+
+    /// The outer error is one after which nothing is known of the connection.
+    async fn ask(
+        &self,
+        client: &Client,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Result<Vec<Row>, tokio_postgres::Error>, Error> {
+        let limit = self.query_timeout;
+        timeout(limit, client.query_typed(sql, parameters)).await.map_err(|_| {
+            self.suspect_all();
+            Error::TooSlow { what: "a query", limit }
+        })
     }
 
     /// A connection: an idle one, a new one, or the first that is given back.
     ///
     /// bb8 lets a caller wait out `pool_timeout` when connecting fails; here the
     /// failure is the answer, unless there are connections to wait for.
-    async fn connection(&self) -> Result<bb8::PooledConnection<'_, Connector>, Unavailable> {
+    async fn connection(&self) -> Result<bb8::PooledConnection<'_, Connector>, Error> {
         let mut failures = self.failures.subscribe();
         let got = self.connections().get();
         pin!(got);
         loop {
             tokio::select! {
                 biased;
-                got = &mut got => return got.map_err(|_| {
-                    Unavailable::new("no connection of the pool became free in time")
-                }),
+                got = &mut got => return got.map_err(|_| Error::PoolTimeout),
                 Ok(()) = failures.changed() => {
                     let failure = failures.borrow_and_update().clone();
                     if let Some(failure) = failure && self.connections().state().connections == 0 {
-                        return Err(Unavailable::new(failure));
+                        return Err(failure.into());
                     }
                 }
             }
         }
+    }
+}
+
+/// Statements that are all done or none of them. Dropped before its end it is undone, and
+/// its connection is given up: the server undoes what it had begun there.
+pub struct Transaction<'a> {
+    pool: &'a Pool,
+    connection: bb8::PooledConnection<'a, Connector>,
+    has_failed: bool,
+}
+
+impl Transaction<'_> {
+    /// The rows that one statement gives. After an error the server takes no other.
+    pub async fn query(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        // Also where the caller goes away before the answer comes.
+        let has_failed = std::mem::replace(&mut self.has_failed, true);
+        let rows = self.pool.ask(&self.connection.client, sql, parameters).await??;
+        self.has_failed = has_failed;
+        Ok(rows)
+    }
+
+    /// # Errors
+    /// Also where a statement has failed: the server would answer COMMIT all the same, and
+    /// undo what was done.
+    pub async fn commit(mut self) -> Result<(), Error> {
+        if self.has_failed {
+            return Err(Error::Unexpected("a statement of the transaction has failed".into()));
+        }
+        self.end("COMMIT").await
+    }
+
+    pub async fn roll_back(mut self) -> Result<(), Error> {
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(&mut self, sql: &str) -> Result<(), Error> {
+        self.query(sql, &[]).await?;
+        self.connection.busy = false;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Transaction<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction").field("connection", &*self.connection).finish_non_exhaustive()
     }
 }
 

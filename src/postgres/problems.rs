@@ -6,22 +6,18 @@ use std::sync::{Mutex, PoisonError};
 
 use tracing::warn;
 
-/// What a problem is with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Subject {
-    Link,
-    Identity,
-    Peers,
-    TerminalSecret,
-    ManagementSecret,
-    Status,
+/// Texts by their subject, of which each user of the server has a type of its own.
+#[derive(Debug)]
+pub(crate) struct Problems<S>(Mutex<BTreeMap<S, String>>);
+
+impl<S> Default for Problems<S> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Problems(Mutex<BTreeMap<Subject, String>>);
-
-impl Problems {
-    pub(super) fn set(&self, subject: Subject, text: String) {
+impl<S: Copy + Ord> Problems<S> {
+    pub(crate) fn set(&self, subject: S, text: String) {
         let mut problems = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if problems.get(&subject) != Some(&text) {
             warn!("{text}");
@@ -29,19 +25,19 @@ impl Problems {
         }
     }
 
-    pub(super) fn clear(&self, subject: Subject) {
+    pub(crate) fn clear(&self, subject: S) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&subject);
     }
 
     /// Sets or clears.
-    pub(super) fn note(&self, subject: Subject, text: Option<String>) {
+    pub(crate) fn note(&self, subject: S, text: Option<String>) {
         match text {
             Some(text) => self.set(subject, text),
             None => self.clear(subject),
         }
     }
 
-    pub(super) fn list(&self) -> Vec<String> {
+    pub(crate) fn list(&self) -> Vec<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
