@@ -16,8 +16,8 @@ mod tls;
 
 use tokio_postgres::types::{ToSql, Type};
 
-pub use self::error::{ConfigError, ConnectError, Error};
 pub(crate) use self::error::explain;
+pub use self::error::{ConfigError, ConnectError, Error};
 pub use self::locks::{AdvisoryLock, Locks, Namespace};
 pub use self::pool::{Pool, Transaction};
 pub(crate) use self::problems::Problems;

@@ -48,10 +48,7 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    pub(super) fn parse(
-        mode: Option<&str>,
-        roots: Option<&str>,
-    ) -> Result<Self, ConfigError> {
+    pub(super) fn parse(mode: Option<&str>, roots: Option<&str>) -> Result<Self, ConfigError> {
         let refuse = |reason: &str| Err(ConfigError::new(reason));
         let roots = match roots {
             None | Some("") => None,

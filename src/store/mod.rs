@@ -177,10 +177,7 @@ macro_rules! either {
 
 impl Source {
     /// The configured store, not yet connected: [`Source::watch`] does that.
-    pub fn open(
-        config: &Config,
-        freshness: &Arc<Freshness>,
-    ) -> Result<Self, ConfigError> {
+    pub fn open(config: &Config, freshness: &Arc<Freshness>) -> Result<Self, ConfigError> {
         let freshness = Arc::clone(freshness);
         Ok(match &config.store.kind {
             StoreKind::Files { path, terminal_jwt_secret } => {

@@ -90,7 +90,11 @@ impl Stage {
     /// where that makes no difference: it takes more of a processor than all else.
     async fn stopped(&self, plan: Plan) -> App {
         let app = self.apps.install(&self.sample, plan).await;
-        if app.is_simple() { app.create_quickly().await } else { app.create().await }
+        if app.is_simple() {
+            app.create_quickly().await;
+        } else {
+            app.create().await;
+        }
         app
     }
 
