@@ -27,12 +27,16 @@ const PRIVATE_HEADERS: [(&str, &str); 4] = [
     ("X-Ptl-User", "{{ portal.id[:6] }}@{{ portal.domain }}"),
 ];
 
-/// Apps `app0`, … and terminals `terminal0`, …; one peer. Of each app `/public/`
-/// is public, `/peer/` is for peers, and the rest is private.
+/// A key of the largest size that a peer may have.
+const LARGE_KEY: &str = include_str!("../../tests/vectors/large-key.pem");
+
+/// Apps `app0`, … and terminals `terminal0`, …; one peer that signs, and one with a large
+/// key. Of each app `/public/` is public, `/peer/` is for peers, and the rest is private.
 pub struct SampleBox {
     folder: TempDir,
     peer: KeyPair,
     peer_id: String,
+    large_key_id: String,
 }
 
 impl SampleBox {
@@ -41,7 +45,10 @@ impl SampleBox {
         // As long as those that FreeShard makes.
         let peer = KeyPair::generate(KeySize::Rsa4096).expect("random");
         let peer_id = id_of(&public_pem(&peer));
-        let sample = Self { folder, peer, peer_id };
+        let large_key = pem::parse(LARGE_KEY).expect("PEM");
+        let large_key = KeyPair::from_pkcs8(large_key.contents()).expect("a key");
+        let large_key_id = id_of(&public_pem(&large_key));
+        let sample = Self { folder, peer, peer_id, large_key_id };
         let own = public_pem(&KeyPair::generate(KeySize::Rsa2048).expect("random"));
         let id = id_of(&own);
         sample.write(
@@ -50,13 +57,14 @@ impl SampleBox {
                 "id = \"{id}\"\ndomain = \"box.example\"\npublic_key_pem = \"\"\"\n{own}\"\"\"\n"
             ),
         );
-        let (id, key) = (&sample.peer_id, public_pem(&sample.peer));
-        sample.write(
-            "peers.toml",
-            &format!(
+        let row = |id: &str, key: &KeyPair| {
+            let key = public_pem(key);
+            format!(
                 "[[peer]]\nid = \"{id}\"\nname = \"Peer\"\npublic_key_pem = \"\"\"\n{key}\"\"\"\n"
-            ),
-        );
+            )
+        };
+        let rows = [row(&sample.peer_id, &sample.peer), row(&sample.large_key_id, &large_key)];
+        sample.write("peers.toml", &rows.concat());
         sample.write("terminal_jwt_secret", TERMINAL_SECRET);
         sample.write_terminals(terminals);
         for app in 0..apps {
@@ -131,12 +139,23 @@ impl SampleBox {
         format!("authorization={token}")
     }
 
+    /// What a signature by the peer's key is known by.
+    pub fn key_id(&self) -> &str {
+        &self.peer_id[..6]
+    }
+
+    /// What a signature by the large key is known by.
+    #[allow(dead_code, reason = "benchmarks take what is theirs")]
+    pub fn large_key_id(&self) -> &str {
+        &self.large_key_id[..6]
+    }
+
     /// The peer's signature of `GET https://{host}{uri}`: the values of
     /// `Signature-Input` and `Signature` (RFC 9421).
     pub fn signature(&self, host: &str, uri: &str) -> [String; 2] {
         #[expect(clippy::disallowed_methods, reason = "credentials are made for now")]
         let created = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-        let key_id = &self.peer_id[..6];
+        let key_id = self.key_id();
         let parameters = format!(
             "(\"@method\" \"@authority\" \"@target-uri\");created={created};\
              keyid=\"{key_id}\";alg=\"rsa-pss-sha512\""

@@ -18,6 +18,9 @@ const TARGET: f64 = 20.0;
 /// Longest path that the front proxies pass on unasked, in bytes.
 const LONG: usize = 7_900;
 
+/// Longest path whose three signed texts are 32 KiB together, in bytes.
+const MOST_HASHED: usize = 5_200;
+
 /// Longest value that fits into a head together with the others, in bytes.
 const LONGEST: usize = 60_000;
 
@@ -34,16 +37,19 @@ fn worst(sample: &SampleBox) -> Vec<(&'static str, Headers)> {
     let mixed = fill("/public/", "//\\;/./%2541", LONG);
     let public = |unit: &str, length: usize| of(&known, &fill("/public/", unit, length), vec![]);
     let [input, signature] = sample.signature(&known, "/peer/item");
-    // As long as a real one; of the bytes, only the last ones matter to base64.
+    // As long as real ones; of the bytes, only the last ones matter to base64.
     let digits = signature.trim_end_matches(['=', ':']).len() - "sig=:".len();
     let forged = signature.replacen(&signature["sig=:".len()..][..digits], &"A".repeat(digits), 1);
+    let forged_large = format!("sig=:{}==:", "A".repeat(1024 / 3 * 4 + 2));
     // The form that is tried in most ways: a port, and the request target covered.
-    let signed = |uri: &str, further: &str| {
-        let covered = format!("\"@target-uri\" \"@request-target\"{further})");
-        let input = input.replace("\"@target-uri\")", &covered);
-        let signature = vec![("signature-input", input), ("signature", forged.clone())];
+    let signed_with = |uri: &str, input: &str, signature: &str| {
+        let covered = "\"@target-uri\" \"@request-target\")";
+        let input = input.replace("\"@target-uri\")", covered);
+        let signature = vec![("signature-input", input), ("signature", signature.to_owned())];
         of(&format!("{known}:443"), uri, signature)
     };
+    let signed = |uri: &str| signed_with(uri, &input, &forged);
+    let large_key = input.replace(sample.key_id(), sample.large_key_id());
     vec![
         ("slashes, parameters and escapes", of(&known, &mixed, vec![])),
         ("the same for an unknown host", of("nobody.box.example", &mixed, vec![])),
@@ -67,10 +73,16 @@ fn worst(sample: &SampleBox) -> Vec<(&'static str, Headers)> {
             of(&known, "/page", vec![("cookie", fill("authorization=e30.", "e30", 8_000) + ".x")]),
         ),
         ("cookies of 60 KB", of(&known, "/page", vec![("cookie", fill("", "a=b; ", LONGEST))])),
-        ("a forged signature", signed("/peer/item", "")),
-        ("the same of a long path", signed(&fill("/peer/", "a", LONG), " \"@path\"")),
-        ("the same of a path to escape", signed(&fill("/peer/", "|", LONG), "")),
-        ("the same of 60 KB", signed(&fill("/peer/", "a", LONGEST), "")),
+        ("a forged signature", signed("/peer/item")),
+        ("the same of a long path", signed(&fill("/peer/", "a", LONG))),
+        ("the same of as much as is hashed", signed(&fill("/peer/", "a", MOST_HASHED))),
+        ("the same of a path to escape", signed(&fill("/peer/", "|", LONG))),
+        ("the same of 60 KB", signed(&fill("/peer/", "a", LONGEST))),
+        ("the same by a large key", signed_with("/peer/item", &large_key, &forged_large)),
+        (
+            "the same of a long path by it",
+            signed_with(&fill("/peer/", "a", LONG), &large_key, &forged_large),
+        ),
     ]
 }
 

@@ -6,6 +6,7 @@
 
 and again with requests-http-signature 2 for peers-2.0.json; jinja2 for
 `make.py headers headers.json`, pydantic 2 for `make.py values values.json`. The keys are made anew each time and guard nothing.
+`large-key.pem` is of `openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:8192`.
 """
 
 import datetime

@@ -6,6 +6,26 @@
 //! RFC 3986 section 6.2.2 with two turns: dot segments go before percent
 //! signs are decoded, and an empty query goes.
 
+use std::borrow::Cow;
+
+/// A form of the target that a sender may have signed, and how those senders write
+/// `@request-target`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Form {
+    pub target: Target,
+    pub styles: &'static [Style],
+}
+
+/// A way to write `@request-target`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// RFC 9421 section 2.2.5: path and query.
+    Rfc,
+    /// Python's http-message-signatures puts a `?` between the path and the query, which
+    /// has one already.
+    Python,
+}
+
 /// A request's target, normalised, as a sender may have signed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -18,14 +38,18 @@ pub struct Target {
 }
 
 impl Target {
-    /// The forms that a sender may have signed: the scheme's own port is part of the URL
-    /// where it was written there, and reaches the proxy or does not; RFC 9421 section
-    /// 2.2.3 leaves it out of the authority, and senders do not.
+    /// The forms that a sender may have signed, the most likely one first: the scheme's own
+    /// port is part of the URL where it was written there, and reaches the proxy or does not;
+    /// RFC 9421 section 2.2.3 leaves it out of the authority, and senders do not.
+    ///
+    /// A port that was signed and not sent is Python's doing alone: its HTTP client leaves
+    /// the port out of `Host`, and its URL keeps it. A port that was sent and not signed is
+    /// left out by senders who follow the RFC. So each of these has one style.
     ///
     /// `None` where the parts make no URL, or one that no sender writes so:
     /// a stray `%`, a fragment, bytes that are not visible ASCII.
     #[must_use]
-    pub fn forms(proto: &str, host: &str, uri: &str) -> Option<[Self; 2]> {
+    pub fn forms(proto: &str, host: &str, uri: &str) -> Option<Vec<Form>> {
         let (scheme, default_port) = scheme(proto)?;
         let (name, port) = match host.split_once(':') {
             Some((name, port)) => (name, port_number(port)?),
@@ -36,17 +60,20 @@ impl Target {
             return None;
         }
         let name = name.to_ascii_lowercase();
-        let with_port = port.map_or_else(|| name.clone(), |port| format!("{name}:{port}"));
+        let sent = port.map_or_else(|| name.clone(), |port| format!("{name}:{port}"));
         let with_default = format!("{name}:{default_port}");
         let resource = resource(uri)?;
-        let other = match port {
-            None => Self::new(scheme, with_default.clone(), &with_default, &resource),
-            Some(_) if with_port == with_default => {
-                Self::new(scheme, name, &with_default, &resource)
-            }
-            Some(_) => Self::new(scheme, with_port.clone(), &with_port, &resource),
+        let form = |authority: &str, host: &str, styles| Form {
+            target: Self::new(scheme, authority.to_owned(), host, &resource),
+            styles,
         };
-        Some([Self::new(scheme, with_port.clone(), &with_port, &resource), other])
+        let mut forms = vec![form(&sent, &sent, &[Style::Rfc, Style::Python])];
+        if port.is_none() {
+            forms.push(form(&with_default, &with_default, &[Style::Python]));
+        } else if sent == with_default {
+            forms.push(form(&name, &with_default, &[Style::Rfc]));
+        }
+        Some(forms)
     }
 
     fn new(scheme: &'static str, authority: String, host: &str, resource: &str) -> Self {
@@ -71,10 +98,13 @@ impl Target {
         }
     }
 
-    /// RFC 9421 section 2.2.5: path and query.
+    /// RFC 9421 section 2.2.5, or as Python's package has it.
     #[must_use]
-    pub fn request_target(&self) -> &str {
-        &self.uri[self.path.0..]
+    pub fn request_target(&self, style: Style) -> Cow<'_, str> {
+        match style {
+            Style::Rfc => Cow::Borrowed(&self.uri[self.path.0..]),
+            Style::Python => Cow::Owned(format!("{}?{}", self.path(), self.query())),
+        }
     }
 }
 
@@ -197,52 +227,63 @@ mod tests {
         for row in rows {
             let text = |key: &str| row[key].as_str().expect("text");
             let target = Target::forms("https", text("host"), text("uri"));
-            let uri = target.map(|[target, _]| target.uri);
+            let uri = target.map(|forms| forms[0].target.uri.clone());
             assert_eq!(uri.as_deref(), Some(text("target")), "{row}");
         }
     }
 
     #[test]
     fn a_port_of_the_schemes_own_may_be_signed_or_not() {
-        for (proto, host, authorities, uris) in [
-            ("https", "A.Example", ["a.example", "a.example:443"], ["a.example", "a.example:443"]),
-            ("https", "a.example:443", ["a.example:443", "a.example"], ["a.example:443"; 2]),
-            ("HTTPS", "a.example:00443", ["a.example:443", "a.example"], ["a.example:443"; 2]),
-            ("wss", "a.example:443", ["a.example:443", "a.example"], ["a.example:443"; 2]),
-            ("http", "a.example:443", ["a.example:443"; 2], ["a.example:443"; 2]),
-            ("http", "a.example:80", ["a.example:80", "a.example"], ["a.example:80"; 2]),
-            ("ws", "a.example:80", ["a.example:80", "a.example"], ["a.example:80"; 2]),
-            ("https", "a.example:", ["a.example", "a.example:443"], ["a.example", "a.example:443"]),
-            ("https", "a.example:8443", ["a.example:8443"; 2], ["a.example:8443"; 2]),
-            (
-                "https",
-                "a.example.",
-                ["a.example.", "a.example.:443"],
-                ["a.example.", "a.example.:443"],
-            ),
+        const BOTH: &[Style] = &[Style::Rfc, Style::Python];
+        const PYTHON: &[Style] = &[Style::Python];
+        const RFC: &[Style] = &[Style::Rfc];
+        let (bare, own, other) = ("a.example", "a.example:443", "a.example:8443");
+        let not_sent = [(bare, bare, BOTH), (own, own, PYTHON)];
+        let sent = [(own, own, BOTH), (bare, own, RFC)];
+        let plain = [("a.example:80", "a.example:80", BOTH), (bare, "a.example:80", RFC)];
+        let dot =
+            [("a.example.", "a.example.", BOTH), ("a.example.:443", "a.example.:443", PYTHON)];
+        for (proto, host, expected) in [
+            ("https", "A.Example", &not_sent[..]),
+            ("https", "a.example:", &not_sent),
+            ("https", "a.example:443", &sent),
+            ("HTTPS", "a.example:00443", &sent),
+            ("wss", "a.example:443", &sent),
+            ("http", "a.example:443", &[(own, own, BOTH)]),
+            ("http", "a.example:80", &plain),
+            ("ws", "a.example:80", &plain),
+            ("https", "a.example:8443", &[(other, other, BOTH)]),
+            ("https", "a.example.", &dot),
         ] {
-            let forms = Target::forms(proto, host, "/").expect(host);
-            assert_eq!(
-                forms.each_ref().map(|form| &*form.authority),
-                authorities,
-                "{proto} {host}"
-            );
             let scheme = proto.to_lowercase();
-            let uris = uris.map(|host| format!("{scheme}://{host}/"));
-            assert_eq!(forms.map(|form| form.uri), uris, "{proto} {host}");
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|(authority, host, styles)| {
+                    ((*authority).to_owned(), format!("{scheme}://{host}/"), *styles)
+                })
+                .collect();
+            let forms = Target::forms(proto, host, "/").expect(host);
+            let forms: Vec<_> = forms
+                .into_iter()
+                .map(|Form { target, styles }| (target.authority, target.uri, styles))
+                .collect();
+            assert_eq!(forms, expected, "{proto} {host}");
         }
     }
 
     #[test]
     fn a_target_has_parts() {
-        for (uri, path, query, target) in [
-            ("/", "/", "?", "/"),
-            ("/?", "/", "?", "/"),
-            ("/a/../b?c=%7e/?d", "/b", "?c=~/?d", "/b?c=~/?d"),
+        for (uri, path, query, rfc, python) in [
+            ("/", "/", "?", "/", "/??"),
+            ("/?", "/", "?", "/", "/??"),
+            ("/a/../b?c=%7e/?d", "/b", "?c=~/?d", "/b?c=~/?d", "/b??c=~/?d"),
         ] {
-            let [form, _] = Target::forms("https", "a.example:8443", uri).expect(uri);
-            assert_eq!((form.path(), form.query(), form.request_target()), (path, query, target));
-            assert_eq!(form.scheme, "https");
+            let forms = Target::forms("https", "a.example:8443", uri).expect(uri);
+            let target = &forms[0].target;
+            assert_eq!((target.path(), target.query()), (path, query));
+            assert_eq!(target.request_target(Style::Rfc), rfc);
+            assert_eq!(target.request_target(Style::Python), python);
+            assert_eq!(target.scheme, "https");
         }
     }
 
@@ -290,7 +331,8 @@ mod tests {
 
         #[test]
         fn a_target_is_one_line_of_visible_ascii(uri in "/[ -~]{0,40}") {
-            for target in Target::forms("https", "a.example", &uri).into_iter().flatten() {
+            let forms = Target::forms("https", "a.example", &uri).into_iter().flatten();
+            for target in forms.map(|form| form.target) {
                 prop_assert!(target.uri.bytes().all(|byte| byte.is_ascii_graphic()));
                 prop_assert!(target.uri.starts_with("https://a.example"));
                 prop_assert!(target.path().starts_with('/') && target.query().starts_with('?'));

@@ -1,8 +1,9 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{RSA_PSS_SHA256, RSA_PSS_SHA512, RsaEncoding, RsaKeyPair};
+use aws_lc_rs::signature::{KeyPair, RSA_PSS_SHA256, RSA_PSS_SHA512, RsaEncoding, RsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
@@ -497,16 +498,22 @@ fn another_key_or_digest_is_refused() {
 fn what_is_hashed_for_a_stranger_is_bounded() {
     let path = |length: usize| format!("/peer/{}", "x".repeat(length - "/peer/".len()));
     let uri = |path: &str| format!("https://{}{path}", AUTHORITY.1);
-    let longest = path(MAX_TARGET);
-    let mut request = Request::plain();
-    request.uri.clone_from(&longest);
-    let target_uri = uri(&longest);
-    let mut components = vec![METHOD, AUTHORITY, (TARGET_URI.0, &*target_uri)];
-    assert!(request.clone().signed(&components, PARAMETERS).verify_at(now()).is_ok());
-    components.push((r#""@path""#, &longest));
-    assert!(request.clone().signed(&components, PARAMETERS).verify_at(now()).is_ok());
-    components.push((r#""@request-target""#, &longest));
-    assert_eq!(request.signed(&components, PARAMETERS).error(), SignatureError::TooLong);
+    // The longest URL, and the longest one that is there twice.
+    for (length, second) in [(MAX_TARGET, None), (MAX_TARGET - 250, Some(r#""@path""#))] {
+        let mut request = Request::plain();
+        request.uri = path(length);
+        let [uri, long_uri] = [length, MAX_TARGET].map(|length| uri(&path(length)));
+        let mut components = vec![METHOD, AUTHORITY, (TARGET_URI.0, &*uri)];
+        let longest = path(length);
+        components.extend(second.map(|name| (name, &*longest)));
+        let verified = request.clone().signed(&components, PARAMETERS).verify_at(now());
+        assert!(verified.is_ok(), "{length} {second:?}");
+        if second.is_some() {
+            components[2].1 = &long_uri;
+            request.uri = path(MAX_TARGET);
+            assert_eq!(request.signed(&components, PARAMETERS).error(), SignatureError::TooLong);
+        }
+    }
 
     let mut request = Request::plain();
     request.uri = path(MAX_TARGET + 1);
@@ -525,34 +532,70 @@ fn what_is_hashed_for_a_stranger_is_bounded() {
     assert_eq!(request.signed(&components, PARAMETERS).error(), SignatureError::TooLong);
 }
 
+/// The texts that are tried for a request that covers one component more.
+fn texts_of(name: &str, host: &str, uri: &str, signature_len: usize) -> Vec<String> {
+    let further = format!("\"@target-uri\" \"{name}\"");
+    let Request { method, proto, headers, .. } =
+        &Request::plain().edit_input("\"@target-uri\"", &further);
+    let (input, _) = fields(headers).expect("well-formed");
+    signed_texts(&Signed { method, proto, host, uri, headers }, &input, signature_len)
+        .expect("can be signed")
+}
+
 #[test]
-fn no_form_of_the_parts_is_hashed_twice() {
-    let texts = |request: &Request| {
-        let Request { method, proto, host, uri, headers } = request;
-        let (input, _) = fields(headers).expect("well-formed");
-        let texts = signed_texts(&Signed { method, proto, host, uri, headers }, &input);
-        texts.expect("can be signed")
-    };
-    let covering = |name: &str, host: &str, uri: &str| {
-        let further = format!("\"@target-uri\" \"{name}\"");
-        let mut request = Request::plain().edit_input("\"@target-uri\"", &further);
-        (request.host, request.uri) = (host.into(), uri.into());
-        request
-    };
+fn no_form_of_the_parts_is_tried_twice_or_that_no_sender_writes() {
     for (name, host, uri, count) in [
         ("@path", "a.example", "/p?a=1", 2),
         ("@path", "a.example:443", "/p?a=1", 2),
         ("@path", "a.example:8443", "/p?a=1", 1),
         ("@request-target", "a.example:8443", "/p", 2),
-        ("@request-target", "a.example", "/p?a=1", 4),
-        ("@request-target", "a.example:443", "/", 4),
+        ("@request-target", "a.example", "/p?a=1", 3),
+        ("@request-target", "a.example:443", "/", 3),
     ] {
-        let mut texts = texts(&covering(name, host, uri));
+        let mut texts = texts_of(name, host, uri, LARGE_KEY);
         assert_eq!(texts.len(), count, "{name} {host} {uri}");
         texts.sort();
         texts.dedup();
         assert_eq!(texts.len(), count, "{name} {host} {uri}");
     }
+}
+
+#[test]
+fn long_texts_are_tried_in_fewer_forms() {
+    let of_length = |length: usize| {
+        let uri = format!("/{}", "x".repeat(length));
+        texts_of("@request-target", "a.example", &uri, LARGE_KEY)
+    };
+    for length in [1, 1_000, 5_000, 7_900] {
+        let texts = of_length(length);
+        let hashed: usize = texts.iter().map(String::len).sum();
+        assert!(hashed <= MAX_HASHED, "{length}: {hashed}");
+        assert_eq!(texts.len(), if length == 7_900 { 2 } else { 3 }, "{length}");
+        assert!(texts[0].contains("\"@authority\": a.example\n"), "{length}: {}", texts[0]);
+    }
+}
+
+#[test]
+fn a_large_key_has_one_check() {
+    let private = include_str!("../../../../tests/vectors/large-key.pem");
+    let private = pem::parse(private).expect("pem");
+    let pair = RsaKeyPair::from_pkcs8(private.contents()).expect("a key");
+    let spki = AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).expect("a public key");
+    let public = pem::encode(&pem::Pem::new("PUBLIC KEY", spki.as_ref()));
+    let keys = PeerKeys::new(&[peer(&full_id(KEY_ID), &public)]);
+
+    let with_port = "tmpl.w2wqjf.freeshard.test:443";
+    let uri_with_port = format!("https://{with_port}/peer/foo?a=1");
+    let port = [METHOD, (AUTHORITY.0, with_port), (TARGET_URI.0, &*uri_with_port)];
+    let own = pair.public_modulus_len();
+    assert!(own > LARGE_KEY);
+    for (components, is_first) in [(ALL, true), (port, false)] {
+        let plain = Request::plain();
+        let large = plain.clone().signed_with(&pair, &RSA_PSS_SHA512, &components, PARAMETERS);
+        assert_eq!(large.verify_with(&keys, now()).is_ok(), is_first);
+        assert!(plain.signed(&components, PARAMETERS).verify_at(now()).is_ok());
+    }
+    assert_eq!(texts_of("@request-target", "a.example", "/", own).len(), 1);
 }
 
 #[test]
