@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{LONG, NO_SLEEP, Stage, until_state};
 use crate::support::boxes::{Store, token};
-use crate::support::client::{Connection, Request, Response, poll};
+use crate::support::client::{Connection, Request, Response, ask, poll};
 use crate::support::docker::apps::{App, Plan};
 use crate::support::programs::{self, Program, free_address, install, traefik};
 
@@ -161,6 +161,33 @@ fn table(apps: &Conditions, proxy: &str) -> Vec<Row> {
     ]
 }
 
+/// What is said while the store cannot say which devices there are.
+fn without_terminals() -> Vec<Row> {
+    let asked = || get("closed", "/").cookie(token());
+    let in_a_browser = || navigation("closed", "/").cookie(token());
+    vec![
+        Row::new("no store", asked(), 503)
+            .header("retry-after", "1")
+            .json("{\"detail\":\"Service Unavailable\"}"),
+        Row::new("no store, in a browser", in_a_browser(), 503).header("retry-after", "1"),
+    ]
+}
+
+/// What of these answers is not as it was meant, through this proxy.
+async fn wrong(rows: Vec<Row>, proxy: &str, address: SocketAddr) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for row in rows {
+        if proxy == "nginx" && row.through == Through::AllButNginx {
+            continue;
+        }
+        let mut connection = Connection::open(address).await.expect("the proxy listens");
+        let response = connection.ask(&row.request).await.expect("an answer");
+        let differs = row.differs(&response);
+        wrong.extend(differs.map(|differs| format!("{} through {proxy}: {differs}", row.name)));
+    }
+    wrong
+}
+
 /// Waits until the proxy leads to an app.
 async fn is_ready(address: SocketAddr, awake: &App) {
     poll("the proxy is ready", LONG, async || {
@@ -258,19 +285,20 @@ async fn every_answer_of_the_gate_reaches_the_client_as_it_was_meant() {
         ("caddy", places.caddy(two.path())),
         ("nginx", places.nginx(three.path())),
     ];
-    let mut wrong = Vec::new();
+    let mut all_wrong = Vec::new();
     for (name, (_program, address)) in &proxies {
         is_ready(*address, &apps.awake).await;
-        for row in table(&apps, name) {
-            if *name == "nginx" && row.through == Through::AllButNginx {
-                continue;
-            }
-            let mut connection = Connection::open(*address).await.expect("the proxy listens");
-            let response = connection.ask(&row.request).await.expect("an answer");
-            let differs = row.differs(&response);
-            wrong.extend(differs.map(|differs| format!("{} through {name}: {differs}", row.name)));
-        }
+        all_wrong.extend(wrong(table(&apps, name), name, *address).await);
     }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    std::fs::write(sample.folder().join("terminals.toml"), "[[").expect("writable");
+    poll("no device is known", LONG, async || {
+        let asked = Request::auth(host("closed"), "/").cookie(token());
+        ask(porter.gate, &asked).await.status == 503
+    })
+    .await;
+    for (name, (_program, address)) in &proxies {
+        all_wrong.extend(wrong(without_terminals(), name, *address).await);
+    }
+    assert!(all_wrong.is_empty(), "{all_wrong:#?}");
     assert_eq!(apps.asleep.state().await, "created", "a monitor woke it");
 }
