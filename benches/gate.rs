@@ -1,6 +1,6 @@
 //! What deciding costs: its pure part, a cache hit, and a whole warm subrequest.
 
-#![allow(clippy::expect_used, clippy::panic)]
+#![allow(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot go on ends")]
 
 mod sample;
 

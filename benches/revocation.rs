@@ -1,11 +1,17 @@
 //! From commit to changed verdict, for every kind of change, on both stores,
 //! while 5,000 requests/s are answered: `cargo bench --bench revocation`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
-#![allow(unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a benchmark that cannot go on ends, and prints figures"
+)]
+#![allow(unreachable_pub, reason = "modules are shared with the tests")]
 
 #[path = "../tests/it/revocation/measure.rs"]
 mod measure;
-#[allow(dead_code, unused_imports)]
+#[allow(dead_code, unused_imports, reason = "a part of the tests' support is used here")]
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 

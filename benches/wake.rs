@@ -3,10 +3,16 @@
 //!
 //! Everything is measured in pairs, in turn, in one run: the engine's own times vary
 //! more from one minute to the next than what is added to them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
-#![allow(unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a benchmark that cannot go on ends, and prints figures"
+)]
+#![allow(unreachable_pub, reason = "modules are shared with the tests")]
 
-#[allow(dead_code, unused_imports)]
+#[allow(dead_code, unused_imports, reason = "a part of the tests' support is used here")]
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 

@@ -5,7 +5,12 @@
 //! meets both; the ratios are of neighbouring slices. It reports and judges
 //! nothing: a figure is worth no more than the machine was quiet.
 
-#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a benchmark that cannot go on ends, and prints figures"
+)]
 
 mod bare;
 mod footprint;

@@ -1,14 +1,20 @@
 //! The shipped Dockerfile and `deploy/compose.yml`, run for real on images made
 //! of this machine. A test target of its own: cargo runs targets one after the
 //! other, so a release build takes no time from tests that measure.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails"
+)]
 
 #[path = "../it/support/client.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "a part of the tests' support is used here")]
 mod client;
 mod images;
 #[path = "../it/support/docker/subnet.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "a part of the tests' support is used here")]
 mod subnet;
 
 use std::fs;

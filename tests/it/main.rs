@@ -1,5 +1,11 @@
 //! The integration tests: real Postgres, real sockets, real signatures.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "a test that cannot go on fails"
+)]
 
 mod support;
 

@@ -1,5 +1,5 @@
 //! Revocation: every kind of change takes effect, at once and for good.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, reason = "figures are part of what a test says")]
 
 mod measure;
 

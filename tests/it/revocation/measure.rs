@@ -253,8 +253,7 @@ impl Load {
                 std::panic::resume_unwind(error.into_panic());
             }
         }
-        // At most 2^53 answers.
-        #[allow(clippy::cast_precision_loss)]
+        #[allow(clippy::cast_precision_loss, reason = "at most 2^53 answers")]
         let reached = reached as f64;
         reached / seconds
     }

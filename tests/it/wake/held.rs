@@ -1,5 +1,5 @@
 //! What a thousand requests cost that are held at once.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, reason = "figures are part of what a test says")]
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;

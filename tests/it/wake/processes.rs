@@ -1,5 +1,5 @@
 //! Several nightporters on one box and one engine.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, reason = "figures are part of what a test says")]
 
 use std::time::Duration;
 

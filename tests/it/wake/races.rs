@@ -1,5 +1,5 @@
 //! Wake against sleep, and against removal.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, reason = "figures are part of what a test says")]
 
 use std::time::{Duration, Instant};
 
