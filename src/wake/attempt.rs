@@ -306,7 +306,7 @@ impl Attempt {
                         return self.compose_up().await;
                     }
                     // The engine itself lets a paused process go to end it.
-                    self.means.engine.stop(&container.id).await?;
+                    self.means.engine.stop(container).await?;
                 }
                 done => done?,
             }

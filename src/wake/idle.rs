@@ -18,12 +18,11 @@ use super::attempt::Means;
 use super::clocks::Clocks;
 use super::conditions::{free_disk, memory_pressure};
 use super::docker::watch::View;
-use super::docker::{APP_LABEL, Container, Snapshot, State};
-use super::observed::{EngineState, Observed};
+use super::docker::{APP_LABEL, Snapshot};
+use super::observed::EngineState;
 use super::usage::{Seen, Subject, Thresholds, Usages};
 use super::{Noted, Order, Wakes};
 use crate::config::{Config, Sleep};
-use crate::domain::activity::Activity;
 use crate::domain::app::Lifecycle;
 use crate::domain::lifecycle::{Candidate, Phase, Rest, RestRules};
 use crate::store::app_meta::{AppMetaDir, ReadError};
@@ -63,6 +62,8 @@ pub(super) struct Idle {
     low_disk: bool,
     /// Apps that the engine had nothing of at the last look, and whether that was said.
     unmatched: HashMap<Arc<str>, bool>,
+    /// Apps that would be gone if they were stopped, as was said.
+    told_lost: HashSet<Arc<str>>,
 }
 
 /// An app that is awake or paused.
@@ -70,6 +71,8 @@ struct Sleeper {
     app: Arc<AppWake>,
     lifecycle: Lifecycle,
     is_paused: bool,
+    /// Whether it would be gone if it was stopped.
+    is_lost_when_stopped: bool,
     last_use: SystemTime,
     /// Whether this process has seen it come up or used.
     was_used_here: bool,
@@ -144,6 +147,7 @@ impl Idle {
             missed: HashSet::new(),
             low_disk: false,
             unmatched: HashMap::new(),
+            told_lost: HashSet::new(),
         }
     }
 
@@ -220,6 +224,7 @@ impl Idle {
             info!(milliseconds, "the clock was set; idle times go on");
         }
         let mut sleepers = self.sleepers(snapshot);
+        self.tell_of_lost(&sleepers);
         self.note_activity(&mut sleepers, now).await;
         self.learn_written_uses(&mut sleepers, now).await;
         self.note_commands(&mut sleepers, now).await;
@@ -255,7 +260,18 @@ impl Idle {
     }
 
     fn due(&self, sleeper: &Sleeper, now: Now) -> Option<Rest> {
-        self.rules.due(&sleeper.candidate(&self.clocks, now))
+        let due = self.rules.due(&sleeper.candidate(&self.clocks, now));
+        due.filter(|rest| *rest != Rest::Stopped || !sleeper.is_lost_when_stopped)
+    }
+
+    /// Says once of each app that it is not stopped, and why.
+    fn tell_of_lost(&mut self, sleepers: &[Sleeper]) {
+        for sleeper in sleepers.iter().filter(|sleeper| sleeper.is_lost_when_stopped) {
+            let name = &sleeper.app.name;
+            if self.told_lost.insert(Arc::clone(name)) {
+                warn!(app = %name, "is not stopped: it was run with `--rm`, so the engine would remove it, and it has no compose file here to be made anew from");
+            }
+        }
     }
 
     /// Apps that are awake or paused, with the use that is known of them here.
@@ -263,7 +279,8 @@ impl Idle {
         let mut sleepers = Vec::new();
         for app in self.wakes.list() {
             let facts = app.facts();
-            let observed = self.wakes.selector(&app.name).observe(&facts, snapshot);
+            let selector = self.wakes.selector(&app.name);
+            let observed = selector.observe(&facts, snapshot);
             let noted = Noted(self.touches.last_use(&app.name));
             let here = noted.0.max(app.history().woken);
             let written = self.written.as_ref().and_then(|uses| uses.get(&app.name).copied());
@@ -287,13 +304,16 @@ impl Idle {
             };
             let own_choice = self.config.apps.get(&*app.name).copied().or(facts.activity);
             let activity = own_choice.unwrap_or(self.config.activity);
-            let subject = subject(&observed, &facts, activity, snapshot);
+            let subject = Subject::of(&observed, &facts, activity, snapshot);
             let mut lifecycle = facts.lifecycle.clone();
             // A service can be scaled, and not paused; nor can what some engines run.
             lifecycle.skip_pause |= !observed.services.is_empty()
                 || app.history().cannot_be_paused
                 || self.means.engine.pauses_nothing();
             sleepers.push(Sleeper {
+                is_lost_when_stopped: self
+                    .means
+                    .is_lost_when_stopped(&app.name, &selector, &observed),
                 last_use: last_use.unwrap_or(app.known_since),
                 was_used_here: here.is_some(),
                 is_known: !app.history().is_left_alone(Instant::now()),
@@ -434,33 +454,12 @@ impl Idle {
     }
 
     fn rest(&self, sleeper: &Sleeper, rest: Rest, unless_used_since: Option<Noted>) {
+        if rest == Rest::Stopped && sleeper.is_lost_when_stopped {
+            return;
+        }
         let app = Arc::clone(&sleeper.app.name);
         self.wakes.order(Order::Rest { app, rest, unless_used_since, reply: None });
     }
-}
-
-/// What of an app is looked at for signs of life.
-fn subject(observed: &Observed, facts: &Facts, activity: Activity, snapshot: &Snapshot) -> Subject {
-    let runs = |container: &&Arc<Container>| container.state == State::Running;
-    let reached = observed.entrypoints(facts);
-    // Where none can be told from the others, all count that are no other app's.
-    let is_told = reached.len() < observed.containers.len() || observed.containers.len() == 1;
-    let is_shared = |container: &Arc<Container>| observed.shared.contains_key(&container.id);
-    let mut entrypoints: Vec<_> = reached
-        .iter()
-        .filter(|container| is_told || observed.is_all_shared() || !is_shared(container))
-        .map(|container| Arc::clone(&container.id))
-        .collect();
-    let parts = observed.own().filter(|c| !entrypoints.contains(&c.id)).filter(runs);
-    let parts = parts.map(|container| Arc::clone(&container.id)).collect();
-    for service in &observed.services {
-        let tasks =
-            snapshot.containers.values().filter(runs).filter(|container| {
-                container.belongs.swarm_service.as_deref() == Some(&*service.id)
-            });
-        entrypoints.extend(tasks.map(|task| Arc::clone(&task.id)));
-    }
-    Subject { entrypoints, parts, activity }
 }
 
 fn is_believable(use_: SystemTime, now: SystemTime) -> bool {

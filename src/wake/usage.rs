@@ -8,7 +8,9 @@ use futures_util::stream::{self, StreamExt};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::docker::{Commands, Engine, EngineError, Usage};
+use super::app::Facts;
+use super::docker::{Commands, Container, Engine, EngineError, Snapshot, State, Usage};
+use super::observed::Observed;
 use crate::domain::activity::{Activity, Moved};
 
 /// Containers asked at one time.
@@ -22,6 +24,43 @@ pub(super) struct Subject {
     /// The others, which are no other app's.
     pub(super) parts: Vec<Arc<str>>,
     pub(super) activity: Activity,
+}
+
+impl Subject {
+    /// What of an app is looked at for signs of life.
+    pub(super) fn of(
+        observed: &Observed,
+        facts: &Facts,
+        activity: Activity,
+        snapshot: &Snapshot,
+    ) -> Self {
+        let runs = |container: &&Arc<Container>| container.state == State::Running;
+        let reached = observed.entrypoints(facts);
+        // Where none can be told from the others, all count that are no other app's.
+        let is_told = reached.len() < observed.containers.len() || observed.containers.len() == 1;
+        let is_shared = |container: &Arc<Container>| observed.shared.contains_key(&container.id);
+        let mut entrypoints: Vec<Arc<str>> = Vec::new();
+        let counted = reached
+            .iter()
+            .filter(|container| is_told || observed.is_all_shared() || !is_shared(container));
+        for container in counted {
+            // Its bytes are counted where its network is.
+            for one in [container, snapshot.networked(container)] {
+                if !entrypoints.contains(&one.id) {
+                    entrypoints.push(Arc::clone(&one.id));
+                }
+            }
+        }
+        let parts = observed.own().filter(|c| !entrypoints.contains(&c.id)).filter(runs);
+        let parts = parts.map(|container| Arc::clone(&container.id)).collect();
+        for service in &observed.services {
+            let tasks = snapshot.containers.values().filter(runs).filter(|container| {
+                container.belongs.swarm_service.as_deref() == Some(&*service.id)
+            });
+            entrypoints.extend(tasks.map(|task| Arc::clone(&task.id)));
+        }
+        Self { entrypoints, parts, activity }
+    }
 }
 
 /// What was seen of an app since the last look.

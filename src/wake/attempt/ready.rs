@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use super::{Attempt, Outcome};
 use crate::domain::lifecycle::{Failure, Phase};
 use crate::wake::app::{Facts, Target};
-use crate::wake::docker::{Container, EndedBy, Health, State};
+use crate::wake::docker::{Container, EndedBy, Health, Snapshot, State};
 use crate::wake::observed::{EngineState, Observed, is_entrypoint};
 use crate::wake::readiness::{Probe, answers, listens};
 
@@ -98,8 +98,10 @@ impl Attempt {
         let mut found = Found::default();
         let mut engine = Engine::Steady;
         loop {
-            let stage = if self.view.snapshot().live {
-                stage(&self.observe(), &self.facts(), was_paused, engine)
+            let snapshot = self.view.snapshot();
+            let stage = if snapshot.live {
+                let observed = self.selector.observe(&self.facts(), &snapshot);
+                stage(&observed, &snapshot, &self.facts(), (was_paused, engine))
             } else {
                 engine = Engine::Restarted;
                 Stage::Wait(None)
@@ -239,7 +241,12 @@ fn unwell(entrypoints: &[&Arc<Container>]) -> Option<Arc<Container>> {
     of(Health::Unhealthy).or_else(|| of(Health::Starting)).map(|container| Arc::clone(container))
 }
 
-fn stage(observed: &Observed, facts: &Facts, was_paused: bool, engine: Engine) -> Stage {
+fn stage(
+    observed: &Observed,
+    snapshot: &Snapshot,
+    facts: &Facts,
+    (was_paused, engine): (bool, Engine),
+) -> Stage {
     match observed.state {
         EngineState::Missing => {
             let container = facts.entrypoints.first().map(|target| target.container.clone());
@@ -279,8 +286,9 @@ fn stage(observed: &Observed, facts: &Facts, was_paused: bool, engine: Engine) -
             Stage::Ended(Outcome::Ready)
         }
         // On the network of the host it has no address of its own.
-        Some((target, container)) if !container.addresses.is_empty() => {
-            Stage::Probe { at: Some((target, container.addresses.clone())), unwell }
+        Some((target, container)) if !snapshot.networked(container).addresses.is_empty() => {
+            let addresses = snapshot.networked(container).addresses.clone();
+            Stage::Probe { at: Some((target, addresses)), unwell }
         }
         _ if unwell.is_some() => Stage::Probe { at: None, unwell },
         _ => Stage::Ended(Outcome::Ready),

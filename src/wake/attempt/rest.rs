@@ -5,17 +5,36 @@ use std::sync::{Arc, Once};
 use futures_util::future::select_all;
 use tracing::{debug, warn};
 
-use super::{Attempt, LOCK_LOST, Trouble};
+use super::{Attempt, LOCK_LOST, Means, Trouble};
 use crate::domain::lifecycle::{Failure, Rest};
 use crate::store::{AppLock, Standing};
 use crate::wake::conditions::reclaim_memory;
 use crate::wake::docker::{Container, EndedBy, EngineError, State};
-use crate::wake::observed::Observed;
+use crate::wake::observed::{Observed, Selector};
 use crate::wake::sharing::Need;
 
 /// What the engine cannot do, or a proxy before it forbids.
 pub(in crate::wake) const CANNOT_BE_PAUSED: Failure =
     Failure::Declined("the engine does not pause it");
+
+/// What an operator is told of an app that would be gone.
+const LOST_WHEN_STOPPED: Failure = Failure::Declined(
+    "the engine would remove its containers when they stop, as those of `docker run --rm`, and \
+     nothing here could make them anew",
+);
+
+impl Means {
+    /// Whether the engine would remove some of an app for good when it is stopped.
+    pub(in crate::wake) fn is_lost_when_stopped(
+        &self,
+        app: &str,
+        selector: &Selector,
+        observed: &Observed,
+    ) -> bool {
+        let is_lost = observed.own().any(|container| container.is_removed_at_end);
+        is_lost && !self.compose.can_make(app, selector)
+    }
+}
 
 impl Attempt {
     /// Puts the app to sleep. Requests are held back already.
@@ -63,6 +82,11 @@ impl Attempt {
             Standing::Gone => return Err(Trouble::Stale("not installed".into())),
         }
         let observed = self.observe();
+        if rest == Rest::Stopped
+            && self.means.is_lost_when_stopped(&self.app.name, &self.selector, &observed)
+        {
+            return Err(LOST_WHEN_STOPPED.into());
+        }
         if observed.partners().iter().any(|partner| !locked.contains(partner)) {
             return Err(Trouble::Stale("it shares more by now".into()));
         }
@@ -163,7 +187,7 @@ impl Attempt {
                 }
             }
             self.view.note_end(&container.id, EndedBy::Us);
-            self.means.engine.stop(&container.id).await?;
+            self.means.engine.stop(container).await?;
         }
         Ok(())
     }

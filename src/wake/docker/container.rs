@@ -16,6 +16,12 @@ use time::format_description::well_known::Rfc3339;
 /// project nor its name does; several apps that share it are separated by commas.
 pub const APP_LABEL: &str = "nightporter.app";
 
+/// How long the engine gives a container to end where nobody has said.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// Begins the network mode of a container that joins another one's network.
+const JOINS: &str = "container:";
+
 /// The engine's own interval between health checks.
 const FIRST_CHECK: Duration = Duration::from_secs(30);
 
@@ -62,8 +68,14 @@ pub struct Container {
     pub restarts: i64,
     /// Whether the engine brings it up again whenever it ends.
     pub restarts_always: bool,
+    /// Whether the engine removes it when it ends, as after `docker run --rm`.
+    pub is_removed_at_end: bool,
+    /// How long it has to end before it is killed; `None` where that is as long as it takes.
+    pub stop_grace: Option<Duration>,
     /// Where it can be reached, while it runs.
     pub addresses: Vec<IpAddr>,
+    /// The id of the container whose network it joins, and so whose addresses it has.
+    pub joins: Option<Arc<str>>,
     /// The addresses that it is to have whenever it runs, and no others.
     pub fixed_addresses: Vec<IpAddr>,
     /// Ports of the machine that lead to it, while it runs.
@@ -161,7 +173,9 @@ impl Container {
         let check = config.healthcheck.unwrap_or_default();
         let started = state.started_at.as_deref().and_then(moment);
         let checks = state.health.as_ref().and_then(|health| health.log.as_ref());
-        let policy = inspected.host_config.and_then(|host| host.restart_policy);
+        let host = inspected.host_config.unwrap_or_default();
+        let joined = host.network_mode.as_deref().and_then(|mode| mode.strip_prefix(JOINS));
+        let policy = host.restart_policy;
         let settings = inspected.network_settings.unwrap_or_default();
         let bound = settings.ports.into_iter().flat_map(HashMap::into_values).flatten().flatten();
         let ports = bound.filter_map(|port| port.host_port?.parse().ok()).collect();
@@ -200,6 +214,12 @@ impl Container {
                 policy.and_then(|policy| policy.name),
                 Some(RestartPolicyNameEnum::ALWAYS | RestartPolicyNameEnum::UNLESS_STOPPED)
             ),
+            is_removed_at_end: host.auto_remove.unwrap_or_default(),
+            // Never, as the engine counts, is -1.
+            stop_grace: config.stop_timeout.map_or(Some(STOP_GRACE), |seconds| {
+                u64::try_from(seconds).ok().map(Duration::from_secs)
+            }),
+            joins: joined.map(Arc::from),
             pid: state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0),
             state: state_of(state.status),
             addresses,
@@ -236,6 +256,9 @@ impl Container {
             out_of_memory: false,
             restarts: 0,
             restarts_always: false,
+            is_removed_at_end: false,
+            stop_grace: Some(STOP_GRACE),
+            joins: None,
             addresses: Vec::new(),
             fixed_addresses: Vec::new(),
             pid: None,

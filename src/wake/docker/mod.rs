@@ -38,8 +38,11 @@ const LOOK_LIMIT: Duration = Duration::from_secs(10);
 /// For starting, pausing and unpausing: the engine sets up networks and mounts.
 const ACT_LIMIT: Duration = Duration::from_secs(60);
 
-/// For stopping: the engine gives processes 10 s by default, and some images ask for more.
-const STOP_LIMIT: Duration = Duration::from_secs(150);
+/// For stopping, beside the time that a container has to end.
+const STOP_LIMIT: Duration = Duration::from_secs(140);
+
+/// For stopping at most: some containers have as long as they take.
+const LONGEST_STOP: Duration = Duration::from_secs(3600);
 
 /// Versions of the API that are tried where the engine, or a proxy before it, does not
 /// say which it speaks: Docker 25 and 20.10.
@@ -61,6 +64,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The container whose network a container is in: its own, or that of another.
+    #[must_use]
+    pub fn networked<'a>(&'a self, container: &'a Arc<Container>) -> &'a Arc<Container> {
+        let joined = container.joins.as_ref().and_then(|id| self.containers.get(id));
+        joined.unwrap_or(container)
+    }
+
     /// Whether a service waits for its first task.
     fn is_scaling(&self) -> bool {
         self.services.values().any(|service| service.state() == State::Created)
@@ -115,7 +125,7 @@ impl Engine {
             }
         };
         // The client's own limit is for the answer's head; ours is for all of it.
-        let client = client?.with_timeout(STOP_LIMIT);
+        let client = client?.with_timeout(LONGEST_STOP);
         let client = match within(LOOK_LIMIT, client.clone().negotiate_version()).await {
             Ok(client) => client,
             Err(away @ EngineError::Away(_)) => return Err(away),
@@ -139,7 +149,7 @@ impl Engine {
             };
             let options = ListContainersOptionsBuilder::new().limit(1).build();
             if within(LOOK_LIMIT, client.list_containers(Some(options))).await.is_ok() {
-                return Ok(client.with_timeout(STOP_LIMIT));
+                return Ok(client.with_timeout(LONGEST_STOP));
             }
         }
         Err(refused)
@@ -235,8 +245,9 @@ impl Engine {
     }
 
     /// No error where it does not run.
-    pub async fn stop(&self, id: &str) -> Result<(), EngineError> {
-        within(STOP_LIMIT, self.client()?.stop_container(id, None)).await
+    pub async fn stop(&self, container: &Container) -> Result<(), EngineError> {
+        let limit = stop_limit(container.stop_grace);
+        within(limit, self.client()?.stop_container(&container.id, None)).await
     }
 
     /// The id that an image's name leads to; `None` where there is none, or nobody says.
@@ -311,6 +322,11 @@ impl EngineError {
     }
 }
 
+/// How long the engine may take to stop a container that has so long to end.
+fn stop_limit(grace: Option<Duration>) -> Duration {
+    grace.map_or(LONGEST_STOP, |grace| grace.saturating_add(STOP_LIMIT)).min(LONGEST_STOP)
+}
+
 /// A call with its time limit.
 async fn within<T>(
     limit: Duration,
@@ -352,6 +368,20 @@ impl From<Error> for EngineError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_container_may_take_its_time_to_stop() {
+        for (grace, limit) in [
+            (Some(0), 140),
+            (Some(10), 150),
+            (Some(600), 740),
+            (Some(u64::MAX), 3600),
+            (None, 3600),
+        ] {
+            let limit = Duration::from_secs(limit);
+            assert_eq!(stop_limit(grace.map(Duration::from_secs)), limit, "{grace:?}");
+        }
+    }
 
     #[test]
     fn a_refusal_to_pause_is_of_one_container_or_of_all() {
