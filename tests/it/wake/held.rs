@@ -1,6 +1,8 @@
 //! What a thousand requests cost that are held at once.
 #![allow(clippy::print_stdout, reason = "figures are part of what a test says")]
 
+use std::time::Instant;
+
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -23,7 +25,7 @@ fn resident(porter: &Program) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_requests_are_held_in_bounded_memory() {
+async fn a_thousand_requests_are_held_in_bounded_memory_that_is_given_back() {
     let stage = Stage::new(Store::Files).await;
     let app = stage.stopped(Plan::new("held")).await;
     let config = stage.sample.folder().join("held.toml");
@@ -63,9 +65,14 @@ async fn a_thousand_requests_are_held_in_bounded_memory() {
     }
     assert_eq!(app.starts().await, 1);
     let after = resident(&porter);
-    println!(
-        "{HELD} requests held: {before} KiB before, {during} KiB meanwhile, {after} KiB just after"
-    );
     let most = before + MOST_FOR_ONE * u64::try_from(HELD).expect("64 bits");
     assert!(during <= most, "{during} KiB, of {before} KiB before");
+    let began = Instant::now();
+    poll("what they took is given back", LONG, async || resident(&porter) <= before * 3 / 2).await;
+    println!(
+        "{HELD} requests held: {before} KiB before, {during} KiB meanwhile, {after} KiB just \
+         after, {} KiB {:.1} s later",
+        resident(&porter),
+        began.elapsed().as_secs_f64(),
+    );
 }
