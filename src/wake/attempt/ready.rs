@@ -18,8 +18,8 @@ use crate::wake::docker::{Container, EndedBy, Health, Snapshot, State};
 use crate::wake::observed::{EngineState, Observed, is_entrypoint};
 use crate::wake::readiness::{Probe, answers, listens};
 
-/// How often a port that nobody listens at yet is asked.
-const PROBE_EVERY: Duration = Duration::from_millis(15);
+/// Shortest and longest time between two questions to a port that nobody listens at yet.
+const PROBE_EVERY: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(25)];
 
 /// An app that cannot be reached from here for so long is taken for ready once it runs.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(2);
@@ -92,11 +92,19 @@ impl Found {
     }
 }
 
+/// When a port that has been asked for so long is asked again: after a hundredth of that
+/// time. Who waits does not notice it, and an app that is slow is asked less often.
+fn probe_after(asked_for: Duration) -> Duration {
+    let [shortest, longest] = PROBE_EVERY;
+    (asked_for / 100).clamp(shortest, longest)
+}
+
 impl Attempt {
     pub(super) async fn until_ready(&mut self, was_paused: bool, deadline: Instant) -> Outcome {
         let mut told = None;
         let mut found = Found::default();
         let mut engine = Engine::Steady;
+        let mut asked_since = None;
         loop {
             let snapshot = self.view.snapshot();
             let stage = if snapshot.live {
@@ -119,7 +127,9 @@ impl Attempt {
                         None => Phase::AwaitingPort,
                     };
                     let is_asked = at.is_some() && found.answers_since.is_none();
-                    (Some(phase), Some(if is_asked { PROBE_EVERY } else { ANSWERING_EVERY }))
+                    let asked_for = asked_since.get_or_insert_with(Instant::now).elapsed();
+                    let pause = if is_asked { probe_after(asked_for) } else { ANSWERING_EVERY };
+                    (Some(phase), Some(pause))
                 }
             };
             if let Some(phase) = phase
@@ -346,6 +356,19 @@ fn ended(container: &Container, engine: Engine) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_is_asked_less_often_the_longer_nobody_listens() {
+        let after = |millis| probe_after(Duration::from_millis(millis)).as_millis();
+        assert_eq!([0, 100, 1000, 2000, 60_000].map(after), [5, 5, 10, 20, 25]);
+        let mut asked = 0;
+        let mut time = Duration::ZERO;
+        while time < Duration::from_secs(60) {
+            time += probe_after(time);
+            asked += 1;
+        }
+        assert!(asked < 2700, "an app of a minute is asked {asked} times");
+    }
 
     #[test]
     fn what_somebody_else_has_ended_has_not_failed_by_itself() {
