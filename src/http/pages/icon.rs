@@ -59,7 +59,7 @@ async fn data_uri(folder: &Path, path: &Path) -> Option<String> {
         Ok(path.starts_with(folder.canonicalize()?).then_some(path))
     });
     let read = async { regular::read(&CALLS, inside.await.ok()??, MAX_ICON).await.ok() };
-    let bytes = timeout(LIMIT, read).await.ok()??;
+    let bytes = timeout(LIMIT, read).await.ok()?.filter(|bytes| !bytes.is_empty())?;
     Some(format!("data:image/{kind};base64,{}", BASE64_STANDARD.encode(bytes)))
 }
 
@@ -78,7 +78,21 @@ pub(super) fn initials(name: &str) -> String {
     if letters.is_empty() {
         letters = words().filter_map(first).take(2).collect();
     }
+    if letters.is_empty() {
+        // A name of signs alone, as of one emoji.
+        letters.extend(name.chars().find(|c| is_visible(*c)));
+    }
     letters.into_iter().flat_map(char::to_uppercase).collect()
+}
+
+/// Whether anything of a character is seen: a name that is nothing but spaces, controls and
+/// marks of direction is none.
+pub(super) fn is_visible(character: char) -> bool {
+    let is_mark = matches!(
+        character,
+        '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+    );
+    !character.is_whitespace() && !character.is_control() && !is_mark
 }
 
 /// The initials as a picture, in the address itself.
@@ -109,6 +123,11 @@ mod tests {
             ("the", "T"),
             ("Of And", "OA"),
             ("  ", ""),
+            ("\u{200b}\u{202e}", ""),
+            ("🎉", "🎉"),
+            ("🎉 Party", "P"),
+            ("--", "-"),
+            ("שלום עולם", "שע"),
             ("東京 2020", "東2"),
         ] {
             assert_eq!(initials(name), letters, "{name}");

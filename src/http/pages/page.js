@@ -8,7 +8,16 @@
   const name = find("h1").textContent;
   const details = find("details"), facts = find("dl");
   const icon = find("img.icon");
-  if (icon) find("link[rel=icon]").href = icon.src;
+  icon?.decode().then(() => {
+    find("link[rel=icon]").href = icon.src;
+  }, () => {
+    // It is no picture, whatever its name says.
+    const letters = document.createElement("div");
+    letters.className = "icon";
+    letters.setAttribute("aria-hidden", "true");
+    letters.textContent = icon.dataset.initials;
+    icon.replaceWith(letters);
+  });
   const units = JSON.parse(data.units);
 
   let version = data.version;

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::Place;
 use super::clock::Clock;
-use super::icon::{favicon, initials};
+use super::icon::{favicon, initials, is_visible};
 use super::notice::{Follow, Notice, STEPS};
 use super::template::{escaped, fill};
 use super::words::Words;
@@ -93,7 +93,7 @@ impl Page<'_> {
 
     fn name(&self) -> &str {
         let PageApp { name, pretty_name, .. } = self.app;
-        if pretty_name.trim().is_empty() { name } else { pretty_name }
+        if pretty_name.chars().any(is_visible) { pretty_name } else { name }
     }
 
     /// How the browser itself loads the page again.
@@ -119,12 +119,13 @@ impl Page<'_> {
     }
 
     fn picture(&self) -> String {
+        let initials = escaped(&initials(self.name()));
         match self.icon {
-            Some(uri) => format!(r#"<img class="icon" src="{}" alt="">"#, escaped(uri)),
-            None => format!(
-                r#"<div class="icon" aria-hidden="true">{}</div>"#,
-                escaped(&initials(self.name()))
+            Some(uri) => format!(
+                r#"<img class="icon" src="{}" alt="" data-initials="{initials}">"#,
+                escaped(uri)
             ),
+            None => format!(r#"<div class="icon" aria-hidden="true">{initials}</div>"#),
         }
     }
 

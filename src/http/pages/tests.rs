@@ -510,7 +510,17 @@ async fn a_name_that_looks_like_a_hole_stays_text() {
     let mut odd = app("stopped");
     odd.pretty_name = "{{code}}".into();
     let (_, html) = page(&no_icons(), 502, odd).await;
-    assert!(html.contains("<h1>{{code}}</h1>"), "{html}");
+    assert!(html.contains("<h1 dir=\"auto\">{{code}}</h1>"), "{html}");
+}
+
+#[tokio::test]
+async fn a_name_of_which_nothing_is_seen_gives_way_to_the_apps_own() {
+    for name in ["", "  ", "\u{200b}\u{202e}\u{feff}", "\n\u{7}"] {
+        let mut odd = app("stopped");
+        odd.pretty_name = name.into();
+        let (_, html) = page(&no_icons(), 502, odd).await;
+        assert!(html.contains("<h1 dir=\"auto\">notes</h1>"), "{name:?}: {html}");
+    }
 }
 
 #[tokio::test]
@@ -520,6 +530,7 @@ async fn an_icon_is_embedded_and_never_read_from_elsewhere() {
     std::fs::create_dir(&folder).expect("a folder");
     std::fs::write(folder.join("icon.svg"), "<svg/>").expect("an icon");
     std::fs::write(directory.path().join("secret.png"), "secret").expect("a file");
+    std::fs::write(folder.join("empty.png"), "").expect("a file");
     let pages = Pages::new(directory.path().into());
 
     let (_, html) = page(&pages, 502, app("stopped")).await;
@@ -527,9 +538,15 @@ async fn an_icon_is_embedded_and_never_read_from_elsewhere() {
 
     let link = folder.join("link.png");
     std::os::unix::fs::symlink("../secret.png", link).expect("a link");
-    for elsewhere in
-        ["link.png", "../secret.png", "/etc/hostname.png", "icon.txt", "", "missing.png"]
-    {
+    for elsewhere in [
+        "link.png",
+        "../secret.png",
+        "/etc/hostname.png",
+        "icon.txt",
+        "",
+        "missing.png",
+        "empty.png",
+    ] {
         let mut app = app("stopped");
         app.icon = elsewhere.into();
         let (_, html) = page(&pages, 502, app).await;

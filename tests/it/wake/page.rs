@@ -52,7 +52,9 @@ async fn a_download_says_that_it_was_delivered_and_leads_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_app_opens_although_no_question_of_its_page_comes_through() {
     let stage = Stage::new(Store::Files).await;
-    let app = stage.stopped(Plan::new("blocked")).await;
+    let app = stage.stopped(Plan::new("blocked").meta("icon", "icon.svg")).await;
+    let icon = stage.sample.folder().join("installed_apps").join(&app.name).join("icon.svg");
+    std::fs::write(icon, "<svg xmlns=").expect("writable");
     let porter = stage.porter(QUICKLY, NO_SLEEP).await;
     let front = Front::before(&stage.sample, &porter, &[&app], Errors::Replaced).await;
     until_state(&porter, &app, "stopped", LONG).await;
@@ -60,6 +62,8 @@ async fn an_app_opens_although_no_question_of_its_page_comes_through() {
     let steps = [
         ("block", "x-nightporter-poll"),
         ("goto", &*url),
+        // Initials in place of a picture that is none.
+        ("see", "div.icon"),
         ("read", "This page is loaded again in"),
         ("see", "#app"),
     ];
