@@ -206,6 +206,7 @@ impl Attempt {
             // since whatever is waited for afterwards may be overtaken by that.
             self.consult().await?;
             let observed = self.observe();
+            self.note_files(&observed);
             let was_paused = observed.state == EngineState::Paused;
             match self.bring_up(&observed).await {
                 Ok(()) => return Ok(was_paused),
@@ -247,6 +248,16 @@ impl Attempt {
         match source.box_size().await.map_err(failed)? {
             Some(size) if size < minimum => Err(Outcome::Declined(Phase::TooSmall { minimum })),
             _ => Ok(()),
+        }
+    }
+
+    /// Remembers from which files Compose has made what there is, while it is there.
+    fn note_files(&self, observed: &Observed) {
+        let project = self.selector.project();
+        let made = observed.own().find(|c| c.belongs.project.as_deref() == project);
+        if let Some(container) = made {
+            let files = self.means.compose.files();
+            files.note_made_from(&self.app.name, &container.belongs.config_files);
         }
     }
 
@@ -379,7 +390,8 @@ impl Attempt {
         container: &Container,
         observed: &Observed,
     ) -> Result<(), Trouble> {
-        let deadline = Instant::now() + self.means.config.start_timeout;
+        let began = Instant::now();
+        let deadline = began + self.means.config.start_timeout;
         let app = Arc::clone(&self.app);
         let mut engine = ready::Engine::Steady;
         for dependency in &container.belongs.depends_on {
@@ -405,10 +417,14 @@ impl Attempt {
                 }
                 if !snapshot.live {
                     engine = ready::Engine::Restarted;
-                } else if let Some(failure) = ready::failure_of(part, engine) {
+                } else if let Some(failure) = ready::failure_of(part, engine, began.elapsed()) {
                     return Err(failure.into());
                 }
-                if timeout_at(deadline, self.view.changed()).await.is_err() {
+                let late = Some(began + ready::CRASHING_FOR).filter(|at| *at > Instant::now());
+                let until = late.map_or(deadline, |late| late.min(deadline));
+                if timeout_at(until, self.view.changed()).await.is_err()
+                    && Instant::now() >= deadline
+                {
                     return Err(Failure::Unhealthy { container: part.name.clone() }.into());
                 }
             }

@@ -7,7 +7,7 @@ mod changes;
 mod files;
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -127,10 +127,12 @@ impl Compose {
         self.files.get(app)
     }
 
-    /// The same as it is now.
-    async fn file_now(&self, app: &str) -> Result<PathBuf, Failure> {
+    /// The same as it is now, with the others that the app's containers were made from.
+    async fn files_now(&self, app: &str) -> Result<Vec<PathBuf>, Failure> {
         self.files.look(&[app]).await;
-        self.file(app).ok_or(Failure::NoComposeFile)
+        let own = self.file(app).ok_or(Failure::NoComposeFile)?;
+        // Where those are not all there, its own is what there is.
+        Ok(self.files.all(app, &own).await.unwrap_or_else(|| vec![own]))
     }
 
     /// Whether an app's containers could be made.
@@ -163,34 +165,34 @@ impl Compose {
         project: &str,
         services: &[String],
     ) -> Result<(), Failure> {
-        let file = self.file_now(app).await?;
+        let files = self.files_now(app).await?;
         let order = ["up", "-d", "--force-recreate", "--no-deps"];
         let services = services.iter().map(String::as_str);
         let order: Vec<_> = order.into_iter().chain(services).collect();
-        self.run(&file, project, &order).await.map_err(Failure::from)
+        self.run(&files, project, &order).await.map_err(Failure::from)
     }
 
     async fn up_or_anew(&self, app: &str, project: &str, order: &[&str]) -> Result<(), Failure> {
-        let file = self.file_now(app).await?;
-        match self.run(&file, project, order).await {
+        let files = self.files_now(app).await?;
+        match self.run(&files, project, order).await {
             Ok(()) => Ok(()),
             Err(Trouble::Failed(failure)) => Err(failure),
             Err(Trouble::Stale(reason)) => {
                 tracing::info!(app, reason, "compose is in its own way; taking the app down first");
                 self.down(app, project).await?;
-                self.run(&file, project, &["up", "-d"]).await.map_err(Failure::from)
+                self.run(&files, project, &["up", "-d"]).await.map_err(Failure::from)
             }
         }
     }
 
     /// Removes an app's containers and networks; its volumes stay.
     async fn down(&self, app: &str, project: &str) -> Result<(), Failure> {
-        let file = self.file_now(app).await?;
-        self.run(&file, project, &["down"]).await.map_err(Failure::from)
+        let files = self.files_now(app).await?;
+        self.run(&files, project, &["down"]).await.map_err(Failure::from)
     }
 
-    /// Compose with an order about an app's own file and project, where there is one.
-    async fn command(&self, file: &Path, project: &str, order: &[&str]) -> Option<Command> {
+    /// Compose with an order about an app's own files and project, where there is one.
+    async fn command(&self, files: &[PathBuf], project: &str, order: &[&str]) -> Option<Command> {
         // Where there is none now, one may be installed later.
         let find = async || self.find().await.ok_or(());
         let found = self.found.get_or_try_init(find).await.ok()?;
@@ -198,11 +200,11 @@ impl Compose {
         let mut command = Command::new(program);
         command
             .args(first)
-            .args(["-p", project, "-f"])
-            .arg(file)
+            .args(["-p", project])
+            .args(files.iter().flat_map(|file| [OsStr::new("-f"), file.as_os_str()]))
             .args(order)
             .envs(self.environment.iter().cloned())
-            .current_dir(file.parent().unwrap_or(Path::new("/")))
+            .current_dir(files.first().and_then(|file| file.parent()).unwrap_or(Path::new("/")))
             .stdin(Stdio::null())
             .kill_on_drop(true);
         // A compose file may name any variable, and comes with the app.
@@ -217,8 +219,8 @@ impl Compose {
         Some(command)
     }
 
-    async fn run(&self, file: &Path, project: &str, order: &[&str]) -> Result<(), Trouble> {
-        let Some(mut command) = self.command(file, project, order).await else {
+    async fn run(&self, files: &[PathBuf], project: &str, order: &[&str]) -> Result<(), Trouble> {
+        let Some(mut command) = self.command(files, project, order).await else {
             let reason =
                 "neither `docker compose` nor `docker-compose` is here; see `wake.compose_command`";
             return Err(Trouble::Failed(Failure::Compose(reason.into())));
@@ -237,7 +239,7 @@ impl Compose {
                 if let Trouble::Failed(Failure::ImageNotFetched { image, .. }) = &mut trouble
                     && image.is_empty()
                 {
-                    *image = self.image_wanted(file, project, &said).await.unwrap_or_default();
+                    *image = self.image_wanted(files, project, &said).await.unwrap_or_default();
                 }
                 Err(trouble)
             }
@@ -251,8 +253,8 @@ impl Compose {
     }
 
     /// Which of the file's images could not be fetched, where Compose has not named it.
-    async fn image_wanted(&self, file: &Path, project: &str, said: &str) -> Option<String> {
-        let mut command = self.command(file, project, &["config"]).await?;
+    async fn image_wanted(&self, files: &[PathBuf], project: &str, said: &str) -> Option<String> {
+        let mut command = self.command(files, project, &["config"]).await?;
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         let output = async { self.start(command).await?.wait_with_output().await };
         let output = timeout(CONFIG_LIMIT, output).await.ok()?.ok()?;

@@ -200,10 +200,12 @@ impl Observed {
         partners
     }
 
-    /// The containers that requests are sent to; all, where none can be told.
+    /// The containers that requests are sent to, without replicas that the app does
+    /// without; all, where none can be told.
     pub fn entrypoints<'a>(&'a self, facts: &'a Facts) -> Vec<&'a Arc<Container>> {
-        let named: Vec<_> = self.containers.iter().filter(|c| is_entrypoint(c, facts)).collect();
-        if named.is_empty() { self.containers.iter().collect() } else { named }
+        let needed = self.needed().filter(|c| is_entrypoint(c, facts));
+        let needed: Vec<_> = needed.collect();
+        if needed.is_empty() { self.containers.iter().collect() } else { needed }
     }
 
     /// What the app is not awake without.

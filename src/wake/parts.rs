@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | runs or is paused | | needed |
 //! | is one that requests go to | any | needed |
+//! | is one of several such of one service, where another is needed | any | as another part |
 //! | was waited for to complete | with code 0 | finished |
 //! | has ended by itself with code 0 before | with code 0 | finished |
 //! | any | with the app | needed |
@@ -28,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::app::Facts;
-use super::docker::{Condition, Container, EndedBy, State};
+use super::docker::{Belongs, Condition, Container, EndedBy, State};
 use super::observed::is_entrypoint;
 
 /// Two containers that end no further apart were ended by the same stop: an engine that
@@ -104,17 +105,28 @@ pub(super) fn judge(containers: &[Arc<Container>], facts: &Facts) -> Vec<Part> {
         .filter(|(_, role)| **role == Role::Entrypoint)
         .map(|(container, _)| &**container)
         .collect();
-    let is_up = |container: &&Container| matches!(container.state, State::Running | State::Paused);
     let serves = if reached.is_empty() {
-        containers.iter().any(|container| is_up(&&**container))
+        containers.iter().any(|container| is_up(container))
     } else {
-        reached.iter().all(is_up)
+        reached.iter().all(|one| is_up(one) || replicas(one, &reached).any(is_up))
     };
     let mut ends: Vec<_> = containers.iter().filter_map(|container| container.finished).collect();
     ends.sort_unstable();
+    let need_of = |container: &Container, role: Role| {
+        // A replica is one of several that do the same.
+        let is_replica = role == Role::Entrypoint && replicas(container, &reached).count() > 0;
+        let role = if is_replica { Role::Other } else { role };
+        let others: Vec<_> = reached.iter().copied().filter(|c| c.id != container.id).collect();
+        let reached = if is_replica { &others } else { &reached };
+        need(role, end(container, reached, &ends), container.has_finished, serves)
+    };
     let part = |(container, role): (&Arc<Container>, Role)| {
-        let end = end(container, &reached, &ends);
-        let need = need(role, end, container.has_finished, serves);
+        let mut need = need_of(container, role);
+        let is_required = |replica| need_of(replica, Role::Entrypoint) == Need::Required;
+        if role == Role::Entrypoint && !replicas(container, &reached).any(is_required) {
+            // One at least there has to be.
+            need = Need::Required;
+        }
         let is_started = match need {
             Need::Required => true,
             Need::Optional => !serves,
@@ -124,6 +136,24 @@ pub(super) fn judge(containers: &[Arc<Container>], facts: &Facts) -> Vec<Part> {
         Part { role, need, is_started }
     };
     containers.iter().zip(roles).map(part).collect()
+}
+
+fn is_up(container: &Container) -> bool {
+    matches!(container.state, State::Running | State::Paused)
+}
+
+/// The others of a service that is scaled.
+fn replicas<'a>(
+    container: &'a Container,
+    all: &'a [&'a Container],
+) -> impl Iterator<Item = &'a Container> {
+    let Belongs { project, service, .. } = &container.belongs;
+    all.iter().copied().filter(move |other| {
+        let theirs = &other.belongs;
+        other.id != container.id
+            && service.is_some()
+            && (&theirs.project, &theirs.service) == (project, service)
+    })
 }
 
 /// The table.

@@ -227,3 +227,42 @@ fn roles_follow_from_labels_and_from_what_requests_go_to() {
         [Role::Dependency, Role::Dependency, Role::Dependency, Role::Dependency, Role::OneShot]
     );
 }
+
+#[test]
+fn of_a_scaled_service_one_runs_at_least_and_the_others_are_judged_as_any_part() {
+    use EndedBy::{Itself, Somebody, Unknown, Us};
+    use Need::{Left, Optional, Required};
+    let replica = |n: usize, mut container: Container| {
+        container.id = format!("web{n}").into();
+        container
+    };
+    let up = || web(None, 10);
+    let by = |ended_by, code| ended("web", 10, 100, code, ended_by);
+    let restarting = || Container { state: State::Restarting, restarts: 9, ..up() };
+    for (n, (containers, expected)) in [
+        (vec![up(), up()], vec![(Required, true); 2]),
+        // Somebody has stopped one, or it crashes, and the others serve.
+        (
+            vec![up(), by(Somebody, 137), up()],
+            vec![(Required, true), (Left, false), (Required, true)],
+        ),
+        (vec![up(), by(Unknown, 137)], vec![(Required, true), (Left, false)]),
+        (vec![up(), by(Itself, 1)], vec![(Required, true), (Optional, false)]),
+        (vec![restarting(), up()], vec![(Optional, false), (Required, true)]),
+        // Asleep; the one that was stopped before stays so.
+        (vec![by(Us, 143), by(Us, 143)], vec![(Required, true); 2]),
+        (vec![by(Us, 143), by(Somebody, 137)], vec![(Required, true), (Left, false)]),
+        // All of them are gone, one way or another.
+        (vec![by(Itself, 1), by(Itself, 1)], vec![(Required, true); 2]),
+        (vec![by(Somebody, 137), by(Somebody, 137)], vec![(Required, true); 2]),
+        (vec![restarting(), restarting()], vec![(Required, true); 2]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let containers = containers.into_iter().enumerate();
+        let containers: Vec<_> = containers.map(|(n, c)| replica(n, c)).collect();
+        let parts = judged(&containers).into_iter().map(|part| (part.need, part.is_started));
+        assert_eq!(parts.collect::<Vec<_>>(), expected, "line {n}");
+    }
+}

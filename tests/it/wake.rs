@@ -12,6 +12,7 @@ mod ended;
 mod faults;
 mod firefox;
 mod gone;
+mod habits;
 mod health;
 mod held;
 mod hung_mount;

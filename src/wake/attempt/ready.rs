@@ -27,6 +27,10 @@ const UNREACHABLE_FOR: Duration = Duration::from_secs(2);
 /// Restarts by the engine itself after which an app counts as failing.
 const CRASHES: i64 = 3;
 
+/// The same as time: an app that waits for its database by crashing comes up within it. The
+/// engine restarts it after 0.1 s, 0.2 s, and so on; a held request waits for longer.
+pub(super) const CRASHING_FOR: Duration = Duration::from_secs(20);
+
 /// How long a port has to answer while the health check says nothing yet: its first word
 /// may come minutes later.
 const STARTING_GRACE: Duration = Duration::from_secs(3);
@@ -67,6 +71,15 @@ pub(super) enum Engine {
     Restarted,
 }
 
+/// What counts beside what the engine shows now.
+#[derive(Clone, Copy)]
+struct Seen {
+    was_paused: bool,
+    engine: Engine,
+    /// For how long it was waited.
+    waited: Duration,
+}
+
 impl Found {
     fn note(&mut self, probe: Probe) {
         let now = Instant::now();
@@ -105,11 +118,13 @@ impl Attempt {
         let mut found = Found::default();
         let mut engine = Engine::Steady;
         let mut asked_since = None;
+        let began = Instant::now();
         loop {
             let snapshot = self.view.snapshot();
             let stage = if snapshot.live {
                 let observed = self.selector.observe(&self.facts(), &snapshot);
-                stage(&observed, &snapshot, &self.facts(), (was_paused, engine))
+                let seen = Seen { was_paused, engine, waited: began.elapsed() };
+                stage(&observed, &snapshot, &self.facts(), seen)
             } else {
                 engine = Engine::Restarted;
                 Stage::Wait(None)
@@ -138,7 +153,11 @@ impl Attempt {
                 self.tell(phase.clone());
                 told = Some(phase);
             }
-            let wait = pause.unwrap_or(Duration::MAX).min(deadline.duration_since(Instant::now()));
+            let mut wait =
+                pause.unwrap_or(Duration::MAX).min(deadline.duration_since(Instant::now()));
+            if let Some(left) = CRASHING_FOR.checked_sub(began.elapsed()) {
+                wait = wait.min(left);
+            }
             tokio::select! {
                 () = self.view.changed() => {}
                 () = sleep(wait) => {}
@@ -255,7 +274,7 @@ fn stage(
     observed: &Observed,
     snapshot: &Snapshot,
     facts: &Facts,
-    (was_paused, engine): (bool, Engine),
+    Seen { was_paused, engine, waited }: Seen,
 ) -> Stage {
     match observed.state {
         EngineState::Missing => {
@@ -267,7 +286,8 @@ fn stage(
         EngineState::Paused => return Stage::Ended(Outcome::Declined(Phase::Paused)),
         EngineState::Exited => {
             let why = |container: &Arc<Container>| {
-                failure_of(container, engine).or_else(|| will_not_run(container, facts, engine))
+                failure_of(container, engine, waited)
+                    .or_else(|| will_not_run(container, facts, engine))
             };
             let failure = observed.needed().find_map(why);
             return match failure {
@@ -305,13 +325,20 @@ fn stage(
     }
 }
 
-/// Why a container that was started does not run, where it has ended.
-pub(super) fn failure_of(container: &Container, engine: Engine) -> Option<Failure> {
+/// Why a container that was started, and waited for so long, does not run, where it has
+/// ended.
+pub(super) fn failure_of(
+    container: &Container,
+    engine: Engine,
+    waited: Duration,
+) -> Option<Failure> {
     match container.state {
         State::Exited if container.exit_code != 0 || container.out_of_memory => {
             Some(ended(container, engine))
         }
-        State::Restarting if container.restarts >= CRASHES => Some(ended(container, engine)),
+        State::Restarting if container.restarts >= CRASHES && waited >= CRASHING_FOR => {
+            Some(ended(container, engine))
+        }
         _ => None,
     }
 }
@@ -368,6 +395,22 @@ mod tests {
             asked += 1;
         }
         assert!(asked < 2700, "an app of a minute is asked {asked} times");
+    }
+
+    #[test]
+    fn an_app_that_crashes_until_its_database_is_there_is_given_time() {
+        let crashing = |restarts| Container {
+            restarts,
+            exit_code: 1,
+            ..Container::sample("wiki", "web", State::Restarting)
+        };
+        let fails = |restarts, waited| {
+            failure_of(&crashing(restarts), Engine::Steady, Duration::from_secs(waited)).is_some()
+        };
+        assert!(!fails(2, 60) && !fails(7, 19));
+        assert!(fails(3, 20));
+        let ended = Container { exit_code: 1, ..Container::sample("wiki", "web", State::Exited) };
+        assert!(failure_of(&ended, Engine::Steady, Duration::ZERO).is_some(), "nobody restarts it");
     }
 
     #[test]

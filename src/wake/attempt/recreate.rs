@@ -230,6 +230,12 @@ impl Attempt {
                 let observed = self.observe();
                 self.start(&observed).await
             }
+            Ok(()) => {
+                let observed = self.observe();
+                let made = observed.containers.iter().filter(|c| c.belongs.config_hash.is_some());
+                self.means.compose.note_applied(&self.app.name, made.map(|c| &**c));
+                Ok(())
+            }
             done => done,
         }
     }

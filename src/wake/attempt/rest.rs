@@ -82,6 +82,7 @@ impl Attempt {
             Standing::Gone => return Err(Trouble::Stale("not installed".into())),
         }
         let observed = self.observe();
+        self.note_files(&observed);
         if rest == Rest::Stopped
             && self.means.is_lost_when_stopped(&self.app.name, &self.selector, &observed)
         {

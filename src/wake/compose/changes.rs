@@ -59,7 +59,9 @@ impl Compose {
         if self.checked().get(app) == Some(&checked) {
             return false;
         }
-        let Some(hashes) = self.hashes(&file, project).await else { return false };
+        // What was made from others than there are is left as it is.
+        let Some(all) = self.files.all(app, &file).await else { return false };
+        let Some(hashes) = self.hashes(&all, project).await else { return false };
         let is_same = |container: &&Container| {
             let belongs = &container.belongs;
             let service = belongs.service.as_deref().unwrap_or_default();
@@ -70,15 +72,30 @@ impl Compose {
             made.iter().any(|container| container.belongs.service.as_ref() == Some(service))
         };
         let is_changed = !made.iter().all(is_same) || !hashes.keys().all(is_there);
-        if !is_changed {
-            self.checked().insert(app.to_owned(), checked);
-        }
+        // What has changed is noted by whoever applies it.
+        let containers = if is_changed { Vec::new() } else { checked.containers };
+        self.checked().insert(app.to_owned(), Checked { containers, ..checked });
         is_changed
     }
 
+    /// Notes that these containers are what Compose made of the files as they were when
+    /// they were found to be changed: a service that is scaled to none has no container.
+    pub(in crate::wake) fn note_applied<'a>(
+        &self,
+        app: &str,
+        made: impl Iterator<Item = &'a Container>,
+    ) {
+        if let Some(checked) = self.checked().get_mut(app)
+            && checked.containers.is_empty()
+        {
+            checked.containers = made.map(|container| container.id.to_string()).collect();
+            checked.containers.sort_unstable();
+        }
+    }
+
     /// The hash of each service's configuration, as Compose labels its containers.
-    async fn hashes(&self, file: &Path, project: &str) -> Option<HashMap<String, String>> {
-        let mut command = self.command(file, project, &["config", "--hash", "*"]).await?;
+    async fn hashes(&self, files: &[PathBuf], project: &str) -> Option<HashMap<String, String>> {
+        let mut command = self.command(files, project, &["config", "--hash", "*"]).await?;
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = async { self.start(command).await?.wait_with_output().await };
         match tokio::time::timeout(Duration::from_secs(30), output).await {
@@ -90,7 +107,7 @@ impl Compose {
             }
             Ok(Ok(output)) => {
                 let said = String::from_utf8_lossy(&output.stderr);
-                debug!(file = %file.display(), %said, "compose cannot read the file");
+                debug!(?files, %said, "compose cannot read the files");
                 None
             }
             _ => None,

@@ -1,7 +1,7 @@
 //! Which apps have a compose file of their own, known without a look at the disk.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::store::file_calls::FileCalls;
@@ -16,11 +16,19 @@ pub(in crate::wake) struct ComposeFiles {
     installed_apps_dir: PathBuf,
     calls: FileCalls,
     known: Mutex<HashMap<Box<str>, Option<PathBuf>>>,
+    /// What the containers of an app were last seen to be made from, where that is more
+    /// than its compose file.
+    made_from: Mutex<HashMap<Box<str>, Vec<PathBuf>>>,
 }
 
 impl ComposeFiles {
     pub(in crate::wake) fn new(installed_apps_dir: PathBuf) -> Self {
-        Self { installed_apps_dir, calls: FileCalls::new(), known: Mutex::default() }
+        Self {
+            installed_apps_dir,
+            calls: FileCalls::new(),
+            known: Mutex::default(),
+            made_from: Mutex::default(),
+        }
     }
 
     /// The compose file in an app's own folder, where one was seen when it was last
@@ -50,14 +58,50 @@ impl ComposeFiles {
         changed.collect()
     }
 
+    /// Notes from which files an app's containers were made, as their labels say: one that
+    /// was made with an override is made with it again.
+    pub(in crate::wake) fn note_made_from(&self, app: &str, files: &[PathBuf]) {
+        if files.len() > 1 {
+            self.made_from().insert(app.into(), files.to_vec());
+        } else if !files.is_empty() {
+            self.made_from().remove(app);
+        }
+    }
+
+    /// All compose files of an app: its own, and those besides that its containers were
+    /// made from. `None` where these are not all in its folder, or begin with another.
+    pub(super) async fn all(&self, app: &str, own: &Path) -> Option<Vec<PathBuf>> {
+        let own = own.to_owned();
+        let files = self.made_from().get(app).cloned();
+        let Some(files) = files else { return Some(vec![own]) };
+        let look = move || Ok(all_of(&own, &files));
+        self.calls.run(look).await.ok().flatten()
+    }
+
     /// Forgets an app that is not installed any more.
     pub(in crate::wake) fn forget(&self, app: &str) {
         self.lock().remove(app);
+        self.made_from().remove(app);
+    }
+
+    fn made_from(&self) -> MutexGuard<'_, HashMap<Box<str>, Vec<PathBuf>>> {
+        self.made_from.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Option<PathBuf>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Files of a label, found in the folder of an app's own file, which is the first of them.
+fn all_of(own: &Path, files: &[PathBuf]) -> Option<Vec<PathBuf>> {
+    let folder = own.parent()?;
+    let is_inside = |file: &PathBuf| {
+        file.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    };
+    let found: Vec<_> = files.iter().filter(|f| is_inside(f)).map(|f| folder.join(f)).collect();
+    let are_there = found.len() == files.len() && found.iter().all(|file| file.is_file());
+    (are_there && found.first().is_some_and(|first| first == own)).then_some(found)
 }
 
 /// The compose file of an app in the folder of all apps, on a thread that may wait.
@@ -84,8 +128,37 @@ mod tests {
         assert_eq!(files.get("shop"), Some(file.clone()));
         assert_eq!((files.get("other"), files.get("../shop")), (None, None));
         assert!(files.look(&["shop", "other"]).await.is_empty(), "as before");
-        std::fs::remove_file(file).expect("removed");
+        std::fs::remove_file(&file).expect("removed");
         assert_eq!(files.look(&["shop"]).await, ["shop"]);
         assert_eq!(files.get("shop"), None);
+    }
+
+    #[tokio::test]
+    async fn what_was_made_with_an_override_has_it_among_its_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let app = folder.path().join("shop");
+        let (own, more) = (app.join("compose.yaml"), app.join("compose.override.yaml"));
+        std::fs::create_dir(&app).expect("made");
+        for file in [&own, &more] {
+            std::fs::write(file, "services: {}").expect("written");
+        }
+        let files = ComposeFiles::new(folder.path().into());
+        let of = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let both = Some(vec![own.clone(), more.clone()]);
+        for (label, expected) in [
+            (&[][..], Some(vec![own.clone()])),
+            (&["compose.yaml", "compose.override.yaml"], both.clone()),
+            (&["./compose.yaml", "compose.override.yaml"], both.clone()),
+            // Nothing is said where there is no container.
+            (&[], both),
+            (&["compose.yaml", "gone.yaml"], None),
+            (&["other.yaml", "compose.yaml"], None),
+            (&["compose.yaml", "/etc/passwd"], None),
+            (&["compose.yaml", "../shop/compose.override.yaml"], None),
+            (&["compose.yaml"], Some(vec![own.clone()])),
+        ] {
+            files.note_made_from("shop", &of(label));
+            assert_eq!(files.all("shop", &own).await, expected, "{label:?}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub(super) const PROJECT: &str = "com.docker.compose.project";
 const SERVICE: &str = "com.docker.compose.service";
 const ONE_OFF: &str = "com.docker.compose.oneoff";
 const CONFIG_HASH: &str = "com.docker.compose.config-hash";
+const CONFIG_FILES: &str = "com.docker.compose.project.config_files";
+const WORKING_DIR: &str = "com.docker.compose.project.working_dir";
 const DEPENDS_ON: &str = "com.docker.compose.depends_on";
 pub(super) const SWARM_SERVICE: &str = "com.docker.swarm.service.id";
 
@@ -94,6 +97,9 @@ pub struct Belongs {
     pub depends_on: Vec<Dependency>,
     /// Of the configuration that Compose made it from.
     pub config_hash: Option<String>,
+    /// The compose files that it was made from, relative to the first one's folder where
+    /// they are in it.
+    pub config_files: Vec<PathBuf>,
     /// Of `compose run`: not part of what is up.
     pub one_off: bool,
     /// The swarm service it is a task of; the swarm alone starts and stops it.
@@ -281,6 +287,10 @@ impl Belongs {
             service: label(SERVICE),
             depends_on: dependencies(labels.get(DEPENDS_ON).map_or("", String::as_str)),
             config_hash: label(CONFIG_HASH),
+            config_files: config_files(
+                labels.get(CONFIG_FILES).map_or("", String::as_str),
+                labels.get(WORKING_DIR).map_or("", String::as_str),
+            ),
             one_off: label(ONE_OFF).is_some_and(|text| text.eq_ignore_ascii_case("true")),
             swarm_service: label(SWARM_SERVICE),
         }
@@ -291,6 +301,12 @@ fn sorted<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> Vec<IpAddr> {
     let mut addresses: Vec<_> = texts.flatten().filter_map(|text| text.parse().ok()).collect();
     addresses.sort_unstable();
     addresses
+}
+
+/// `compose.yaml,compose.override.yaml`; newer Compose writes whole paths.
+fn config_files(text: &str, folder: &str) -> Vec<PathBuf> {
+    let files = text.split(',').filter(|file| !file.is_empty()).map(Path::new);
+    files.map(|file| file.strip_prefix(folder).unwrap_or(file).to_owned()).collect()
 }
 
 /// `notes, wiki`.
