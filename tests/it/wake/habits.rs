@@ -37,7 +37,9 @@ async fn a_part_in_another_ones_network_is_waited_for_there() {
         web.remove("networks");
         web.insert("network_mode".into(), json!("service:vpn"));
     });
-    app.create().await;
+    // What is made while the other does not run is given a network of its own by Compose.
+    app.up().await;
+    app.all("kill").await;
     let porter = stage.porter(QUICKLY, NO_SLEEP).await;
     until_state(&porter, &app, "stopped", LONG).await;
     until_granted(&porter, &program(&app)).await;

@@ -27,9 +27,15 @@ async fn a_hundred_thousand_requests_for_a_running_app_ask_the_engine_nothing() 
         });
         calls.len()
     };
+    // Every five minutes the engine is listed anew, and each container looked at.
+    let listings = || stage.proxy.calls("GET", "/containers/json").len();
     let requests = u64::from(soak::QUIET_REQUESTS.count());
+    let listed = listings();
     let before = of_ours().await;
     assert!(before > 0, "it was looked at once");
     drive(porter.gate, &shots, 16, requests).await.is_as_expected(requests);
-    assert_eq!(of_ours().await, before, "{:#?}", stage.proxy.all_calls());
+    let after = of_ours().await;
+    let listed = listings() - listed;
+    let calls = stage.proxy.all_calls();
+    assert!(after - before <= listed, "{before}, {after}, {listed} listings: {calls:#?}");
 }
