@@ -115,7 +115,7 @@ fn what_was_ended_by_one_stop_is_told_by_the_engines_times() {
     use Need::{Finished, Left, Optional, Required};
     const DAY: i64 = 86_400;
     let again = || web(Some(DAY), DAY + 5);
-    for (n, (web, part, expected)) in [
+    for (n, (web, part, expected)) in vec![
         // The engine was restarted: web has come back by itself, db has not.
         (again(), ended("db", 10, DAY, 0, Unknown), Required),
         (again(), ended("db", 10, DAY + 2, 137, Unknown), Required),
