@@ -142,6 +142,8 @@ struct Composition {
     folder: TempDir,
     public: SocketAddr,
     gate: Subnet,
+    /// In `deploy/`.
+    files: Vec<&'static str>,
 }
 
 impl Composition {
@@ -155,23 +157,39 @@ impl Composition {
         let url = format!("postgres://nightporter:{password}@postgres/box\n");
         fs::write(secrets.join("database_url"), url).expect("writable");
         fs::write(secrets.join("database_password"), password).expect("writable");
-        let composition = Self { folder, public: free_address(), gate: Subnet::take() };
+        let (public, gate) = (free_address(), Subnet::take());
+        let composition = Self { folder, public, gate, files: vec!["compose.yml"] };
         run(composition.compose().args(["up", "--detach", "--no-build"]));
         composition
     }
 
-    /// `docker compose` or the older `docker-compose`, on the shipped file.
+    /// The same, and from now on what stands for nightporter while it is away.
+    fn add_standby(&mut self) {
+        for file in ["standby.yml", "traefik/hosts"] {
+            let path = self.folder.path().join("deploy").join(file);
+            let shipped = fs::read_to_string(&path).expect("shipped");
+            let moved = [10, 11].iter().fold(shipped, |text, n| {
+                let address = format!("172.31.84.{n}");
+                assert!(text.contains(&address), "{file}: {text}");
+                text.replace(&address, &self.gate.address(*n).to_string())
+            });
+            fs::write(&path, moved).expect("writable");
+        }
+        self.files.push("standby.yml");
+        run(self.compose().args(["up", "--detach", "--no-build"]));
+    }
+
+    /// `docker compose` or the older `docker-compose`, on the shipped files.
     fn compose(&self) -> Command {
         let plugin = output(docker().args(["compose", "version"])).status.success();
         let mut command = if plugin { docker() } else { Command::new("docker-compose") };
         if plugin {
             command.arg("compose");
         }
-        let file = self.folder.path().join("deploy/compose.yml");
+        let deploy = self.folder.path().join("deploy");
         command
             .args(["--project-name", &project()])
-            .arg("--file")
-            .arg(file)
+            .args(self.files.iter().flat_map(|file| ["--file".into(), deploy.join(file)]))
             .env("LISTEN", self.public.to_string())
             .env("GATE_SUBNET", self.gate.cidr())
             .env("DOCKER_SOCKET", images::socket())
@@ -196,10 +214,14 @@ impl Composition {
     }
 
     async fn ask(&self, host: &str, cookie: Option<&str>) -> Option<Response> {
-        let request = Request::new("GET", "/debian_version").without("Host").header("Host", host);
+        let request = request(host);
         let request = cookie.iter().fold(request, |request, value| request.header("Cookie", value));
         ask(self.public, &request).await
     }
+}
+
+fn request(host: &str) -> Request {
+    Request::new("GET", "/debian_version").without("Host").header("Host", host)
 }
 
 impl Drop for Composition {
@@ -213,10 +235,10 @@ impl Drop for Composition {
 }
 
 #[tokio::test]
-async fn the_composition_guards_its_apps_over_http2() {
+async fn the_composition_guards_its_apps_over_http2_and_has_a_standby() {
     LazyLock::force(&BUILT);
     images::build_neighbours();
-    let composition = Composition::up();
+    let mut composition = Composition::up();
 
     poll("a public app is open to all", STARTING, async || {
         composition.ask("wiki.box.example", None).await.is_some_and(|r| r.status == 200)
@@ -255,6 +277,38 @@ async fn the_composition_guards_its_apps_over_http2() {
         metrics.lines().filter(|line| line.starts_with("nightporter_tls_handshakes_total{"));
     assert!(handshakes.clone().count() > 0, "{metrics}");
     assert!(handshakes.all(|line| line.contains(r#"protocol="h2""#)), "{metrics}");
+
+    composition.add_standby();
+    a_page_stands_for_nightporter_while_it_is_away(&composition, &cookie).await;
+}
+
+async fn a_page_stands_for_nightporter_while_it_is_away(composition: &Composition, cookie: &str) {
+    let decides = async || {
+        let terminal = composition.ask("notes.box.example", Some(cookie)).await;
+        let nobody = composition.ask("notes.box.example", None).await;
+        let is = |response: Option<Response>, status| response.is_some_and(|r| r.status == status);
+        is(terminal, 200) && is(nobody, 401)
+    };
+    poll("nightporter decides, with a standby beside it", STARTING, decides).await;
+
+    run(composition.compose().args(["stop", "nightporter"]));
+    let visit = request("wiki.box.example")
+        .header("Sec-Fetch-Dest", "document")
+        .header("Sec-Fetch-Mode", "navigate")
+        .header("Accept", "text/html");
+    poll("a page stands for it", STARTING, async || {
+        let response = ask(composition.public, &visit).await;
+        response.is_some_and(|r| r.status == 503 && r.body().contains("id=\"standby\""))
+    })
+    .await;
+    for (host, cookie) in [("wiki.box.example", None), ("notes.box.example", Some(cookie))] {
+        let response = composition.ask(host, cookie).await.expect("an answer");
+        assert_eq!(response.status, 503, "{response:?}");
+        assert_eq!(response.text("x-nightporter-state"), Some("standby"), "{response:?}");
+    }
+
+    run(composition.compose().args(["start", "nightporter"]));
+    poll("nightporter decides again", STARTING, decides).await;
 }
 
 /// `authorization=<token>` out of what `terminal add` printed.
