@@ -3,7 +3,7 @@
 One JSON object on standard input says what to do:
   chromium  the browser's program
   pages     [{name, html, policy}], as they would be sent
-  sheet     a file for one picture of all of them, or null
+  sheet     a folder for pictures of all of them, or null
   views     names of VIEWS; all where there are none
   names     of the pages to show; all where there are none
 
@@ -17,6 +17,7 @@ One JSON object on standard output says what was found:
 import json
 import sys
 from importlib.resources import files
+from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
@@ -48,6 +49,9 @@ CLIPPED = """() => {
 }"""
 
 PLACE = "http://notes.box.example/"
+
+# Chromium leaves blank what is lower in a picture than some 24,000 pixels.
+ROWS_OF_A_PICTURE = 12
 
 
 class Browser:
@@ -131,19 +135,22 @@ def examine(browser, views, axe, report):
             browser.close(page)
 
 
-def picture(browser, views, path):
+def pictures(browser, views, folder):
     """All pages under each other, a row each, in every view."""
-    shots = {}
-    for name in browser.wanted:
-        for view in views:
-            page = browser.open(view, name)
-            shots[name, view] = page.screenshot(animations="disabled")
-            browser.close(page)
+    names = browser.wanted
+    for first in range(0, len(names), ROWS_OF_A_PICTURE):
+        path = Path(folder, f"{first // ROWS_OF_A_PICTURE + 1:02}.png")
+        picture(browser, views, names[first : first + ROWS_OF_A_PICTURE], path)
+
+
+def picture(browser, views, names, path):
     rows = []
-    for name in browser.wanted:
+    for name in names:
         cells = []
         for view in views:
-            uri = "data:image/png;base64," + encoded(shots[name, view])
+            shown = browser.open(view, name)
+            uri = "data:image/png;base64," + encoded(shown.screenshot(animations="disabled"))
+            browser.close(shown)
             width = VIEWS[view]["viewport"]["width"]
             cells.append(f'<td><img src="{uri}" width="{width}"></td>')
         rows.append(f"<tr><th>{name}</th>{''.join(cells)}</tr>")
@@ -153,6 +160,7 @@ def picture(browser, views, path):
     page = browser.browser.new_page(viewport={"width": 5000, "height": 1000})
     page.set_content(html, wait_until="load")
     page.locator("table").screenshot(path=path)
+    page.close()
 
 
 def encoded(png):
@@ -168,7 +176,7 @@ def main():
     with sync_playwright() as playwright:
         browser = Browser(playwright, order)
         if order.get("sheet"):
-            picture(browser, views, order["sheet"])
+            pictures(browser, views, order["sheet"])
         else:
             axe = files("axe_playwright_python").joinpath("axe.min.js").read_text()
             examine(browser, views, axe, report)
