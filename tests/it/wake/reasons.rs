@@ -162,6 +162,8 @@ async fn a_compose_that_is_not_there_is_named() {
 
     // The engine needs no Compose for an app whose container is there.
     let app = stage.stopped(Plan::new("made")).await;
+    // Asked for before that is known, it would be missing, and wait an hour after that.
+    until_state(&porter, &app, "stopped", LONG).await;
     until_granted(&porter, &program(&app)).await;
     assert!(app.answers().await);
 }
