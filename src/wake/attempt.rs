@@ -202,11 +202,12 @@ impl Attempt {
         let mut is_second_look = false;
         loop {
             self.means.compose.files().look(&[&*self.app.name]).await;
-            // Each time: what was in the way may be that the app is being removed. Last,
-            // since whatever is waited for afterwards may be overtaken by that.
-            self.consult().await?;
             let observed = self.observe();
             self.note_files(&observed);
+            // Each time: what was in the way may be that the app is being removed. After the
+            // containers were looked at: whoever removes an app says so before it removes
+            // them, so none that are missing for that are made anew.
+            self.consult().await?;
             let was_paused = observed.state == EngineState::Paused;
             match self.bring_up(&observed).await {
                 Ok(()) => return Ok(was_paused),
@@ -227,6 +228,9 @@ impl Attempt {
     async fn consult(&self) -> Result<(), Outcome> {
         let Means { config, source, .. } = &*self.means;
         let failed = |error: Unavailable| Outcome::Failed(error.into());
+        // The store last of all: whatever is waited for afterwards may be overtaken.
+        let free = free_disk(&config.data_dir).await;
+        let size = source.box_size().await;
         match source.standing(&self.app.name).await.map_err(failed)? {
             Standing::Revivable => {}
             Standing::Busy { status } => {
@@ -234,7 +238,7 @@ impl Attempt {
             }
             Standing::Gone => return Err(Outcome::Gone),
         }
-        match free_disk(&config.data_dir).await {
+        match free {
             Ok(free) if free < config.min_free_disk => {
                 return Err(Outcome::Declined(Phase::LowDisk));
             }
@@ -245,7 +249,7 @@ impl Attempt {
             }
         }
         let minimum = self.facts().minimum_size;
-        match source.box_size().await.map_err(failed)? {
+        match size.map_err(failed)? {
             Some(size) if size < minimum => Err(Outcome::Declined(Phase::TooSmall { minimum })),
             _ => Ok(()),
         }
