@@ -41,7 +41,7 @@ fn domain(criterion: &mut Criterion) {
     let decide = |path: &str| {
         let readings = Readings::of(path).expect("readable");
         let governed = govern(&rules, &readings);
-        governed.and_then(|governed| governed.admit(&Client::Anonymous)).is_ok()
+        governed.and_then(|governed| governed.admit(Client::Anonymous)).is_ok()
     };
     let mut group = criterion.benchmark_group("domain");
     let plain = "/public/notes/2024/index.html?page=2";

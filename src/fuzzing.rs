@@ -54,7 +54,7 @@ pub fn path(target: &str) {
     for matching in [PathMatching::Prefix, PathMatching::Segment] {
         let governed = govern(&Rules::new(&rules, matching), &readings);
         let Ok(governed) = governed else { continue };
-        let is_granted = governed.admit(&Client::Anonymous).is_ok();
+        let is_granted = governed.admit(Client::Anonymous).is_ok();
         let raw = governing_rule(&rules, readings.raw(), matching);
         assert_eq!(raw, Some(governed.rule));
         assert!(!is_granted || rules[governed.rule].access == Access::Public);
@@ -105,9 +105,9 @@ pub fn template(source: &str, name: &str) {
     let headers = [("X-Ptl-Fuzz".to_owned(), source.to_owned())].into();
     let Ok(templates) = HeaderTemplates::compile(&headers) else { return };
     let known = Known { id: "id".into(), name: name.into() };
-    for client in [Client::Terminal(known), Client::Anonymous] {
+    for client in [Client::Terminal(&known), Client::Anonymous] {
         for encoding in [HeaderEncoding::Latin1, HeaderEncoding::Utf8] {
-            let rendered = templates.render(&client, None, encoding);
+            let rendered = templates.render(client, None, encoding);
             for (_, value) in rendered.into_iter().flat_map(|headers| headers.to_vec()) {
                 assert!(value.as_bytes().iter().all(|byte| *byte >= b' ' && *byte != 0x7f));
             }

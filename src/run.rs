@@ -219,6 +219,7 @@ fn open_doors(
     let (accept, gate_drain) = Server::new("gate", routes, Limits::default(), gate_bounds)
         .trusting(config.gate.trusted_proxies.clone())
         .over(tls.cloned())
+        .on_threads(std::thread::available_parallelism()?.get())
         .start(gate_listener)?;
     doors.spawn(accept);
     let routes = Arc::new(OpsRoutes::new(Arc::clone(gate), apps, &config.ops));

@@ -26,12 +26,21 @@ impl Process {
 
     /// Another part of this program.
     pub fn part(name: &str, argument: &Path) -> Self {
-        let this = std::env::current_exe().expect("this program");
-        Self::start(Command::new(this).args(["part", name]).arg(argument))
+        Self::start(&mut Self::part_command(name, argument))
+    }
+
+    pub fn part_command(name: &str, argument: &Path) -> Command {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.args(["part", name]).arg(argument);
+        command
     }
 
     /// The real binary.
     pub fn nightporter(config: &Path) -> Self {
+        Self::start(&mut Self::nightporter_command(config))
+    }
+
+    pub fn nightporter_command(config: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nightporter"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("NIGHTPORTER_") {
@@ -39,7 +48,33 @@ impl Process {
             }
         }
         // What it logs here is that a benchmark ends it without a word.
-        Self::start(command.arg("--config").arg(config).stderr(Stdio::null()))
+        command.arg("--config").arg(config).stderr(Stdio::null());
+        command
+    }
+
+    /// A program whose instructions are counted; `log` gets the count at its end.
+    pub fn under_callgrind(program: &Command, log: &Path) -> Self {
+        let mut command = Command::new("valgrind");
+        command
+            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+            .arg(format!("--log-file={}", log.display()))
+            .arg(program.get_program())
+            .args(program.get_args());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Self::start(command.stderr(Stdio::null()))
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn end(mut self) {
+        let id = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let id = id.expect("a process");
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it runs");
+        self.child.wait().expect("it ends");
     }
 
     pub fn tell(&mut self, line: &str) {

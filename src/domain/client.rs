@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-/// The client of a request, as far as its credentials prove.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Client {
+/// The client of a request, as far as its credentials prove: a look at the row that
+/// vouches for it, since a copy would count references that all threads share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client<'a> {
     /// A paired device, known by its token.
-    Terminal(Known),
+    Terminal(&'a Known),
     /// Another box, known by its signature.
-    Peer(Known),
+    Peer(&'a Known),
     Anonymous,
 }
 
@@ -19,10 +20,10 @@ pub struct Known {
     pub name: Arc<str>,
 }
 
-impl Client {
+impl<'a> Client<'a> {
     /// The word templates and headers use: `terminal`, `peer` or `anonymous`.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(self) -> &'static str {
         match self {
             Self::Terminal(_) => "terminal",
             Self::Peer(_) => "peer",
@@ -31,7 +32,7 @@ impl Client {
     }
 
     #[must_use]
-    pub fn known(&self) -> Option<&Known> {
+    pub fn known(self) -> Option<&'a Known> {
         match self {
             Self::Terminal(known) | Self::Peer(known) => Some(known),
             Self::Anonymous => None,

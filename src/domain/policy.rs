@@ -280,7 +280,7 @@ impl Governed {
     ///
     /// # Errors
     /// What the client is missing.
-    pub fn admit(&self, client: &Client) -> Result<(), Reason> {
+    pub fn admit(&self, client: Client<'_>) -> Result<(), Reason> {
         if self.asked.terminal && !matches!(client, Client::Terminal(_)) {
             return Err(Reason::TerminalRequired);
         }
@@ -306,7 +306,7 @@ mod tests {
             .into()
     }
 
-    fn decide(path: &str, client: &Client, matching: PathMatching) -> Result<usize, Reason> {
+    fn decide(path: &str, client: Client<'_>, matching: PathMatching) -> Result<usize, Reason> {
         let readings = Readings::of(path).expect("readable");
         let governed = govern(&Rules::new(&paths(), matching), &readings)?;
         governed.admit(client).map(|()| governed.rule)
@@ -319,21 +319,22 @@ mod tests {
     #[test]
     fn access_is_the_contracts() {
         use Reason::{NoMatchingRule, PeerRequired, TerminalRequired};
-        let (terminal, peer) = (Client::Terminal(known()), Client::Peer(known()));
+        let known = known();
+        let (terminal, peer) = (Client::Terminal(&known), Client::Peer(&known));
         for (path, client, expected) in [
-            ("/pub", &Client::Anonymous, Ok(2)),
-            ("/public", &Client::Anonymous, Ok(2)),
-            ("/private/x", &Client::Anonymous, Err(TerminalRequired)),
-            ("/private/x", &peer, Err(TerminalRequired)),
-            ("/private/x", &terminal, Ok(0)),
-            ("/peer", &terminal, Err(PeerRequired)),
-            ("/peer", &peer, Ok(1)),
-            ("/", &terminal, Err(NoMatchingRule)),
-            ("/pub/../private", &Client::Anonymous, Err(TerminalRequired)),
-            ("/pub/../private", &terminal, Ok(2)),
-            ("/pub/..", &terminal, Err(NoMatchingRule)),
-            ("/private/../peer", &terminal, Err(PeerRequired)),
-            ("/private/../peer", &peer, Err(TerminalRequired)),
+            ("/pub", Client::Anonymous, Ok(2)),
+            ("/public", Client::Anonymous, Ok(2)),
+            ("/private/x", Client::Anonymous, Err(TerminalRequired)),
+            ("/private/x", peer, Err(TerminalRequired)),
+            ("/private/x", terminal, Ok(0)),
+            ("/peer", terminal, Err(PeerRequired)),
+            ("/peer", peer, Ok(1)),
+            ("/", terminal, Err(NoMatchingRule)),
+            ("/pub/../private", Client::Anonymous, Err(TerminalRequired)),
+            ("/pub/../private", terminal, Ok(2)),
+            ("/pub/..", terminal, Err(NoMatchingRule)),
+            ("/private/../peer", terminal, Err(PeerRequired)),
+            ("/private/../peer", peer, Err(TerminalRequired)),
         ] {
             assert_eq!(decide(path, client, PathMatching::Prefix), expected, "{path}");
         }
@@ -341,7 +342,7 @@ mod tests {
 
     #[test]
     fn segment_matching_ends_at_a_slash() {
-        let decide = |path| decide(path, &Client::Anonymous, PathMatching::Segment);
+        let decide = |path| decide(path, Client::Anonymous, PathMatching::Segment);
         assert_eq!(decide("/pub"), Ok(2));
         assert_eq!(decide("/pub/x"), Ok(2));
         assert_eq!(decide("/public"), Err(Reason::NoMatchingRule));
@@ -364,7 +365,7 @@ mod tests {
         let granted = |path| {
             let readings = Readings::of(path).expect("readable");
             govern(&Rules::new(&rules, PathMatching::Prefix), &readings)
-                .is_ok_and(|governed| governed.admit(&Client::Anonymous).is_ok())
+                .is_ok_and(|governed| governed.admit(Client::Anonymous).is_ok())
         };
         for path in [
             "/admin",
@@ -396,7 +397,7 @@ mod tests {
             let rules = [rule(key, Access::Public), rule("", Access::Private)];
             let rules = Rules::new(&rules, PathMatching::Prefix);
             let governed = govern(&rules, &Readings::of(path).expect("a path"));
-            governed.and_then(|governed| governed.admit(&Client::Anonymous)).is_ok()
+            governed.and_then(|governed| governed.admit(Client::Anonymous)).is_ok()
         };
         for (key, path, granted) in [
             ("/caf%C3%A9", "/caf%C3%A9", true),
@@ -431,7 +432,7 @@ mod tests {
         let decide = |rules: &[PathRule], path: &str| {
             let rules = Rules::new(rules, PathMatching::Prefix);
             let governed = govern(&rules, &Readings::of(path).expect("a path"))?;
-            governed.admit(&Client::Anonymous)
+            governed.admit(Client::Anonymous)
         };
         for path in [&endless, &spaces] {
             assert_eq!(decide(&[rule("", Access::Public)], path), Ok(()));

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 
-use crate::domain::client::Client;
+use crate::domain::client::{Client, Known};
 use crate::store::cache::{Entry, EntryId, Handle};
 use crate::store::freshness::Moment;
 use crate::store::{Freshness, Unavailable};
 
 use super::credentials::peer::{self, PeerKeys, Signed, Verified};
+use super::credentials::repeats;
 use super::credentials::terminal::{self, Claims, TokenKey};
 use super::forwarded::Forwarded;
-use super::memory::PairedTerminal;
+use super::memory::{PairedTerminal, VerifiedSignature};
 use super::{Gate, Now};
 
 /// RFC 9421 section 4.2.
@@ -21,7 +22,8 @@ const SIGNATURE: HeaderName = HeaderName::from_static("signature");
 /// A client and the rows that vouch for it.
 #[derive(Debug)]
 pub(super) struct Identified {
-    pub(super) client: Client,
+    /// A peer whose signature fits.
+    peer: Option<Known>,
     secret: Option<Handle<Option<TokenKey>>>,
     terminal: Option<Handle<Option<PairedTerminal>>>,
     peers: Option<Handle<PeerKeys>>,
@@ -43,15 +45,24 @@ impl Once {
 
 impl Identified {
     pub(super) fn is_usable(&self, freshness: &Freshness, now: Moment) -> bool {
-        let Self { client: _, secret, terminal, peers } = self;
+        let Self { peer: _, secret, terminal, peers } = self;
         secret.as_ref().is_none_or(|entry| entry.is_usable(freshness, now))
             && terminal.as_ref().is_none_or(|entry| entry.is_usable(freshness, now))
             && peers.as_ref().is_none_or(|entry| entry.is_usable(freshness, now))
     }
 
+    pub(super) fn client(&self) -> Client<'_> {
+        let terminal = self.terminal.as_ref().and_then(|entry| entry.value.as_ref());
+        match (terminal, &self.peer) {
+            (Some(terminal), _) => Client::Terminal(&terminal.known),
+            (None, Some(peer)) => Client::Peer(peer),
+            (None, None) => Client::Anonymous,
+        }
+    }
+
     /// The entry that the client was read from.
     pub(super) fn entry(&self) -> EntryId {
-        match &self.client {
+        match self.client() {
             Client::Terminal(_) => self.terminal.as_ref().map_or(EntryId::NONE, |entry| entry.id),
             Client::Peer(_) => self.peers.as_ref().map_or(EntryId::NONE, |entry| entry.id),
             Client::Anonymous => EntryId::NONE,
@@ -59,7 +70,7 @@ impl Identified {
     }
 
     pub(super) fn peer_id(&self) -> Option<Arc<str>> {
-        match &self.client {
+        match self.client() {
             Client::Peer(known) => Some(Arc::clone(&known.id)),
             Client::Terminal(_) | Client::Anonymous => None,
         }
@@ -76,12 +87,11 @@ impl Gate {
         now: Now,
         once: &mut Once,
     ) -> Result<Identified, Unavailable> {
-        let mut identified =
-            Identified { client: Client::Anonymous, secret: None, terminal: None, peers: None };
+        let mut identified = Identified { peer: None, secret: None, terminal: None, peers: None };
         if let Some(token) = terminal::token(headers) {
             self.identify_terminal(&token, now, &mut identified).await?;
         }
-        if let (Client::Anonymous, Some(forwarded)) = (&identified.client, forwarded)
+        if let (Client::Anonymous, Some(forwarded)) = (identified.client(), forwarded)
             && headers.contains_key(SIGNATURE)
         {
             self.identify_peer(headers, forwarded, now, once, &mut identified).await?;
@@ -103,7 +113,6 @@ impl Gate {
         };
         let terminal = self.memory.terminals.get(&claims.sub, now.moment).await?;
         if let Some(paired) = &terminal.value {
-            identified.client = Client::Terminal(paired.known.clone());
             self.touches.touch(&paired.used, now.wall);
         }
         identified.terminal = Some(terminal);
@@ -141,15 +150,42 @@ impl Gate {
         };
         let peers = self.memory.peers.get("", now.moment).await?;
         let signed = Signed { method, proto, host: forwarded.host, uri: forwarded.uri, headers };
-        match peer::verify(&signed, &peers.value, now.wall) {
-            Ok(verified) if self.is_replay(&verified, now, once) => {
-                tracing::debug!("a signature was seen before");
-            }
-            Ok(verified) => identified.client = Client::Peer(verified.peer),
-            Err(error) => tracing::debug!(%error, "a peer signature was refused"),
-        }
+        let of = if self.config.refuse_replays { None } else { repeats::verified_of(&signed) };
+        let known = of.as_deref().and_then(|of| self.memory.verified_signature(of, peers.id));
+        identified.peer = match known {
+            Some(known) => known.times.check(now.wall).ok().map(|()| known.peer),
+            None => self.verified_peer(&signed, &peers, of, now, once),
+        };
         identified.peers = Some(peers);
         Ok(())
+    }
+
+    /// The peer whose signature fits, which is remembered if it may come again.
+    fn verified_peer(
+        &self,
+        signed: &Signed<'_>,
+        peers: &Entry<PeerKeys>,
+        of: Option<Vec<u8>>,
+        now: Now,
+        once: &mut Once,
+    ) -> Option<Known> {
+        match peer::verify(signed, &peers.value, now.wall) {
+            Ok(verified) if self.is_replay(&verified, now, once) => {
+                tracing::debug!("a signature was seen before");
+                None
+            }
+            Ok(Verified { peer, nonce, times, .. }) => {
+                if let (Some(of), None) = (of, nonce) {
+                    let verified = VerifiedSignature { peers: peers.id, peer: peer.clone(), times };
+                    self.memory.remember_signature(of, verified);
+                }
+                Some(peer)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a peer signature was refused");
+                None
+            }
+        }
     }
 
     fn is_replay(&self, verified: &Verified, now: Now, once: &mut Once) -> bool {

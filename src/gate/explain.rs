@@ -80,9 +80,9 @@ impl Gate {
         // A replay is judged by the verdict; asking twice must not make one.
         let mut once = Once::already_judged();
         let identified = self.identify(headers, Some(&forwarded), self.now(), &mut once).await?;
-        let who = identified.client.known().map_or_else(
-            || identified.client.kind().to_owned(),
-            |known| format!("{} `{}` ({})", identified.client.kind(), known.id, known.name),
+        let who = identified.client().known().map_or_else(
+            || identified.client().kind().to_owned(),
+            |known| format!("{} `{}` ({})", identified.client().kind(), known.id, known.name),
         );
         step("client", who);
         Ok(())

@@ -128,7 +128,7 @@ impl HeaderTemplates {
     /// The first header whose template fails; it names no value.
     pub fn render(
         &self,
-        client: &Client,
+        client: Client<'_>,
         identity: Option<&Identity>,
         encoding: HeaderEncoding,
     ) -> Result<Headers, RenderError> {
@@ -168,7 +168,7 @@ impl Template {
         }
         let template = Self::Jinja(Arc::new(Jinja::parse(&source)?));
         for (client, identity) in SAMPLES.iter() {
-            template.render(&variables(client, identity.as_ref()))?;
+            template.render(&variables(*client, identity.as_ref()))?;
         }
         Ok(template)
     }
@@ -181,7 +181,7 @@ impl Template {
     }
 }
 
-fn variables<'a>(client: &'a Client, identity: Option<&'a Identity>) -> Variables<'a> {
+fn variables<'a>(client: Client<'a>, identity: Option<&'a Identity>) -> Variables<'a> {
     let (client_id, client_name) =
         client.known().map_or(("", ""), |Known { id, name }| (id.as_ref(), name.as_ref()));
     Variables {
@@ -195,16 +195,18 @@ fn variables<'a>(client: &'a Client, identity: Option<&'a Identity>) -> Variable
     }
 }
 
+static SAMPLE: LazyLock<Known> =
+    LazyLock::new(|| Known { id: "a1b2c3".into(), name: "Sample name".into() });
+
 /// Every kind of client on a usual box, and on one without an identity.
-static SAMPLES: LazyLock<Vec<(Client, Option<Identity>)>> = LazyLock::new(|| {
-    let known = || Known { id: "a1b2c3".into(), name: "Sample name".into() };
+static SAMPLES: LazyLock<Vec<(Client<'static>, Option<Identity>)>> = LazyLock::new(|| {
     let identity = Identity {
         id: "abcdefghjk".repeat(10),
         domain: "abcdef.box.example".to_owned(),
         public_key_pem: "-----BEGIN PUBLIC KEY-----\n".to_owned(),
     };
-    let clients = [Client::Terminal(known()), Client::Peer(known()), Client::Anonymous];
-    let with = clients.clone().into_iter().map(|client| (client, Some(identity.clone())));
+    let clients = [Client::Terminal(&SAMPLE), Client::Peer(&SAMPLE), Client::Anonymous];
+    let with = clients.into_iter().map(|client| (client, Some(identity.clone())));
     let without = clients.into_iter().map(|client| (client, None));
     with.chain(without).collect()
 });

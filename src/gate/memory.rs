@@ -26,7 +26,7 @@ use crate::store::{AppNames, AppRow, Cached, Freshness, Source, Table, Touched, 
 use crate::upstream::{Mirrored, Upstream};
 use crate::wake::{AppWake, Facts, Wakes};
 
-use super::credentials::peer::PeerKeys;
+use super::credentials::peer::{PeerKeys, Times};
 use super::credentials::terminal::{Claims, TokenKey};
 use super::headers::HeaderTemplates;
 use super::verdict::Headers;
@@ -66,6 +66,14 @@ struct VerifiedToken {
     claims: Claims,
 }
 
+/// A peer's signature that was verified with the keys of one entry.
+#[derive(Debug, Clone)]
+pub struct VerifiedSignature {
+    pub peers: EntryId,
+    pub peer: Known,
+    pub times: Times,
+}
+
 /// Names one rendering of one rule's headers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Rendering {
@@ -76,6 +84,9 @@ pub struct Rendering {
     pub client: EntryId,
     pub peer: Option<Arc<str>>,
 }
+
+/// Most signatures that are remembered: of a few KiB each, they are to take a few MiB.
+const MAX_SIGNATURES: u64 = 1024;
 
 /// All caches of the gate.
 pub struct Memory {
@@ -88,6 +99,8 @@ pub struct Memory {
     pub management_secret: Arc<Cached<Option<Secret>>>,
     tokens: Derived<String, VerifiedToken>,
     renderings: Derived<Rendering, Headers>,
+    /// By what they were verified of ([`super::credentials::repeats`]).
+    signatures: Derived<Vec<u8>, VerifiedSignature>,
 }
 
 impl fmt::Debug for Memory {
@@ -149,6 +162,7 @@ impl Memory {
             ),
             tokens: Derived::new(config.cache.capacity),
             renderings: Derived::new(config.cache.capacity),
+            signatures: Derived::new(config.cache.capacity.min(MAX_SIGNATURES)),
         }
     }
 
@@ -172,6 +186,15 @@ impl Memory {
         self.tokens.insert(token.into(), VerifiedToken { secret, claims });
     }
 
+    /// The signature of a request, if it was verified with the keys of this entry.
+    pub fn verified_signature(&self, of: &[u8], peers: EntryId) -> Option<VerifiedSignature> {
+        self.signatures.get(of, |verified| verified.peers == peers)
+    }
+
+    pub fn remember_signature(&self, of: Vec<u8>, verified: VerifiedSignature) {
+        self.signatures.insert(of, verified);
+    }
+
     pub fn rendered(&self, rendering: &Rendering) -> Option<Headers> {
         self.renderings.get(rendering, |_| true)
     }
@@ -181,7 +204,7 @@ impl Memory {
     }
 
     /// What each cache did and holds, by its name, for metrics.
-    pub fn counts(&self) -> [(&'static str, Counts); 9] {
+    pub fn counts(&self) -> [(&'static str, Counts); 10] {
         let Self {
             names,
             apps,
@@ -192,6 +215,7 @@ impl Memory {
             management_secret,
             tokens,
             renderings,
+            signatures,
         } = self;
         [
             ("app_names", names.counts()),
@@ -203,6 +227,7 @@ impl Memory {
             ("management_secret", management_secret.counts()),
             ("tokens", tokens.counts()),
             ("headers", renderings.counts()),
+            ("signatures", signatures.counts()),
         ]
     }
 }
@@ -212,6 +237,14 @@ impl OwnCopy for VerifiedToken {
         let Claims { sub, expires } = &self.claims;
         let claims = Claims { sub: Arc::from(&**sub), expires: *expires };
         Self { secret: self.secret, claims }
+    }
+}
+
+impl OwnCopy for VerifiedSignature {
+    fn own_copy(&self) -> Self {
+        let Known { id, name } = &self.peer;
+        let peer = Known { id: Arc::from(&**id), name: Arc::from(&**name) };
+        Self { peer, ..*self }
     }
 }
 

@@ -139,7 +139,7 @@ pub struct Health {
     /// Uses that wait to be written.
     pub touches_waiting: usize,
     /// What each cache did and holds, by its name.
-    pub caches: [(&'static str, Counts); 9],
+    pub caches: [(&'static str, Counts); 10],
 }
 
 impl Gate {
@@ -221,7 +221,7 @@ impl Gate {
         let forwarded = Some(&request.forwarded);
         let identified =
             identified.insert(self.identify(request.headers, forwarded, now, once).await?);
-        if let Err(reason) = governed.admit(&identified.client) {
+        if let Err(reason) = governed.admit(identified.client()) {
             return if self.passes_preflight(app, described, request) {
                 Ok(Granted { headers: Headers::default(), asleep: None })
             } else {
@@ -241,7 +241,7 @@ impl Gate {
                 client: identified.entry(),
                 peer: identified.peer_id(),
             };
-            self.render(templates, rendering, &identified.client, identity.value.as_ref())?
+            self.render(templates, rendering, identified.client(), identity.value.as_ref())?
         };
         let is_covered = self.wake.ignore.covers(request.headers, request.forwarded.uri);
         let is_prefetch = !is_covered && asker::is_prefetch(request.headers);
@@ -286,7 +286,7 @@ impl Gate {
         &self,
         templates: &HeaderTemplates,
         rendering: Rendering,
-        client: &Client,
+        client: Client<'_>,
         identity: Option<&Identity>,
     ) -> Result<Headers, Reason> {
         if let Some(headers) = self.memory.rendered(&rendering) {
@@ -310,8 +310,8 @@ impl Gate {
                 Err(error) => return Verdict::Deny(error.into()),
             };
             if identified.is_usable(&self.freshness, self.freshness.now()) {
-                return match &identified.client {
-                    Client::Terminal(_) => Verdict::Grant(self.introduce(&identified.client)),
+                return match identified.client() {
+                    Client::Terminal(_) => Verdict::Grant(self.introduce(identified.client())),
                     Client::Peer(_) | Client::Anonymous => Verdict::Deny(Reason::TerminalRequired),
                 };
             }
@@ -320,7 +320,7 @@ impl Gate {
     }
 
     /// The contract's three headers about a client.
-    fn introduce(&self, client: &Client) -> Headers {
+    fn introduce(&self, client: Client<'_>) -> Headers {
         let known = client.known();
         let values = [
             ("x-ptl-client-type", client.kind()),

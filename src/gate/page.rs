@@ -124,7 +124,7 @@ impl Gate {
             return false;
         };
         let now = self.freshness.now();
-        governed.admit(&identified.client).is_ok()
+        governed.admit(identified.client()).is_ok()
             && described.templates[governed.rule].is_ok()
             && identified.is_usable(&self.freshness, now)
             && found.is_usable(&self.freshness, now)

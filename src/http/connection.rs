@@ -141,10 +141,11 @@ pub(super) async fn drive<IO, H>(
             Some(Err(_)) | None => return,
         },
     };
-    let service = service_fn({
-        let (handler, activity) = (Arc::clone(handler), Arc::clone(activity));
-        move |request| answer_one(Arc::clone(&handler), Arc::clone(&activity), request)
-    });
+    // A request counts its references on its own connection alone: threads that count
+    // together slow each other down.
+    let answering = Answering { handler: Arc::clone(handler), activity: Arc::clone(activity) };
+    let answering = Arc::new(answering);
+    let service = service_fn(move |request| answer_one(Arc::clone(&answering), request));
     if protocol == Protocol::Http2 {
         activity.set_multiplexed();
         io.count_frames();
@@ -243,11 +244,17 @@ enum Step<T> {
     Look,
 }
 
-async fn answer_one<H: Handler>(
+/// What the requests of one connection are answered with.
+struct Answering<H> {
     handler: Arc<H>,
     activity: Arc<Activity>,
+}
+
+async fn answer_one<H: Handler>(
+    answering: Arc<Answering<H>>,
     request: Request<Incoming>,
 ) -> Result<http::Response<Tracked>, Infallible> {
+    let Answering { handler, activity } = &*answering;
     let in_flight = activity.head_complete();
     let (head, body) = request.into_parts();
     let has_body = !body.is_end_stream();

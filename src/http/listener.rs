@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -137,10 +137,18 @@ pub(super) enum Accepting {
     Unix(UnixListener, SocketFile),
 }
 
-/// Who connected.
+/// Who connected. The socket belongs to no runtime yet: whichever thread serves it takes
+/// it into its own.
 #[derive(Debug)]
 pub(super) enum Peer {
-    Tcp(TcpStream, SocketAddr),
+    Tcp(std::net::TcpStream, SocketAddr),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// A peer's socket, on the runtime of the thread that serves it.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
     Unix(UnixStream),
 }
 
@@ -157,8 +165,16 @@ impl Peer {
     pub(super) fn reset(self) {
         if let Self::Tcp(stream, _) = self {
             // Without it the close is an ordinary one.
-            stream.set_zero_linger().ok();
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO)).ok();
         }
+    }
+
+    /// Takes the socket into this thread's runtime.
+    pub(super) fn stream(self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(stream, _) => Stream::Tcp(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
+        })
     }
 }
 
@@ -166,11 +182,10 @@ impl Accepting {
     pub(super) async fn accept(&self) -> io::Result<Peer> {
         match self {
             Self::Tcp(listener) => {
-                listener.accept().await.map(|(stream, addr)| Peer::Tcp(stream, addr))
+                let (stream, addr) = listener.accept().await?;
+                Ok(Peer::Tcp(stream.into_std()?, addr))
             }
-            Self::Unix(listener, _) => {
-                listener.accept().await.map(|(stream, _)| Peer::Unix(stream))
-            }
+            Self::Unix(listener, _) => Ok(Peer::Unix(listener.accept().await?.0.into_std()?)),
         }
     }
 }
@@ -253,6 +268,7 @@ mod tests {
             panic!("not TCP")
         };
         assert!(stream.nodelay().expect("an option of TCP"));
+        assert!(SockRef::from(&stream).nonblocking().expect("an option of all"));
     }
 
     #[tokio::test]

@@ -22,6 +22,7 @@ pub(crate) mod routes;
 mod serve;
 pub(crate) mod standby;
 pub(crate) mod tls;
+mod workers;
 
 use std::future::Future;
 

@@ -25,7 +25,7 @@ const APP_ERROR: &str = "/internal/app_error/";
 pub(crate) struct GateRoutes {
     gate: Arc<Gate>,
     pages: Pages,
-    verdicts: Arc<Verdicts>,
+    verdicts: &'static Verdicts,
     shadow: Option<Arc<Shadow>>,
 }
 
@@ -36,7 +36,7 @@ impl GateRoutes {
         shadow: Option<Arc<Shadow>>,
     ) -> Self {
         let pages = Pages::new(installed_apps_dir);
-        Self { gate, pages, verdicts: Verdicts::new(), shadow }
+        Self { gate, pages, verdicts: Verdicts::of_process(), shadow }
     }
 
     async fn decide(&self, endpoint: Endpoint, head: &Parts) -> Response {
@@ -65,7 +65,7 @@ impl GateRoutes {
                 Said::Deny(*reason)
             }
         };
-        self.verdicts.count(endpoint, said, began);
+        self.verdicts.count(endpoint, said, began.elapsed());
         let response = match verdict {
             Verdict::Grant(headers) => answer::grant(&headers),
             Verdict::Asleep(asleep) => {

@@ -1,5 +1,6 @@
 //! The accept loop: accept, admit and spawn, nothing between.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use tracing::{debug, error, info, warn};
 
 use super::admission::{Admission, Bounds, Place, Refusal};
 use super::connection::{self, Activity, Limits, Phase, Protocol, Protocols, Pulse};
-use super::listener::{Accepting, Peer};
+use super::listener::{Accepting, Peer, Stream};
 use super::tls::Tls;
+use super::workers::Workers;
 use super::{Handler, Listener};
 use crate::telemetry::meters;
 use crate::throttle::Throttle;
@@ -37,6 +39,8 @@ pub(crate) struct Server<H> {
     trusted: Option<Vec<IpNet>>,
     bounds: Bounds,
     tls: Option<Arc<Tls>>,
+    /// Threads of its own; `None` serves on the runtime that accepts.
+    threads: Option<usize>,
     protocols: Protocols,
     limits: Limits,
     pulse: Arc<Pulse>,
@@ -58,6 +62,8 @@ pub(crate) struct Drain {
     pulse: Arc<Pulse>,
     /// Each connection holds a sender; the last one gone closes the channel.
     gone: mpsc::Receiver<Infallible>,
+    /// They end with the last who has them.
+    _threads: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Drain {
@@ -84,6 +90,7 @@ impl<H: Handler> Server<H> {
             trusted: None,
             bounds,
             tls: None,
+            threads: None,
             protocols: Protocols::new(),
             limits,
             pulse: Arc::new(Pulse::new()),
@@ -109,6 +116,13 @@ impl<H: Handler> Server<H> {
         self
     }
 
+    /// Serves connections on so many threads of its own.
+    #[must_use]
+    pub(crate) fn on_threads(mut self, count: usize) -> Self {
+        self.threads = Some(count);
+        self
+    }
+
     /// Splits into the endless accept loop and what ends its connections.
     pub(crate) fn start(
         self,
@@ -118,19 +132,41 @@ impl<H: Handler> Server<H> {
         let accepting = listener.accepting()?;
         let admission = Arc::new(Admission::new(self.trusted.clone(), self.bounds));
         let (alive, gone) = mpsc::channel(1);
-        let drain = Drain { pulse: Arc::clone(&self.pulse), gone };
+        let threads = match self.threads {
+            Some(count) => Some(Arc::new(Workers::start(self.name, count, Connection::serve)?)),
+            None => None,
+        };
+        let owned = threads.clone().map(|threads| threads as Arc<dyn Any + Send + Sync>);
+        let drain = Drain { pulse: Arc::clone(&self.pulse), gone, _threads: owned };
         info!("{} listening on {addr}", self.name);
-        Ok((Arc::new(self).accept(accepting, admission, alive), drain))
+        let door = Door { server: Arc::new(self), admission, threads, alive };
+        Ok((door.accept(accepting), drain))
     }
+}
 
-    async fn accept(
-        self: Arc<Self>,
-        mut accepting: Accepting,
-        admission: Arc<Admission>,
-        alive: mpsc::Sender<Infallible>,
-    ) -> Infallible {
+/// What an accept loop needs.
+struct Door<H> {
+    server: Arc<Server<H>>,
+    admission: Arc<Admission>,
+    threads: Option<Arc<Workers<Connection<H>>>>,
+    alive: mpsc::Sender<Infallible>,
+}
+
+/// A connection on its way to the thread that serves it.
+struct Connection<H> {
+    server: Arc<Server<H>>,
+    peer: Peer,
+    activity: Arc<Activity>,
+    place: Place,
+    alive: mpsc::Sender<Infallible>,
+}
+
+impl<H: Handler> Door<H> {
+    async fn accept(self, mut accepting: Accepting) -> Infallible {
+        let Self { server, alive, .. } = &self;
         tokio::spawn({
-            let (pulse, period) = (Arc::clone(&self.pulse), connection::beat_period(&self.limits));
+            let (pulse, limits) = (Arc::clone(&server.pulse), &server.limits);
+            let period = connection::beat_period(limits);
             // Goes on while connections drain: the limits hold there, too.
             let alive = alive.downgrade();
             async move {
@@ -146,19 +182,19 @@ impl<H: Handler> Server<H> {
             let accepted = tokio::select! {
                 accepted = accepting.accept() => accepted,
                 () = accepting.lost() => {
-                    self.bind_again(&mut accepting, &admission, &alive).await;
+                    self.bind_again(&mut accepting).await;
                     continue;
                 }
             };
             match accepted {
                 Ok(peer) => {
                     pause = FIRST_PAUSE;
-                    self.take(peer, &admission, &alive);
+                    self.take(peer);
                 }
                 Err(error) if is_the_peers(&error) => debug!(%error, "a peer left before accept"),
                 Err(error) => {
                     if cannot_accept.admit(Instant::now(), SAID_EVERY).is_some() {
-                        error!(%error, "{}: cannot accept; trying on, with pauses", self.name);
+                        error!(%error, "{}: cannot accept; trying on, with pauses", server.name);
                     }
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -168,58 +204,53 @@ impl<H: Handler> Server<H> {
     }
 
     /// Serves a peer, or closes its connection before a byte of it is read.
-    fn take(
-        self: &Arc<Self>,
-        peer: Peer,
-        admission: &Arc<Admission>,
-        alive: &mpsc::Sender<Infallible>,
-    ) {
-        self.accepted.increment(1);
+    fn take(&self, peer: Peer) {
+        let Self { server, admission, threads, alive } = self;
+        server.accepted.increment(1);
         let ip = peer.ip();
         match admission.admit(ip) {
             Ok(place) => {
-                let activity = Activity::new(Arc::clone(&self.pulse), Arc::clone(admission));
-                let connection = Arc::clone(self).connection(peer, Arc::new(activity), place);
-                let alive = alive.clone();
-                tokio::spawn(async move {
-                    connection.await;
-                    drop(alive);
-                });
+                let activity = Activity::new(Arc::clone(&server.pulse), Arc::clone(admission));
+                let (server, activity) = (Arc::clone(server), Arc::new(activity));
+                let connection = Connection { server, peer, activity, place, alive: alive.clone() };
+                let left = match threads {
+                    Some(threads) => threads.serve(connection).err(),
+                    None => Some(connection),
+                };
+                if let Some(connection) = left {
+                    tokio::spawn(connection.serve());
+                }
             }
             Err(refusal) => {
                 peer.reset();
-                let Refused { count, said } = &self.refused[refusal as usize];
+                let Refused { count, said } = &server.refused[refusal as usize];
                 count.increment(1);
                 if let Some(more) = said.admit(Instant::now(), SAID_EVERY) {
                     let peer = ip.map(tracing::field::display);
-                    warn!(peer, more_since_last = more, "{}: {}", self.name, refusal.explanation());
+                    let name = server.name;
+                    warn!(peer, more_since_last = more, "{name}: {}", refusal.explanation());
                 }
             }
         }
     }
 
     /// Puts a socket file back in its place, for as long as that takes.
-    async fn bind_again(
-        self: &Arc<Self>,
-        accepting: &mut Accepting,
-        admission: &Arc<Admission>,
-        alive: &mpsc::Sender<Infallible>,
-    ) {
+    async fn bind_again(&self, accepting: &mut Accepting) {
+        let name = self.server.name;
         let cannot_bind = Throttle::default();
         loop {
             match accepting.bind_again() {
                 Ok(former) => {
-                    warn!("{}: the socket's file was gone; it is bound anew", self.name);
+                    warn!("{name}: the socket's file was gone; it is bound anew");
                     if let Some(former) = former {
                         while let Some(Ok(peer)) = former.accept().now_or_never() {
-                            self.take(peer, admission, alive);
+                            self.take(peer);
                         }
                     }
                     return;
                 }
                 Err(error) => {
                     if cannot_bind.admit(Instant::now(), SAID_EVERY).is_some() {
-                        let name = self.name;
                         error!(%error, "{name}: the socket's file is gone and cannot be bound anew");
                     }
                     sleep(LONGEST_PAUSE).await;
@@ -227,16 +258,22 @@ impl<H: Handler> Server<H> {
             }
         }
     }
+}
 
-    async fn connection(self: Arc<Self>, peer: Peer, activity: Arc<Activity>, place: Place) {
-        let open = Open::new(self.open.clone());
-        match peer {
-            Peer::Tcp(stream, _) => self.secured(stream, &activity).await,
-            Peer::Unix(stream) => self.secured(stream, &activity).await,
+impl<H: Handler> Connection<H> {
+    async fn serve(self) {
+        let Self { server, peer, activity, place, alive } = self;
+        let open = Open::new(server.open.clone());
+        match peer.stream() {
+            Ok(Stream::Tcp(stream)) => server.secured(stream, &activity).await,
+            Ok(Stream::Unix(stream)) => server.secured(stream, &activity).await,
+            Err(error) => debug!(%error, "a connection could not be taken into a runtime"),
         }
-        drop((open, place));
+        drop((open, place, alive));
     }
+}
 
+impl<H: Handler> Server<H> {
     async fn secured<IO>(&self, stream: IO, activity: &Arc<Activity>)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -84,7 +84,7 @@ impl Running {
         let listener = Listener::bind(&addr.parse().expect("an address")).expect("binds");
         let ListenAddr::Tcp(addr) = *listener.addr() else { panic!("not TCP") };
         let puppet = Arc::new(Puppet::default());
-        let server = adapt(Server::new("test", Arc::clone(&puppet), limits, ROOMY));
+        let server = adapt(Server::new("test", Arc::clone(&puppet), limits, ROOMY).on_threads(2));
         let (accept, drain) = server.start(listener).expect("starts");
         Self { addr, puppet, accepting: tokio::spawn(accept), drain }
     }

@@ -25,6 +25,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
 use moka::policy::EvictionPolicy;
+use tokio::runtime::Handle as Runtime;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -156,6 +157,8 @@ pub struct Cached<V: Send + Sync + 'static> {
     in_flight: Mutex<HashMap<Arc<str>, InFlight<V>>>,
     loader: Box<Loader<V>>,
     freshness: Arc<Freshness>,
+    /// Where loads run, whichever thread asks for them.
+    runtime: Runtime,
     loads: AtomicU64,
     cache_hits: AtomicU64,
 }
@@ -204,6 +207,7 @@ impl<V: Send + Sync + 'static> Cached<V> {
             in_flight: Mutex::default(),
             loader: Box::new(move |key| Box::pin(load(key))),
             freshness,
+            runtime: Runtime::current(),
             loads: AtomicU64::new(0),
             cache_hits: AtomicU64::new(0),
         })
@@ -337,7 +341,7 @@ impl<V: Send + Sync + 'static> Cached<V> {
         let (id, began, origin) = (load.id, load.began, load.origin);
         in_flight.insert(Arc::clone(&key), load);
         drop(in_flight);
-        tokio::spawn(Arc::clone(self).run_load(key, id, origin, tell));
+        self.runtime.spawn(Arc::clone(self).run_load(key, id, origin, tell));
         Joined::InFlight { began, loaded }
     }
 

@@ -3,22 +3,22 @@
 //! What is counted on the way of a request is registered once and kept as a
 //! handle; nothing is looked up by name there.
 
+mod verdicts;
+
 use std::convert::Infallible;
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use metrics::{
-    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
-    gauge, histogram,
+    Counter, Gauge, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::domain::endpoint::{Endpoint, Said};
-use crate::domain::reason::Reason;
+use crate::domain::endpoint::Endpoint;
 use crate::store::cache::Counts;
 
-const VERDICTS: &str = "nightporter_verdicts_total";
-const DURATION: &str = "nightporter_request_duration_seconds";
+pub(crate) use self::verdicts::Verdicts;
+
 const CONNECTIONS: &str = "nightporter_connections";
 const ACCEPTED: &str = "nightporter_connections_accepted_total";
 const HANDSHAKES: &str = "nightporter_tls_handshakes_total";
@@ -40,17 +40,11 @@ const MIRRORED: &str = "nightporter_mirror_total";
 const FALLBACK: &str = "nightporter_management_fallback_total";
 const SHADOWED: &str = "nightporter_shadow_total";
 
-/// Upper bounds of the duration histogram, in seconds: a cached answer takes
-/// microseconds, a cold one a query, a timed-out one `store.pool_timeout`.
-const DURATION_BUCKETS: [f64; 12] =
-    [5e-6, 10e-6, 25e-6, 50e-6, 100e-6, 500e-6, 1e-3, 5e-3, 25e-3, 100e-3, 1.0, 10.0];
-
-/// The same for wakes: an unpaused app takes tens of milliseconds, a started one
+/// Upper bounds of the duration histogram of wakes, in seconds: an unpaused app takes tens of milliseconds, a started one
 /// tenths of seconds, one with a health check half a minute.
 const WAKE_BUCKETS: [f64; 10] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
 
-/// The exporter keeps each duration until it is next called; at 100,000
-/// requests/s a second of them is under a megabyte.
+/// The exporter keeps each duration until it is next called.
 const UPKEEP: Duration = Duration::from_secs(1);
 
 /// The recorder, installed on first use and once in a process.
@@ -59,8 +53,7 @@ fn recorder() -> &'static PrometheusHandle {
     RECORDER.get_or_init(|| {
         let full = |name: &str| Matcher::Full(name.to_owned());
         let recorder = PrometheusBuilder::new()
-            .set_buckets_for_metric(full(DURATION), &DURATION_BUCKETS)
-            .and_then(|b| b.set_buckets_for_metric(full(WAKE_DURATION), &WAKE_BUCKETS))
+            .set_buckets_for_metric(full(WAKE_DURATION), &WAKE_BUCKETS)
             .unwrap_or_default()
             .build_recorder();
         let handle = recorder.handle();
@@ -73,11 +66,6 @@ fn recorder() -> &'static PrometheusHandle {
 }
 
 fn describe() {
-    describe_counter!(
-        VERDICTS,
-        "Verdicts by endpoint and reason; `grant`, `asleep` and `kept_asleep` are no denials."
-    );
-    describe_histogram!(DURATION, "Time from a request's head to its verdict.");
     describe_gauge!(CONNECTIONS, "Open connections by listener.");
     describe_counter!(ACCEPTED, "Connections accepted by listener.");
     describe_counter!(HANDSHAKES, "TLS handshakes by the protocol they agreed on.");
@@ -108,7 +96,11 @@ fn describe() {
 
 /// Everything counted so far, as text.
 pub(crate) fn render() -> String {
-    recorder().render()
+    let verdicts = Verdicts::of_process();
+    verdicts.note();
+    let mut text = recorder().render();
+    text.push_str(&verdicts.render());
+    text
 }
 
 /// Keeps the recorder small.
@@ -116,47 +108,6 @@ pub(crate) async fn upkeep() -> Infallible {
     loop {
         tokio::time::sleep(UPKEEP).await;
         recorder().run_upkeep();
-    }
-}
-
-/// Handles of all that is counted of verdicts.
-pub(crate) struct Verdicts([OfEndpoint; Endpoint::ALL.len()]);
-
-struct OfEndpoint {
-    grants: Counter,
-    asleep: Counter,
-    kept_asleep: Counter,
-    denials: [Counter; Reason::ALL.len()],
-    duration: Histogram,
-}
-
-impl Verdicts {
-    pub(crate) fn new() -> Arc<Self> {
-        recorder();
-        Arc::new(Self(Endpoint::ALL.map(|endpoint| {
-            let endpoint = endpoint.as_str();
-            let counted = |reason| counter!(VERDICTS, "endpoint" => endpoint, "reason" => reason);
-            OfEndpoint {
-                grants: counted("grant"),
-                asleep: counted("asleep"),
-                kept_asleep: counted("kept_asleep"),
-                denials: Reason::ALL.map(|reason| counted(reason.as_str())),
-                duration: histogram!(DURATION, "endpoint" => endpoint),
-            }
-        })))
-    }
-
-    pub(crate) fn count(&self, endpoint: Endpoint, said: Said, began: Instant) {
-        let Self(endpoints) = self;
-        let OfEndpoint { grants, asleep, kept_asleep, denials, duration } =
-            &endpoints[endpoint as usize];
-        match said {
-            Said::Grant => grants.increment(1),
-            Said::Asleep => asleep.increment(1),
-            Said::KeptAsleep => kept_asleep.increment(1),
-            Said::Deny(reason) => denials[reason as usize].increment(1),
-        }
-        duration.record(began.elapsed());
     }
 }
 
@@ -246,30 +197,4 @@ pub(crate) fn put_to_sleep(to: &'static str) {
 #[expect(clippy::cast_precision_loss)]
 fn precise(count: u64) -> f64 {
     count as f64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn handles_are_indexed_by_what_they_count() {
-        for (index, reason) in Reason::ALL.into_iter().enumerate() {
-            assert_eq!(reason as usize, index, "{reason}");
-        }
-        for (index, endpoint) in Endpoint::ALL.into_iter().enumerate() {
-            assert_eq!(endpoint as usize, index, "{endpoint:?}");
-        }
-    }
-
-    #[test]
-    fn a_denial_is_rendered_under_its_reason() {
-        let verdicts = Verdicts::new();
-        let denied = Said::Deny(Reason::AmbiguousPath);
-        verdicts.count(Endpoint::Management, denied, Instant::now());
-        let text = render();
-        let line = r#"nightporter_verdicts_total{endpoint="authenticate_management",reason="ambiguous_path"} 1"#;
-        assert!(text.contains(line), "{text}");
-        assert!(text.contains("nightporter_request_duration_seconds_bucket"), "{text}");
-    }
 }

@@ -15,6 +15,8 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::condition::{Change, Condition};
@@ -58,6 +60,8 @@ pub(super) struct Client {
     http: legacy::Client<HttpConnector, Empty<Bytes>>,
     authority: Authority,
     condition: Condition,
+    /// Where questions are asked, whichever thread has them.
+    runtime: Handle,
 }
 
 /// A whole answer.
@@ -137,7 +141,15 @@ impl Client {
             .http1_max_buf_size(MAX_ANSWER)
             .build(connector);
         let authority = url.authority()?.clone();
-        Some(Self { http, authority, condition: Condition::default() })
+        Some(Self { http, authority, condition: Condition::default(), runtime: Handle::current() })
+    }
+
+    /// Runs what asks beside whoever wants it asked.
+    pub(super) fn spawn<F>(&self, asking: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.runtime.spawn(asking)
     }
 
     /// Asks one endpoint with these headers, which are [`forwardable`].

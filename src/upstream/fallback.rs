@@ -140,7 +140,7 @@ impl Fallback {
         }
         let (fallback, headers) = (Arc::clone(self), forwardable(headers));
         // A caller that goes away must not make the refusal forgotten.
-        let asking = tokio::spawn(async move { fallback.ask(headers, digest).await });
+        let asking = self.client.spawn(async move { fallback.ask(headers, digest).await });
         matches!(asking.await, Ok(Word::Granted))
     }
 

@@ -118,7 +118,7 @@ impl Mirrored {
         };
         let mirrored = Arc::clone(self);
         let headers = forwardable(headers);
-        tokio::spawn(async move {
+        self.outlet.client.spawn(async move {
             mirrored.send(headers).await;
             drop(permit);
         });

@@ -127,7 +127,7 @@ impl Shadow {
         };
         let ours = Ours { said, status, headers };
         let (shadow, question) = (Arc::clone(self), forwardable(question));
-        tokio::spawn(async move {
+        self.client.spawn(async move {
             shadow.ask(endpoint, question, &ours).await;
             drop(permit);
         });

@@ -126,9 +126,9 @@ fn renders(config: &Config, headers: &BTreeMap<String, String>) -> Result<(), St
         domain: "box.example".into(),
         public_key_pem: String::new(),
     };
-    for client in [Client::Terminal(known.clone()), Client::Peer(known), Client::Anonymous] {
+    for client in [Client::Terminal(&known), Client::Peer(&known), Client::Anonymous] {
         templates
-            .render(&client, Some(&identity), config.gate.header_encoding)
+            .render(client, Some(&identity), config.gate.header_encoding)
             .map_err(|error| error.to_string())?;
     }
     Ok(())

@@ -6,6 +6,7 @@
 
 pub mod management;
 pub mod peer;
+pub mod repeats;
 pub mod replays;
 pub mod target;
 pub mod terminal;

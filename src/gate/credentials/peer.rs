@@ -82,8 +82,34 @@ pub struct Verified {
     pub nonce: Option<Box<str>>,
     /// SHA-256 of the signature's bytes.
     pub fingerprint: [u8; 32],
-    /// When it was made, in seconds since 1970.
+    pub times: Times,
+}
+
+/// When a signature was made and ends, in seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
     pub created: i64,
+    pub expires: Option<i64>,
+}
+
+impl Times {
+    /// Whether a signature may be used at this time.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn check(self, now: SystemTime) -> Result<(), SignatureError> {
+        let now = unix_seconds(now);
+        if self.created > now + SKEW {
+            return Err(SignatureError::Future);
+        }
+        if self.created < now - MAX_AGE {
+            return Err(SignatureError::Old);
+        }
+        if self.expires.is_some_and(|expires| expires < now - SKEW) {
+            return Err(SignatureError::Expired);
+        }
+        Ok(())
+    }
 }
 
 /// Why a signature proves nothing.
@@ -225,7 +251,7 @@ pub fn verify(
 ) -> Result<Verified, SignatureError> {
     let (input, signature) = fields(signed.headers)?;
     let parameters = SignatureParameters::read(&input.params)?;
-    parameters.check(unix_seconds(now))?;
+    parameters.check(now)?;
     let candidates = keys.by_key_id.get(parameters.key_id).ok_or(SignatureError::UnknownKey)?;
     let texts = signed_texts(signed, &input, signature.len())?;
     let candidates: Vec<_> =
@@ -243,7 +269,7 @@ pub fn verify(
         peer: matching.ok_or(SignatureError::Mismatch)?.peer.clone(),
         nonce: parameters.nonce.map(Into::into),
         fingerprint: sha256(&signature),
-        created: parameters.created,
+        times: parameters.times,
     })
 }
 
@@ -320,8 +346,7 @@ fn has_bare_comma(value: &[u8]) -> bool {
 
 /// The parameters of a signature (RFC 9421 section 2.3).
 struct SignatureParameters<'a> {
-    created: i64,
-    expires: Option<i64>,
+    times: Times,
     key_id: &'a str,
     algorithm: Option<&'a str>,
     nonce: Option<&'a str>,
@@ -346,28 +371,18 @@ impl<'a> SignatureParameters<'a> {
             read.ok_or(SignatureError::Parameter)?;
         }
         Ok(Self {
-            created: created.ok_or(SignatureError::NoCreated)?,
-            expires,
+            times: Times { created: created.ok_or(SignatureError::NoCreated)?, expires },
             key_id: key_id.ok_or(SignatureError::UnknownKey)?,
             algorithm,
             nonce,
         })
     }
 
-    fn check(&self, now: i64) -> Result<(), SignatureError> {
+    fn check(&self, now: SystemTime) -> Result<(), SignatureError> {
         if self.algorithm.is_some_and(|algorithm| algorithm != ALGORITHM) {
             return Err(SignatureError::Algorithm);
         }
-        if self.created > now + SKEW {
-            return Err(SignatureError::Future);
-        }
-        if self.created < now - MAX_AGE {
-            return Err(SignatureError::Old);
-        }
-        if self.expires.is_some_and(|expires| expires < now - SKEW) {
-            return Err(SignatureError::Expired);
-        }
-        Ok(())
+        self.times.check(now)
     }
 }
 

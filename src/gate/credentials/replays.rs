@@ -77,8 +77,8 @@ impl Replays {
         }
         let window = seen.windows.entry(Arc::clone(&verified.peer.id)).or_default();
         let pruned = window.prune(oldest_valid);
-        let admitted = window.floor.is_none_or(|floor| verified.created > floor)
-            && window.used.insert((verified.created, fingerprint));
+        let admitted = window.floor.is_none_or(|floor| verified.times.created > floor)
+            && window.used.insert((verified.times.created, fingerprint));
         seen.entries = seen.entries - pruned + usize::from(admitted);
         if seen.entries > self.capacity {
             seen.shrink_largest();
@@ -163,6 +163,7 @@ mod tests {
     use std::thread;
     use std::time::{Duration, UNIX_EPOCH};
 
+    use super::super::peer::Times;
     use super::*;
     use crate::domain::client::Known;
 
@@ -181,7 +182,7 @@ mod tests {
             peer: Known { id: id.into(), name: "Peer".into() },
             nonce: nonce.map(Into::into),
             fingerprint: [fingerprint; 32],
-            created,
+            times: Times { created, expires: None },
         }
     }
 

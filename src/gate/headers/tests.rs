@@ -14,12 +14,12 @@ fn identity() -> Identity {
     }
 }
 
-fn named(name: &str) -> Client {
-    Client::Terminal(Known { id: "t3rm1n".into(), name: name.into() })
+fn named(name: &str) -> Known {
+    Known { id: "t3rm1n".into(), name: name.into() }
 }
 
 /// The value that a template renders to, as bytes.
-fn value(source: &str, client: &Client, encoding: HeaderEncoding) -> Vec<u8> {
+fn value(source: &str, client: Client<'_>, encoding: HeaderEncoding) -> Vec<u8> {
     let templates = HeaderTemplates::compile(&template(source)).expect(source);
     let headers = templates.render(client, Some(&identity()), encoding).expect(source);
     let [(name, value)] = &*headers else { panic!("one header: {headers:?}") };
@@ -38,10 +38,11 @@ fn values_have_one_byte_a_character_or_utf8() {
         ("\n", "", ""),
         ("{{ portal.id }}", "{{ portal.id }}", "{{ portal.id }}"),
     ] {
-        let client = named(name);
+        let known = named(name);
+        let client = Client::Terminal(&known);
         let expected: Vec<u8> = latin1.chars().map(|c| u8::try_from(c).expect("latin-1")).collect();
-        assert_eq!(value("{{ auth.client_name }}", &client, HeaderEncoding::Latin1), expected);
-        let sent = value("{{ auth.client_name }}", &client, HeaderEncoding::Utf8);
+        assert_eq!(value("{{ auth.client_name }}", client, HeaderEncoding::Latin1), expected);
+        let sent = value("{{ auth.client_name }}", client, HeaderEncoding::Utf8);
         assert_eq!(sent, utf8.as_bytes());
     }
 }
@@ -49,18 +50,22 @@ fn values_have_one_byte_a_character_or_utf8() {
 #[test]
 fn an_empty_template_is_a_header_that_is_empty() {
     for source in ["", "\n", "{{ auth.client_id }}"] {
-        assert_eq!(value(source, &Client::Anonymous, HeaderEncoding::Latin1), b"", "{source:?}");
+        assert_eq!(value(source, Client::Anonymous, HeaderEncoding::Latin1), b"", "{source:?}");
     }
     let none = HeaderTemplates::compile(&BTreeMap::new()).expect("no header");
     assert!(none.is_empty());
-    let rendered = none.render(&Client::Anonymous, None, HeaderEncoding::Latin1);
+    let rendered = none.render(Client::Anonymous, None, HeaderEncoding::Latin1);
     assert!(rendered.expect("renders").is_empty());
 }
 
 #[test]
 fn a_box_without_identity_says_nothing_of_itself() {
     let templates = HeaderTemplates::compile(&template("<{{ portal.domain }}{{ portal.id[:6] }}>"));
-    let headers = templates.expect("compiles").render(&named("x"), None, HeaderEncoding::Latin1);
+    let headers = templates.expect("compiles").render(
+        Client::Terminal(&named("x")),
+        None,
+        HeaderEncoding::Latin1,
+    );
     assert_eq!(headers.expect("renders")[0].1, "<>");
 }
 
@@ -139,11 +144,12 @@ fn templates_that_would_differ_fail_or_grow_are_refused_with_a_reason() {
 #[test]
 fn a_value_that_is_too_long_is_an_error_that_names_the_header_only() {
     let templates = HeaderTemplates::compile(&template("{{ auth.client_name }}")).expect("fine");
-    let client = named(&"secret".repeat(MAX_LEN / 6 + 1));
-    let error = templates.render(&client, None, HeaderEncoding::Latin1).expect_err("long");
+    let known = named(&"secret".repeat(MAX_LEN / 6 + 1));
+    let client = Client::Terminal(&known);
+    let error = templates.render(client, None, HeaderEncoding::Latin1).expect_err("long");
     assert_eq!(error.to_string(), "header \"x-ptl-test\": the value grows too long");
     let literal = HeaderTemplates::compile(&template(&"ü".repeat(4096))).expect("fits");
-    let long = literal.render(&client, None, HeaderEncoding::Utf8);
+    let long = literal.render(client, None, HeaderEncoding::Utf8);
     assert!(long.is_ok());
 }
 
@@ -156,7 +162,7 @@ proptest! {
     #[test]
     fn any_name_becomes_one_line(name in any::<String>()) {
         for encoding in [HeaderEncoding::Latin1, HeaderEncoding::Utf8] {
-            let value = value("<{{ auth.client_name[:100] }}>", &named(&name), encoding);
+            let value = value("<{{ auth.client_name[:100] }}>", Client::Terminal(&named(&name)), encoding);
             prop_assert!(value.iter().all(|byte| *byte >= 0x20 && *byte != 0x7f));
             prop_assert!(value.starts_with(b"<") && value.ends_with(b">"));
         }
@@ -181,15 +187,11 @@ fn templates_render_as_jinja2_does_or_are_refused() {
         .expect("clients")
         .iter()
         .map(|client| {
-            let known = || Known {
+            let known = Known {
                 id: text(&client["client_id"]).into(),
                 name: text(&client["client_name"]).into(),
             };
-            match client["client_type"].as_str() {
-                Some("terminal") => Client::Terminal(known()),
-                Some("peer") => Client::Peer(known()),
-                _ => Client::Anonymous,
-            }
+            (client["client_type"].as_str(), known)
         })
         .collect();
     let (mut same, mut refused, mut wrong) = (0, Vec::new(), Vec::new());
@@ -211,7 +213,12 @@ fn templates_render_as_jinja2_does_or_are_refused() {
                 continue;
             }
         };
-        for (client, expected) in clients.iter().zip(texts) {
+        for ((kind, known), expected) in clients.iter().zip(texts) {
+            let client = match kind {
+                Some("terminal") => Client::Terminal(known),
+                Some("peer") => Client::Peer(known),
+                _ => Client::Anonymous,
+            };
             match compiled.render(&variables(client, Some(&identity))) {
                 Ok(text) if Some(text.as_str()) == expected.as_str() => same += 1,
                 Err(_) if template["real"] == false => {}

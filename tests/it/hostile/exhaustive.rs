@@ -2,7 +2,7 @@
 //! every way there is, however long that takes.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use nightporter::domain::app::{Access, PathRule};
 use nightporter::domain::client::{Client, Known};
@@ -182,7 +182,7 @@ fn admits(
     raw: &[u8],
     readings: &HashSet<Vec<u8>>,
     rules: &[PathRule],
-    client: &Client,
+    client: Client<'_>,
     matching: PathMatching,
 ) -> bool {
     let lets_in = |access: Access| {
@@ -216,9 +216,10 @@ fn admits(
     })
 }
 
-fn clients() -> [Client; 3] {
-    let known = || Known { id: Arc::from("id"), name: Arc::from("name") };
-    [Client::Anonymous, Client::Terminal(known()), Client::Peer(known())]
+fn clients() -> [Client<'static>; 3] {
+    static KNOWN: LazyLock<Known> =
+        LazyLock::new(|| Known { id: Arc::from("id"), name: Arc::from("name") });
+    [Client::Anonymous, Client::Terminal(&KNOWN), Client::Peer(&KNOWN)]
 }
 
 fn rules() -> impl Strategy<Value = Vec<PathRule>> {
@@ -319,16 +320,16 @@ proptest! {
             let prepared = Rules::new(&rules, matching);
             let decided = Readings::of(&path).and_then(|readings| govern(&prepared, &readings));
             for client in clients() {
-                let is_granted = decided.is_ok_and(|governed| governed.admit(&client).is_ok());
+                let is_granted = decided.is_ok_and(|governed| governed.admit(client).is_ok());
                 if let Some(readings) = &readings && is_granted {
                     prop_assert!(
-                        admits(&raw, readings, &rules, &client, matching),
+                        admits(&raw, readings, &rules, client, matching),
                         "{path} is granted to {client:?} by {rules:?}, {matching:?}"
                     );
                 }
                 // What has one reading is decided, and as that reading says.
                 if readings.as_ref().is_some_and(|readings| *readings == raw_alone) {
-                    prop_assert_eq!(is_granted, admits(&raw, &raw_alone, &rules, &client, matching));
+                    prop_assert_eq!(is_granted, admits(&raw, &raw_alone, &rules, client, matching));
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! A property: no path is granted that one of its readings would deny.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use nightporter::domain::app::{Access, PathRule};
 use nightporter::domain::client::{Client, Known};
@@ -96,13 +96,14 @@ fn rules() -> Vec<PathRule> {
     ]
 }
 
-fn clients() -> [Client; 3] {
-    let known = || Known { id: Arc::from("id"), name: Arc::from("name") };
-    [Client::Anonymous, Client::Terminal(known()), Client::Peer(known())]
+fn clients() -> [Client<'static>; 3] {
+    static KNOWN: LazyLock<Known> =
+        LazyLock::new(|| Known { id: Arc::from("id"), name: Arc::from("name") });
+    [Client::Anonymous, Client::Terminal(&KNOWN), Client::Peer(&KNOWN)]
 }
 
 /// Whether one reading alone would be granted, by the rule of the longest key.
-fn admits(reading: &str, client: &Client, matching: PathMatching) -> bool {
+fn admits(reading: &str, client: Client<'_>, matching: PathMatching) -> bool {
     let governs = |rule: &&PathRule| {
         let Some(rest) = reading.strip_prefix(&rule.prefix) else { return false };
         matching == PathMatching::Prefix || rest.is_empty() || rest.starts_with('/')
@@ -117,7 +118,7 @@ fn admits(reading: &str, client: &Client, matching: PathMatching) -> bool {
     )
 }
 
-fn is_granted(path: &str, client: &Client, matching: PathMatching) -> bool {
+fn is_granted(path: &str, client: Client<'_>, matching: PathMatching) -> bool {
     let Ok(readings) = Readings::of(path) else { return false };
     govern(&Rules::new(&rules(), matching), &readings)
         .is_ok_and(|governed| governed.admit(client).is_ok())
@@ -161,9 +162,9 @@ proptest! {
         let reading = steps.iter().fold(path_alone, |path, step| step.of(&path));
         for client in clients() {
             for matching in [PathMatching::Prefix, PathMatching::Segment] {
-                if is_granted(&path, &client, matching) {
+                if is_granted(&path, client, matching) {
                     prop_assert!(
-                        admits(&reading, &client, matching),
+                        admits(&reading, client, matching),
                         "{path} is granted to {client:?} and read as {reading}"
                     );
                 }
@@ -179,7 +180,7 @@ fn the_generated_paths_are_granted_and_denied() {
     let mut counts = [0; 2];
     for _ in 0..1000 {
         let path = path().new_tree(&mut runner).expect("generates").current();
-        counts[usize::from(is_granted(&path, &Client::Anonymous, PathMatching::Prefix))] += 1;
+        counts[usize::from(is_granted(&path, Client::Anonymous, PathMatching::Prefix))] += 1;
     }
     assert!(counts.iter().all(|count| *count > 100), "{counts:?}");
 }

@@ -175,7 +175,7 @@ fn every_vector_verifies() {
                 .unwrap_or_else(|error| panic!("{}: {error}", vector["name"]));
             assert_eq!(*verified.peer.id, full_id(text(vector, "keyid")));
             assert_eq!(verified.nonce.as_deref(), vector["nonce"].as_str());
-            assert_eq!(verified.created, CREATED_I);
+            assert_eq!(verified.times.created, CREATED_I);
         }
     }
 }
