@@ -1,8 +1,10 @@
 //! From awake to asleep.
 
 use std::sync::{Arc, Once};
+use std::time::Duration;
 
 use futures_util::future::select_all;
+use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::{Attempt, LOCK_LOST, Means, Trouble};
@@ -16,6 +18,11 @@ use crate::wake::sharing::Need;
 /// What the engine cannot do, or a proxy before it forbids.
 pub(in crate::wake) const CANNOT_BE_PAUSED: Failure =
     Failure::Declined("the engine does not pause it");
+
+/// How often the engine is asked to pause a container that it fails to, and the time
+/// between.
+const PAUSES: usize = 4;
+const BETWEEN_PAUSES: Duration = Duration::from_millis(250);
 
 /// What an operator is told of an app that would be gone.
 const LOST_WHEN_STOPPED: Failure = Failure::Declined(
@@ -117,7 +124,7 @@ impl Attempt {
             if self.wakes.need(container, observed, &snapshot) == Need::Running {
                 continue;
             }
-            match self.means.engine.pause(&container.id).await {
+            match self.pause_one(&container.id).await {
                 Ok(()) => paused.push(container),
                 Err(EngineError::Refused { message, .. }) => {
                     return Err(self.cannot_be_paused(&paused, &message).await);
@@ -133,6 +140,21 @@ impl Attempt {
             }
         }
         Ok(())
+    }
+
+    /// Asks again where the engine refuses: a busy machine's kernel does not freeze every
+    /// process in the time that the engine gives it.
+    async fn pause_one(&self, id: &str) -> Result<(), EngineError> {
+        for _ in 1..PAUSES {
+            match self.means.engine.pause(id).await {
+                Err(EngineError::Refused { status: 500, message }) => {
+                    debug!(container = id, reason = message, "not paused; trying again");
+                    sleep(BETWEEN_PAUSES).await;
+                }
+                done => return done,
+            }
+        }
+        self.means.engine.pause(id).await
     }
 
     /// Remembers it, and has the app go on: it will be stopped at its time.
