@@ -58,8 +58,8 @@
 //!
 //! # The way of one request
 //!
-//! 1. `http` accepts it, from a trusted proxy, and hands its headers to
-//!    [`gate::Gate::auth`].
+//! 1. `http` accepts it, from a trusted proxy, on a thread that the connection stays
+//!    on, and hands its headers to [`gate::Gate::auth`].
 //! 2. `X-Forwarded-Host` and `-Uri` are read; a repeated header is malformed.
 //!    The host's first label names the app.
 //! 3. The set of installed names says whether there is such an app: a random
