@@ -1,6 +1,7 @@
-//! What deciding costs: its pure part, a cache hit, and a whole warm subrequest.
+//! The cost of a decision: its pure part, a cache hit, and a complete subrequest with warm
+//! caches.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot go on ends")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a benchmark panics if it cannot continue")]
 
 mod sample;
 
@@ -14,20 +15,20 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use nightporter::config::{self, Config, Environment};
 use nightporter::domain::app::{Access, PathRule};
 use nightporter::domain::client::Client;
-use nightporter::domain::policy::{PathMatching, Rules, govern};
+use nightporter::domain::policy::{PathMatching, Rules, match_rules};
 use nightporter::domain::request::{Readings, app_label};
 use nightporter::gate::Gate;
 use nightporter::gate::verdict::Verdict;
 use nightporter::store::touch::Touches;
 use nightporter::store::{Cached, Freshness, Source, Table};
-use nightporter::wake::Wakes;
+use nightporter::wake::Registry;
 
 use sample::SampleBox;
 
 criterion_group!(benches, domain, cache, gate);
 criterion_main!(benches);
 
-/// The outcome of what must not wait, because all it needs is in memory.
+/// Returns the outcome of a future that must not wait, because all its data is in memory.
 fn at_once<F: Future>(future: F) -> F::Output {
     future.now_or_never().expect("an answer from memory")
 }
@@ -40,7 +41,7 @@ fn domain(criterion: &mut Criterion) {
     let rules = Rules::new(&paths, PathMatching::Prefix);
     let decide = |path: &str| {
         let readings = Readings::of(path).expect("readable");
-        let governed = govern(&rules, &readings);
+        let governed = match_rules(&rules, &readings);
         governed.and_then(|governed| governed.admit(Client::Anonymous)).is_ok()
     };
     let mut group = criterion.benchmark_group("domain");
@@ -72,7 +73,7 @@ fn cache(criterion: &mut Criterion) {
         bencher.iter(|| {
             hits = hits.wrapping_add(1);
             let now = freshness.now();
-            // There is no store here whose heartbeat would do it.
+            // There is no store here whose heartbeats would verify freshness.
             if hits.is_multiple_of(1 << 16) {
                 freshness.verify(now);
             }
@@ -110,12 +111,12 @@ fn gate(criterion: &mut Criterion) {
     }
 }
 
-/// A gate whose store is live.
+/// Starts a gate and waits until its store is live.
 fn serve(config: &Config) -> Gate {
     let freshness = Arc::new(Freshness::new(config.cache.clone()));
     let source = Arc::new(Source::open(config, &freshness).expect("a folder"));
     let touches = Arc::new(Touches::new(config.touch.clone()));
-    let gate = Gate::new(config, Arc::clone(&source), freshness, touches, Wakes::new().0, None);
+    let gate = Gate::new(config, Arc::clone(&source), freshness, touches, Registry::new().0, None);
     tokio::spawn(async move { source.watch().await });
     let deadline = Instant::now() + Duration::from_secs(10);
     while !gate.health().live {

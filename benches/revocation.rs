@@ -1,11 +1,11 @@
-//! From commit to changed verdict, for every kind of change, on both stores,
-//! while 5,000 requests/s are answered: `cargo bench --bench revocation`.
+//! Measures the time from a commit to the changed verdict, for every kind of change, on
+//! both stores, at 5,000 requests/s: `cargo bench --bench revocation`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a benchmark that cannot go on ends, and prints figures"
+    reason = "a benchmark prints figures and panics if it cannot continue"
 )]
 #![allow(unreachable_pub, reason = "modules are shared with the tests")]
 
@@ -38,7 +38,7 @@ async fn main() {
         }
         let all = Times::together(&all);
         let verdict = if all.percentile(99) <= TARGET { "met" } else { "missed" };
-        println!("{store:?}  all       {all}; the target, p99 {TARGET:?}, is {verdict}");
+        println!("{store:?}  all       {all}; target p99 {TARGET:?}: {verdict}");
         println!(
             "{store:?}  meanwhile {:.0} requests/s of {LOAD}, all granted\n",
             load.end().await

@@ -1,14 +1,15 @@
-//! What nightporter adds to what the engine itself takes, and what starts take from
-//! those who are awake: `cargo bench --bench wake`. Needs root, or a Docker engine.
+//! Measures the time that nightporter adds to the engine's own, and how starts affect
+//! requests for apps that are awake: `cargo bench --bench wake`. Needs root, or a Docker
+//! engine.
 //!
-//! Everything is measured in pairs, in turn, in one run: the engine's own times vary
-//! more from one minute to the next than what is added to them.
+//! Everything is measured in alternating pairs in one run: the engine's own times vary
+//! more from one minute to the next than the time that is added to them.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a benchmark that cannot go on ends, and prints figures"
+    reason = "a benchmark prints figures and panics if it cannot continue"
 )]
 #![allow(unreachable_pub, reason = "modules are shared with the tests")]
 
@@ -67,13 +68,13 @@ async fn main() {
     page(&porter, &front, &app).await;
 }
 
-/// A program's question, held while the app sleeps.
+/// Returns a request of a program, which is held while the app sleeps.
 fn held(app: &App) -> Request {
     Request::auth(format!("{}.box.example", app.name), "/").header("Sec-Fetch-Mode", "cors")
 }
 
-/// Has the engine do something to a container, over its own interface: starting the
-/// client program would take longer than much of what is measured.
+/// Makes the engine perform an action on a container through its API: starting the client
+/// program would take longer than much of what is measured.
 async fn post(socket: &Path, container: &str, verb: &str) {
     let stream = UnixStream::connect(socket).await.expect("the engine listens");
     let (mut sender, connection) =
@@ -87,8 +88,8 @@ async fn post(socket: &Path, container: &str, verb: &str) {
     assert!(status.is_success(), "{verb}: {status}");
 }
 
-/// Whoever wakes the app, it is asleep and known to be when the time begins, and the
-/// time ends when it answers.
+/// Measures wakes by the engine and by a request in pairs. In both cases the time begins
+/// when nightporter knows that the app is asleep, and ends when the app answers.
 async fn paired(
     engine: &Engine,
     porter: &Nightporter,
@@ -129,7 +130,7 @@ async fn paired(
     );
 }
 
-/// What those who are awake notice of many who wake.
+/// Measures the latency of requests for an app that is awake while many others start.
 async fn others(porter: &Nightporter, app: &App, sleepers: &[App]) {
     for sleeper in sleepers {
         until_state(porter, sleeper, "stopped").await;
@@ -161,7 +162,7 @@ async fn others(porter: &Nightporter, app: &App, sleepers: &[App]) {
     );
 }
 
-/// Asks one after the other for an app that is awake.
+/// Sends requests for an app that is awake, one after the other; returns their latencies.
 async fn latencies(porter: &Nightporter, app: &App, mut ended: impl FnMut() -> bool) -> Vec<f64> {
     let request = held(app);
     let mut connection = Connection::open(porter.gate).await.expect("the gate listens");
@@ -175,22 +176,22 @@ async fn latencies(porter: &Nightporter, app: &App, mut ended: impl FnMut() -> b
     all
 }
 
-/// From the moment an app listens until a browser that waits for it shows it, by part.
+/// The time from the moment an app listens until a waiting browser shows it, by part.
 #[derive(Default)]
 struct Parts {
     /// From the click to the waiting page.
     shown: Vec<f64>,
-    /// Until nightporter lets requests through: a probe, and the release.
+    /// Until nightporter releases requests: the probe and the release.
     released: Vec<f64>,
-    /// Until the waiting page has its answer.
+    /// Until the waiting page has received its poll's response.
     answered: Vec<f64>,
-    /// Until the browser begins with the app's document.
+    /// Until the browser starts to load the app's document.
     began: Vec<f64>,
-    /// Until the document is there.
+    /// Until the document is loaded.
     loaded: Vec<f64>,
-    /// Until something of it is on the screen.
+    /// Until the document is first painted.
     painted: Vec<f64>,
-    /// All of it but the last.
+    /// From listening until the document is loaded.
     opened: Vec<f64>,
 }
 
@@ -200,7 +201,7 @@ async fn page(porter: &Nightporter, front: &Front, app: &App) {
         let sleep = Request::new("POST", &format!("/v1/apps/{}/sleep", app.name));
         assert_eq!(ask(porter.ops, &sleep).await.status, 200);
         let release = async {
-            // Held from the moment that the page has had the app woken.
+            // Requests are held as soon as the page has triggered the wake.
             until_leaves(porter, app, "stopped").await;
             while porter.ask(&held(app)).await.status != 200 {}
             unix_nanoseconds()
@@ -216,7 +217,7 @@ async fn page(porter: &Nightporter, front: &Front, app: &App) {
 
 impl Parts {
     fn note(&mut self, seen: &Seen, [ready, released, found]: [u128; 3]) {
-        // Where the app is there before the page was drawn, it never is.
+        // The page is never painted if the app is loaded before.
         if let Some(painted) = seen.documents.first().and_then(|first| first.painted) {
             self.shown.push(nanoseconds_between(seen.asked, painted));
         }
@@ -228,7 +229,7 @@ impl Parts {
             self.painted.push(nanoseconds_between(found, painted));
         }
         let mut polls = seen.requests.iter().filter(|request| request.poll.is_some());
-        // One whose page is gone before its time is known is not counted.
+        // A poll is not counted if its page is gone before the time is known.
         if let Some(answered) = polls.next_back().and_then(|poll| poll.answered) {
             self.answered.push(nanoseconds_between(released, answered));
             self.began.push(nanoseconds_between(answered, last.began));
@@ -255,7 +256,7 @@ impl Parts {
     }
 }
 
-/// Until somebody does something to the app.
+/// Waits until the app is no longer in this state.
 async fn until_leaves(porter: &Nightporter, app: &App, state: &str) {
     let request = Request::new("GET", &format!("/v1/apps/{}", app.name));
     let left = format!("\"state\":\"{state}\"");

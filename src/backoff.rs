@@ -1,18 +1,19 @@
-//! Waits between attempts.
+//! Backoff: the waits between attempts.
 
 use std::time::Duration;
 
-/// Between half and all of a wait, at random, so that many who wait for the same do
-/// not come back at once.
+/// Returns a random duration between half and all of a wait, so that many tasks that wait
+/// for the same event do not retry at once.
 pub(crate) fn jittered(wait: Duration) -> Duration {
     let mut random = [0; 2];
-    // aws-lc aborts the process rather than give bytes that are not random.
+    // aws-lc aborts the process rather than return bytes that are not random.
     let _never_fails = aws_lc_rs::rand::fill(&mut random);
-    let part = f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX);
-    wait.mul_f64(0.5 + part / 2.0)
+    let fraction = f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX);
+    wait.mul_f64(0.5 + fraction / 2.0)
 }
 
-/// The wait after so many failures in a row: doubled each time, up to the longest.
+/// Returns the wait after this many failures in a row: it doubles with each failure, up to
+/// `longest`.
 pub(crate) fn doubled(first: Duration, failures: u32, longest: Duration) -> Duration {
     let doublings = failures.saturating_sub(1).min(31);
     first.saturating_mul(1 << doublings).min(longest)

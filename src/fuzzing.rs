@@ -1,18 +1,18 @@
-//! Ways in for the fuzz targets, to what is not public otherwise.
+//! Entry points for the fuzz targets, to code that is not public otherwise.
 //!
-//! Each takes whatever a stranger could send and checks what must hold of it.
+//! Each takes input that a stranger could send and checks the invariants that must hold.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::domain::app::{Access, AppMeta, PathRule};
-use crate::domain::client::{Client, Known};
-use crate::domain::policy::{PathMatching, Rules, govern, governing_rule};
+use crate::domain::client::{Client, KnownClient};
+use crate::domain::policy::{PathMatching, Rules, governing_rule, match_rules};
 use crate::domain::request::{Readings, app_label};
 use crate::gate::credentials::{peer, terminal};
 use crate::gate::headers::HeaderTemplates;
-use crate::gate::{asker, fuzz_forwarded};
+use crate::gate::{fuzz_forwarded, request_kind};
 
-/// The headers of lines `name: value`, as a server would hand them over.
+/// Parses lines of the form `name: value` into headers, as a server would provide them.
 #[must_use]
 pub fn headers(bytes: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -27,11 +27,11 @@ pub fn headers(bytes: &[u8]) -> HeaderMap {
     headers
 }
 
-/// Everything that is read of a subrequest's head before anything is known of it.
+/// Reads everything that is read of a subrequest's head before its client is identified.
 pub fn request_head(bytes: &[u8]) {
     let headers = headers(bytes);
-    let _ = (terminal::token(&headers), asker::poll_version(&headers));
-    let _ = asker::accepts_html(&headers);
+    let _ = (terminal::token(&headers), request_kind::poll_version(&headers));
+    let _ = request_kind::accepts_html(&headers);
     if let Some((host, uri)) = fuzz_forwarded(&headers) {
         if let Ok(label) = app_label(host, Some("box.example")) {
             assert!(!label.is_empty() && !label.bytes().any(|byte| byte.is_ascii_uppercase()));
@@ -40,7 +40,8 @@ pub fn request_head(bytes: &[u8]) {
     }
 }
 
-/// A path is granted to nobody whom the rule of its raw reading, or of any other, keeps out.
+/// Checks that a path is not granted to a client that the rule of any of its readings
+/// denies.
 pub fn path(target: &str) {
     let rules = [
         ("/pub/closed", Access::Private),
@@ -52,7 +53,7 @@ pub fn path(target: &str) {
     .map(|(prefix, access)| PathRule { prefix: prefix.into(), access, headers: [].into() });
     let Ok(readings) = Readings::of(target) else { return };
     for matching in [PathMatching::Prefix, PathMatching::Segment] {
-        let governed = govern(&Rules::new(&rules, matching), &readings);
+        let governed = match_rules(&Rules::new(&rules, matching), &readings);
         let Ok(governed) = governed else { continue };
         let is_granted = governed.admit(Client::Anonymous).is_ok();
         let raw = governing_rule(&rules, readings.raw(), matching);
@@ -67,13 +68,13 @@ pub fn path(target: &str) {
     }
 }
 
-/// A token that was not made here proves nothing.
+/// Checks that a token that was not issued by this box is refused.
 pub fn token(token: &str, now: std::time::SystemTime) {
     let key = terminal::TokenKey::new(&crate::config::Secret::new("a secret nobody signs with"));
     assert!(terminal::verify(token, &key, now).is_err());
 }
 
-/// Nor does a signature.
+/// Checks that a signature made without a known key is refused.
 pub fn signature(bytes: &[u8], keys: &peer::PeerKeys, now: std::time::SystemTime) {
     let headers = headers(bytes);
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
@@ -87,7 +88,7 @@ pub fn signature(bytes: &[u8], keys: &peer::PeerKeys, now: std::time::SystemTime
     assert!(peer::verify(&signed, keys, now).is_err());
 }
 
-/// A description that can be used can be used again as it was read.
+/// Checks that a description that parses has its paths sorted and can be prepared.
 pub fn app_meta(json: &[u8]) {
     let Ok(meta) = AppMeta::parse(json) else { return };
     let lengths: Vec<_> = meta.paths.iter().map(|rule| rule.prefix.len()).collect();
@@ -98,13 +99,13 @@ pub fn app_meta(json: &[u8]) {
     }
 }
 
-/// A template that was taken renders, for the samples at least, to one line of a header.
+/// Checks that every value an accepted template renders to is one line of a header.
 pub fn template(source: &str, name: &str) {
     use crate::config::HeaderEncoding;
 
     let headers = [("X-Ptl-Fuzz".to_owned(), source.to_owned())].into();
     let Ok(templates) = HeaderTemplates::compile(&headers) else { return };
-    let known = Known { id: "id".into(), name: name.into() };
+    let known = KnownClient { id: "id".into(), name: name.into() };
     for client in [Client::Terminal(&known), Client::Anonymous] {
         for encoding in [HeaderEncoding::Latin1, HeaderEncoding::Utf8] {
             let rendered = templates.render(client, None, encoding);
@@ -115,7 +116,7 @@ pub fn template(source: &str, name: &str) {
     }
 }
 
-/// What comes over the channel of notifications.
+/// Parses the payload of a notification.
 pub fn payload(text: &str) {
     crate::store::postgres::fuzz_payload(text);
 }

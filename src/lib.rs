@@ -71,7 +71,7 @@
 //! 5. The client: its token, else its signature, else anonymous. A verified
 //!    token is remembered together with the secret it was verified with.
 //! 6. Access is checked, headers are rendered or remembered, the use is noted.
-//! 7. One flag says whether the app is awake. If not, the waker is asked to bring it
+//! 7. One flag says whether the app is awake. If not, the reconciler is asked to bring it
 //!    up, and the request is passed on, held, or answered with a page, by the app's
 //!    strategy and by who asks ([`gate::verdict::Asleep`]).
 //! 8. Every row that was used is asked once more whether a notification or time

@@ -1,5 +1,5 @@
-/// The system's allocator keeps what a burst of connections took. This one has threads
-/// that give it back within ten seconds, whether or not anybody asks for more.
+/// The system's allocator keeps the memory of a burst of connections. jemalloc has threads
+/// that give it back within ten seconds, whether or not more is allocated.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

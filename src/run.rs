@@ -11,11 +11,11 @@ use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use crate::config::{self, Config, StoreKind};
-use crate::descriptors::Shares;
+use crate::descriptors::ConnectionLimits;
 use crate::gate::Gate;
 use crate::http::ops::OpsRoutes;
 use crate::http::routes::GateRoutes;
-use crate::http::tls::{Tls, TlsError};
+use crate::http::tls::{ServerTls, TlsError};
 use crate::http::{Bounds, Drain, Limits, Listeners, Server};
 use crate::ops::apps::Apps;
 use crate::postgres::ConfigError;
@@ -25,17 +25,17 @@ use crate::store::touch::Touches;
 use crate::store::{Freshness, Source};
 use crate::telemetry::{logs, meters};
 use crate::upstream::{Shadow, Upstream};
-use crate::wake::{self, Wakes};
+use crate::wake::{self, Registry};
 
-/// How long the store's link waits for the first look at the apps' folder.
-const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// How long the store's listener waits for the first scan of the apps' folder.
+const FIRST_SCAN: Duration = Duration::from_secs(1);
 
-/// How long the last uses may take to be written when everything else is done, and
+/// How long writing the last uses may take when everything else is done, and
 /// after a second signal.
 const LAST_FLUSH: Duration = Duration::from_secs(2);
-const HURRIED_FLUSH: Duration = Duration::from_millis(300);
+const ABORT_FLUSH: Duration = Duration::from_millis(300);
 
-/// Why the process ended otherwise than asked.
+/// Why the process ended unexpectedly.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error("gate.tls: {0}")]
@@ -44,33 +44,33 @@ pub enum RunError {
     Store(#[from] ConfigError),
     #[error("cannot listen: {0}")]
     Listen(#[from] std::io::Error),
-    /// One of the tasks that never end has ended.
-    #[error("a part of the process broke: {0}")]
+    /// A background task, which never ends, has ended.
+    #[error("a background task failed: {0}")]
     Broken(tokio::task::JoinError),
-    /// A second signal came while connections drained.
+    /// A second signal arrived while connections drained.
     #[error("aborted while draining")]
     Aborted,
 }
 
-/// Tasks that never end. One that does, does by a panic, and ends the process:
-/// a gate without its store's listener must not go on as if nothing had happened.
-type Endless = JoinSet<Infallible>;
+/// Tasks that never end. If one ends, it has panicked, and that ends the process:
+/// a gate without its store's listener must not continue as if nothing had happened.
+type EndlessTasks = JoinSet<Infallible>;
 
 /// What runs once everything has been opened.
 struct Started {
-    tls: Option<Arc<Tls>>,
+    tls: Option<Arc<ServerTls>>,
     source: Arc<Source>,
     touches: Arc<Touches>,
-    wakes: Arc<Wakes>,
-    parts: Endless,
-    doors: Endless,
+    registry: Arc<Registry>,
+    background: EndlessTasks,
+    accepting: EndlessTasks,
     drains: [Drain; 2],
 }
 
-/// Serves until told to stop, or until something breaks that cannot.
+/// Serves until a shutdown signal arrives, or until a background task fails.
 ///
-/// Connections that are being answered have `gate.drain_timeout` to finish. Who is told
-/// to stop while it starts has answered nobody, and ends at once.
+/// Requests that are being answered have `gate.drain_timeout` to finish. If the signal
+/// arrives during the start, no request has been answered yet, and the process ends at once.
 pub async fn run(
     config: Arc<Config>,
     listeners: Listeners,
@@ -79,123 +79,129 @@ pub async fn run(
     let mut reloaded = None;
     let started = tokio::select! {
         started = start(&config, listeners) => started?,
-        () = told_to_stop(&mut signals, &mut reloaded) => {
-            info!("told to stop while starting");
+        () = shutdown(&mut signals, &mut reloaded) => {
+            info!("shut down while starting");
             return Ok(());
         }
     };
-    let Started { tls, source, touches, wakes, mut parts, mut doors, drains } = started;
-    serve(&config, reloaded, tls.as_ref(), &mut signals, [&mut parts, &mut doors]).await?;
-    doors.shutdown().await;
-    wakes.close();
+    let Started { tls, source, touches, registry, mut background, mut accepting, drains } = started;
+    let tasks = [&mut background, &mut accepting];
+    serve(&config, reloaded, tls.as_ref(), &mut signals, tasks).await?;
+    accepting.shutdown().await;
+    registry.close();
     info!("draining; a second signal aborts");
     let mut outcome = drain(drains, config.gate.drain_timeout, &mut signals).await;
     let flush = async {
         if timeout(LAST_FLUSH, touches.flush(&source)).await.is_err() {
-            warn!("the store took too long; the last uses are not written");
+            warn!("the store did not answer in time; the last uses are not written");
         }
     };
     let mut flush = pin!(flush);
     if outcome.is_ok() {
         tokio::select! {
             () = &mut flush => {
-                parts.shutdown().await;
+                background.shutdown().await;
                 return Ok(());
             }
-            () = second(&mut signals) => outcome = Err(RunError::Aborted),
+            () = second_shutdown(&mut signals) => outcome = Err(RunError::Aborted),
         }
     }
-    if timeout(HURRIED_FLUSH, flush).await.is_err() {
+    if timeout(ABORT_FLUSH, flush).await.is_err() {
         warn!("the last uses are not written");
     }
-    parts.abort_all();
+    background.abort_all();
     outcome
 }
 
-/// Opens everything and begins to accept.
+/// Opens everything and starts to accept connections.
 async fn start(config: &Arc<Config>, listeners: Listeners) -> Result<Started, RunError> {
     let tls = match config.gate.tls.clone() {
-        Some(files) => Some(Arc::new(open(move || Tls::load(&files)).await??)),
+        Some(files) => Some(Arc::new(run_blocking(move || ServerTls::load(&files)).await??)),
         None => None,
     };
     let freshness = Arc::new(Freshness::new(config.cache.clone()));
     let source = {
         let (config, freshness) = (Arc::clone(config), Arc::clone(&freshness));
-        Arc::new(open(move || Source::open(&config, &freshness)).await??)
+        Arc::new(run_blocking(move || Source::open(&config, &freshness)).await??)
     };
     let touches = Arc::new(Touches::new(config.touch.clone()));
-    let (wakes, orders) = Wakes::new();
+    let (registry, commands) = Registry::new();
     let upstream = Upstream::of(config);
     let gate = Gate::new(
         config,
         Arc::clone(&source),
         Arc::clone(&freshness),
         Arc::clone(&touches),
-        Arc::clone(&wakes),
+        Arc::clone(&registry),
         upstream.clone(),
     );
     let gate = Arc::new(gate);
 
-    let mut parts = Endless::new();
-    let (look, looked) = oneshot::channel();
-    parts.spawn(follow_apps(
+    let mut background = EndlessTasks::new();
+    let (scan_done, first_scan) = oneshot::channel();
+    background.spawn(follow_apps(
         AppMetaDir::new(config.store.installed_apps_dir.clone()),
         Arc::clone(&freshness),
         matches!(*source, Source::Files(_)),
-        look,
+        scan_done,
     ));
-    parts.spawn(follow_store(Arc::clone(&source), looked));
-    parts.spawn(write_touches(Arc::clone(&touches), Arc::clone(&source)));
-    parts.spawn(meters::upkeep());
+    background.spawn(follow_store(Arc::clone(&source), first_scan));
+    background.spawn(write_touches(Arc::clone(&touches), Arc::clone(&source)));
+    background.spawn(meters::upkeep());
     if let Some(tls) = &tls {
-        parts.spawn(Arc::clone(tls).follow());
+        background.spawn(Arc::clone(tls).follow());
     }
 
     if config.wake.enabled {
-        wake::begin(config, &wakes, orders, &source, &freshness, &touches, &mut parts).await;
+        wake::begin(config, &registry, commands, &source, &freshness, &touches, &mut background)
+            .await;
     }
 
-    let mut doors = Endless::new();
-    let apps = Apps::new(Arc::clone(&wakes), Arc::clone(&touches));
+    let mut accepting = EndlessTasks::new();
+    let apps = Apps::new(Arc::clone(&registry), Arc::clone(&touches));
     let shadow = upstream.as_ref().and_then(|upstream| upstream.shadow());
-    let drains = open_doors(config, &gate, apps, shadow, tls.as_ref(), listeners, &mut doors)?;
-    Ok(Started { tls, source, touches, wakes, parts, doors, drains })
+    let drains =
+        start_servers(config, &gate, apps, shadow, tls.as_ref(), listeners, &mut accepting)?;
+    Ok(Started { tls, source, touches, registry, background, accepting, drains })
 }
 
-/// Reads files on a thread that may wait: a disk may be gone, and another process may
+/// Reads files on a thread that may block: a disk may be gone, and another process may
 /// hold a lock.
-async fn open<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RunError> {
     spawn_blocking(work).await.map_err(RunError::Broken)
 }
 
-/// Until the signal to stop; keeps the last configuration that came before it.
-async fn told_to_stop(signals: &mut mpsc::Receiver<Signal>, reloaded: &mut Option<Arc<Config>>) {
+/// Waits for the shutdown signal; keeps the last configuration that arrived before it.
+async fn shutdown(signals: &mut mpsc::Receiver<Signal>, reloaded: &mut Option<Arc<Config>>) {
     while let Signal::Reload(config) = next(signals).await {
         *reloaded = Some(config);
     }
 }
 
-/// Until the signal that asks for an end at once.
-async fn second(signals: &mut mpsc::Receiver<Signal>) {
+/// Waits for the second shutdown signal, which requests an immediate end.
+async fn second_shutdown(signals: &mut mpsc::Receiver<Signal>) {
     while !matches!(next(signals).await, Signal::Shutdown) {}
 }
 
-/// The store is live only once the apps' folder was looked at: what was read of it before
-/// is read again then. A folder that hangs keeps the store waiting no longer than
-/// [`FIRST_LOOK`].
-async fn follow_store(source: Arc<Source>, looked: oneshot::Receiver<()>) -> Infallible {
-    let _hangs_or_was_looked_at = timeout(FIRST_LOOK, looked).await;
+/// Follows the store. It is live only after the first scan of the apps' folder: anything
+/// that was read from the folder before is then read again. A folder that hangs delays the
+/// store by no more than [`FIRST_SCAN`].
+async fn follow_store(source: Arc<Source>, first_scan: oneshot::Receiver<()>) -> Infallible {
+    let _hangs_or_was_scanned = timeout(FIRST_SCAN, first_scan).await;
     source.watch().await
 }
 
-/// On the files store the folders are the set of installed apps too.
+/// Follows the apps' folder. On the files store, the folders are also the set of installed
+/// apps.
 async fn follow_apps(
     dir: AppMetaDir,
     freshness: Arc<Freshness>,
     names: bool,
-    looked: oneshot::Sender<()>,
+    scan_done: oneshot::Sender<()>,
 ) -> Infallible {
-    dir.watch(freshness, names, looked).await
+    dir.watch(freshness, names, scan_done).await
 }
 
 async fn write_touches(touches: Arc<Touches>, source: Arc<Source>) -> Infallible {
@@ -203,58 +209,58 @@ async fn write_touches(touches: Arc<Touches>, source: Arc<Source>) -> Infallible
 }
 
 /// Starts to accept on both listeners.
-fn open_doors(
+fn start_servers(
     config: &Config,
     gate: &Arc<Gate>,
     apps: Apps,
     shadow: Option<&Arc<Shadow>>,
-    tls: Option<&Arc<Tls>>,
+    tls: Option<&Arc<ServerTls>>,
     listeners: Listeners,
-    doors: &mut Endless,
+    accepting: &mut EndlessTasks,
 ) -> Result<[Drain; 2], RunError> {
     let Listeners { gate: gate_listener, ops: ops_listener } = listeners;
     let pages = config.store.installed_apps_dir.clone();
     let routes = Arc::new(GateRoutes::new(Arc::clone(gate), pages, shadow.cloned()));
     let (gate_bounds, ops_bounds) = bounds(config);
     let (accept, gate_drain) = Server::new("gate", routes, Limits::default(), gate_bounds)
-        .trusting(config.gate.trusted_proxies.clone())
-        .over(tls.cloned())
-        .on_threads(std::thread::available_parallelism()?.get())
+        .with_trusted(config.gate.trusted_proxies.clone())
+        .with_tls(tls.cloned())
+        .with_threads(std::thread::available_parallelism()?.get())
         .start(gate_listener)?;
-    doors.spawn(accept);
+    accepting.spawn(accept);
     let routes = Arc::new(OpsRoutes::new(Arc::clone(gate), apps, &config.ops));
     let (accept, ops_drain) =
         Server::new("ops", routes, Limits::default(), ops_bounds).start(ops_listener)?;
-    doors.spawn(accept);
+    accepting.spawn(accept);
     Ok([gate_drain, ops_drain])
 }
 
-/// How many connections the listeners may have.
+/// Returns how many connections the gate's and the operator's listener may have.
 fn bounds(config: &Config) -> (Bounds, Bounds) {
-    let of_database = match &config.store.kind {
-        // And the one that listens.
+    let database_connections = match &config.store.kind {
+        // The pool, and the connection that listens for notifications.
         StoreKind::Postgres(postgres) => postgres.pool_size as usize + 1,
         StoreKind::Files { .. } => 0,
     };
-    let shares = Shares::now(of_database);
-    let config::Gate { max_connections: asked, max_connections_per_address, .. } = config.gate;
-    if shares.gate < asked {
+    let limits = ConnectionLimits::now(database_connections);
+    let config::Gate { max_connections, max_connections_per_address, .. } = config.gate;
+    if limits.gate < max_connections {
         info!(
-            connections = shares.gate,
+            connections = limits.gate,
             "the limit of open files leaves the gate fewer connections than gate.max_connections"
         );
     }
-    let gate = Bounds::within(shares.gate.min(asked), max_connections_per_address);
-    (gate, Bounds::within(shares.ops, shares.ops))
+    let gate = Bounds::within(limits.gate.min(max_connections), max_connections_per_address);
+    (gate, Bounds::within(limits.ops, limits.ops))
 }
 
-/// Until the first signal to stop, or until a part breaks.
+/// Runs until the first shutdown signal, or until a background task fails.
 async fn serve(
     config: &Config,
     reloaded: Option<Arc<Config>>,
-    tls: Option<&Arc<Tls>>,
+    tls: Option<&Arc<ServerTls>>,
     signals: &mut mpsc::Receiver<Signal>,
-    [parts, doors]: [&mut Endless; 2],
+    [background, accepting]: [&mut EndlessTasks; 2],
 ) -> Result<(), RunError> {
     let mut current = config.clone();
     if let Some(new) = reloaded {
@@ -269,20 +275,20 @@ async fn serve(
                     continue;
                 }
             },
-            Some(ended) = parts.join_next() => ended,
-            Some(ended) = doors.join_next() => ended,
+            Some(ended) = background.join_next() => ended,
+            Some(ended) = accepting.join_next() => ended,
         };
         match ended {
             Ok(never) => match never {},
             Err(error) => {
-                error!(%error, "a part of the process broke");
+                error!(%error, "a background task failed");
                 return Err(RunError::Broken(error));
             }
         }
     }
 }
 
-/// The next signal; waits for ever once nobody can send one.
+/// Returns the next signal; waits forever once all senders are gone.
 async fn next(signals: &mut mpsc::Receiver<Signal>) -> Signal {
     match signals.recv().await {
         Some(signal) => signal,
@@ -290,10 +296,10 @@ async fn next(signals: &mut mpsc::Receiver<Signal>) -> Signal {
     }
 }
 
-/// Takes what can be taken while running and says what cannot.
-fn reload(current: &mut Config, new: &Config, tls: Option<Arc<Tls>>) {
+/// Applies the changes that can be made while running, and logs those that cannot.
+fn reload(current: &mut Config, new: &Config, tls: Option<Arc<ServerTls>>) {
     if let Some(tls) = tls {
-        // Beside this task, which has to hear signals: it may wait for a lock.
+        // In a task of its own: it may wait for a lock, and this task must handle signals.
         tokio::spawn(async move { tls.refresh(true).await });
     }
     if new.log.level != current.log.level {
@@ -303,15 +309,15 @@ fn reload(current: &mut Config, new: &Config, tls: Option<Arc<Tls>>) {
         }
         current.log.level.clone_from(&new.log.level);
     }
-    let waiting = current.differing(new);
-    if waiting.is_empty() {
+    let pending = current.diff(new);
+    if pending.is_empty() {
         info!("reloaded");
     } else {
-        warn!(keys = waiting.join(", "), "reloaded, but these changes need a restart");
+        warn!(keys = pending.join(", "), "reloaded, but these changes need a restart");
     }
 }
 
-/// Waits for running requests, for as long as they may take.
+/// Waits for running requests, up to the deadline.
 async fn drain(
     mut drains: [Drain; 2],
     deadline: Duration,
@@ -324,7 +330,7 @@ async fn drain(
             warn!("requests are still running after gate.drain_timeout; they are cut");
             Ok(())
         }
-        () = second(signals) => {
+        () = second_shutdown(signals) => {
             warn!("second signal: running requests are cut");
             Err(RunError::Aborted)
         }
@@ -351,11 +357,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_drain_ends_when_the_last_request_does() {
-        let (Busy { puppet, drain, .. }, Busy { puppet: other, drain: other_drain, .. }) =
+        let (Busy { handler, drain, .. }, Busy { handler: other, drain: other_drain, .. }) =
             (busy().await, busy().await);
         let (_sender, mut signals) = mpsc::channel(1);
-        puppet.let_go();
-        other.let_go();
+        handler.release();
+        other.release();
         let outcome = drained([drain, other_drain], PATIENCE * 2, &mut signals).await;
         assert!(matches!(outcome, Ok(())), "{outcome:?}");
     }
@@ -380,12 +386,12 @@ mod tests {
         sender.send(Signal::Reload(config)).await.expect("room");
         let drains = [one.drain, other.drain];
         let draining = tokio::spawn(async move { drain(drains, PATIENCE * 2, &mut signals).await });
-        let taken = async {
+        let received = async {
             while sender.capacity() < 2 {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(PATIENCE, taken).await.expect("the reload is taken");
+        timeout(PATIENCE, received).await.expect("the reload is received");
         assert!(!draining.is_finished());
         sender.send(Signal::Shutdown).await.expect("room");
         let outcome = timeout(PATIENCE, draining).await.expect("in time").expect("no panic");

@@ -1,4 +1,4 @@
-//! What a running process is told from outside.
+//! The signals that the process handles.
 
 use std::io;
 use std::sync::Arc;
@@ -9,19 +9,19 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::config::Config;
 
-/// An order to a running process.
+/// A request to the running process.
 #[derive(Debug, Clone)]
 pub enum Signal {
-    /// Take what can be taken of this configuration, and read the certificate anew.
+    /// Apply what can be changed at runtime of this configuration, and reload the certificate.
     Reload(Arc<Config>),
-    /// The first drains, the second aborts.
+    /// The first one drains, the second one aborts.
     Shutdown,
 }
 
-/// SIGTERM and SIGINT as [`Signal::Shutdown`], SIGHUP as [`Signal::Reload`].
+/// Delivers SIGTERM and SIGINT as [`Signal::Shutdown`], and SIGHUP as [`Signal::Reload`].
 ///
-/// `load` reads the configuration again; `None` where it is refused, which
-/// `load` has to report itself.
+/// `load` reads the configuration again. It returns `None` if the configuration is invalid,
+/// which `load` has to report itself.
 pub fn from_process(
     load: impl Fn() -> Option<Arc<Config>> + Send + Sync + 'static,
 ) -> io::Result<mpsc::Receiver<Signal>> {
@@ -31,10 +31,10 @@ pub fn from_process(
     let (sender, receiver) = mpsc::channel(4);
     let load = Arc::new(load);
     tokio::spawn(async move {
-        // Files may keep whoever reads them waiting, and the other signals must be heard.
+        // Reading files may take long, and the other signals must be handled meanwhile.
         let mut loading = None;
         loop {
-            let order = tokio::select! {
+            let signal = tokio::select! {
                 _ = terminate.recv() => Signal::Shutdown,
                 _ = interrupt.recv() => Signal::Shutdown,
                 _ = hangup.recv(), if loading.is_none() => {
@@ -47,7 +47,7 @@ pub fn from_process(
                     None => continue,
                 },
             };
-            if sender.send(order).await.is_err() {
+            if sender.send(signal).await.is_err() {
                 return;
             }
         }
@@ -55,13 +55,13 @@ pub fn from_process(
     Ok(receiver)
 }
 
-/// What was loaded, once it is.
+/// Waits for the load in progress, if there is one, and returns its configuration.
 async fn loaded(loading: &mut Option<JoinHandle<Option<Arc<Config>>>>) -> Option<Arc<Config>> {
-    let Some(under_way) = loading else {
+    let Some(in_progress) = loading else {
         return std::future::pending().await;
     };
-    let loaded = under_way.await;
+    let loaded = in_progress.await;
     *loading = None;
-    // A panic was reported by itself.
+    // A panic has already been reported by the panic hook.
     loaded.ok().flatten()
 }

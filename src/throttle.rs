@@ -1,24 +1,26 @@
-//! Log lines, and other things, that may come once in a time.
+//! Limits how often a log line, or anything else, may occur.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Lets through one in a time, and says how many were kept back before it.
+/// Admits one event per interval, and counts the events that it suppresses.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle(Mutex<(Option<Instant>, u64)>);
 
 impl Throttle {
+    /// Returns how many events were suppressed since the last admitted one, or `None` if this
+    /// event is suppressed too.
     pub(crate) fn admit(&self, now: Instant, every: Duration) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, kept_back) = &mut *state;
+        let (last, suppressed) = &mut *state;
         if last.is_some_and(|last| now.duration_since(last) < every) {
-            *kept_back += 1;
+            *suppressed += 1;
             return None;
         }
         *last = Some(now);
-        Some(std::mem::take(kept_back))
+        Some(std::mem::take(suppressed))
     }
 }
 

@@ -1,5 +1,5 @@
-//! A box in a folder, with as many apps and terminals as a benchmark asks for,
-//! and what its clients carry.
+//! A box in a folder, with as many apps and terminals as a benchmark needs,
+//! and the credentials of its clients.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 const TERMINAL_SECRET: &str = "0b9c1f4e-terminal-secret-of-the-sample-box";
 
-/// The headers an app asks for; each of them is in use by real apps.
+/// The headers of an app's private paths; real apps use all of them.
 const PRIVATE_HEADERS: [(&str, &str); 4] = [
     ("X-Ptl-Client-Id", "{{ auth.client_id }}"),
     ("X-Ptl-Client-Name", "{{ auth.client_name }}"),
@@ -27,11 +27,12 @@ const PRIVATE_HEADERS: [(&str, &str); 4] = [
     ("X-Ptl-User", "{{ portal.id[:6] }}@{{ portal.domain }}"),
 ];
 
-/// A key of the largest size that a peer may have.
+/// A key of the maximum size for a peer.
 const LARGE_KEY: &str = include_str!("../../tests/vectors/large-key.pem");
 
-/// Apps `app0`, … and terminals `terminal0`, …; one peer that signs, and one with a large
-/// key. Of each app `/public/` is public, `/peer/` is for peers, and the rest is private.
+/// A box with apps `app0`, … and terminals `terminal0`, …, one peer that signs, and one with
+/// a large key. In each app `/public/` is public, `/peer/` is for peers, and all other paths
+/// are private.
 pub struct SampleBox {
     folder: TempDir,
     peer: KeyPair,
@@ -42,7 +43,7 @@ pub struct SampleBox {
 impl SampleBox {
     pub fn new(apps: usize, terminals: usize) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        // As long as those that FreeShard makes.
+        // The key size that FreeShard uses.
         let peer = KeyPair::generate(KeySize::Rsa4096).expect("random");
         let peer_id = id_of(&public_pem(&peer));
         let large_key = pem::parse(LARGE_KEY).expect("PEM");
@@ -117,7 +118,8 @@ impl SampleBox {
         self.folder.path()
     }
 
-    /// A configuration file that serves the box on free ports; `more` is further TOML.
+    /// Writes a configuration file that serves the box on free ports; `more` is appended to
+    /// its TOML.
     pub fn config(&self, more: &str) -> PathBuf {
         let folder = self.path().display();
         let listen = "listen = \"127.0.0.1:0\"";
@@ -131,7 +133,7 @@ impl SampleBox {
         self.path().join("nightporter.toml")
     }
 
-    /// The cookie of a terminal of any such box.
+    /// Returns the cookie of a terminal; it is valid for every sample box.
     pub fn cookie(terminal: usize) -> String {
         let (secret, id) = (Secret::new(TERMINAL_SECRET), format!("terminal{terminal}"));
         #[expect(clippy::disallowed_methods, reason = "credentials are made for now")]
@@ -139,18 +141,18 @@ impl SampleBox {
         format!("authorization={token}")
     }
 
-    /// What a signature by the peer's key is known by.
+    /// Returns the key id in the peer's signatures.
     pub fn key_id(&self) -> &str {
         &self.peer_id[..6]
     }
 
-    /// What a signature by the large key is known by.
-    #[allow(dead_code, reason = "benchmarks take what is theirs")]
+    /// Returns the key id in signatures by the large key.
+    #[allow(dead_code, reason = "not every benchmark uses it")]
     pub fn large_key_id(&self) -> &str {
         &self.large_key_id[..6]
     }
 
-    /// The peer's signature of `GET https://{host}{uri}`: the values of
+    /// Signs `GET https://{host}{uri}` as the peer; returns the values of
     /// `Signature-Input` and `Signature` (RFC 9421).
     pub fn signature(&self, host: &str, uri: &str) -> [String; 2] {
         #[expect(clippy::disallowed_methods, reason = "credentials are made for now")]
@@ -172,7 +174,7 @@ impl SampleBox {
     }
 }
 
-/// The headers that a proxy sends of a browser's `GET https://{host}{uri}`.
+/// Returns the headers that a proxy sends for a browser's `GET https://{host}{uri}`.
 pub fn forwarded(host: &str, uri: &str) -> Vec<(String, String)> {
     [
         ("host", "127.0.0.1"),
@@ -191,7 +193,7 @@ pub fn forwarded(host: &str, uri: &str) -> Vec<(String, String)> {
     .into()
 }
 
-/// The host of an app.
+/// Returns the host of an app.
 pub fn host(app: usize) -> String {
     format!("app{app}.box.example")
 }

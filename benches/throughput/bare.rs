@@ -1,4 +1,4 @@
-//! What nightporter is compared with: hyper, and one answer.
+//! The server that nightporter is compared with: hyper with a constant response.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -16,20 +16,20 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-/// The one answer, as nightporter gave it.
+/// The constant response, copied from nightporter.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Answer {
     pub status: u16,
-    /// Without those that hyper adds.
+    /// Without the headers that hyper adds.
     pub headers: Vec<(String, String)>,
     pub body: String,
 }
 
-/// What this server is told.
+/// The settings of this server.
 #[derive(Serialize, Deserialize)]
-pub struct Orders {
+pub struct Settings {
     pub answer: Answer,
-    /// Certificate and key in PEM: TLS and HTTP/2.
+    /// Certificate and key in PEM; if set, the server speaks HTTP/2 over TLS.
     pub tls: Option<(String, String)>,
 }
 
@@ -41,7 +41,7 @@ struct Prepared {
 
 impl Prepared {
     fn response(&self) -> Response<Full<Bytes>> {
-        // Room for the two that hyper adds.
+        // Room for the two headers that hyper adds.
         let mut headers = HeaderMap::with_capacity(self.headers.len() + 2);
         for (name, value) in &self.headers {
             headers.append(name.clone(), value.clone());
@@ -53,9 +53,9 @@ impl Prepared {
     }
 }
 
-pub fn serve(orders: &Path) {
-    let orders = std::fs::read(orders).expect("orders");
-    let Orders { answer, tls } = serde_json::from_slice(&orders).expect("orders");
+pub fn serve(settings: &Path) {
+    let settings = std::fs::read(settings).expect("settings");
+    let Settings { answer, tls } = serde_json::from_slice(&settings).expect("settings");
     let headers = answer
         .headers
         .iter()
@@ -71,7 +71,7 @@ pub fn serve(orders: &Path) {
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         println!("listening on {}", listener.local_addr().expect("bound"));
-        // From a worker, as nightporter does, and not from the thread that blocks here.
+        // Accept on a worker thread, as nightporter does, not on the thread that blocks here.
         let accepting = tokio::spawn(accept(listener, prepared, tls));
         accepting.await.expect("no panic");
     });
@@ -104,7 +104,7 @@ where
         async { Ok::<_, Infallible>(response) }
     });
     let stream = TokioIo::new(stream);
-    // A client that leaves is the end of a connection, however it leaves.
+    // An error only means that the client has disconnected.
     if multiplexed {
         http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await.ok();
     } else {

@@ -1,16 +1,16 @@
-//! What the real binary takes: disk, time to start, memory.
+//! The footprint of the nightporter binary: disk space, start time and memory.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::load::{Load, Orders, Requests, Slice, Wire};
+use crate::load::{Load, Requests, Settings, Slice, Transport};
 use crate::process::Process;
 use crate::sample::SampleBox;
 use crate::{CONCURRENCY, Length, ask, median, start_load};
 
-/// Until memory is looked at: what only a start needs is freed by then.
+/// How long to wait before memory is measured: memory for the start is freed by then.
 const SETTLING: Duration = Duration::from_secs(1);
 
 pub fn print(length: &Length) {
@@ -31,8 +31,8 @@ pub fn print(length: &Length) {
     println!("idle        {:.1} MiB resident (target 15)", mebibytes(server.resident()));
 }
 
-/// Starts the real binary; returns it with its gate's address, and how long it
-/// took until it was live.
+/// Starts the nightporter binary; returns it with its gate's address, and the time until it
+/// was live.
 fn start(config: &Path) -> ((SocketAddr, Process), Duration) {
     let began = Instant::now();
     let mut server = Process::nightporter(config);
@@ -51,7 +51,8 @@ fn probe(ops: SocketAddr) -> Option<String> {
     answer.starts_with("HTTP/1.1 200").then_some(answer)
 }
 
-/// Memory after many requests, each of another terminal for another app.
+/// Measures memory and throughput with full caches: each request comes from another
+/// terminal and is for another app.
 pub fn print_crowd(length: &Length) {
     let (apps, requests) = (length.apps, length.requests);
     let sample = SampleBox::new(apps, apps);
@@ -59,15 +60,15 @@ pub fn print_crowd(length: &Length) {
     let ((target, server), ready) = start(&sample.config(""));
     std::thread::sleep(SETTLING);
     let before = server.resident();
-    let orders = Orders {
-        wire: Wire::KeepAlive,
+    let settings = Settings {
+        transport: Transport::KeepAlive,
         concurrency: CONCURRENCY,
         requests: Requests::Pairs { apps, cookies },
         status: 200,
         body: "null".into(),
         certificate: None,
     };
-    let mut load = start_load(&sample, "load.json", &orders);
+    let mut load = start_load(&sample, "load.json", &settings);
     let slice = Slice { target, longest: length.crowd, most: requests };
     let Load { requests, seconds, p50, p99 } = ask(&mut load, slice);
     let after = server.resident();
@@ -77,7 +78,7 @@ pub fn print_crowd(length: &Length) {
     );
     println!(
         "            {:.1} MiB resident before and {:.1} after {requests} requests, each of \
-         another app and terminal",
+         a different app and terminal",
         mebibytes(before),
         mebibytes(after)
     );

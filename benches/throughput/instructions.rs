@@ -1,20 +1,21 @@
-//! Instructions a request in user space, by Valgrind's callgrind: a figure that does not
-//! depend on what else the machine does.
+//! Instructions per request in user space, counted by Valgrind's callgrind: a figure that
+//! does not depend on other load on the machine.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::footprint::float;
-use crate::load::{Orders, Requests, Slice};
+use crate::load::{Requests, Settings, Slice};
 use crate::process::Process;
 use crate::sample::SampleBox;
-use crate::{Scenario, ask, bare, first_answer, start_load, write_orders};
+use crate::{Scenario, ask, bare, first_answer, start_load, write_settings};
 
-/// Requests of the two runs whose difference counts: what a start costs is in both.
+/// The numbers of requests in the two runs whose difference is reported: both include the
+/// cost of the start.
 const FEW: usize = 1_000;
 const MANY: usize = 3_000;
 
-/// Requests under way at a time.
+/// The number of concurrent requests.
 const CONCURRENCY: usize = 16;
 
 pub fn print(sample: &SampleBox, scenarios: &[&Scenario]) {
@@ -22,23 +23,23 @@ pub fn print(sample: &SampleBox, scenarios: &[&Scenario]) {
         println!("instructions: not counted, since valgrind is not installed");
         return;
     }
-    println!("\ninstructions a request, in user space (callgrind)");
+    println!("\ninstructions per request in user space (callgrind)");
     for scenario in scenarios {
         let config = sample.config("");
         let mut server = Process::nightporter(&config);
         let answer = first_answer(server.address(), &scenario.requests[0]);
         drop(server);
-        let bare_orders = sample.path().join("bare.json");
-        write_orders(&bare_orders, &bare::Orders { answer: answer.clone(), tls: None });
-        let orders = Orders {
-            wire: scenario.wire,
+        let bare_settings = sample.path().join("bare.json");
+        write_settings(&bare_settings, &bare::Settings { answer: answer.clone(), tls: None });
+        let settings = Settings {
+            transport: scenario.transport,
             concurrency: CONCURRENCY,
             requests: Requests::Listed(scenario.requests.clone()),
             status: answer.status,
             body: answer.body.clone(),
             certificate: None,
         };
-        let mut load = start_load(sample, "load.json", &orders);
+        let mut load = start_load(sample, "load.json", &settings);
         let log = sample.path().join("callgrind.log");
         let mut counted = |server: &Command, most: usize| {
             let mut server = Process::under_callgrind(server, &log);
@@ -49,7 +50,7 @@ pub fn print(sample: &SampleBox, scenarios: &[&Scenario]) {
             collected(&log)
         };
         let servers =
-            [Process::part_command("bare", &bare_orders), Process::nightporter_command(&config)];
+            [Process::part_command("bare", &bare_settings), Process::nightporter_command(&config)];
         let [bare, ours] = servers.map(|server| {
             let more = counted(&server, MANY) - counted(&server, FEW);
             float(more) / float((MANY - FEW) as u64)
@@ -62,7 +63,7 @@ pub fn print(sample: &SampleBox, scenarios: &[&Scenario]) {
     }
 }
 
-/// The count at the end of callgrind's log.
+/// Returns the count at the end of callgrind's log.
 fn collected(log: &Path) -> u64 {
     let text = std::fs::read_to_string(log).expect("callgrind's log");
     let count = text.lines().find_map(|line| line.split_once("Collected :"));

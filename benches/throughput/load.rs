@@ -1,4 +1,4 @@
-//! Who asks: as many connections as ordered, each with one request at a time.
+//! The load generator: a number of connections, each with one request at a time.
 
 use std::borrow::Cow;
 use std::io;
@@ -22,34 +22,33 @@ use crate::sample;
 
 pub type Headers = Vec<(String, String)>;
 
-/// How requests travel.
+/// How requests are transported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Wire {
+pub enum Transport {
     KeepAlive,
     /// A new connection for each request.
     Fresh,
-    /// HTTP/2 over TLS, [`STREAMS`] requests at a time on each connection.
+    /// HTTP/2 over TLS with [`STREAMS`] concurrent requests on each connection.
     Http2,
 }
 
-/// Requests under way at a time on one HTTP/2 connection.
+/// The number of concurrent requests on one HTTP/2 connection.
 pub const STREAMS: usize = 16;
 
-/// What is asked.
+/// The requests to send.
 #[derive(Serialize, Deserialize)]
 pub enum Requests {
-    /// These, in turn.
+    /// These requests in rotation.
     Listed(Vec<Headers>),
-    /// As many apps, each of these cookies; another pair each time, until all
-    /// pairs have been.
+    /// Each pair of an app and a cookie once, before pairs repeat.
     Pairs { apps: usize, cookies: Vec<String> },
 }
 
-/// What the load generator is told once.
+/// The settings of the load generator.
 #[derive(Serialize, Deserialize)]
-pub struct Orders {
-    pub wire: Wire,
-    /// Requests under way at a time.
+pub struct Settings {
+    pub transport: Transport,
+    /// The number of concurrent requests.
     pub concurrency: usize,
     pub requests: Requests,
     /// The expected answer.
@@ -59,7 +58,7 @@ pub struct Orders {
     pub certificate: Option<String>,
 }
 
-/// What it is told for each slice.
+/// The input for each slice.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct Slice {
     pub target: SocketAddr,
@@ -67,7 +66,7 @@ pub struct Slice {
     pub most: usize,
 }
 
-/// What a slice came to.
+/// The result of a slice.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Load {
     pub requests: usize,
@@ -78,20 +77,20 @@ pub struct Load {
 }
 
 /// Prints a [`Load`] for each [`Slice`] it reads.
-pub fn run(orders: &Path) {
-    let orders = std::fs::read(orders).expect("orders");
-    let orders = Arc::new(Prepared::new(serde_json::from_slice(&orders).expect("orders")));
+pub fn run(settings: &Path) {
+    let settings = std::fs::read(settings).expect("settings");
+    let settings = Arc::new(Prepared::new(serde_json::from_slice(&settings).expect("settings")));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("one");
     for line in io::stdin().lines() {
         let slice = serde_json::from_str(&line.expect("text")).expect("a slice");
-        let load = runtime.block_on(load(&orders, slice));
+        let load = runtime.block_on(load(&settings, slice));
         println!("{}", serde_json::to_string(&load).expect("JSON"));
     }
 }
 
-/// The orders, with all bytes made that can be made beforehand.
+/// The settings, and the requests that can be encoded in advance.
 struct Prepared {
-    orders: Orders,
+    settings: Settings,
     bytes: Vec<Vec<u8>>,
     tls: Option<TlsConnector>,
     status: [u8; 3],
@@ -99,32 +98,32 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(orders: Orders) -> Self {
-        let bytes = match &orders.requests {
+    fn new(settings: Settings) -> Self {
+        let bytes = match &settings.requests {
             Requests::Listed(listed) => {
-                listed.iter().map(|headers| head(headers, orders.wire)).collect()
+                listed.iter().map(|headers| head(headers, settings.transport)).collect()
             }
             Requests::Pairs { .. } => Vec::new(),
         };
-        let status = orders.status.to_string().into_bytes().try_into().expect("three digits");
-        let ending = format!("\r\n\r\n{}", orders.body).into_bytes();
-        let tls = orders.certificate.as_deref().map(connector);
-        Self { orders, bytes, tls, status, ending }
+        let status = settings.status.to_string().into_bytes().try_into().expect("three digits");
+        let ending = format!("\r\n\r\n{}", settings.body).into_bytes();
+        let tls = settings.certificate.as_deref().map(connector);
+        Self { settings, bytes, tls, status, ending }
     }
 
     fn request(&self, index: usize) -> Cow<'_, [u8]> {
-        match &self.orders.requests {
+        match &self.settings.requests {
             Requests::Listed(_) => Cow::Borrowed(&self.bytes[index % self.bytes.len()]),
             Requests::Pairs { apps, cookies } => {
                 let cookie = &cookies[(index + index / apps) % cookies.len()];
                 let mut headers = sample::forwarded(&sample::host(index % apps), "/page");
                 headers.push(("cookie".into(), cookie.clone()));
-                Cow::Owned(head(&headers, self.orders.wire))
+                Cow::Owned(head(&headers, self.settings.transport))
             }
         }
     }
 
-    /// Whether the bytes are a whole answer, and the right one.
+    /// Whether the bytes are a complete response. Panics if it is not the expected one.
     fn is_whole(&self, answer: &[u8]) -> bool {
         if !answer.ends_with(&self.ending) {
             return false;
@@ -134,19 +133,19 @@ impl Prepared {
     }
 }
 
-fn head(headers: &Headers, wire: Wire) -> Vec<u8> {
+fn head(headers: &Headers, transport: Transport) -> Vec<u8> {
     let mut head = b"GET /internal/auth HTTP/1.1\r\n".to_vec();
     for (name, value) in headers {
         head.extend(format!("{name}: {value}\r\n").bytes());
     }
-    if wire == Wire::Fresh {
+    if transport == Transport::Fresh {
         head.extend(b"connection: close\r\n");
     }
     head.extend(b"\r\n");
     head
 }
 
-/// What the askers of a slice share.
+/// The state that the clients of a slice share.
 struct Shared {
     prepared: Arc<Prepared>,
     slice: Slice,
@@ -155,7 +154,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// The number of the next request, while there is one.
+    /// Returns the number of the next request, if there is one.
     fn next(&self) -> Option<usize> {
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         (next < self.slice.most && self.began.elapsed() < self.slice.longest).then_some(next)
@@ -164,15 +163,15 @@ impl Shared {
 
 async fn load(prepared: &Arc<Prepared>, slice: Slice) -> Load {
     let mut connections = Vec::new();
-    let count = match prepared.orders.wire {
-        Wire::Http2 => prepared.orders.concurrency.div_ceil(STREAMS),
-        Wire::KeepAlive => prepared.orders.concurrency,
-        Wire::Fresh => 0,
+    let count = match prepared.settings.transport {
+        Transport::Http2 => prepared.settings.concurrency.div_ceil(STREAMS),
+        Transport::KeepAlive => prepared.settings.concurrency,
+        Transport::Fresh => 0,
     };
     for _ in 0..count {
         connections.push(connect(slice.target).await.expect("a listener"));
     }
-    let (mut askers, mut senders) = (tokio::task::JoinSet::new(), Vec::new());
+    let (mut clients, mut senders) = (tokio::task::JoinSet::new(), Vec::new());
     if let Some(tls) = &prepared.tls {
         for stream in connections.drain(..) {
             senders.push(handshake(tls, stream).await);
@@ -180,27 +179,27 @@ async fn load(prepared: &Arc<Prepared>, slice: Slice) -> Load {
     }
     let (next, began) = (AtomicUsize::new(0), Instant::now());
     let shared = Arc::new(Shared { prepared: Arc::clone(prepared), slice, began, next });
-    for _ in 0..prepared.orders.concurrency {
+    for _ in 0..prepared.settings.concurrency {
         let shared = Arc::clone(&shared);
-        match prepared.orders.wire {
-            Wire::KeepAlive => {
+        match prepared.settings.transport {
+            Transport::KeepAlive => {
                 let stream = connections.pop().expect("one each");
-                askers.spawn(async move { kept_alive(&shared, stream).await.expect("answers") });
+                clients.spawn(async move { kept_alive(&shared, stream).await.expect("answers") });
             }
-            Wire::Fresh => {
-                askers.spawn(async move { fresh(&shared).await.expect("answers") });
+            Transport::Fresh => {
+                clients.spawn(async move { fresh(&shared).await.expect("answers") });
             }
-            Wire::Http2 => {
-                let sender = senders[askers.len() / STREAMS].clone();
-                askers.spawn(async move { streams(&shared, sender).await });
+            Transport::Http2 => {
+                let sender = senders[clients.len() / STREAMS].clone();
+                clients.spawn(async move { streams(&shared, sender).await });
             }
         }
     }
-    let mut taken: Vec<u64> = askers.join_all().await.into_iter().flatten().collect();
+    let mut latencies: Vec<u64> = clients.join_all().await.into_iter().flatten().collect();
     let seconds = began.elapsed().as_secs_f64();
-    taken.sort_unstable();
-    let at = |percent: usize| taken[(taken.len() * percent / 100).min(taken.len() - 1)];
-    Load { requests: taken.len(), seconds, p50: at(50), p99: at(99) }
+    latencies.sort_unstable();
+    let at = |percent: usize| latencies[(latencies.len() * percent / 100).min(latencies.len() - 1)];
+    Load { requests: latencies.len(), seconds, p50: at(50), p99: at(99) }
 }
 
 async fn connect(target: SocketAddr) -> io::Result<TcpStream> {
@@ -226,35 +225,35 @@ async fn exchange(
 }
 
 async fn kept_alive(shared: &Shared, mut stream: TcpStream) -> io::Result<Vec<u64>> {
-    let (mut taken, mut answer) = (Vec::new(), Vec::with_capacity(1024));
+    let (mut latencies, mut answer) = (Vec::new(), Vec::with_capacity(1024));
     while let Some(index) = shared.next() {
         let request = shared.prepared.request(index);
         let began = Instant::now();
         exchange(&shared.prepared, &mut stream, &request, &mut answer).await?;
-        taken.push(nanoseconds(began));
+        latencies.push(nanoseconds(began));
     }
-    Ok(taken)
+    Ok(latencies)
 }
 
 async fn fresh(shared: &Shared) -> io::Result<Vec<u64>> {
-    let (mut taken, mut answer) = (Vec::new(), Vec::with_capacity(1024));
+    let (mut latencies, mut answer) = (Vec::new(), Vec::with_capacity(1024));
     while let Some(index) = shared.next() {
         let request = shared.prepared.request(index);
         let began = Instant::now();
         let mut stream = connect(shared.slice.target).await?;
         exchange(&shared.prepared, &mut stream, &request, &mut answer).await?;
-        taken.push(nanoseconds(began));
-        // The server closes first, so that its end keeps the port's TIME-WAIT.
+        latencies.push(nanoseconds(began));
+        // The server closes first, so that the TIME-WAIT state is on its side.
         while stream.read_buf(&mut answer).await? > 0 {}
     }
-    Ok(taken)
+    Ok(latencies)
 }
 
 async fn streams(shared: &Shared, mut sender: SendRequest<Empty<Bytes>>) -> Vec<u64> {
-    let Requests::Listed(listed) = &shared.prepared.orders.requests else {
-        panic!("pairs are asked over HTTP/1.1");
+    let Requests::Listed(listed) = &shared.prepared.settings.requests else {
+        panic!("pairs are supported over HTTP/1.1 only");
     };
-    let mut taken = Vec::new();
+    let mut latencies = Vec::new();
     while let Some(index) = shared.next() {
         let mut request = http::Request::get("https://localhost/internal/auth");
         for (name, value) in listed[index % listed.len()].iter().filter(|(name, _)| name != "host")
@@ -265,12 +264,12 @@ async fn streams(shared: &Shared, mut sender: SendRequest<Empty<Bytes>>) -> Vec<
         let began = Instant::now();
         sender.ready().await.expect("a connection");
         let answer = sender.send_request(request).await.expect("an answer");
-        assert_eq!(answer.status().as_u16(), shared.prepared.orders.status);
+        assert_eq!(answer.status().as_u16(), shared.prepared.settings.status);
         let body = answer.into_body().collect().await.expect("a body").to_bytes();
-        assert_eq!(body, shared.prepared.orders.body);
-        taken.push(nanoseconds(began));
+        assert_eq!(body, shared.prepared.settings.body);
+        latencies.push(nanoseconds(began));
     }
-    taken
+    latencies
 }
 
 async fn handshake(tls: &TlsConnector, stream: TcpStream) -> SendRequest<Empty<Bytes>> {

@@ -1,15 +1,15 @@
-//! nightporter beside a bare hyper server that gives the same answers.
+//! Compares nightporter with a bare hyper server that gives the same responses.
 //!
 //! `cargo bench --bench throughput [-- --quick] [-- --only NAME]`. Both servers
-//! are driven in turn within one run, so that whatever else the machine does
-//! meets both; the ratios are of neighbouring slices. It reports and judges
-//! nothing: a figure is worth no more than the machine was quiet.
+//! are driven in turn within one run, so that other load on the machine affects
+//! both; ratios are computed from adjacent slices. The benchmark only reports, and
+//! its figures are reliable only on a quiet machine.
 
 #![allow(
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a benchmark that cannot go on ends, and prints figures"
+    reason = "a benchmark prints figures and panics if it cannot continue"
 )]
 
 mod bare;
@@ -31,25 +31,25 @@ use hyper_util::rt::TokioIo;
 
 use bare::Answer;
 use footprint::float;
-use load::{Headers, Load, Orders, Requests, Slice, Wire};
+use load::{Headers, Load, Requests, Settings, Slice, Transport};
 use process::Process;
 use sample::SampleBox;
 
-/// Requests under way at a time.
+/// The number of concurrent requests.
 const CONCURRENCY: usize = 64;
 
-/// Signatures in rotation: more than are remembered, so that each is verified each time
-/// it comes.
+/// The number of signatures in rotation: more than are cached, so that each is verified
+/// every time.
 const SIGNATURES: usize = 2000;
 
-/// How long a run takes.
+/// The extent of a run.
 struct Length {
     pairs: usize,
     slice: Duration,
     starts: usize,
     apps: usize,
     requests: usize,
-    /// At most for all of `requests`.
+    /// The time limit for all of `requests`.
     crowd: Duration,
 }
 
@@ -75,10 +75,10 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
-        ["part", "bare", orders] => bare::serve(Path::new(orders)),
-        ["part", "load", orders] => load::run(Path::new(orders)),
-        // `cargo test` runs benchmarks too, without this.
-        _ if !words.contains(&"--bench") => println!("measured by `cargo bench`"),
+        ["part", "bare", settings] => bare::serve(Path::new(settings)),
+        ["part", "load", settings] => load::run(Path::new(settings)),
+        // `cargo test` also runs benchmarks, but without this argument.
+        _ if !words.contains(&"--bench") => println!("run this with `cargo bench`"),
         _ => {
             let length = if words.contains(&"--quick") { &QUICK } else { &FULL };
             let only = words.windows(2).find_map(|pair| (pair[0] == "--only").then_some(pair[1]));
@@ -87,17 +87,17 @@ fn main() {
     }
 }
 
-/// What is compared.
+/// One comparison of the two servers.
 struct Scenario {
     name: &'static str,
-    wire: Wire,
+    transport: Transport,
     requests: Vec<Headers>,
-    /// Least share of the bare server's throughput and most of its p99 that are aimed at.
+    /// The targets: the lowest ratio of the throughputs and the highest ratio of the p99s.
     target: Option<(f64, f64)>,
 }
 
 fn scenarios(sample: &SampleBox) -> Vec<Scenario> {
-    use Wire::{Fresh, Http2, KeepAlive};
+    use Transport::{Fresh, Http2, KeepAlive};
     let ask = |uri: &str, credentials: Vec<(&str, String)>| {
         let mut headers = sample::forwarded(&sample::host(0), uri);
         headers.extend(credentials.into_iter().map(|(name, value)| (name.to_owned(), value)));
@@ -127,9 +127,9 @@ fn scenarios(sample: &SampleBox) -> Vec<Scenario> {
         ("plain, TLS and HTTP/2", Http2, &plain, target(0.95)),
         ("token, TLS and HTTP/2", Http2, &token, target(0.95)),
     ]
-    .map(|(name, wire, requests, target)| Scenario {
+    .map(|(name, transport, requests, target)| Scenario {
         name,
-        wire,
+        transport,
         requests: requests.clone(),
         target,
     })
@@ -144,8 +144,8 @@ fn report(length: &Length, wanted: impl Fn(&str) -> bool) {
     let scenarios = scenarios(&sample);
     if scenarios.iter().any(|scenario| wanted(scenario.name)) {
         println!(
-            "\nmedians of {} pairs of {:?}, {CONCURRENCY} requests at a time; ratios are \
-             nightporter to bare, [least, most] of the pairs\n",
+            "\nmedians of {} pairs of {:?}, {CONCURRENCY} concurrent requests; ratios are \
+             nightporter to bare, with [lowest, highest] of the pairs\n",
             length.pairs, length.slice
         );
     }
@@ -153,7 +153,7 @@ fn report(length: &Length, wanted: impl Fn(&str) -> bool) {
         print(scenario, &measure(&sample, scenario, length));
     }
     if wanted("instructions") {
-        let kept_alive = |scenario: &&Scenario| scenario.wire == Wire::KeepAlive;
+        let kept_alive = |scenario: &&Scenario| scenario.transport == Transport::KeepAlive;
         instructions::print(&sample, &scenarios.iter().filter(kept_alive).collect::<Vec<_>>());
     }
     if wanted("stranger") {
@@ -164,43 +164,43 @@ fn report(length: &Length, wanted: impl Fn(&str) -> bool) {
     }
 }
 
-/// One slice of one server.
+/// The figures of one slice of one server.
 #[derive(Debug, Clone, Copy)]
 struct Measured {
     throughput: f64,
     /// Microseconds.
     p50: f64,
     p99: f64,
-    /// Processor time of the server for each request, in microseconds.
+    /// Processor time of the server per request, in microseconds.
     cpu: f64,
 }
 
-/// Slices of the bare server and of nightporter, in pairs.
+/// Measures slices of the bare server and of nightporter in pairs.
 fn measure(sample: &SampleBox, scenario: &Scenario, length: &Length) -> Vec<[Measured; 2]> {
     let mut nightporter = Process::nightporter(&sample.config(""));
     let mut gate = nightporter.address();
     let answer = first_answer(gate, &scenario.requests[0]);
     let mut tls = None;
-    if scenario.wire == Wire::Http2 {
+    if scenario.transport == Transport::Http2 {
         let (pair, config) = certificate(sample);
         tls = Some(pair);
         nightporter = Process::nightporter(&sample.config(&config));
         gate = nightporter.address();
     }
-    let orders = sample.path().join("bare.json");
+    let settings = sample.path().join("bare.json");
     let certificate = tls.as_ref().map(|(certificate, _)| certificate.clone());
-    write_orders(&orders, &bare::Orders { answer: answer.clone(), tls });
-    let mut bare = Process::part("bare", &orders);
+    write_settings(&settings, &bare::Settings { answer: answer.clone(), tls });
+    let mut bare = Process::part("bare", &settings);
     let servers = [(bare.address(), &bare), (gate, &nightporter)];
-    let orders = Orders {
-        wire: scenario.wire,
+    let settings = Settings {
+        transport: scenario.transport,
         concurrency: CONCURRENCY,
         requests: Requests::Listed(scenario.requests.clone()),
         status: answer.status,
         body: answer.body,
         certificate,
     };
-    let mut load = start_load(sample, "load.json", &orders);
+    let mut load = start_load(sample, "load.json", &settings);
     let mut slice = |(target, server): (SocketAddr, &Process), longest| {
         let before = server.cpu();
         let Load { requests, seconds, p50, p99 } =
@@ -217,7 +217,7 @@ fn measure(sample: &SampleBox, scenario: &Scenario, length: &Length) -> Vec<[Mea
         slice(server, length.slice / 3);
     }
     let pair = |number: usize| {
-        // Each goes first every other time.
+        // The two servers take turns in going first.
         let [first, second] = if number.is_multiple_of(2) { [0, 1] } else { [1, 0] };
         let mut measured = [first, second].map(|index| slice(servers[index], length.slice));
         if first != 0 {
@@ -248,29 +248,29 @@ fn print(scenario: &Scenario, pairs: &[[Measured; 2]]) {
     println!();
 }
 
-/// The median, the least and the most.
+/// Returns the median, the lowest and the highest number.
 fn median(numbers: impl Iterator<Item = f64>) -> (f64, [f64; 2]) {
     let mut numbers: Vec<f64> = numbers.collect();
     numbers.sort_by(f64::total_cmp);
     (numbers[numbers.len() / 2], [numbers[0], numbers[numbers.len() - 1]])
 }
 
-fn start_load(sample: &SampleBox, file: &str, orders: &Orders) -> Process {
+fn start_load(sample: &SampleBox, file: &str, settings: &Settings) -> Process {
     let path = sample.path().join(file);
-    write_orders(&path, orders);
+    write_settings(&path, settings);
     Process::part("load", &path)
 }
 
-fn write_orders(path: &Path, orders: &impl serde::Serialize) {
-    std::fs::write(path, serde_json::to_vec(orders).expect("JSON")).expect("writable");
+fn write_settings(path: &Path, settings: &impl serde::Serialize) {
+    std::fs::write(path, serde_json::to_vec(settings).expect("JSON")).expect("writable");
 }
 
 fn ask(load: &mut Process, slice: Slice) -> Load {
-    load.tell(&serde_json::to_string(&slice).expect("JSON"));
-    serde_json::from_str(&load.hear()).expect("a load")
+    load.write_line(&serde_json::to_string(&slice).expect("JSON"));
+    serde_json::from_str(&load.read_line()).expect("a load")
 }
 
-/// What nightporter answers once it can.
+/// Returns nightporter's first response other than 503.
 #[tokio::main(flavor = "current_thread")]
 async fn first_answer(gate: SocketAddr, headers: &Headers) -> Answer {
     loop {
@@ -300,7 +300,7 @@ async fn first_answer(gate: SocketAddr, headers: &Headers) -> Answer {
     }
 }
 
-/// A certificate and its key, and the configuration that serves it.
+/// Creates a certificate and its key; returns them and the configuration that uses them.
 fn certificate(sample: &SampleBox) -> ((String, String), String) {
     let rcgen::CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");

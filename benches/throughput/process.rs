@@ -1,14 +1,14 @@
-//! The processes of a run: each server is its own, and so is who asks.
+//! The processes of a run: each server and the load generator run in their own.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// Scheduler ticks a second, as `/proc` counts them on every Linux in use.
+/// Scheduler ticks per second in `/proc`, the same on every Linux in use.
 const TICKS: u64 = 100;
 
-/// A child that is told lines and tells lines; it dies when dropped.
+/// A child process that exchanges lines with this one; it is killed when dropped.
 pub struct Process {
     child: Child,
     input: ChildStdin,
@@ -24,7 +24,7 @@ impl Process {
         Self { child, input, output }
     }
 
-    /// Another part of this program.
+    /// Starts another part of this program.
     pub fn part(name: &str, argument: &Path) -> Self {
         Self::start(&mut Self::part_command(name, argument))
     }
@@ -35,7 +35,7 @@ impl Process {
         command
     }
 
-    /// The real binary.
+    /// Starts the nightporter binary.
     pub fn nightporter(config: &Path) -> Self {
         Self::start(&mut Self::nightporter_command(config))
     }
@@ -47,12 +47,13 @@ impl Process {
                 command.env_remove(name);
             }
         }
-        // What it logs here is that a benchmark ends it without a word.
+        // The log would only contain errors about being killed.
         command.arg("--config").arg(config).stderr(Stdio::null());
         command
     }
 
-    /// A program whose instructions are counted; `log` gets the count at its end.
+    /// Starts a program and counts its instructions; the count is written to `log` when it
+    /// ends.
     pub fn under_callgrind(program: &Command, log: &Path) -> Self {
         let mut command = Command::new("valgrind");
         command
@@ -69,7 +70,7 @@ impl Process {
         Self::start(command.stderr(Stdio::null()))
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Terminates the process and waits until it has ended.
     pub fn end(mut self) {
         let id = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
         let id = id.expect("a process");
@@ -77,39 +78,40 @@ impl Process {
         self.child.wait().expect("it ends");
     }
 
-    pub fn tell(&mut self, line: &str) {
+    pub fn write_line(&mut self, line: &str) {
         writeln!(self.input, "{line}").and_then(|()| self.input.flush()).expect("a listener");
     }
 
-    pub fn hear(&mut self) -> String {
+    pub fn read_line(&mut self) -> String {
         let mut line = String::new();
         let read = self.output.read_line(&mut line).expect("text");
         assert!(read > 0, "a part of the benchmark ended early");
         line
     }
 
-    /// The address at the end of the next line.
+    /// Reads the next line and returns the address at its end.
     pub fn address(&mut self) -> SocketAddr {
-        let line = self.hear();
+        let line = self.read_line();
         let address = line.split_whitespace().next_back().and_then(|word| word.parse().ok());
-        address.unwrap_or_else(|| panic!("{line:?} names no address"))
+        address.unwrap_or_else(|| panic!("{line:?} does not end with an address"))
     }
 
     fn proc(&self, file: &str) -> String {
         std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).expect("it runs")
     }
 
-    /// Processor time used so far, by all threads, in user space and kernel; in microseconds.
+    /// Returns the processor time used so far by all threads in user space and kernel, in
+    /// microseconds.
     pub fn cpu(&self) -> u64 {
         let stat = self.proc("stat");
-        // The name, in parentheses, may hold anything; utime is the 14th field.
+        // The name in parentheses may contain any character; utime is the 14th field.
         let (_, fields) = stat.rsplit_once(')').expect("a name");
         let times = fields.split_whitespace().skip(11).take(2);
         let ticks: u64 = times.map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
         ticks * 1_000_000 / TICKS
     }
 
-    /// Resident memory, in KiB.
+    /// Returns the resident memory in KiB.
     pub fn resident(&self) -> u64 {
         let status = self.proc("status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it runs");

@@ -1,27 +1,27 @@
-//! What a stranger's worst requests cost, beside a plain one.
+//! The cost of the worst requests that a stranger can send, compared with a plain one.
 //!
-//! All go over kept connections to the same process, a slice of the one after a slice of
-//! the other, so the ratio of their processor time is the request's alone.
+//! All use kept-alive connections to the same process, in alternating slices, so the ratio
+//! of the processor times depends on the request only.
 
 use crate::footprint::float;
-use crate::load::{Headers, Load, Orders, Requests, Slice, Wire};
+use crate::load::{Headers, Load, Requests, Settings, Slice, Transport};
 use crate::process::Process;
 use crate::sample::{self, SampleBox};
 use crate::{Length, ask, first_answer, median, start_load};
 
-/// Requests under way at a time: what one stranger may do, not what saturates a box.
+/// The number of concurrent requests: what one stranger can send, not what saturates a box.
 const CONCURRENCY: usize = 8;
 
-/// Most that the worst request may cost, as a multiple of a plain one.
+/// The target for the cost of the worst request, as a multiple of a plain one.
 const TARGET: f64 = 20.0;
 
-/// Longest path that the front proxies pass on unasked, in bytes.
+/// The longest path that the front proxies pass on by default, in bytes.
 const LONG: usize = 7_900;
 
-/// Longest path whose three signed texts are 32 KiB together, in bytes.
+/// The longest path whose three signed texts are at most 32 KiB together, in bytes.
 const MOST_HASHED: usize = 5_200;
 
-/// Longest value that fits into a head together with the others, in bytes.
+/// The longest value that fits into a head together with the other headers, in bytes.
 const LONGEST: usize = 60_000;
 
 fn worst(sample: &SampleBox) -> Vec<(&'static str, Headers)> {
@@ -37,11 +37,11 @@ fn worst(sample: &SampleBox) -> Vec<(&'static str, Headers)> {
     let mixed = fill("/public/", "//\\;/./%2541", LONG);
     let public = |unit: &str, length: usize| of(&known, &fill("/public/", unit, length), vec![]);
     let [input, signature] = sample.signature(&known, "/peer/item");
-    // As long as real ones; of the bytes, only the last ones matter to base64.
+    // As long as a real signature; only the last bytes matter for base64.
     let digits = signature.trim_end_matches(['=', ':']).len() - "sig=:".len();
     let forged = signature.replacen(&signature["sig=:".len()..][..digits], &"A".repeat(digits), 1);
     let forged_large = format!("sig=:{}==:", "A".repeat(1024 / 3 * 4 + 2));
-    // The form that is tried in most ways: a port, and the request target covered.
+    // The form with the most variants to try: a port, and the request target is covered.
     let signed_with = |uri: &str, input: &str, signature: &str| {
         let covered = "\"@target-uri\" \"@request-target\")";
         let input = input.replace("\"@target-uri\")", covered);
@@ -92,19 +92,19 @@ pub fn print(length: &Length) {
     let gate = server.address();
     let loader = |name: usize, headers: &Headers| {
         let answer = first_answer(gate, headers);
-        let orders = Orders {
-            wire: Wire::KeepAlive,
+        let settings = Settings {
+            transport: Transport::KeepAlive,
             concurrency: CONCURRENCY,
             requests: Requests::Listed(vec![headers.clone()]),
             status: answer.status,
             body: answer.body.clone(),
             certificate: None,
         };
-        (answer.status, start_load(&sample, &format!("load-{name}.json"), &orders))
+        (answer.status, start_load(&sample, &format!("load-{name}.json"), &settings))
     };
     let plain = sample::forwarded(&sample::host(0), "/public/page");
     let (_, mut plain) = loader(0, &plain);
-    // Processor time of the server for each request, and the median of what one took.
+    // Returns the server's processor time per request, and the median latency.
     let slice = |load: &mut Process| {
         let before = server.cpu();
         let Load { requests, seconds: _, p50, p99: _ } =
@@ -112,7 +112,8 @@ pub fn print(length: &Length) {
         [float(server.cpu() - before) / float(requests as u64), float(p50) / 1e3]
     };
     println!(
-        "\nstrangers' requests beside a plain one (target: ≤ {TARGET} times its processor time)"
+        "\nstrangers' requests compared with a plain one (target: ≤ {TARGET} times its \
+         processor time)"
     );
     slice(&mut plain);
     let mut most: f64 = 0.0;

@@ -1,6 +1,6 @@
 #!/bin/sh
-# A new box in an empty database: FreeShard's tables, an identity of its own and
-# the two sample apps. Run once by the Postgres image; a real box brings its own.
+# Creates a new box in an empty database: FreeShard's tables, an identity of its own and
+# the two sample apps. The Postgres image runs this once; a real box has its own tables.
 set -eu
 
 key=$(openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:3072 2>/dev/null)
@@ -22,7 +22,7 @@ INSERT INTO installed_apps VALUES
     ('notes', 'config', 'running', NULL),
     ('wiki', 'config', 'running', NULL);
 
--- The id is the SHA-512 of the public key's PEM, five bits a character.
+-- The id is the SHA-512 of the public key's PEM, five bits per character.
 WITH digest AS (
     SELECT rpad(right(sha512(convert_to(:'public' || E'\n', 'UTF8'))::text, -1)::bit(512)::text,
         515, '0') AS bits)

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use nightporter::config::{self, Environment};
 
-/// One file for all that is tried.
+/// The file that every input is written to.
 static FILE: LazyLock<tempfile::NamedTempFile> =
     LazyLock::new(|| tempfile::NamedTempFile::new().expect("a temporary file"));
 

@@ -8,10 +8,10 @@ use nightporter::fuzzing;
 use nightporter::gate::credentials::peer::PeerKeys;
 use nightporter::store::Peer;
 
-/// When the seeds were signed.
+/// The time at which the seeds were signed.
 const CREATED: u64 = 1_795_251_867;
 
-/// A key that nobody signs with, under an id that seeds name.
+/// A key that nobody signs with, under an id that the seeds use.
 static KEYS: LazyLock<PeerKeys> = LazyLock::new(|| {
     let peer = Peer {
         id: "ff1gfz".into(),

@@ -1,5 +1,5 @@
-//! `nightporter apps`, `wake` and `sleep`: the running process is asked what its apps
-//! do, and told what they are to do.
+//! `nightporter apps`, `wake` and `sleep`: show the apps of the running process, wake them
+//! and put them to sleep.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -12,22 +12,22 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::time::{sleep, timeout};
 
-use super::client::{Answered, Listener};
-use super::{Answer, Failure, NO, wait};
+use super::client::{Listener, Response};
+use super::{CliError, CommandResult, NEGATIVE, wait};
 use crate::config::Config;
 
-/// How often the process is asked how far it has come.
+/// How often the process is asked for its progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
-/// How long it may take to say how things stand; an order takes as long as it takes.
-const LOOK_LIMIT: Duration = Duration::from_secs(10);
+/// How long the process may take to answer a GET; a command has no time limit.
+const GET_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// To the line's beginning, and all of it away (ECMA-48, CR and EL).
+/// Moves the cursor to the line's beginning and erases the line (ECMA-48, CR and EL).
 const CLEAR_LINE: &str = "\r\x1b[K";
 
 #[derive(Debug, Args)]
 pub(super) struct ListOptions {
-    /// Print what the process answers, as JSON
+    /// Print the response of the process, as JSON
     #[arg(long)]
     json: bool,
 }
@@ -47,7 +47,7 @@ pub(super) struct SleepOptions {
     pause: bool,
 }
 
-/// What the process says of an app.
+/// An app as the process describes it.
 #[derive(Debug, Deserialize)]
 struct App {
     name: String,
@@ -73,24 +73,24 @@ struct LastFailure {
     reason: String,
 }
 
-/// What it says where it did not do what it was told.
+/// The body of an error response.
 #[derive(Debug, Deserialize)]
 struct Problem {
     detail: String,
 }
 
-pub(super) fn list(options: &ListOptions, config: &Config, out: &mut dyn Write) -> Answer {
+pub(super) fn list(options: &ListOptions, config: &Config, out: &mut dyn Write) -> CommandResult {
     let listener = Listener::ops(config)?;
     let (status, body) = wait(async { ask(&listener, Method::GET, "/v1/apps").await })?;
     if status != 200 {
-        return Err(refused(&listener, status));
+        return Err(unexpected_status(&listener, status));
     }
     if options.json {
         out.write_all(&body)?;
         writeln!(out)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let apps: Vec<App> = parsed(&listener, &body)?;
+    let apps: Vec<App> = parse(&listener, &body)?;
     let width = apps.iter().map(|app| app.name.chars().count()).max().unwrap_or(0).max(3);
     writeln!(
         out,
@@ -118,23 +118,27 @@ pub(super) fn list(options: &ListOptions, config: &Config, out: &mut dyn Write) 
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn wake(options: &WakeOptions, config: &Config, out: &mut dyn Write) -> Answer {
+pub(super) fn wake(options: &WakeOptions, config: &Config, out: &mut dyn Write) -> CommandResult {
     operate(&options.app, "wake", config, out)
 }
 
-pub(super) fn sleep_app(options: &SleepOptions, config: &Config, out: &mut dyn Write) -> Answer {
+pub(super) fn sleep_app(
+    options: &SleepOptions,
+    config: &Config,
+    out: &mut dyn Write,
+) -> CommandResult {
     operate(&options.app, if options.pause { "pause" } else { "sleep" }, config, out)
 }
 
-/// Gives the order and shows how far it has come until it is done.
-fn operate(name: &str, operation: &str, config: &Config, out: &mut dyn Write) -> Answer {
+/// Sends the command to the process and shows the progress until it is done.
+fn operate(name: &str, operation: &str, config: &Config, out: &mut dyn Write) -> CommandResult {
     let listener = Listener::ops(config)?;
     let path = format!("/v1/apps/{}", utf8_percent_encode(name, NON_ALPHANUMERIC));
-    let order = format!("{path}/{operation}");
+    let command_path = format!("{path}/{operation}");
     let (status, body) = wait(async {
         let progress = show_progress(&listener, &path);
         tokio::select! {
-            answered = ask(&listener, Method::POST, &order) => answered,
+            response = ask(&listener, Method::POST, &command_path) => response,
             never = progress => match never {},
         }
     })?;
@@ -143,25 +147,25 @@ fn operate(name: &str, operation: &str, config: &Config, out: &mut dyn Write) ->
     }
     match status {
         200 => {
-            let app: App = parsed(&listener, &body)?;
+            let app: App = parse(&listener, &body)?;
             writeln!(out, "{}: {}", app.name, app.state)?;
             Ok(ExitCode::SUCCESS)
         }
         404 => {
-            writeln!(out, "{name}: there is no such app")?;
-            Ok(NO.into())
+            writeln!(out, "{name}: no such app")?;
+            Ok(NEGATIVE.into())
         }
         _ => match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) if status != 401 => {
                 writeln!(out, "{name}: {}", problem.detail)?;
-                Ok(NO.into())
+                Ok(NEGATIVE.into())
             }
-            _ => Err(refused(&listener, status)),
+            _ => Err(unexpected_status(&listener, status)),
         },
     }
 }
 
-/// One line that says how things stand, written anew whenever that changes.
+/// Shows the app's state in one line, which is rewritten whenever the state changes.
 async fn show_progress(listener: &Listener<'_>, path: &str) -> std::convert::Infallible {
     let mut shown = String::new();
     let is_terminal = io::stderr().is_terminal();
@@ -175,7 +179,7 @@ async fn show_progress(listener: &Listener<'_>, path: &str) -> std::convert::Inf
             _ => format!("{}: {}", app.name, app.state),
         };
         if line != shown {
-            // Where standard error is closed there is nobody to tell.
+            // If standard error is closed, there is nowhere to report that.
             let _ = if is_terminal {
                 write!(io::stderr(), "{CLEAR_LINE}{line}")
             } else {
@@ -186,30 +190,30 @@ async fn show_progress(listener: &Listener<'_>, path: &str) -> std::convert::Inf
     }
 }
 
-async fn ask(listener: &Listener<'_>, method: Method, path: &str) -> Result<Answered, Failure> {
-    let is_look = method == Method::GET;
-    let asking = listener.ask(method, path);
-    let answered = if is_look {
-        timeout(LOOK_LIMIT, asking).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+async fn ask(listener: &Listener<'_>, method: Method, path: &str) -> Result<Response, CliError> {
+    let is_get = method == Method::GET;
+    let request = listener.ask(method, path);
+    let response = if is_get {
+        timeout(GET_TIMEOUT, request).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     } else {
-        asking.await
+        request.await
     };
-    answered.map_err(|error| {
+    response.map_err(|error| {
         let hint = "is `nightporter serve` running, with this configuration?";
-        Failure::Told(format!("{}: {error}; {hint}", listener.addr))
+        CliError::Message(format!("{}: {error}; {hint}", listener.addr))
     })
 }
 
-fn refused(listener: &Listener<'_>, status: u16) -> Failure {
-    Failure::Told(format!("{} answers with status {status}", listener.addr))
+fn unexpected_status(listener: &Listener<'_>, status: u16) -> CliError {
+    CliError::Message(format!("{} answered with status {status}", listener.addr))
 }
 
-fn parsed<T: serde::de::DeserializeOwned>(
+fn parse<T: serde::de::DeserializeOwned>(
     listener: &Listener<'_>,
     body: &Bytes,
-) -> Result<T, Failure> {
+) -> Result<T, CliError> {
     serde_json::from_slice(body)
-        .map_err(|error| Failure::Told(format!("{} answers with {error}", listener.addr)))
+        .map_err(|error| CliError::Message(format!("{}: invalid response: {error}", listener.addr)))
 }
 
 #[cfg(test)]
@@ -224,8 +228,8 @@ mod tests {
         let env = Environment::from([("NIGHTPORTER_OPS__LISTEN".to_owned(), address)]);
         let config = load(None, &env).expect("a configuration");
         let listener = Listener::ops(&config).expect("a port");
-        let asked = ask(&listener, Method::GET, "/v1/apps").await;
-        let Err(Failure::Told(told)) = asked else { panic!("{asked:?}") };
-        assert!(told.contains("timed out"), "{told}");
+        let response = ask(&listener, Method::GET, "/v1/apps").await;
+        let Err(CliError::Message(message)) = response else { panic!("{response:?}") };
+        assert!(message.contains("timed out"), "{message}");
     }
 }

@@ -1,4 +1,4 @@
-//! The running process's own listeners, asked by other subcommands.
+//! A client for the running process's own listeners, used by other subcommands.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,13 +17,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use super::Failure;
+use super::CliError;
 use crate::config::{Config, ListenAddr, Secret};
 
-/// Longest answer that is looked at, in bytes: room for some 10,000 apps.
-const LONGEST_ANSWER: usize = 16 * 1024 * 1024;
+/// Longest response that is accepted, in bytes: room for some 10,000 apps.
+const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 
-/// A listener as this machine reaches it.
+/// A listener as it is reached from this machine.
 #[derive(Debug)]
 pub(super) struct Listener<'a> {
     pub(super) addr: &'a ListenAddr,
@@ -31,19 +31,19 @@ pub(super) struct Listener<'a> {
     token: Option<&'a Secret>,
 }
 
-/// Status and body of an answer.
-pub(super) type Answered = (u16, Bytes);
+/// Status and body of a response.
+pub(super) type Response = (u16, Bytes);
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 impl<'a> Listener<'a> {
-    pub(super) fn gate(config: &'a Config) -> Result<Self, Failure> {
+    pub(super) fn gate(config: &'a Config) -> Result<Self, CliError> {
         Self::new(&config.gate.listen, config.gate.tls.is_some(), None)
     }
 
-    pub(super) fn ops(config: &'a Config) -> Result<Self, Failure> {
+    pub(super) fn ops(config: &'a Config) -> Result<Self, CliError> {
         Self::new(&config.ops.listen, false, config.ops.token.as_ref())
     }
 
@@ -51,16 +51,16 @@ impl<'a> Listener<'a> {
         addr: &'a ListenAddr,
         over_tls: bool,
         token: Option<&'a Secret>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, CliError> {
         if matches!(addr, ListenAddr::Tcp(addr) if addr.port() == 0) {
-            let problem = format!("{addr} has no port that could be asked; give the listener one");
-            return Err(Failure::Told(problem));
+            let problem = format!("{addr} has no fixed port to connect to; give the listener one");
+            return Err(CliError::Message(problem));
         }
         Ok(Self { addr, over_tls, token })
     }
 
-    /// Asks over a connection of its own.
-    pub(super) async fn ask(&self, method: Method, path: &str) -> io::Result<Answered> {
+    /// Sends a request over a connection of its own and returns the response.
+    pub(super) async fn ask(&self, method: Method, path: &str) -> io::Result<Response> {
         let stream: Box<dyn Stream> = match self.addr {
             ListenAddr::Tcp(addr) => Box::new(TcpStream::connect(reachable(*addr)).await?),
             ListenAddr::Unix(path) => Box::new(UnixStream::connect(path).await?),
@@ -79,7 +79,7 @@ impl<'a> Listener<'a> {
         stream: Box<dyn Stream>,
         method: Method,
         path: &str,
-    ) -> io::Result<Answered> {
+    ) -> io::Result<Response> {
         let mut request =
             Request::builder().method(method).uri(path).header(header::HOST, "localhost");
         if let Some(token) = self.token {
@@ -89,22 +89,22 @@ impl<'a> Listener<'a> {
         let request = request.body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(io::Error::other)?;
-        // Ends with the answer, or with the runtime.
+        // The task ends with the response, or with the runtime.
         tokio::spawn(connection);
-        let answer = sender.send_request(request).await.map_err(|error| {
+        let response = sender.send_request(request).await.map_err(|error| {
             if error.is_parse() {
-                io::Error::other("the answer is not HTTP")
+                io::Error::other("the response is not HTTP")
             } else {
                 io::Error::other(error)
             }
         })?;
-        let status = answer.status().as_u16();
-        let body = Limited::new(answer.into_body(), LONGEST_ANSWER).collect().await;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), MAX_RESPONSE).collect().await;
         Ok((status, body.map_err(io::Error::other)?.to_bytes()))
     }
 }
 
-/// Where a listener of all addresses can be asked.
+/// Returns the address to connect to: loopback for a listener on all addresses.
 fn reachable(addr: SocketAddr) -> SocketAddr {
     let ip = match addr.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
@@ -114,8 +114,9 @@ fn reachable(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, addr.port())
 }
 
-/// The certificate is good for the name that proxies use, which is not this
-/// one; the probe asks this machine's own address and tells nothing.
+/// Returns a configuration that accepts any certificate. The gate's is valid for the name
+/// that proxies use, which is not this one; the probe connects to this machine's own address
+/// and sends nothing confidential.
 fn trusting_own_address() -> io::Result<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
@@ -171,13 +172,13 @@ mod tests {
 
     #[test]
     fn a_listener_of_all_addresses_is_asked_on_loopback() {
-        for (listens, asked) in [
+        for (listens, reached) in [
             ("0.0.0.0:8400", "127.0.0.1:8400"),
             ("[::]:8400", "[::1]:8400"),
             ("10.1.2.3:8400", "10.1.2.3:8400"),
         ] {
             let addr = listens.parse().expect("address");
-            assert_eq!(reachable(addr).to_string(), asked);
+            assert_eq!(reachable(addr).to_string(), reached);
         }
     }
 }

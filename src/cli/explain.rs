@@ -1,4 +1,4 @@
-//! `nightporter explain`: the verdict of one request and each step why, by the
+//! `nightporter explain`: shows the verdict on one request and each step to it, by the
 //! gate's own code against the live store.
 
 use std::io::Write;
@@ -9,18 +9,18 @@ use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::open::open;
-use super::{Answer, Failure, NO, wait, wall_clock};
+use super::{CliError, CommandResult, NEGATIVE, wait, wall_clock};
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::gate::credentials::terminal as token;
 use crate::gate::verdict::Verdict;
 use crate::store::Source;
 use crate::store::touch::Touches;
-use crate::wake::Wakes;
+use crate::wake::Registry;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// The host that is asked for, as `notes.box.example`
+    /// The host of the request, such as `notes.box.example`
     #[arg(long)]
     host: String,
     /// The path, with the query if there is one
@@ -28,10 +28,10 @@ pub(super) struct Options {
     uri: String,
     #[arg(long, default_value = "GET")]
     method: String,
-    /// The `Cookie` header, as `authorization=...`
+    /// The `Cookie` header, such as `authorization=...`
     #[arg(long, conflicts_with = "terminal")]
     cookie: Option<String>,
-    /// Ask as this terminal, with a token made for it here
+    /// Send the request as this terminal, with a token that is issued for it here
     #[arg(long, value_name = "ID")]
     terminal: Option<String>,
     /// A further header of the request, as `name: value`
@@ -39,14 +39,14 @@ pub(super) struct Options {
     headers: Vec<String>,
 }
 
-pub(super) fn run(options: &Options, config: &Config, out: &mut dyn Write) -> Answer {
+pub(super) fn run(options: &Options, config: &Config, out: &mut dyn Write) -> CommandResult {
     wait(async {
         let (source, freshness) = open(config)?;
         let headers = options.headers(&source).await?;
         let touches = Touches::new(config.touch.clone());
-        // Nobody takes orders here, every app counts as awake, and no upstream hears of it.
-        let (wakes, _orders) = Wakes::new();
-        let gate = Gate::new(config, source, freshness, Arc::new(touches), wakes, None);
+        // There is no reconciler here: every app counts as awake. No upstream is told.
+        let (registry, _commands) = Registry::new();
+        let gate = Gate::new(config, source, freshness, Arc::new(touches), registry, None);
         let explanation = gate.explain(&headers).await;
         for step in &explanation.steps {
             writeln!(out, "{step}")?;
@@ -65,23 +65,23 @@ pub(super) fn run(options: &Options, config: &Config, out: &mut dyn Write) -> An
             }
             Verdict::Deny(reason) => {
                 writeln!(out, "{:<9} deny: {reason}", "verdict")?;
-                Ok(NO.into())
+                Ok(NEGATIVE.into())
             }
         }
     })
 }
 
 impl Options {
-    /// The request as a proxy would forward it.
-    async fn headers(&self, source: &Source) -> Result<HeaderMap, Failure> {
+    /// Returns the headers of the request as a proxy would forward it.
+    async fn headers(&self, source: &Source) -> Result<HeaderMap, CliError> {
         let Self { host, uri, method, cookie, terminal, headers: further } = self;
         let mut headers = HeaderMap::new();
         let mut add = |name: &str, text: &str| {
-            let unusable = || Failure::Told(format!("`{name}: {text}` is no header"));
-            let name = HeaderName::try_from(name).map_err(|_| unusable())?;
-            let value = HeaderValue::try_from(text).map_err(|_| unusable())?;
+            let invalid = || CliError::Message(format!("invalid header `{name}: {text}`"));
+            let name = HeaderName::try_from(name).map_err(|_| invalid())?;
+            let value = HeaderValue::try_from(text).map_err(|_| invalid())?;
             headers.append(name, value);
-            Ok::<_, Failure>(())
+            Ok::<_, CliError>(())
         };
         add("x-forwarded-host", host)?;
         add("x-forwarded-uri", uri)?;
@@ -92,11 +92,11 @@ impl Options {
         }
         if let Some(id) = terminal {
             let secret = source.terminal_secret().await?.ok_or_else(|| {
-                let hint = "the first `nightporter terminal add` makes it";
-                Failure::Told(format!("the box has no secret for terminals' tokens; {hint}"))
+                let hint = "the first `nightporter terminal add` creates it";
+                CliError::Message(format!("the box has no secret for terminals' tokens; {hint}"))
             })?;
             let token = token::issue(&secret, id, wall_clock())
-                .map_err(|error| Failure::Told(format!("no token can be made: {error}")))?;
+                .map_err(|error| CliError::Message(format!("cannot issue a token: {error}")))?;
             add("cookie", &format!("authorization={token}"))?;
         }
         for header in further {

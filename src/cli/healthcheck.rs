@@ -9,19 +9,19 @@ use http::Method;
 use tokio::time::timeout;
 
 use super::client;
-use super::{Answer, NO, wait};
+use super::{CommandResult, NEGATIVE, wait};
 use crate::config::Config;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Ask whether requests can be answered, and not only whether the process lives
+    /// Check that requests can be answered, and not only that the process is alive
     #[arg(long)]
     ready: bool,
-    /// The listener to ask; the gate's answers only where this machine is a
-    /// trusted proxy and no client certificate is asked for
+    /// The listener to probe; the gate's answers only if this machine is a
+    /// trusted proxy and no client certificate is required
     #[arg(long, value_enum, default_value = "ops")]
     listener: Listener,
-    /// How long the answer may take
+    /// How long the response may take
     #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
     timeout: Duration,
 }
@@ -32,29 +32,29 @@ enum Listener {
     Ops,
 }
 
-pub(super) fn run(options: &Options, config: &Config, out: &mut dyn Write) -> Answer {
+pub(super) fn run(options: &Options, config: &Config, out: &mut dyn Write) -> CommandResult {
     let listener = match options.listener {
         Listener::Gate => client::Listener::gate(config)?,
         Listener::Ops => client::Listener::ops(config)?,
     };
     let path = if options.ready { "/readyz" } else { "/livez" };
-    let asked = wait(async {
-        let asked = timeout(options.timeout, listener.ask(Method::GET, path)).await;
-        Ok(asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))
+    let response = wait(async {
+        let response = timeout(options.timeout, listener.ask(Method::GET, path)).await;
+        Ok(response.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))
     })?;
     let addr = listener.addr;
-    match asked {
+    match response {
         Ok((status @ 200..300, _)) => {
             writeln!(out, "{addr}{path}: {status}")?;
             Ok(ExitCode::SUCCESS)
         }
         Ok((status, _)) => {
             writeln!(out, "{addr}{path}: {status}")?;
-            Ok(NO.into())
+            Ok(NEGATIVE.into())
         }
         Err(error) => {
             writeln!(out, "{addr}{path}: {error}")?;
-            Ok(NO.into())
+            Ok(NEGATIVE.into())
         }
     }
 }

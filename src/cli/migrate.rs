@@ -1,14 +1,14 @@
-//! `nightporter migrate`: what `serve` does to the database at its start, now.
+//! `nightporter migrate`: applies the migrations that `serve` applies at its start.
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use super::open::open;
-use super::{Answer, wait};
+use super::{CommandResult, wait};
 use crate::config::Config;
 use crate::store::Source;
 
-pub(super) fn run(config: &Config, out: &mut dyn Write) -> Answer {
+pub(super) fn run(config: &Config, out: &mut dyn Write) -> CommandResult {
     wait(async {
         let (source, _) = open(config)?;
         match &*source {

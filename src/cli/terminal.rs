@@ -1,4 +1,4 @@
-//! `nightporter terminal`: who may use what is private.
+//! `nightporter terminal`: manages the paired devices, which may use private apps.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -6,20 +6,20 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::open::open;
-use super::{Answer, Failure, NO, domain, wait, wall_clock};
+use super::{CliError, CommandResult, NEGATIVE, domain, wait, wall_clock};
 use crate::config::Config;
 use crate::domain::identity::encode_id;
 use crate::gate::credentials::terminal as token;
 use crate::store::{Source, Terminal};
 
-/// Random bytes of a new id; they make eight characters.
+/// Random bytes of a new id; they give eight characters.
 const ID_BYTES: usize = 5;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
     /// Add a terminal and print its cookie, which is not shown again
     Add {
-        /// A name to know it by
+        /// A name to recognize it by
         name: String,
         /// Its id [default: a random one]
         #[arg(long)]
@@ -30,11 +30,11 @@ pub(super) enum Action {
     },
     /// Print id and name of every terminal
     List,
-    /// Remove a terminal; its cookie is worth nothing at once
+    /// Remove a terminal; its cookie is invalid at once
     Remove { id: String },
 }
 
-pub(super) fn run(action: &Action, config: &Config, out: &mut dyn Write) -> Answer {
+pub(super) fn run(action: &Action, config: &Config, out: &mut dyn Write) -> CommandResult {
     wait(async {
         let (source, _) = open(config)?;
         match action {
@@ -47,7 +47,7 @@ pub(super) fn run(action: &Action, config: &Config, out: &mut dyn Write) -> Answ
     })
 }
 
-/// The cookie alone goes to `out`, so that a script can take it from there.
+/// Adds a terminal. Only the cookie is written to `out`, so that a script can read it.
 async fn add(
     config: &Config,
     source: &Source,
@@ -55,59 +55,60 @@ async fn add(
     id: Option<&str>,
     set_cookie: bool,
     out: &mut dyn Write,
-) -> Answer {
+) -> CommandResult {
     let id = match id {
         Some(id) if id.is_empty() || id.chars().any(char::is_control) => {
-            return Err(Failure::Told("an id is text without control characters".into()));
+            let problem = "invalid id: expected text without control characters";
+            return Err(CliError::Message(problem.into()));
         }
         Some(id) => id.to_owned(),
         None => random_id()?,
     };
-    // Everything that can be missing is asked for before the terminal is there.
+    // Everything that can be missing is read before the terminal is added.
     let domain = if set_cookie { Some(domain(config, source).await?) } else { None };
     let secret = source.ensure_terminal_secret().await?;
     let now = wall_clock();
     let token = token::issue(&secret, &id, now)
-        .map_err(|error| Failure::Told(format!("no token can be made: {error}")))?;
+        .map_err(|error| CliError::Message(format!("cannot issue a token: {error}")))?;
     if !source.add_terminal(&Terminal { id: id.as_str().into(), name: name.into() }).await? {
-        return Err(Failure::Told(format!("a terminal has the id `{id}` already")));
+        return Err(CliError::Message(format!("a terminal has the id `{id}` already")));
     }
     match domain {
         Some(domain) => writeln!(out, "{}", token::cookie(&token, &domain, now))?,
         None => writeln!(out, "authorization={token}")?,
     }
     out.flush()?;
-    let told = writeln!(
+    let written = writeln!(
         std::io::stderr(),
         "terminal `{id}` ({name}) is added; its cookie is not shown again"
     );
-    Ok(told.map(|()| ExitCode::SUCCESS)?)
+    Ok(written.map(|()| ExitCode::SUCCESS)?)
 }
 
-async fn list(source: &Source, out: &mut dyn Write) -> Answer {
+async fn list(source: &Source, out: &mut dyn Write) -> CommandResult {
     let mut terminals = source.terminals().await?;
     terminals.sort_by(|a, b| a.id.cmp(&b.id));
     let width = terminals.iter().map(|terminal| terminal.id.chars().count()).max().unwrap_or(0);
     for Terminal { id, name } in &terminals {
-        // A name is anyone's text: it must not move the reader's cursor.
+        // A name can be any text: control characters must not reach the operator's terminal.
         writeln!(out, "{:<width$}  {}", id.escape_debug(), name.escape_debug())?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn remove(source: &Source, id: &str, out: &mut dyn Write) -> Answer {
+async fn remove(source: &Source, id: &str, out: &mut dyn Write) -> CommandResult {
     if source.remove_terminal(id).await? {
         writeln!(out, "terminal `{id}` is removed")?;
         Ok(ExitCode::SUCCESS)
     } else {
         writeln!(out, "no terminal has the id `{id}`")?;
-        Ok(NO.into())
+        Ok(NEGATIVE.into())
     }
 }
 
-fn random_id() -> Result<String, Failure> {
+fn random_id() -> Result<String, CliError> {
     let mut bytes = [0; ID_BYTES];
     aws_lc_rs::rand::fill(&mut bytes)
-        .map_err(|_| Failure::Told("the system has no random numbers".into()))?;
+        .map_err(|_| CliError::Message("the system provides no random numbers".into()))?;
     Ok(encode_id(&bytes))
 }

@@ -1,5 +1,5 @@
-//! `nightporter traefik`: the dynamic configuration that puts Traefik's
-//! requests before this gate.
+//! `nightporter traefik`: prints the dynamic configuration with which Traefik asks this
+//! gate about its requests.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -10,19 +10,20 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::open::open;
-use super::{Answer, Failure, domain, wait};
+use super::{CliError, CommandResult, domain, wait};
 use crate::config::{self, Certificate, Config, ListenAddr};
 use crate::domain::app::{AppMeta, EntrypointPort};
 use crate::gate::verdict::ASLEEP;
 use crate::store::app_meta::AppMetaDir;
 
-/// What Traefik deletes from a client's request and copies from the answer.
+/// The headers that Traefik deletes from a client's request and copies from the gate's
+/// response.
 ///
 /// Servers behind CGI, WSGI and the like read `X_Ptl_A`, `x.ptl.a` and
 /// `X-Ptl-A` as one header, so all spellings are matched.
 const GRANTED_HEADERS: &str = "(?i)^x[^a-z0-9]ptl[^a-z0-9]";
 
-/// Longest answer Traefik takes from the gate, in bytes; pages are far below.
+/// Longest response that Traefik accepts from the gate, in bytes; pages are far smaller.
 const MAX_RESPONSE_BODY: u32 = 1024 * 1024;
 
 /// The name of the authority's file in the folder of self-signed certificates.
@@ -30,18 +31,18 @@ const AUTHORITY: &str = "ca.pem";
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// The gate's URL as Traefik reaches it, as `https://nightporter:8400`
+    /// The URL at which Traefik reaches the gate, such as `https://nightporter:8400`
     /// [default: the address of `gate.listen`]
     #[arg(long, value_name = "URL")]
     address: Option<String>,
-    /// Traefik's entry point for the apps; more than once for several
-    /// [default: Traefik's own default ones]
+    /// Traefik's entry point for the apps; can be given more than once
+    /// [default: Traefik's own default entry points]
     #[arg(long = "entrypoint", value_name = "NAME")]
     entrypoints: Vec<String>,
-    /// The gate's authority, where Traefik sees its file elsewhere than this process
+    /// The gate's authority, if Traefik sees its file at another path than this process
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Traefik's client certificate, where `gate.tls.client_ca` asks for one
+    /// Traefik's client certificate, if `gate.tls.client_ca` requires one
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
     /// The private key of that certificate
@@ -55,7 +56,8 @@ struct Gate {
     /// Scheme, host and port.
     url: String,
     tls: Option<Tls>,
-    /// What a monitor is to get of an app that sleeps, where the gate cannot say it.
+    /// The status that a monitor gets for a sleeping app; `None` if the gate can send it
+    /// itself.
     asleep: Option<u16>,
 }
 
@@ -70,11 +72,11 @@ struct Tls {
 #[derive(Debug)]
 struct Route {
     app: String,
-    /// Where its container answers HTTP, or why there is no route.
+    /// The URL of its container, or why there is no route.
     target: Result<String, String>,
 }
 
-pub(super) fn run(options: &Options, config: &Config, out: &mut dyn Write) -> Answer {
+pub(super) fn run(options: &Options, config: &Config, out: &mut dyn Write) -> CommandResult {
     wait(async {
         let gate = Gate::new(options, config)?;
         let (source, _) = open(config)?;
@@ -94,7 +96,7 @@ pub(super) fn run(options: &Options, config: &Config, out: &mut dyn Write) -> An
 }
 
 impl Gate {
-    fn new(options: &Options, config: &Config) -> Result<Self, Failure> {
+    fn new(options: &Options, config: &Config) -> Result<Self, CliError> {
         let Options { address, entrypoints: _, ca, cert, key } = options;
         let tls = config.gate.tls.as_ref();
         let url = match address {
@@ -102,26 +104,28 @@ impl Gate {
             None => own_url(&config.gate.listen, tls)?,
         };
         let Ok(uri) = url.parse::<http::Uri>() else {
-            return Err(Failure::Told(format!("`{url}` is no URL")));
+            return Err(CliError::Message(format!("invalid URL `{url}`")));
         };
         let (Some(scheme @ ("http" | "https")), Some(host)) = (uri.scheme_str(), uri.host()) else {
-            return Err(Failure::Told(format!("`{url}` must begin with http:// or https://")));
+            return Err(CliError::Message(format!("`{url}` must begin with http:// or https://")));
         };
         if uri.path_and_query().is_some_and(|path| path.as_str() != "/") {
-            return Err(Failure::Told(format!("`{url}` must end after the port")));
+            return Err(CliError::Message(format!("`{url}` must end after the port")));
         }
         let over_tls = scheme == "https";
         if over_tls != tls.is_some() {
             let state = if tls.is_some() { "on" } else { "off" };
             let hint = "change the scheme or `gate.tls`";
-            return Err(Failure::Told(format!("`{url}` is asked for, yet TLS is {state}; {hint}")));
+            return Err(CliError::Message(format!(
+                "the address is `{url}`, but TLS is {state}; {hint}"
+            )));
         }
         let client = cert.clone().zip(key.clone());
         let tls = match tls {
             None => None,
             Some(config::Tls { client_ca: Some(_), .. }) if client.is_none() => {
-                let hint = "give Traefik's certificate by --cert and --key";
-                return Err(Failure::Told(format!("`gate.tls.client_ca` is set; {hint}")));
+                let hint = "give Traefik's certificate with --cert and --key";
+                return Err(CliError::Message(format!("`gate.tls.client_ca` is set; {hint}")));
             }
             Some(tls) => {
                 check_name(host, tls)?;
@@ -135,8 +139,8 @@ impl Gate {
     }
 }
 
-/// The URL of a listener, where one can be told from its address.
-fn own_url(listen: &ListenAddr, tls: Option<&config::Tls>) -> Result<String, Failure> {
+/// Returns the URL of a listener if its address determines one.
+fn own_url(listen: &ListenAddr, tls: Option<&config::Tls>) -> Result<String, CliError> {
     let scheme = if tls.is_some() { "https" } else { "http" };
     match listen {
         ListenAddr::Tcp(addr)
@@ -147,8 +151,8 @@ fn own_url(listen: &ListenAddr, tls: Option<&config::Tls>) -> Result<String, Fai
         ListenAddr::Tcp(addr) if !addr.ip().is_unspecified() && addr.port() != 0 => {
             Ok(format!("{scheme}://{addr}"))
         }
-        other => Err(Failure::Told(format!(
-            "`gate.listen` is {other}; give the URL that Traefik reaches it by with --address"
+        other => Err(CliError::Message(format!(
+            "`gate.listen` is {other}; give the URL at which Traefik reaches it with --address"
         ))),
     }
 }
@@ -156,13 +160,13 @@ fn own_url(listen: &ListenAddr, tls: Option<&config::Tls>) -> Result<String, Fai
 fn authority(tls: &config::Tls) -> Option<PathBuf> {
     match &tls.certificate {
         Certificate::SelfSigned { directory, .. } => Some(directory.join(AUTHORITY)),
-        Certificate::Given { .. } => None,
+        Certificate::Files { .. } => None,
     }
 }
 
-/// Traefik checks the certificate against the host it asks, and a certificate
-/// made here has names of its own.
-fn check_name(host: &str, tls: &config::Tls) -> Result<(), Failure> {
+/// Checks that a self-signed certificate is valid for the host of the gate's URL: Traefik
+/// verifies it against that host.
+fn check_name(host: &str, tls: &config::Tls) -> Result<(), CliError> {
     let Certificate::SelfSigned { names, .. } = &tls.certificate else {
         return Ok(());
     };
@@ -171,10 +175,10 @@ fn check_name(host: &str, tls: &config::Tls) -> Result<(), Failure> {
         return Ok(());
     }
     let hint = "add it to `gate.tls.names`, or give another --address";
-    Err(Failure::Told(format!("the gate's certificate is not good for `{host}`; {hint}")))
+    Err(CliError::Message(format!("the gate's certificate is not valid for `{host}`; {hint}")))
 }
 
-/// Where an app's container answers HTTP.
+/// Returns the URL at which an app's container answers HTTP, or why there is none.
 fn target(app: &str, meta: &AppMeta) -> Result<String, String> {
     let is_label = !app.is_empty()
         && app.len() <= 63
@@ -189,7 +193,7 @@ fn target(app: &str, meta: &AppMeta) -> Result<String, String> {
 }
 
 fn document(gate: &Gate, domain: &str, entrypoints: &[String], routes: &[Route]) -> String {
-    let mut text = String::from("# Made by `nightporter traefik`.\nhttp:\n");
+    let mut text = String::from("# Generated by `nightporter traefik`.\nhttp:\n");
     // Writing to a String does not fail.
     let _ = routers(&mut text, domain, entrypoints, routes)
         .and_then(|()| middlewares(&mut text, gate))
@@ -241,21 +245,21 @@ fn middlewares(text: &mut String, gate: &Gate) -> std::fmt::Result {
         }
     }
     text.push_str("        trustForwardHeader: false\n");
-    text.push_str("        # Deleted from the client's request, then copied from the answer.\n");
+    text.push_str("        # Deleted from the client's request, then copied from the response.\n");
     writeln!(text, "        authResponseHeadersRegex: {}", quoted(GRANTED_HEADERS))?;
     writeln!(text, "        maxResponseBodySize: {MAX_RESPONSE_BODY}")?;
     text.push_str(
-        "    # A page where Traefik itself has no answer of the app's; all others are left\n    \
-         # as they are. Its request carries the app's Host.\n    \
+        "    # A page for requests that the app does not answer; all other responses are left\n    \
+         # as they are. The request for the page carries the app's Host.\n    \
          nightporter-page:\n      errors:\n        status: [\"502\", \"504\"]\n        \
          service: nightporter\n        \
          query: \"/internal/app_error/{originalStatus}?url={url}\"\n",
     );
-    asleep_is_not_down(text, gate)
+    add_status_rewrite(text, gate)
 }
 
-/// What the gate says of a sleeping app to a monitor is made the 2xx that it means.
-fn asleep_is_not_down(text: &mut String, gate: &Gate) -> std::fmt::Result {
+/// Rewrites the gate's status for a monitor of a sleeping app to the 2xx that it stands for.
+fn add_status_rewrite(text: &mut String, gate: &Gate) -> std::fmt::Result {
     let Some(status) = gate.asleep else { return Ok(()) };
     let replaced = "        status: [";
     if let Some(at) = text.rfind(replaced) {
@@ -267,7 +271,7 @@ fn asleep_is_not_down(text: &mut String, gate: &Gate) -> std::fmt::Result {
 fn services(text: &mut String, gate: &Gate, routes: &[Route]) -> std::fmt::Result {
     if let Some(Tls { ca, client, server_name }) = &gate.tls {
         text.push_str("  serversTransports:\n    nightporter:\n");
-        // A page's request has the app's name as its Host, not the gate's.
+        // The request for a page has the app's name as its Host, not the gate's.
         writeln!(text, "      serverName: {}", quoted(server_name))?;
         if let Some(ca) = ca {
             writeln!(text, "      rootCAs: [{}]", path(ca))?;
@@ -296,7 +300,7 @@ fn path(path: &Path) -> String {
     quoted(&path.to_string_lossy())
 }
 
-/// A JSON string is a YAML one (YAML 1.2 section 1.3).
+/// Quotes a text: a JSON string is a YAML one (YAML 1.2 section 1.3).
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, in words an operator can act on.
+//! The problems of a configuration, in words that an operator can act on.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// Where a value was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// A file, and the line where that is known.
+    /// A file, and the line if it is known.
     File(PathBuf, Option<usize>),
     /// An environment variable.
     Variable(String),
@@ -14,18 +14,18 @@ pub enum Origin {
     Default,
 }
 
-/// One thing that is wrong. Never holds the text of a secret.
+/// One problem. It never contains the text of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     pub origin: Origin,
-    /// Dotted name of the key, as `gate.listen`; empty where the whole file is meant.
+    /// Dotted name of the key, such as `gate.listen`; empty if the whole file is meant.
     pub key: String,
     pub problem: String,
     /// What to do about it.
     pub hint: String,
 }
 
-/// Everything that is wrong, in the order it was found; never empty as an error.
+/// All problems, in the order in which they were found; never empty when used as an error.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings(pub Vec<Finding>);
 

@@ -1,13 +1,13 @@
-//! The names of all keys, and which of them an unknown name was meant to be.
+//! The names of all keys, and the search for the key that a misspelt name means.
 
-/// Begins the name of every environment variable that is a key.
+/// The prefix of every environment variable that sets a key.
 const PREFIX: &str = "NIGHTPORTER_";
 
-/// Names the configuration file itself; the command line reads it.
+/// The variable that names the configuration file itself; the command line reads it.
 const CONFIG_VARIABLE: &str = "NIGHTPORTER_CONFIG";
 
-/// How much of a name must be right for it to be taken as a misspelling
-/// (1.0 is equal). Lower values offer `store.url` for `store.uri`, but also
+/// How similar a name must be to a key to count as its misspelling
+/// (1.0 is equal). Lower values suggest `store.url` for `store.uri`, but also
 /// unrelated names of the same section.
 const SIMILAR: f64 = 0.75;
 
@@ -92,25 +92,25 @@ pub(super) const KEYS: [&str; 77] = [
     "log.format",
 ];
 
-/// The key of this exact name.
+/// Returns the key with exactly this name.
 pub(super) fn known(name: &str) -> Option<&'static str> {
     KEYS.iter().copied().find(|key| *key == name)
 }
 
-/// Whether keys of that section exist: `gate`, `gate.tls`, …
+/// Returns whether a section has keys: `gate`, `gate.tls`, …
 pub(super) fn is_section(name: &str) -> bool {
     KEYS.iter().any(|key| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
 }
 
-/// The variable of a key: `gate.tls.key` → `NIGHTPORTER_GATE__TLS__KEY`.
+/// Returns the variable of a key: `gate.tls.key` → `NIGHTPORTER_GATE__TLS__KEY`.
 pub(super) fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
-/// Whether a variable can only be meant for this program.
+/// Returns whether a variable can only be meant for this program.
 ///
-/// Orchestrators set `NIGHTPORTER_PORT` and `NIGHTPORTER_SERVICE_HOST` of
-/// themselves where a service is called `nightporter`.
+/// Orchestrators set `NIGHTPORTER_PORT` and `NIGHTPORTER_SERVICE_HOST`
+/// themselves if a service is called `nightporter`.
 pub(super) fn is_ours(variable: &str) -> bool {
     let Some(rest) = variable.strip_prefix(PREFIX) else {
         return false;
@@ -122,7 +122,7 @@ pub(super) fn is_ours(variable: &str) -> bool {
     !set_by_orchestrator && variable != CONFIG_VARIABLE
 }
 
-/// The key that an unknown name most likely means.
+/// Returns the key that an unknown name most likely means.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let name = name.to_lowercase();
     let same_leaf = || {
@@ -133,14 +133,14 @@ pub(super) fn nearest(name: &str) -> Option<&'static str> {
     most_similar(&name, KEYS).or_else(same_leaf)
 }
 
-/// The section that an unknown one most likely means.
+/// Returns the section that an unknown one most likely means.
 pub(super) fn nearest_section(name: &str) -> Option<&'static str> {
     let sections = KEYS.iter().filter_map(|key| Some(key.rsplit_once('.')?.0));
     most_similar(name, sections)
 }
 
-/// The key whose variable an unknown one most likely means; words that are
-/// joined by one underscore where two are needed are found too.
+/// Returns the variable that an unknown one most likely means; a name with one underscore
+/// where two are needed is found too.
 pub(super) fn nearest_variable(name: &str) -> Option<String> {
     let flat = |name: &str| name.replace("__", "_").to_uppercase();
     let names = KEYS.map(variable);

@@ -1,4 +1,4 @@
-//! File and environment into a whole [`Config`], section by section.
+//! Builds a whole [`Config`] from file and environment, section by section.
 
 mod wake;
 
@@ -8,38 +8,38 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::findings::Findings;
-use super::given::Given;
 use super::reader::{CertificateNames, Count, HostName, Kind, LogFilter, Names, Reader};
+use super::sources::Sources;
 use super::{
     Cache, Certificate, Config, Environment, Gate, ListenAddr, Log, Ops, Postgres, Secret, Store,
     StoreKind, Tls, Touch,
 };
 
-/// Loopback alone: in a private range are every container and every device of the home.
+/// Loopback only: a private range contains every container and every device of the home.
 const TRUSTED_PROXIES: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 
 /// Shortest key for HS256, in bytes: RFC 7518 section 3.2.
 const SHORTEST_JWT_SECRET: usize = 32;
 
-/// Shortest bearer token, in bytes, that is not worth guessing at.
+/// Shortest bearer token, in bytes, that cannot feasibly be guessed.
 const SHORTEST_TOKEN: usize = 16;
 
-/// Reads the file, if there is one, and the environment over it.
+/// Reads the file, if one is given, and the environment, which takes precedence.
 ///
 /// # Errors
-/// Everything that is wrong, at once.
+/// Returns all problems at once.
 pub fn load(file: Option<&Path>, env: &Environment) -> Result<Config, Findings> {
     let mut findings = Findings::default();
-    let Some(given) = Given::gather(file, env, &mut findings) else {
+    let Some(sources) = Sources::gather(file, env, &mut findings) else {
         return Err(findings);
     };
-    let mut reader = Reader::new(given, findings);
+    let mut reader = Reader::new(sources, findings);
     let config = read(&mut reader, env);
     let findings = reader.into_findings();
     if findings.is_empty() { Ok(config) } else { Err(findings) }
 }
 
-/// Reads every key. Where a value is missing or wrong another one stands in,
+/// Reads every key. If a value is missing or wrong, a placeholder replaces it,
 /// so that the rest is still checked; it is never used, since there is a finding.
 fn read(reader: &mut Reader, env: &Environment) -> Config {
     let gate = gate(reader);
@@ -62,8 +62,8 @@ fn read(reader: &mut Reader, env: &Environment) -> Config {
 
 fn gate(reader: &mut Reader) -> Gate {
     Gate {
-        listen: reader.get("gate.listen").unwrap_or_else(|| local(8400)),
-        trusted_proxies: reader.get("gate.trusted_proxies").unwrap_or_else(loopback),
+        listen: reader.get("gate.listen").unwrap_or_else(|| loopback(8400)),
+        trusted_proxies: reader.get("gate.trusted_proxies").unwrap_or_else(default_trusted_proxies),
         max_connections: connections(reader, "gate.max_connections", 10_000),
         max_connections_per_address: connections(reader, "gate.max_connections_per_address", 7_500),
         domain: reader.get("gate.domain").map(|HostName(name)| name),
@@ -85,11 +85,11 @@ fn tls(reader: &mut Reader) -> Option<Tls> {
     let directory = reader.get("gate.tls.directory").unwrap_or_else(|| PathBuf::from("tls"));
     let names = reader
         .get("gate.tls.names")
-        .map_or_else(|| ["nightporter", "localhost"].map(String::from).into(), own_names);
+        .map_or_else(|| ["nightporter", "localhost"].map(String::from).into(), certificate_names);
     let client_ca = file(reader, "gate.tls.client_ca");
 
-    let given = |key| reader.is_given(key);
-    let (has_certificate, has_key) = (given("gate.tls.certificate"), given("gate.tls.key"));
+    let is_set = |key| reader.is_given(key);
+    let (has_certificate, has_key) = (is_set("gate.tls.certificate"), is_set("gate.tls.key"));
     if has_certificate && !has_key {
         let hint = "give the private key of this certificate too";
         reader.refuse_because("gate.tls.key", "gate.tls.certificate", "is missing", hint);
@@ -102,24 +102,25 @@ fn tls(reader: &mut Reader) -> Option<Tls> {
         let hint = "remove `gate.tls.certificate` and `gate.tls.key`, or set it to false";
         reader.refuse("gate.tls.self_signed", "contradicts the certificate that is given", hint);
     }
-    if given_without_tls(reader, self_signed) {
+    if client_ca_without_tls(reader, self_signed) {
         let hint = "set `gate.tls.self_signed = true` or give a certificate";
         reader.refuse("gate.tls.client_ca", "has no effect without TLS", hint);
     }
 
     let certificate = match (certificate, key) {
-        (Some(certificate), Some(key)) => Certificate::Given { certificate, key },
+        (Some(certificate), Some(key)) => Certificate::Files { certificate, key },
         _ if self_signed => Certificate::SelfSigned { directory, names },
         _ => return None,
     };
     Some(Tls { certificate, client_ca })
 }
 
-fn own_names(CertificateNames(names): CertificateNames) -> Vec<String> {
+fn certificate_names(CertificateNames(names): CertificateNames) -> Vec<String> {
     names
 }
 
-fn given_without_tls(reader: &Reader, self_signed: bool) -> bool {
+/// Returns whether `gate.tls.client_ca` is set although TLS is off.
+fn client_ca_without_tls(reader: &Reader, self_signed: bool) -> bool {
     reader.is_given("gate.tls.client_ca")
         && !self_signed
         && !reader.is_given("gate.tls.certificate")
@@ -127,15 +128,15 @@ fn given_without_tls(reader: &Reader, self_signed: bool) -> bool {
 }
 
 fn ops(reader: &mut Reader, gate: &ListenAddr) -> Ops {
-    let listen = reader.get("ops.listen").unwrap_or_else(|| local(8401));
+    let listen = reader.get("ops.listen").unwrap_or_else(|| loopback(8401));
     let token = reader.secret("ops.token", "ops.token_file");
     if overlap(&listen, gate) {
         let hint = "give the two listeners different ports";
         let problem = format!("{listen} is taken by `gate.listen`, {gate}");
         reader.refuse_because("ops.listen", "gate.listen", problem, hint);
     }
-    let token_given = reader.is_given("ops.token") || reader.is_given("ops.token_file");
-    if !listen.is_local() && !token_given {
+    let has_token = reader.is_given("ops.token") || reader.is_given("ops.token_file");
+    if !listen.is_local() && !has_token {
         let problem = format!("{listen} can be reached from outside and no token protects it");
         let hint = "set `ops.token_file`, or listen on 127.0.0.1 or a unix socket";
         reader.refuse("ops.listen", problem, hint);
@@ -147,11 +148,11 @@ fn ops(reader: &mut Reader, gate: &ListenAddr) -> Ops {
             let problem = format!(
                 "a token needs {SHORTEST_TOKEN} characters or more, all of them visible ASCII"
             );
-            let hint = "make one with `openssl rand -hex 32`";
+            let hint = "create one with `openssl rand -hex 32`";
             reader.refuse_because("ops.token", "ops.token_file", problem, hint);
         }
     }
-    let hosts = reader.get("ops.hosts").map_or_else(Vec::new, own_names);
+    let hosts = reader.get("ops.hosts").map_or_else(Vec::new, certificate_names);
     Ops { listen, token, hosts }
 }
 
@@ -166,23 +167,23 @@ fn store(reader: &mut Reader) -> Store {
     let prefix_length =
         reader.get("store.prefix_length").map_or(6, |Count::<1, 63>(length)| length);
 
-    let given = |one, other| reader.is_given(one) || reader.is_given(other);
-    let url_given = given("store.url", "store.url_file");
-    let secret_given = given("store.terminal_jwt_secret", "store.terminal_jwt_secret_file");
-    let kind = kind.unwrap_or(if url_given { Kind::Postgres } else { Kind::Files });
+    let either_is_set = |one, other| reader.is_given(one) || reader.is_given(other);
+    let has_url = either_is_set("store.url", "store.url_file");
+    let has_secret = either_is_set("store.terminal_jwt_secret", "store.terminal_jwt_secret_file");
+    let kind = kind.unwrap_or(if has_url { Kind::Postgres } else { Kind::Files });
     match kind {
-        Kind::Files if url_given => {
+        Kind::Files if has_url => {
             let hint = "remove the URL, or set `store.kind` to \"postgres\"";
-            reader.refuse("store.kind", "is \"files\", yet `store.url` is given", hint);
+            reader.refuse("store.kind", "is \"files\", but `store.url` is given", hint);
         }
-        Kind::Postgres if !url_given => {
-            let hint = "give `store.url_file` or `store.url`, as in \
+        Kind::Postgres if !has_url => {
+            let hint = "give `store.url_file` or `store.url`, such as \
                         `postgres://user:password@host/database`";
             reader.refuse_because("store.url", "store.kind", "is missing", hint);
         }
         _ => {}
     }
-    if kind == Kind::Postgres && secret_given {
+    if kind == Kind::Postgres && has_secret {
         let hint = "remove it; the database holds this secret in `kv_store`";
         let (key, cause) = ("store.terminal_jwt_secret", "store.terminal_jwt_secret_file");
         reader.refuse_because(key, cause, "has no effect with \"postgres\"", hint);
@@ -191,7 +192,7 @@ fn store(reader: &mut Reader) -> Store {
         && secret.expose().len() < SHORTEST_JWT_SECRET
     {
         let problem = format!("HS256 needs {SHORTEST_JWT_SECRET} bytes or more");
-        let hint = "make one with `openssl rand -hex 32`";
+        let hint = "create one with `openssl rand -hex 32`";
         let (key, cause) = ("store.terminal_jwt_secret", "store.terminal_jwt_secret_file");
         reader.refuse_because(key, cause, problem, hint);
     }
@@ -236,12 +237,13 @@ fn cache(reader: &mut Reader) -> Cache {
     if degraded_ttl > max_stale {
         let problem =
             format!("{} is longer than `cache.max_stale`, {}", text(degraded_ttl), text(max_stale));
-        let hint = "entries would end before they are read again; make it shorter";
+        let hint = "entries would expire before they are read again; make it shorter";
         reader.refuse_because("cache.degraded_ttl", "cache.max_stale", problem, hint);
     }
     if degraded_ttl > ttl {
         let problem = format!("{} is longer than `cache.ttl`, {}", text(degraded_ttl), text(ttl));
-        let hint = "a store in doubt must be asked more often than a live one; make it shorter";
+        let hint = "entries must be read again sooner while degraded than while live; \
+                    make it shorter";
         reader.refuse_because("cache.degraded_ttl", "cache.ttl", problem, hint);
     }
     if max_stale < heartbeat.saturating_mul(2) {
@@ -271,15 +273,15 @@ fn log(reader: &mut Reader) -> Log {
 }
 
 fn connections(reader: &mut Reader, key: &'static str, default: usize) -> usize {
-    let given = reader.get(key).map(|Count::<1, 1_000_000>(count)| count);
-    given.map_or(default, |count| usize::try_from(count).unwrap_or(usize::MAX))
+    let count = reader.get(key).map(|Count::<1, 1_000_000>(count)| count);
+    count.map_or(default, |count| usize::try_from(count).unwrap_or(usize::MAX))
 }
 
 fn seconds(reader: &mut Reader, key: &'static str, default: u64) -> Duration {
     reader.get(key).unwrap_or(Duration::from_secs(default))
 }
 
-/// A file that must be there and readable before anything binds.
+/// Reads the path of a file, which must exist and be readable before any listener binds.
 fn file(reader: &mut Reader, key: &'static str) -> Option<PathBuf> {
     let path: PathBuf = reader.get(key)?;
     if let Err(error) = std::fs::File::open(&path) {
@@ -293,15 +295,15 @@ fn host_name(HostName(name): HostName) -> String {
     name
 }
 
-fn local(port: u16) -> ListenAddr {
+fn loopback(port: u16) -> ListenAddr {
     ListenAddr::Tcp(([127, 0, 0, 1], port).into())
 }
 
-fn loopback() -> Vec<IpNet> {
+fn default_trusted_proxies() -> Vec<IpNet> {
     TRUSTED_PROXIES.iter().filter_map(|network| network.parse().ok()).collect()
 }
 
-/// Whether two listeners would take the same address; a wildcard takes all.
+/// Returns whether two listeners would bind the same address; a wildcard covers all addresses.
 fn overlap(one: &ListenAddr, other: &ListenAddr) -> bool {
     match (one, other) {
         (ListenAddr::Tcp(a), ListenAddr::Tcp(b)) => {
@@ -314,5 +316,4 @@ fn overlap(one: &ListenAddr, other: &ListenAddr) -> bool {
 }
 
 #[cfg(test)]
-#[path = "load_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! Raw values into typed ones; what does not fit becomes a finding.
+//! Converts raw values into typed ones; a value that does not fit becomes a finding.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,67 +8,67 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::findings::{Findings, Origin};
-use super::given::{Given, Raw};
+use super::sources::{Raw, Sources};
 use super::{
     Activity, HeaderEncoding, ListenAddr, LogFormat, PathMatching, Secret, StrategyChoice,
     StreamWakes,
 };
 
-/// Longest duration that is accepted. Longer ones are slips of the unit, and
+/// Longest duration that is accepted. Longer ones have a wrong unit, and
 /// times far ahead can leave the range of the clock.
 const LONGEST: Duration = Duration::from_hours(366 * 24);
 
-/// What is wrong with a value and what to do.
+/// What is wrong with a value and what to do about it.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct ValueError {
     problem: String,
     hint: String,
 }
 
 /// A type that a key can have.
 pub(super) trait Setting: Sized {
-    fn read(raw: &Raw) -> Result<Self, Refusal>;
+    fn read(raw: &Raw) -> Result<Self, ValueError>;
 }
 
-/// Reads keys one by one and collects what is wrong with them.
+/// Reads keys one by one and collects the problems of their values.
 #[derive(Debug)]
 pub(super) struct Reader {
-    given: Given,
+    sources: Sources,
     findings: Findings,
     #[cfg(test)]
-    pub(super) asked: std::collections::BTreeSet<&'static str>,
+    pub(super) keys_read: std::collections::BTreeSet<&'static str>,
 }
 
 impl Reader {
-    pub(super) fn new(given: Given, findings: Findings) -> Self {
+    pub(super) fn new(sources: Sources, findings: Findings) -> Self {
         Self {
-            given,
+            sources,
             findings,
             #[cfg(test)]
-            asked: std::collections::BTreeSet::new(),
+            keys_read: std::collections::BTreeSet::new(),
         }
     }
 
-    /// The value of a key, where one is given that fits.
+    /// Returns the value of a key if one is given and valid.
     pub(super) fn get<T: Setting>(&mut self, key: &'static str) -> Option<T> {
         #[cfg(test)]
-        self.asked.insert(key);
-        let (origin, raw) = self.given.get(key)?;
+        self.keys_read.insert(key);
+        let (origin, raw) = self.sources.get(key)?;
         match T::read(raw) {
             Ok(value) => Some(value),
-            Err(Refusal { problem, hint }) => {
+            Err(ValueError { problem, hint }) => {
                 self.findings.push(origin.clone(), key, problem, hint);
                 None
             }
         }
     }
 
-    /// A secret: given itself, or as the file that holds it, less one newline
-    /// at the end.
+    /// Returns a secret, which is given itself or as the file that holds it, without one
+    /// newline at the end.
     pub(super) fn secret(&mut self, key: &'static str, file_key: &'static str) -> Option<Secret> {
-        let given = self.get::<String>(key);
+        let inline = self.get::<String>(key);
         let Some(file) = self.get::<PathBuf>(file_key) else {
-            return given.map(Secret::new);
+            return inline.map(Secret::new);
         };
         if self.is_given(key) {
             let hint = format!("keep only one of `{key}` and `{file_key}`");
@@ -94,10 +94,10 @@ impl Reader {
     }
 
     pub(super) fn is_given(&self, key: &str) -> bool {
-        self.given.get(key).is_some()
+        self.sources.get(key).is_some()
     }
 
-    /// Notes a finding about a key; its origin is the key's own.
+    /// Adds a finding about a key; its origin is the key's own.
     pub(super) fn refuse(
         &mut self,
         key: &'static str,
@@ -107,7 +107,7 @@ impl Reader {
         self.refuse_because(key, key, problem, hint);
     }
 
-    /// Notes a finding about a key that was brought about by another one.
+    /// Adds a finding about a key that another key causes.
     pub(super) fn refuse_because(
         &mut self,
         key: &'static str,
@@ -115,7 +115,7 @@ impl Reader {
         problem: impl Into<String>,
         hint: impl Into<String>,
     ) {
-        let origin = [key, cause].into_iter().find_map(|key| self.given.get(key));
+        let origin = [key, cause].into_iter().find_map(|key| self.sources.get(key));
         let origin = origin.map_or(Origin::Default, |(origin, _)| origin.clone());
         self.findings.push(origin, key, problem, hint);
     }
@@ -125,45 +125,45 @@ impl Reader {
     }
 }
 
-impl Refusal {
+impl ValueError {
     fn new(problem: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { problem: problem.into(), hint: hint.into() }
     }
 
-    fn of_type(raw: &Raw, expected: &str, example: &str) -> Self {
+    fn wrong_type(raw: &Raw, expected: &str, example: &str) -> Self {
         Self::new(
             format!("expected {expected}, found {}", raw.type_name()),
-            format!("write it as in `{example}`"),
+            format!("write a value such as `{example}`"),
         )
     }
 }
 
 impl Setting for String {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         match raw {
             Raw::Text(text) | Raw::Variable(text) if text.trim().is_empty() => {
-                Err(Refusal::new("is empty", "give a value or remove the key"))
+                Err(ValueError::new("is empty", "give a value or remove the key"))
             }
             Raw::Text(text) | Raw::Variable(text) => Ok(text.clone()),
-            other => Err(Refusal::of_type(other, "text", "\"...\"")),
+            other => Err(ValueError::wrong_type(other, "text", "\"...\"")),
         }
     }
 }
 
 impl Setting for PathBuf {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         String::read(raw).map(Self::from)
     }
 }
 
 impl Setting for bool {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         match raw {
             Raw::Boolean(value) => Ok(*value),
             Raw::Variable(text) => text.parse().map_err(|_| {
-                Refusal::new(format!("`{text}` is no boolean"), "write `true` or `false`")
+                ValueError::new(format!("invalid boolean `{text}`"), "write `true` or `false`")
             }),
-            other => Err(Refusal::of_type(other, "a boolean", "true")),
+            other => Err(ValueError::wrong_type(other, "a boolean", "true")),
         }
     }
 }
@@ -173,13 +173,13 @@ impl Setting for bool {
 pub(super) struct Count<const MIN: u64, const MAX: u64>(pub(super) u64);
 
 impl<const MIN: u64, const MAX: u64> Setting for Count<MIN, MAX> {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         let (Raw::Integer(text) | Raw::Variable(text)) = raw else {
-            return Err(Refusal::of_type(raw, "an integer", "20"));
+            return Err(ValueError::wrong_type(raw, "an integer", "20"));
         };
         match text.parse() {
             Ok(number) if (MIN..=MAX).contains(&number) => Ok(Self(number)),
-            _ => Err(Refusal::new(
+            _ => Err(ValueError::new(
                 format!("`{text}` is out of range"),
                 format!("use a whole number from {MIN} to {MAX}"),
             )),
@@ -188,35 +188,35 @@ impl<const MIN: u64, const MAX: u64> Setting for Count<MIN, MAX> {
 }
 
 impl Setting for Duration {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
-        const UNITS: &str = "write a number and a unit, as in `10s`, `500ms` or `1h 30m`";
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
+        const UNITS: &str = "write a number and a unit, such as `10s`, `500ms` or `1h 30m`";
         let text = match raw {
             Raw::Text(text) | Raw::Variable(text) => text.trim(),
             Raw::Integer(number) => {
-                let hint = format!("write it with a unit, as in `\"{number}s\"`");
-                return Err(Refusal::new(format!("`{number}` has no unit"), hint));
+                let hint = format!("write it with a unit, such as `\"{number}s\"`");
+                return Err(ValueError::new(format!("`{number}` has no unit"), hint));
             }
-            other => return Err(Refusal::of_type(other, "a duration", "\"10s\"")),
+            other => return Err(ValueError::wrong_type(other, "a duration", "\"10s\"")),
         };
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-            let hint = format!("write it with a unit, as in `{text}s`");
-            return Err(Refusal::new(format!("`{text}` has no unit"), hint));
+            let hint = format!("write it with a unit, such as `{text}s`");
+            return Err(ValueError::new(format!("`{text}` has no unit"), hint));
         }
         match humantime::parse_duration(text) {
-            Ok(Self::ZERO) => Err(Refusal::new("is zero", "use a duration longer than nothing")),
+            Ok(Self::ZERO) => Err(ValueError::new("is zero", "use a duration above zero")),
             Ok(duration) if duration > LONGEST => {
-                Err(Refusal::new(format!("`{text}` is too long"), "use a year at most"))
+                Err(ValueError::new(format!("`{text}` is too long"), "use one year at most"))
             }
             Ok(duration) => Ok(duration),
-            Err(_) => Err(Refusal::new(format!("`{text}` is no duration"), UNITS)),
+            Err(_) => Err(ValueError::new(format!("invalid duration `{text}`"), UNITS)),
         }
     }
 }
 
 impl Setting for ListenAddr {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         let text = String::read(raw)?;
-        text.parse().map_err(|hint| Refusal::new(format!("`{text}` is no address"), hint))
+        text.parse().map_err(|hint| ValueError::new(format!("invalid address `{text}`"), hint))
     }
 }
 
@@ -225,11 +225,11 @@ impl Setting for ListenAddr {
 pub(super) struct HostName(pub(super) String);
 
 impl Setting for HostName {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         let text = String::read(raw)?;
         text.parse().map_err(|()| {
-            let hint = "write the name alone, as in `box.example`, with no scheme, port or path";
-            Refusal::new(format!("`{text}` is no host name"), hint)
+            let hint = "write only the name, such as `box.example`, without scheme, port or path";
+            ValueError::new(format!("invalid host name `{text}`"), hint)
         })
     }
 }
@@ -237,7 +237,7 @@ impl Setting for HostName {
 impl FromStr for HostName {
     type Err = ();
 
-    /// Labels as in RFC 1123 section 2.1, and the underscore that Docker's names have.
+    /// Accepts labels as in RFC 1123 section 2.1, and the underscore of Docker's names.
     fn from_str(text: &str) -> Result<Self, ()> {
         let name = text.strip_suffix('.').unwrap_or(text);
         let fits = |label: &str| {
@@ -254,19 +254,19 @@ impl FromStr for HostName {
     }
 }
 
-/// Names and addresses that a certificate is made for.
+/// Names and addresses for which a certificate is issued.
 #[derive(Debug)]
 pub(super) struct CertificateNames(pub(super) Vec<String>);
 
 impl Setting for CertificateNames {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         let names = list(raw, "[\"nightporter\", \"127.0.0.1\"]")?.into_iter().map(|text| {
             if text.parse::<std::net::IpAddr>().is_ok() {
                 return Ok(text);
             }
             let name = text.parse::<HostName>().map_err(|()| {
                 let hint = "use host names and IP addresses";
-                Refusal::new(format!("`{text}` is no host name"), hint)
+                ValueError::new(format!("invalid host name `{text}`"), hint)
             })?;
             Ok(name.0)
         });
@@ -275,41 +275,41 @@ impl Setting for CertificateNames {
 }
 
 impl Setting for Vec<IpNet> {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         let networks = list(raw, "[\"127.0.0.0/8\", \"192.168.1.5\"]")?.into_iter().map(|text| {
             let network: Result<IpNet, _> = text.parse();
             network.or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)).map_err(|_| {
                 let hint = "write networks as `10.0.0.0/8` and single addresses as `10.1.2.3`";
-                Refusal::new(format!("`{text}` is no network"), hint)
+                ValueError::new(format!("invalid network `{text}`"), hint)
             })
         });
         networks.collect()
     }
 }
 
-/// A list with at least one item; a variable separates them by commas.
-fn list(raw: &Raw, example: &str) -> Result<Vec<String>, Refusal> {
+/// Returns a list with at least one item; in a variable, commas separate the items.
+fn list(raw: &Raw, example: &str) -> Result<Vec<String>, ValueError> {
     let items = match raw {
         Raw::List(items) => items.iter().map(String::read).collect::<Result<Vec<_>, _>>()?,
         Raw::Variable(text) => {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             items.map(str::to_owned).collect()
         }
-        other => return Err(Refusal::of_type(other, "a list", example)),
+        other => return Err(ValueError::wrong_type(other, "a list", example)),
     };
     if items.is_empty() {
-        let hint = format!("write it as in `{example}`, or remove the key for the default");
-        return Err(Refusal::new("is empty", hint));
+        let hint = format!("write a list such as `{example}`, or remove the key for the default");
+        return Err(ValueError::new("is empty", hint));
     }
     Ok(items)
 }
 
-/// A list of texts, as they are.
+/// A list of texts that are not validated further.
 #[derive(Debug)]
 pub(super) struct Names(pub(super) Vec<String>);
 
 impl Setting for Names {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         list(raw, "[\"one\", \"two\"]").map(Self)
     }
 }
@@ -319,7 +319,7 @@ impl Setting for Names {
 pub(super) struct Program(pub(super) Vec<String>);
 
 impl Setting for Program {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         if matches!(raw, Raw::List(_)) {
             return list(raw, "[\"docker\", \"compose\"]").map(Self);
         }
@@ -333,23 +333,23 @@ impl Setting for Program {
 pub(super) struct Bytes(pub(super) u64);
 
 impl Setting for Bytes {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         const UNITS: [(&str, u32); 4] = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("B", 0)];
         let (Raw::Text(text) | Raw::Variable(text) | Raw::Integer(text)) = raw else {
-            return Err(Refusal::of_type(raw, "a number of bytes", "\"1 GiB\""));
+            return Err(ValueError::wrong_type(raw, "a number of bytes", "\"1 GiB\""));
         };
         let unit = UNITS.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
         let (number, shift) = unit.unwrap_or((text, 0));
         let number: Option<u64> = number.trim().parse().ok();
         let bytes = number.and_then(|number| number.checked_mul(1 << shift));
         bytes.map(Self).ok_or_else(|| {
-            let hint = "write a whole number and KiB, MiB or GiB, as in `1 GiB`";
-            Refusal::new(format!("`{text}` is no number of bytes"), hint)
+            let hint = "write a whole number and KiB, MiB or GiB, such as `1 GiB`";
+            ValueError::new(format!("invalid number of bytes `{text}`"), hint)
         })
     }
 }
 
-/// Where an engine listens, without what TLS needs.
+/// The address of an engine, without the certificates for TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum DockerHost {
     Unix(PathBuf),
@@ -360,7 +360,7 @@ impl FromStr for DockerHost {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const HINT: &str = "write it as in `unix:///var/run/docker.sock` or `tcp://127.0.0.1:2375`";
+        const HINT: &str = "use `unix:///var/run/docker.sock`, `tcp://127.0.0.1:2375` or similar";
         if let Some(path) = text.strip_prefix("unix://") {
             return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(HINT) };
         }
@@ -374,32 +374,31 @@ impl FromStr for DockerHost {
 }
 
 impl Setting for DockerHost {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         let text = String::read(raw)?;
-        text.parse().map_err(|hint: &str| {
-            Refusal::new(format!("`{text}` is no address of an engine"), hint)
-        })
+        text.parse()
+            .map_err(|hint: &str| ValueError::new(format!("invalid engine address `{text}`"), hint))
     }
 }
 
 impl Setting for StrategyChoice {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         choice(raw, &StrategyChoice::WORDS)
     }
 }
 
 impl Setting for StreamWakes {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         choice(raw, &StreamWakes::WORDS)
     }
 }
 
 impl Setting for Activity {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         let text = String::read(raw)?;
         Self::named(&text).ok_or_else(|| {
             let hint = "use `traffic`, `exec` and `cpu`, joined by `+`, or `none`";
-            Refusal::new(format!("`{text}` is no activity"), hint)
+            ValueError::new(format!("invalid activity `{text}`"), hint)
         })
     }
 }
@@ -409,11 +408,11 @@ impl Setting for Activity {
 pub(super) struct ByApp<T>(pub(super) BTreeMap<String, T>);
 
 impl<T: Setting> Setting for ByApp<T> {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         let apps = list(raw, "[\"notes=hold\"]")?.into_iter().map(|text| {
             let Some((app, word)) = text.split_once('=') else {
-                let hint = "write the app's name, `=` and what is to hold for it";
-                return Err(Refusal::new(format!("`{text}` has no `=`"), hint));
+                let hint = "write the app's name, `=` and the value for the app";
+                return Err(ValueError::new(format!("`{text}` has no `=`"), hint));
             };
             let word = Raw::Text(word.trim().to_owned());
             Ok((app.trim().to_owned(), T::read(&word)?))
@@ -422,17 +421,17 @@ impl<T: Setting> Setting for ByApp<T> {
     }
 }
 
-/// `http://host:port`, with nothing behind it.
+/// `http://host:port`, without a path.
 #[derive(Debug)]
 pub(super) struct UpstreamUrl(pub(super) http::Uri);
 
 impl Setting for UpstreamUrl {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         let text = String::read(raw)?;
         if text.contains('@') {
-            // A password in it would stand in every line about the upstream.
-            let hint = "remove all up to the `@`: the upstream is told no password";
-            return Err(Refusal::new("names a user", hint));
+            // A password in the URL would appear in every log line about the upstream.
+            let hint = "remove everything up to the `@`: no password is sent to the upstream";
+            return Err(ValueError::new("names a user", hint));
         }
         let url = text.parse::<http::Uri>().ok().filter(|url| {
             url.scheme_str() == Some("http")
@@ -441,19 +440,19 @@ impl Setting for UpstreamUrl {
                 && url.query().is_none()
         });
         url.map(Self).ok_or_else(|| {
-            let hint = "write it as in `http://shard_core:80`, without a path";
-            Refusal::new(format!("`{text}` is no URL of an upstream"), hint)
+            let hint = "write a URL such as `http://shard_core:80`, without a path";
+            ValueError::new(format!("invalid upstream URL `{text}`"), hint)
         })
     }
 }
 
-/// One of a few words.
-fn choice<T: Copy>(raw: &Raw, words: &[(&str, T)]) -> Result<T, Refusal> {
+/// Returns the value of one of a few words.
+fn choice<T: Copy>(raw: &Raw, words: &[(&str, T)]) -> Result<T, ValueError> {
     let text = String::read(raw)?;
     let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
     found.ok_or_else(|| {
         let words: Vec<_> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
-        Refusal::new(format!("`{text}` is not known"), format!("use {}", words.join(" or ")))
+        ValueError::new(format!("unknown value `{text}`"), format!("use {}", words.join(" or ")))
     })
 }
 
@@ -465,49 +464,49 @@ pub(super) enum Kind {
 }
 
 impl Setting for Kind {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         choice(raw, &[("files", Self::Files), ("postgres", Self::Postgres)])
     }
 }
 
 impl Setting for PathMatching {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         choice(raw, &[("prefix", Self::Prefix), ("segment", Self::Segment)])
     }
 }
 
 impl Setting for HeaderEncoding {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         choice(raw, &[("latin1", Self::Latin1), ("utf8", Self::Utf8)])
     }
 }
 
 impl Setting for LogFormat {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         choice(raw, &[("text", Self::Text), ("json", Self::Json)])
     }
 }
 
-/// A filter that the log's own parser takes.
+/// A filter that the log's own parser accepts.
 #[derive(Debug)]
 pub(super) struct LogFilter(pub(super) String);
 
 impl Setting for LogFilter {
-    fn read(raw: &Raw) -> Result<Self, Refusal> {
+    fn read(raw: &Raw) -> Result<Self, ValueError> {
         const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
         const HINT: &str =
-            "use off, error, warn, info, debug or trace, or a filter as `info,nightporter=debug`";
+            "use off, error, warn, info, debug, trace or a filter such as `info,nightporter=debug`";
         let text = String::read(raw)?;
-        // The parser takes a misspelt level for a module's name and logs all of it.
+        // The parser takes a misspelt level for a module's name and logs everything in it.
         let misspelt = text.split(',').map(str::trim).find(|part| {
             !part.contains(['=', '[', ':']) && !LEVELS.contains(&part.to_lowercase().as_str())
         });
         if let Some(word) = misspelt {
-            return Err(Refusal::new(format!("`{word}` is no level"), HINT));
+            return Err(ValueError::new(format!("invalid level `{word}`"), HINT));
         }
         match tracing_subscriber::EnvFilter::try_new(&text) {
             Ok(_) => Ok(Self(text)),
-            Err(error) => Err(Refusal::new(format!("`{text}` is no filter: {error}"), HINT)),
+            Err(error) => Err(ValueError::new(format!("invalid filter `{text}`: {error}"), HINT)),
         }
     }
 }

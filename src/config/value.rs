@@ -1,11 +1,11 @@
-//! Values that know more than their text.
+//! Types of configuration values.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Where a listener binds.
+/// The address that a listener binds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddr {
     Tcp(SocketAddr),
@@ -14,7 +14,7 @@ pub enum ListenAddr {
 }
 
 impl ListenAddr {
-    /// Whether only this machine can reach the listener.
+    /// Returns whether only this machine can reach the listener.
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
@@ -32,7 +32,7 @@ impl FromStr for ListenAddr {
             return if path.starts_with('/') {
                 Ok(Self::Unix(path.into()))
             } else {
-                Err("a socket path must be absolute, as in `unix:/run/nightporter.sock`".into())
+                Err("a socket path must be absolute, such as `unix:/run/nightporter.sock`".into())
             };
         }
         let text = match text.strip_prefix("localhost:") {
@@ -64,7 +64,7 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The text itself; the name is long so that each use is seen in review.
+    /// Returns the text itself; the name makes each use visible in review.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

@@ -1,12 +1,12 @@
-//! What besides granted requests keeps an app awake.
+//! The activity that keeps an app awake besides granted requests.
 
-/// Which signs of life count as use.
+/// Which kinds of activity count as use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Activity {
-    /// Bytes that move both to and from the containers that requests go to, less what
-    /// they exchange with other parts of the app.
+    /// Bytes transferred both to and from the containers that serve requests, minus what
+    /// these exchange with the app's other containers.
     pub traffic: bool,
-    /// A command that somebody runs in a container, as a backup is.
+    /// A command that runs in a container by `docker exec`, such as a backup.
     pub exec: bool,
     /// Processor time above a threshold.
     pub cpu: bool,
@@ -22,7 +22,7 @@ impl Activity {
     /// Nothing but requests.
     pub const NONE: Self = Self { traffic: false, exec: false, cpu: false };
 
-    /// Reads `traffic+exec+cpu`, any of them alone, or `none`.
+    /// Parses any combination of `traffic`, `exec` and `cpu`, joined by `+`, or `none`.
     #[must_use]
     pub fn named(text: &str) -> Option<Self> {
         let mut activity = Self::NONE;
@@ -41,36 +41,38 @@ impl Activity {
     }
 }
 
-/// Bytes that a container, or several, have moved in one interval.
+/// Bytes that one or several containers have transferred in one interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Moved {
+pub struct Traffic {
     pub received: u64,
     pub sent: u64,
 }
 
-/// What other parts may have moved beyond what they exchange with the entrypoint for it
-/// to be still told apart: requests for addresses and the like.
+/// Bytes that other containers may transfer beyond what they exchange with the entrypoint
+/// before the exchange can no longer be separated: DNS requests and the like.
 const SLACK: u64 = 2048;
 
-impl Moved {
-    /// Whether somebody outside of the app was served: bytes have moved both ways, since
-    /// what only comes in is the chatter of a network.
+impl Traffic {
+    /// Returns whether a client outside of the app was served. Bytes must have been
+    /// transferred both ways, since incoming bytes alone are the background traffic of a
+    /// network.
     ///
-    /// The app's other containers have moved `most` or less and `least` or more, since
-    /// not all can be counted at one moment. What they have sent the entrypoint may have
-    /// received, and the other way round. Where they have moved more than they can have
-    /// exchanged with it, they talk among themselves or with others, and nobody can
-    /// tell: that keeps the app awake.
+    /// The app's other containers have transferred between `least` and `most`, since not
+    /// all can be counted at the same moment. The entrypoint may have received what they
+    /// have sent, and the other way round. If they have transferred more than they can
+    /// have exchanged with it, they communicate with each other or with others, which
+    /// cannot be told apart: that keeps the app awake.
     #[must_use]
     pub fn is_use(self, most: Self, least: Self, threshold: u64) -> bool {
-        let is_much = |moved: Self| moved.received.min(moved.sent) >= threshold.max(1);
+        let exceeds_threshold =
+            |traffic: Self| traffic.received.min(traffic.sent) >= threshold.max(1);
         let exceeds = |part: u64, own: u64| part > own.saturating_add(own / 4 + SLACK);
         let outside = Self {
             received: self.received.saturating_sub(most.sent),
             sent: self.sent.saturating_sub(most.received),
         };
         let is_unclear = exceeds(least.sent, self.received) || exceeds(least.received, self.sent);
-        is_much(outside) || (is_unclear && is_much(self))
+        exceeds_threshold(outside) || (is_unclear && exceeds_threshold(self))
     }
 }
 
@@ -91,23 +93,23 @@ mod tests {
 
     #[test]
     fn what_parts_say_to_each_other_is_no_use() {
-        let moved = |received, sent| Moved { received, sent };
-        let nothing = Moved::default();
+        let moved = |received, sent| Traffic { received, sent };
+        let nothing = Traffic::default();
         for (own, parts, expected, why) in [
             (nothing, nothing, false, "silence"),
             (moved(54, 54), nothing, true, "a segment and its answer"),
-            (moved(1_000_000, 53), nothing, false, "only heard"),
+            (moved(1_000_000, 53), nothing, false, "only received"),
             (moved(5000, 5000), moved(5000, 5000), false, "a poll of the database"),
-            (moved(5000, 5000), moved(5200, 5200), false, "and requests for addresses"),
+            (moved(5000, 5000), moved(5200, 5200), false, "and DNS requests"),
             (moved(5200, 9000), moved(5000, 5000), true, "a download beside it"),
             (moved(5100, 5100), moved(5000, 5000), true, "a ping beside it"),
-            (moved(5000, 5000), moved(90_000, 90_000), true, "nobody can tell"),
+            (moved(5000, 5000), moved(90_000, 90_000), true, "it cannot be told apart"),
             (nothing, moved(90_000, 90_000), false, "all behind the entrypoint"),
             (moved(40, 40), moved(90_000, 90_000), false, "and it is silent"),
         ] {
             assert_eq!(own.is_use(parts, parts, 54), expected, "{why}");
         }
-        // Counted over a longer time, and over a shorter one, than the entrypoint was.
+        // Counted over a longer time, and over a shorter one, than the entrypoint.
         assert!(!moved(5000, 5000).is_use(moved(30_000, 30_000), moved(3000, 3000), 54));
     }
 }

@@ -32,7 +32,7 @@ pub struct PathRule {
     pub headers: BTreeMap<String, String>,
 }
 
-/// What the gate and the pages need of an `app_meta.json`.
+/// The parts of an `app_meta.json` that the gate and the pages need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppMeta {
     pub name: String,
@@ -44,14 +44,14 @@ pub struct AppMeta {
     pub paths: Vec<PathRule>,
     pub lifecycle: Lifecycle,
     pub minimum_portal_size: Size,
-    /// `wake`: what its requests get while it sleeps; this program's own key.
+    /// `wake`: what requests get while the app sleeps; nightporter's own key.
     pub wake: Option<StrategyChoice>,
-    /// What stands there instead, where it is none of this program's words: others may
+    /// The value of `wake` if it is not one of nightporter's words: other programs may
     /// have a key of that name.
     pub foreign_wake: Option<String>,
-    /// `cors_preflight`: whether preflights pass to private paths; this program's own key.
+    /// `cors_preflight`: whether preflights pass to private paths; nightporter's own key.
     pub cors_preflight: bool,
-    /// `activity`: what keeps it awake besides requests; this program's own key, too.
+    /// `activity`: what keeps the app awake besides requests; nightporter's own key.
     pub activity: Option<Activity>,
 }
 
@@ -93,8 +93,8 @@ pub struct Lifecycle {
     pub idle_for_stop: Option<u64>,
 }
 
-/// Most keys of `paths`; each is compared with every reading of a path. Real apps
-/// have fewer than ten.
+/// Maximum number of keys of `paths`; each is compared with every reading of a path. Real
+/// apps have fewer than ten.
 const MAX_PATHS: usize = 1000;
 
 /// Why an `app_meta.json` cannot be used; the text names the key.
@@ -108,14 +108,14 @@ pub enum AppMetaError {
     Version(String),
     #[error("{0}")]
     Shape(String),
-    #[error("`paths` has {0} keys; {MAX_PATHS} are allowed")]
+    #[error("`paths` has {0} keys; at most {MAX_PATHS} are allowed")]
     Paths(usize),
     #[error("`lifecycle`: {0}")]
     Lifecycle(&'static str),
 }
 
-/// Version 1.3 as it stands in the file; unknown keys are ignored, since other
-/// programs keep theirs there too.
+/// Version 1.3 as it is in the file; unknown keys are ignored, since other programs add
+/// their own.
 #[derive(Deserialize)]
 struct Raw {
     app_version: String,
@@ -130,7 +130,7 @@ struct Raw {
     minimum_portal_size: Size,
     wake: Option<Value>,
     cors_preflight: Option<Value>,
-    /// Of another shape it is another program's.
+    /// A value of another type belongs to another program.
     activity: Option<Value>,
 }
 
@@ -154,10 +154,10 @@ struct RawPath {
 }
 
 impl AppMeta {
-    /// Reads any known version, upgrading it on the way.
+    /// Parses any known version, upgrading it to 1.3.
     ///
     /// # Errors
-    /// The first thing that makes the file unusable.
+    /// The first problem that makes the file unusable.
     pub fn parse(json: &[u8]) -> Result<Self, AppMetaError> {
         let value: Value =
             serde_json::from_slice(json).map_err(|error| AppMetaError::Json(error.to_string()))?;
@@ -184,8 +184,8 @@ impl AppMeta {
                 headers: headers.unwrap_or_default(),
             })
             .collect();
-        let wake = raw.wake.as_ref().and_then(Value::as_str).and_then(StrategyChoice::named);
-        let foreign_wake = raw.wake.filter(|given| !given.is_null() && wake.is_none());
+        let wake = raw.wake.as_ref().and_then(Value::as_str).and_then(StrategyChoice::from_name);
+        let foreign_wake = raw.wake.filter(|value| !value.is_null() && wake.is_none());
         paths.sort_by_key(|rule| std::cmp::Reverse(rule.prefix.len()));
         Ok(Self {
             name: raw.name,
@@ -197,8 +197,8 @@ impl AppMeta {
             lifecycle,
             minimum_portal_size: raw.minimum_portal_size,
             wake,
-            foreign_wake: foreign_wake.map(|given| given.to_string()),
-            // A key of that name that says anything else is another program's.
+            foreign_wake: foreign_wake.map(|value| value.to_string()),
+            // Any other value of that key belongs to another program.
             cors_preflight: raw.cors_preflight == Some(Value::Bool(true)),
             activity: raw.activity.and_then(|activity| Activity::named(activity.as_str()?)),
         })
@@ -206,8 +206,8 @@ impl AppMeta {
 }
 
 impl Lifecycle {
-    /// Shortest idle time an app may ask for, in seconds.
-    const SHORTEST_IDLE: i64 = 5;
+    /// Shortest idle time that an app may set, in seconds.
+    const MIN_IDLE: i64 = 5;
 
     fn from_raw(raw: &RawLifecycle) -> Result<Self, AppMetaError> {
         let RawLifecycle { always_on, skip_pause, idle_for_pause, idle_for_stop } = *raw;
@@ -218,8 +218,8 @@ impl Lifecycle {
         if skip_pause && idle_for_pause.is_some() {
             return refuse("skip_pause excludes idle_for_pause");
         }
-        if [idle_for_pause, idle_for_stop].into_iter().flatten().any(|s| s < Self::SHORTEST_IDLE) {
-            return refuse("idle times are 5 seconds or more");
+        if [idle_for_pause, idle_for_stop].into_iter().flatten().any(|s| s < Self::MIN_IDLE) {
+            return refuse("idle times must be at least 5 seconds");
         }
         if let (Some(pause), Some(stop)) = (idle_for_pause, idle_for_stop)
             && pause >= stop
@@ -235,11 +235,13 @@ impl Lifecycle {
     }
 }
 
-/// Brings an object of any known version to 1.3.
+/// Upgrades an object of any known version to 1.3.
 fn upgrade(object: &mut Map<String, Value>) -> Result<(), AppMetaError> {
     let version = match object.get("v") {
         Some(Value::String(text)) => text.clone(),
-        Some(other) => return Err(AppMetaError::Version(format!("{other}, which is no text"))),
+        Some(other) => {
+            return Err(AppMetaError::Version(format!("{other}, which is not a string")));
+        }
         None => return Err(AppMetaError::Version("missing".into())),
     };
     match version.as_str() {
@@ -283,7 +285,7 @@ fn upgrade_lifecycle(object: &mut Map<String, Value>) {
     }
     if let Value::Object(lifecycle) = lifecycle {
         let idle = lifecycle.remove("idle_time_for_shutdown");
-        // As it stands there, before it is read as a flag: `"off"` is a text with content.
+        // By the raw value, before it is parsed as a flag: `"off"` is a non-empty text.
         let always_on = lifecycle.get("always_on").is_some_and(lax::is_truthy);
         if let (Some(idle), false) = (idle, always_on) {
             lifecycle.insert("idle_for_pause".into(), idle);
@@ -385,7 +387,7 @@ mod tests {
         meta["wake"] = Value::Null;
         assert_eq!(parse(&meta).expect("valid").foreign_wake, None);
         meta["wake"] = json!("hold");
-        assert_eq!(parse(&meta).expect("valid").wake, StrategyChoice::named("hold"));
+        assert_eq!(parse(&meta).expect("valid").wake, StrategyChoice::from_name("hold"));
         meta["activity"] = json!("exec");
         assert_eq!(parse(&meta).expect("valid").activity, Activity::named("exec"));
         meta["activity"] = json!({"of": "another program"});
@@ -405,7 +407,7 @@ mod tests {
             let (outer, key) = pointer.rsplit_once('/').expect("a pointer");
             let outer = meta.pointer_mut(outer).expect("is there");
             match value {
-                // Taken for: without the key.
+                // Stands for a missing key.
                 Value::String(word) if word == "absent" => {
                     outer.as_object_mut().expect("an object").remove(key);
                 }
@@ -413,7 +415,7 @@ mod tests {
             }
             meta
         };
-        for (pointer, taken, refused) in [
+        for (pointer, accepted, refused) in [
             ("/v", vec![json!("1.3"), json!("1.0")], vec![json!(1.3), json!("1.4"), json!(null)]),
             ("/v", vec![], vec![json!("absent"), json!(["1.3"]), json!("")]),
             (
@@ -481,13 +483,13 @@ mod tests {
             ),
             ("/oidc", vec![json!(1), json!({"a": []}), json!(null)], vec![]),
         ] {
-            for value in taken {
-                let read = parse(&set(pointer, value.clone()));
-                assert!(read.is_ok(), "{pointer} {value}: {read:?}");
+            for value in accepted {
+                let parsed = parse(&set(pointer, value.clone()));
+                assert!(parsed.is_ok(), "{pointer} {value}: {parsed:?}");
             }
             for value in refused {
-                let read = parse(&set(pointer, value.clone()));
-                assert!(read.is_err(), "{pointer} {value}: {read:?}");
+                let parsed = parse(&set(pointer, value.clone()));
+                assert!(parsed.is_err(), "{pointer} {value}: {parsed:?}");
             }
         }
     }
@@ -505,7 +507,7 @@ mod tests {
             old["lifecycle"] = json!({"always_on": always_on, "idle_time_for_shutdown": "60"});
             let read = parse(&old).map(|meta| meta.lifecycle.idle_for_pause);
             match always_on.as_str() {
-                // No flag at all.
+                // Not a flag at all.
                 Some("") => assert!(read.is_err()),
                 _ => assert_eq!(read, Ok(idle), "{always_on}"),
             }

@@ -1,27 +1,27 @@
-//! Who asks.
+//! The client of a request.
 
 use std::sync::Arc;
 
-/// The client of a request, as far as its credentials prove: a look at the row that
-/// vouches for it, since a copy would count references that all threads share.
+/// The client of a request, as proven by its credentials. It borrows the row that
+/// identifies it, since a clone would update reference counts that all threads share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Client<'a> {
     /// A paired device, known by its token.
-    Terminal(&'a Known),
+    Terminal(&'a KnownClient),
     /// Another box, known by its signature.
-    Peer(&'a Known),
+    Peer(&'a KnownClient),
     Anonymous,
 }
 
-/// What the store says of a known client.
+/// A known client, as it is in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownClient {
     pub id: Arc<str>,
     pub name: Arc<str>,
 }
 
 impl<'a> Client<'a> {
-    /// The word templates and headers use: `terminal`, `peer` or `anonymous`.
+    /// Returns the word for templates and headers: `terminal`, `peer` or `anonymous`.
     #[must_use]
     pub fn kind(self) -> &'static str {
         match self {
@@ -32,7 +32,7 @@ impl<'a> Client<'a> {
     }
 
     #[must_use]
-    pub fn known(self) -> Option<&'a Known> {
+    pub fn known(self) -> Option<&'a KnownClient> {
         match self {
             Self::Terminal(known) | Self::Peer(known) => Some(known),
             Self::Anonymous => None,

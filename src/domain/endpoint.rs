@@ -1,4 +1,4 @@
-//! What is asked for verdicts, and what is said to it.
+//! The endpoints that are asked for verdicts, and the kinds of verdicts.
 
 use super::reason::Reason;
 
@@ -14,7 +14,7 @@ impl Endpoint {
     /// All of them, for registering one metric each.
     pub const ALL: [Self; 3] = [Self::Auth, Self::Terminal, Self::Management];
 
-    /// Its name in metrics and logs.
+    /// Returns its name in metrics and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -24,7 +24,7 @@ impl Endpoint {
         }
     }
 
-    /// Where it is asked, here and at the upstream.
+    /// Returns its path, which is the same at the upstream.
     #[must_use]
     pub fn path(self) -> &'static str {
         match self {
@@ -35,19 +35,20 @@ impl Endpoint {
     }
 }
 
-/// What a verdict comes to, without what it carries.
+/// The kind of a verdict, without its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Said {
+pub enum VerdictKind {
     Grant,
-    /// Granted, and answered in the place of an app that is not awake.
+    /// Granted, and answered in place of an app that is not awake.
     Asleep,
-    /// Granted, and not let wake an app that nobody has opened since it fell asleep.
+    /// Granted, but not allowed to wake an app that has not been opened since it fell
+    /// asleep.
     KeptAsleep,
     Deny(Reason),
 }
 
-impl Said {
-    /// `grant`, `asleep`, `kept_asleep`, or the denial's reason.
+impl VerdictKind {
+    /// Returns `grant`, `asleep`, `kept_asleep`, or the denial's reason.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

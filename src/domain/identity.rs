@@ -1,56 +1,56 @@
-//! The box itself: what header templates call `portal`.
+//! The box itself, called `portal` in header templates.
 
 /// The default identity of the box.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     pub id: String,
     pub domain: String,
-    /// SPKI PEM, 64 columns, trailing newline; empty where the box has no key.
+    /// SPKI PEM, 64 columns, trailing newline; empty if the box has no key.
     pub public_key_pem: String,
 }
 
 impl Identity {
-    /// Characters of an id that make its short form.
+    /// Number of characters of an id's short form.
     pub const SHORT: usize = 6;
 
-    /// The first six characters of the id: what peers put into `keyid`.
+    /// Returns the first six characters of the id, which peers put into `keyid`.
     #[must_use]
     pub fn short_id(&self) -> &str {
         short_id(&self.id)
     }
 }
 
-/// The first six characters of an id.
+/// Returns the first six characters of an id.
 #[must_use]
 pub fn short_id(id: &str) -> &str {
     id.char_indices().nth(Identity::SHORT).map_or(id, |(end, _)| &id[..end])
 }
 
-/// `id[:prefix_length].lower() + "." + zone`.
+/// Returns `id[:prefix_length].lower() + "." + zone`.
 #[must_use]
 pub fn derive_domain(id: &str, prefix_length: usize, zone: &str) -> String {
     let prefix: String = id.chars().take(prefix_length).collect();
     format!("{}.{zone}", prefix.to_lowercase())
 }
 
-/// Five bits a character, most significant first, the last group zero-padded:
-/// a SHA-512 digest becomes 103 characters.
+/// Encodes five bits per character, most significant first, the last group zero-padded: a
+/// SHA-512 digest becomes 103 characters.
 #[must_use]
 pub fn encode_id(digest: &[u8]) -> String {
     const ALPHABET: &[u8; 32] = b"abcdefghjklnpqrstvwxyz0123456789";
     let mut id = String::with_capacity(digest.len() * 8 / 5 + 1);
-    let (mut bits, mut held) = (0u32, 0u32);
+    let (mut bits, mut bit_count) = (0u32, 0u32);
     let mut push = |group: u32| id.push(char::from(ALPHABET[(group & 31) as usize]));
     for byte in digest {
         bits = (bits << 8) | u32::from(*byte);
-        held += 8;
-        while held >= 5 {
-            held -= 5;
-            push(bits >> held);
+        bit_count += 8;
+        while bit_count >= 5 {
+            bit_count -= 5;
+            push(bits >> bit_count);
         }
     }
-    if held > 0 {
-        push(bits << (5 - held));
+    if bit_count > 0 {
+        push(bits << (5 - bit_count));
     }
     id
 }

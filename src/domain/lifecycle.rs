@@ -1,32 +1,32 @@
-//! What an app's containers do together, and what becomes of them.
+//! An app's lifecycle: its phases, why a wake fails, and when it goes to sleep.
 
 use std::time::{Duration, SystemTime};
 
 use super::app::{Lifecycle, Size};
 
-/// Where an app is between asleep and awake.
+/// The phase of an app between asleep and awake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
-    /// Ready; or no container of it is known, so that there is nothing to wake.
+    /// Ready, or without a known container, so that there is nothing to wake.
     Awake,
     /// Its containers are stopped, or were never started.
     Stopped,
     Paused,
-    /// Its containers are to be made anew.
+    /// Its containers do not exist and have to be created.
     Missing,
-    /// Waits for its turn; 1 is next.
+    /// Waits for its turn; place 1 is next.
     Queued {
         place: usize,
     },
     Starting,
     Unpausing,
-    /// Runs, and its health check has not passed yet.
+    /// Running, but its health check has not passed yet.
     AwaitingHealth,
-    /// Runs, and its entrypoint does not answer yet.
+    /// Running, but its entrypoint does not answer yet.
     AwaitingPort,
     /// The last attempt failed; the next is made no sooner than `retry_after` later.
     Failed {
-        failure: Failure,
+        failure: WakeError,
         retry_after: Duration,
     },
     /// Too little free disk to start anything.
@@ -35,14 +35,15 @@ pub enum Phase {
     TooSmall {
         minimum: Size,
     },
-    /// The store says that it is not to be woken now: it is being installed, say.
+    /// Its status in the store forbids waking it now, for example because it is being
+    /// installed.
     Unavailable {
         status: String,
     },
 }
 
 impl Phase {
-    /// The words of all phases.
+    /// The names of all phases.
     pub const WORDS: [&'static str; 13] = [
         "awake",
         "stopped",
@@ -59,7 +60,7 @@ impl Phase {
         "unavailable",
     ];
 
-    /// The word for it in answers to programs.
+    /// Returns its name in answers to programs.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -79,7 +80,7 @@ impl Phase {
         }
     }
 
-    /// Whether an attempt to wake the app is under way.
+    /// Returns whether an attempt to wake the app is in progress.
     #[must_use]
     pub fn is_under_way(&self) -> bool {
         matches!(
@@ -92,7 +93,7 @@ impl Phase {
         )
     }
 
-    /// Whether waiting longer changes nothing: a person has to do something.
+    /// Returns whether waiting does not help, because a person has to act.
     #[must_use]
     pub fn is_final(&self) -> bool {
         matches!(self, Self::LowDisk | Self::TooSmall { .. })
@@ -101,46 +102,46 @@ impl Phase {
 
 /// Why an app could not be woken.
 ///
-/// `Display` is for the operator; what a visitor may know is [`Failure::kind`].
+/// `Display` is for the operator; what a visitor may know is [`WakeError::kind`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
+pub enum WakeError {
     #[error("container {container} exited with code {code}")]
     Exited { container: String, code: i64 },
-    #[error("container {container} was killed for want of memory")]
+    #[error("container {container} was killed because it ran out of memory")]
     OutOfMemory { container: String },
     #[error("image {image} is missing")]
     ImageMissing { image: String },
-    /// `image` is empty where it could not be told.
+    /// `image` is empty if it is unknown.
     #[error("image {image} cannot be fetched: {reason}")]
     ImageNotFetched { image: String, reason: String },
     #[error("the health check of container {container} fails")]
     Unhealthy { container: String },
     #[error("not ready within {}", humantime::format_duration(*.after))]
     NotReady { after: Duration },
-    /// By somebody, or by an engine that was ended itself.
+    /// By another client, or by an engine that was shut down.
     #[error("container {container} was {what} while it was starting")]
     Interrupted { container: String, what: &'static str },
-    #[error("the engine refuses: {0}")]
+    #[error("the engine refused: {0}")]
     Engine(String),
     #[error("the engine does not answer")]
     EngineAway,
     #[error("compose: {0}")]
     Compose(String),
-    #[error("the containers are missing, and there is no compose file to make them from")]
+    #[error("the containers are missing, and there is no compose file to create them from")]
     NoComposeFile,
     #[error("the store cannot answer: {0}")]
     Store(String),
-    /// A task of nightporter's own has panicked.
-    #[error("nightporter itself failed; its log says where")]
+    /// One of nightporter's own tasks panicked.
+    #[error("internal error in nightporter; see its log")]
     Panicked,
-    /// Nothing went wrong, and nothing was done.
+    /// Nothing failed, and nothing was done.
     #[error("not now: {0}")]
     Declined(&'static str),
 }
 
-/// A failure in one word, and what of it a visitor may know.
+/// The kind of a failure, and what a visitor may know of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureKind<'a> {
+pub enum WakeErrorKind<'a> {
     Exited,
     OutOfMemory,
     ImageMissing {
@@ -154,45 +155,45 @@ pub enum FailureKind<'a> {
         after: Duration,
     },
     Interrupted,
-    /// The engine does not start it, for a reason of its own.
+    /// The engine refused to start it.
     Refused,
     EngineAway,
-    /// Its containers are gone and cannot be made.
+    /// Its containers are missing and cannot be created.
     NotMade,
     StoreAway,
-    /// Of nightporter's own.
+    /// An error in nightporter itself.
     Internal,
 }
 
-impl Failure {
+impl WakeError {
     #[must_use]
-    pub fn kind(&self) -> FailureKind<'_> {
+    pub fn kind(&self) -> WakeErrorKind<'_> {
         match self {
-            Self::Exited { .. } => FailureKind::Exited,
-            Self::OutOfMemory { .. } => FailureKind::OutOfMemory,
-            Self::ImageMissing { image } => FailureKind::ImageMissing { image },
-            Self::ImageNotFetched { image, .. } => FailureKind::ImageNotFetched { image },
-            Self::Unhealthy { .. } => FailureKind::Unhealthy,
-            Self::NotReady { after } => FailureKind::NotReady { after: *after },
-            Self::Interrupted { .. } => FailureKind::Interrupted,
-            Self::Engine(_) => FailureKind::Refused,
-            Self::EngineAway => FailureKind::EngineAway,
-            Self::Compose(_) | Self::NoComposeFile => FailureKind::NotMade,
-            Self::Store(_) => FailureKind::StoreAway,
-            Self::Panicked | Self::Declined(_) => FailureKind::Internal,
+            Self::Exited { .. } => WakeErrorKind::Exited,
+            Self::OutOfMemory { .. } => WakeErrorKind::OutOfMemory,
+            Self::ImageMissing { image } => WakeErrorKind::ImageMissing { image },
+            Self::ImageNotFetched { image, .. } => WakeErrorKind::ImageNotFetched { image },
+            Self::Unhealthy { .. } => WakeErrorKind::Unhealthy,
+            Self::NotReady { after } => WakeErrorKind::NotReady { after: *after },
+            Self::Interrupted { .. } => WakeErrorKind::Interrupted,
+            Self::Engine(_) => WakeErrorKind::Refused,
+            Self::EngineAway => WakeErrorKind::EngineAway,
+            Self::Compose(_) | Self::NoComposeFile => WakeErrorKind::NotMade,
+            Self::Store(_) => WakeErrorKind::StoreAway,
+            Self::Panicked | Self::Declined(_) => WakeErrorKind::Internal,
         }
     }
 }
 
-/// How deep an app sleeps.
+/// How an app is put to sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rest {
+pub enum SleepMode {
     Paused,
     Stopped,
 }
 
-impl Rest {
-    /// The phase's word for it.
+impl SleepMode {
+    /// Returns the name of the corresponding phase.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -202,35 +203,40 @@ impl Rest {
     }
 }
 
-/// When apps go to sleep that say nothing themselves.
+/// When apps go to sleep if they have no rules of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RestRules {
+pub struct SleepRules {
     /// Whether apps are paused before they are stopped.
     pub pause: bool,
     pub idle_for_pause: Duration,
     pub idle_for_stop: Duration,
 }
 
-/// An app that is awake or paused, as far as its sleep goes.
+/// An app that is awake or paused, with what decides about its sleep.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate<'a> {
     pub lifecycle: &'a Lifecycle,
     pub is_paused: bool,
-    /// Since when nobody has used it.
+    /// Time since its last use.
     pub idle: Duration,
 }
 
-/// Uses so short ago keep an app from being demoted, whatever the pressure.
-const JUST_USED: Duration = Duration::from_secs(5);
+/// An app that was used this recently is not demoted, whatever the memory pressure.
+const RECENT_USE: Duration = Duration::from_secs(5);
 
-impl RestRules {
-    /// After which idle time the app goes to which rest; `None` where it never does.
+impl SleepRules {
+    /// Returns after which idle time the app goes to which sleep mode; `None` if it never
+    /// does.
     ///
-    /// The contract's two tiers: a running app is paused, a paused one stopped, and an
-    /// app that is not to be paused is stopped at once. So is one that would be stopped
-    /// sooner than paused.
+    /// The contract has two tiers: a running app is paused, and a paused app is stopped.
+    /// An app that must not be paused, or would be stopped sooner than paused, is stopped
+    /// directly.
     #[must_use]
-    pub fn next_rest(&self, lifecycle: &Lifecycle, is_paused: bool) -> Option<(Duration, Rest)> {
+    pub fn next_sleep(
+        &self,
+        lifecycle: &Lifecycle,
+        is_paused: bool,
+    ) -> Option<(Duration, SleepMode)> {
         if lifecycle.always_on {
             return None;
         }
@@ -240,70 +246,71 @@ impl RestRules {
         let is_paused_first =
             self.pause && !lifecycle.skip_pause && !is_paused && pause_after < stop_after;
         Some(if is_paused_first {
-            (pause_after, Rest::Paused)
+            (pause_after, SleepMode::Paused)
         } else {
-            (stop_after, Rest::Stopped)
+            (stop_after, SleepMode::Stopped)
         })
     }
 
-    /// When an app that nobody uses again goes to which rest; `None` where it never
-    /// does, or later than any clock can tell.
+    /// Returns when an app that is not used again goes to which sleep mode; `None` if it
+    /// never does, or at a time beyond the clock's range.
     #[must_use]
-    pub fn next_rest_at(
+    pub fn next_sleep_at(
         &self,
         lifecycle: &Lifecycle,
         is_paused: bool,
         last_use: SystemTime,
-    ) -> Option<(SystemTime, Rest)> {
-        let (after, rest) = self.next_rest(lifecycle, is_paused)?;
-        Some((last_use.checked_add(after)?, rest))
+    ) -> Option<(SystemTime, SleepMode)> {
+        let (after, mode) = self.next_sleep(lifecycle, is_paused)?;
+        Some((last_use.checked_add(after)?, mode))
     }
 
-    /// What is due for an app now.
+    /// Returns the sleep mode that is due for an app now.
     #[must_use]
-    pub fn due(&self, candidate: &Candidate<'_>) -> Option<Rest> {
-        let (after, rest) = self.next_rest(candidate.lifecycle, candidate.is_paused)?;
-        (candidate.idle >= after).then_some(rest)
+    pub fn due(&self, candidate: &Candidate<'_>) -> Option<SleepMode> {
+        let (after, mode) = self.next_sleep(candidate.lifecycle, candidate.is_paused)?;
+        (candidate.idle >= after).then_some(mode)
     }
 
-    /// The app to demote where memory is short, by its place: the least recently used of
-    /// all that run, and only where none runs the least recently used paused one. Where
-    /// apps are not paused at all, none is.
+    /// Returns the app to demote when memory is short, by its index: the least recently
+    /// used running app or, if none runs, the least recently used paused one. Returns
+    /// `None` if apps are never paused.
     #[must_use]
-    pub fn demoted(&self, candidates: &[Candidate<'_>]) -> Option<(usize, Rest)> {
-        let least_recent = |is_paused: bool| {
+    pub fn demoted(&self, candidates: &[Candidate<'_>]) -> Option<(usize, SleepMode)> {
+        let least_recently_used = |is_paused: bool| {
             let candidates = candidates.iter().enumerate().filter(|(_, candidate)| {
                 candidate.is_paused == is_paused
                     && !candidate.lifecycle.always_on
-                    && candidate.idle >= JUST_USED
+                    && candidate.idle >= RECENT_USE
             });
             candidates.max_by_key(|(_, candidate)| candidate.idle)
         };
         if !self.pause {
             return None;
         }
-        let (place, candidate) = least_recent(false).or_else(|| least_recent(true))?;
+        let (index, candidate) =
+            least_recently_used(false).or_else(|| least_recently_used(true))?;
         let is_paused_first = !candidate.is_paused && !candidate.lifecycle.skip_pause;
-        Some((place, if is_paused_first { Rest::Paused } else { Rest::Stopped }))
+        Some((index, if is_paused_first { SleepMode::Paused } else { SleepMode::Stopped }))
     }
 }
 
-/// Whether an app whose row has this status may be woken and put to sleep: it is
-/// neither coming nor going.
+/// Returns whether an app whose row has this status may be woken and put to sleep: it is
+/// not being installed or removed.
 #[must_use]
 pub fn is_revivable(status: &str) -> bool {
     matches!(status, "stopped" | "running" | "down" | "paused")
 }
 
-/// Whether an app whose row has this status is being removed.
+/// Returns whether an app whose row has this status is being removed.
 #[must_use]
 pub fn is_going(status: &str) -> bool {
     matches!(status, "uninstallation_queued" | "uninstalling")
 }
 
-/// Compose's name of the project that an app is: lower-cased, of `[a-z0-9_-]`, not
-/// beginning with `_` or `-`; `None` for a name that is none, and for `core`, which
-/// is the box's own.
+/// Returns the name of an app's Compose project: lower-cased, of `[a-z0-9_-]`, not
+/// beginning with `_` or `-`. `None` if nothing is left of the name, and for `core`,
+/// which is the box's own project.
 #[must_use]
 pub fn project_of(app: &str) -> Option<String> {
     let name: String = app
@@ -323,7 +330,7 @@ pub fn project_of(app: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    const RULES: RestRules = RestRules {
+    const RULES: SleepRules = SleepRules {
         pause: true,
         idle_for_pause: Duration::from_secs(60),
         idle_for_stop: Duration::from_secs(10_800),
@@ -339,7 +346,7 @@ mod tests {
 
     #[test]
     fn apps_sleep_in_two_tiers() {
-        use Rest::{Paused, Stopped};
+        use SleepMode::{Paused, Stopped};
         let default = Lifecycle::default();
         let always = Lifecycle { always_on: true, ..Lifecycle::default() };
         let skips = Lifecycle { skip_pause: true, ..Lifecycle::default() };
@@ -364,7 +371,7 @@ mod tests {
             let candidate = candidate(lifecycle, is_paused, idle);
             assert_eq!(RULES.due(&candidate), expected, "{candidate:?}");
         }
-        let never_paused = RestRules { pause: false, ..RULES };
+        let never_paused = SleepRules { pause: false, ..RULES };
         assert_eq!(never_paused.due(&candidate(&default, false, 10_799)), None);
         assert_eq!(never_paused.due(&candidate(&default, false, 10_800)), Some(Stopped));
     }
@@ -374,8 +381,8 @@ mod tests {
         let never = lifecycle(None, Some(u64::MAX));
         let (paused, running) = (true, false);
         let minute = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
-        let next = |is_paused| RULES.next_rest_at(&never, is_paused, SystemTime::UNIX_EPOCH);
-        assert_eq!(next(running), Some((minute, Rest::Paused)));
+        let next = |is_paused| RULES.next_sleep_at(&never, is_paused, SystemTime::UNIX_EPOCH);
+        assert_eq!(next(running), Some((minute, SleepMode::Paused)));
         assert_eq!(next(paused), None);
         assert_eq!(RULES.due(&candidate(&never, paused, u64::MAX - 1)), None);
     }
@@ -393,16 +400,16 @@ mod tests {
             candidate(&always, false, 5000),
             candidate(&skips, false, 4000),
         ];
-        // Of all that run, whichever way they sleep.
-        assert_eq!(demoted(&apps), Some((4, Rest::Stopped)));
-        assert_eq!(demoted(&apps[..4]), Some((2, Rest::Paused)));
-        // One that is paused only where none runs.
-        assert_eq!(demoted(&[apps[0], apps[3], apps[4]]), Some((2, Rest::Stopped)));
+        // Among all running apps, regardless of how they sleep.
+        assert_eq!(demoted(&apps), Some((4, SleepMode::Stopped)));
+        assert_eq!(demoted(&apps[..4]), Some((2, SleepMode::Paused)));
+        // A paused app only if no other runs.
+        assert_eq!(demoted(&[apps[0], apps[3], apps[4]]), Some((2, SleepMode::Stopped)));
         let longer_paused = candidate(&default, true, 901);
-        assert_eq!(demoted(&[apps[0], longer_paused, apps[3]]), Some((1, Rest::Stopped)));
+        assert_eq!(demoted(&[apps[0], longer_paused, apps[3]]), Some((1, SleepMode::Stopped)));
         assert_eq!(demoted(&[apps[3], candidate(&default, false, 4)]), None, "just used");
         assert_eq!(demoted(&[apps[3], candidate(&default, true, 4)]), None, "just used");
-        let never_paused = RestRules { pause: false, ..RULES };
+        let never_paused = SleepRules { pause: false, ..RULES };
         assert_eq!(never_paused.demoted(&apps), None);
     }
 

@@ -1,4 +1,4 @@
-//! The decision: may this client use this path of this app?
+//! Decides whether a client may use a path of an app.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -37,9 +37,9 @@ impl PathMatching {
     }
 }
 
-/// A key as a backend has it that decodes, where that leaves its structure as it is: of
-/// bytes that mean nothing in a path, such as those of `/caf%C3%A9`. It governs what is
-/// sent in its own spelling, so it governs the reading of that, too.
+/// Returns the decoded form of a key, if decoding yields only bytes without a meaning in
+/// a path, such as those of `/caf%C3%A9`. A key governs requests in its own spelling, so
+/// it also governs the decoded reading of these.
 #[must_use]
 pub fn decoded_key(prefix: &str) -> Option<Vec<u8>> {
     let decoded: Vec<u8> = percent_decode(prefix.as_bytes()).collect();
@@ -51,15 +51,15 @@ pub fn decoded_key(prefix: &str) -> Option<Vec<u8>> {
     is_plain.then_some(decoded)
 }
 
-/// The index of the rule that governs one reading of a path: the longest
-/// matching key. `paths` is ordered longest first.
+/// Returns the index of the rule that governs one reading of a path: the longest matching
+/// key. `paths` must be ordered longest first.
 #[must_use]
 pub fn governing_rule(paths: &[PathRule], path: &[u8], matching: PathMatching) -> Option<usize> {
     paths.iter().position(|rule| matching.matches(rule.prefix.as_bytes(), path))
 }
 
-/// As [`governing_rule`], for a reading that is not the raw one: keys count as they are
-/// decoded, too.
+/// Like [`governing_rule`], for a reading other than the raw one: decoded keys count,
+/// too.
 #[must_use]
 pub fn rule_of_reading(paths: &[PathRule], path: &[u8], matching: PathMatching) -> Option<usize> {
     let matches = |key: &[u8]| matching.matches(key, path).then_some(key.len());
@@ -71,35 +71,36 @@ pub fn rule_of_reading(paths: &[PathRule], path: &[u8], matching: PathMatching) 
     longest.max().map(|(_, std::cmp::Reverse(rule))| rule)
 }
 
-/// What an app's rules say, prepared for deciding: made once when the app is loaded.
+/// An app's rules, prepared for deciding; built once when the app is loaded.
 #[derive(Debug)]
 pub struct Rules {
     matching: PathMatching,
-    /// As they are written: the index of each rule.
+    /// Keys as written, with the index of each rule.
     keys: Prefixes<usize>,
-    /// As they are written and as they are decoded, for readings that are not the raw one.
-    read: Prefixes<Asked>,
-    /// What each rule asks.
-    accesses: Box<[Asked]>,
-    /// In one spelling; keys that differ in spelling alone count together.
-    alike: Prefixes<Asked>,
-    /// Everything that any rule asks.
-    most: Asked,
-    /// Whether some rule governs whatever no other does.
+    /// Keys as written and decoded, for readings other than the raw one.
+    reading_keys: Prefixes<Requirement>,
+    /// The requirement of each rule.
+    requirements: Box<[Requirement]>,
+    /// Normalized keys; the requirements of keys that differ only in spelling are
+    /// combined.
+    normalized: Prefixes<Requirement>,
+    /// The combined requirements of all rules.
+    strictest: Requirement,
+    /// Whether a rule governs every path that no other rule does.
     covers_all: bool,
-    /// Whether they say the same of every path.
+    /// Whether all paths have the same requirement.
     is_uniform: bool,
 }
 
-/// What is asked of a client.
+/// What a path requires of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Asked {
+struct Requirement {
     terminal: bool,
     peer: bool,
 }
 
-impl Asked {
-    fn by(access: Access) -> Self {
+impl Requirement {
+    fn of(access: Access) -> Self {
         Self { terminal: access == Access::Private, peer: access == Access::Peer }
     }
 
@@ -113,66 +114,67 @@ impl Rules {
     #[must_use]
     pub fn new(paths: &[PathRule], matching: PathMatching) -> Self {
         let keys = paths.iter().map(|rule| rule.prefix.as_bytes().to_vec()).zip(0..);
-        let mut alike: BTreeMap<Vec<u8>, Asked> = BTreeMap::new();
-        let mut read: BTreeMap<Vec<u8>, Asked> = BTreeMap::new();
+        let mut normalized: BTreeMap<Vec<u8>, Requirement> = BTreeMap::new();
+        let mut reading_keys: BTreeMap<Vec<u8>, Requirement> = BTreeMap::new();
         for PathRule { prefix, access, .. } in paths {
-            let add = |keys: &mut BTreeMap<Vec<u8>, Asked>, key: Vec<u8>| {
-                let asked = keys.entry(key).or_default();
-                *asked = asked.and(Asked::by(*access));
+            let add = |keys: &mut BTreeMap<Vec<u8>, Requirement>, key: Vec<u8>| {
+                let required = keys.entry(key).or_default();
+                *required = required.and(Requirement::of(*access));
             };
-            add(&mut alike, spelled_alike(prefix.as_bytes()).into_owned());
-            add(&mut read, prefix.as_bytes().to_vec());
+            add(&mut normalized, normalize(prefix.as_bytes()).into_owned());
+            add(&mut reading_keys, prefix.as_bytes().to_vec());
             if let Some(decoded) = decoded_key(prefix) {
-                add(&mut read, decoded);
+                add(&mut reading_keys, decoded);
             }
         }
         let covers_all = paths.iter().any(|rule| matches!(&*rule.prefix, "" | "/"));
         let first = paths.first().map(|rule| rule.access);
-        let all_the_same = paths.iter().all(|rule| Some(rule.access) == first);
+        let have_same_access = paths.iter().all(|rule| Some(rule.access) == first);
         Self {
             matching,
-            most: alike.values().copied().fold(Asked::default(), Asked::and),
+            strictest: normalized.values().copied().fold(Requirement::default(), Requirement::and),
             keys: Prefixes::new(keys),
-            read: Prefixes::new(read.into_iter()),
-            accesses: paths.iter().map(|rule| Asked::by(rule.access)).collect(),
-            alike: Prefixes::new(alike.into_iter()),
+            reading_keys: Prefixes::new(reading_keys.into_iter()),
+            requirements: paths.iter().map(|rule| Requirement::of(rule.access)).collect(),
+            normalized: Prefixes::new(normalized.into_iter()),
             covers_all,
-            is_uniform: covers_all && all_the_same,
+            is_uniform: covers_all && have_same_access,
         }
     }
 
-    /// The rule of the raw reading, and what it asks.
-    fn of_raw(&self, path: &[u8]) -> Result<(usize, Asked), Reason> {
+    /// Returns the rule of the raw reading, and its requirement.
+    fn rule_of_raw(&self, path: &[u8]) -> Result<(usize, Requirement), Reason> {
         let rule = self.keys.longest(path, self.matching).copied();
-        let asked = rule.and_then(|rule| Some((rule, *self.accesses.get(rule)?)));
-        asked.ok_or(Reason::NoMatchingRule)
+        let required = rule.and_then(|rule| Some((rule, *self.requirements.get(rule)?)));
+        required.ok_or(Reason::NoMatchingRule)
     }
 
-    /// What the rule of another reading asks.
-    fn of_reading(&self, path: &[u8]) -> Result<Asked, Reason> {
-        self.read.longest(path, self.matching).copied().ok_or(Reason::NoMatchingRule)
+    /// Returns the requirement of the rule of another reading.
+    fn requirement_of(&self, path: &[u8]) -> Result<Requirement, Reason> {
+        self.reading_keys.longest(path, self.matching).copied().ok_or(Reason::NoMatchingRule)
     }
 
-    /// What the longest keys ask that are the path's beginning in some spelling.
-    fn asked_alike(&self, path: &[u8]) -> Asked {
-        // Three bytes decode to one, and no more is compared than the longest key and the
-        // byte after it; an escape that is cut in two comes behind them.
-        let end = (3 * (self.alike.longest_key + 1) + 2).min(path.len());
-        let path = spelled_alike(&path[..end]);
-        self.alike.longest(&path, self.matching).copied().unwrap_or_default()
+    /// Returns the requirement of the longest normalized key that is a prefix of the
+    /// normalized path.
+    fn normalized_requirement(&self, path: &[u8]) -> Requirement {
+        // Three bytes decode to one, and at most the longest key and the byte after it
+        // are compared; an escape that is cut off comes after these.
+        let end = (3 * (self.normalized.longest_key + 1) + 2).min(path.len());
+        let path = normalize(&path[..end]);
+        self.normalized.longest(&path, self.matching).copied().unwrap_or_default()
     }
 
-    /// Whether the rules say the same of every path, so that no reading matters.
+    /// Returns whether all paths have the same requirement, so that no reading matters.
     #[must_use]
     pub fn is_uniform(&self) -> bool {
         self.is_uniform
     }
 }
 
-/// Keys, for finding the longest one that a text begins with.
+/// A set of keys for finding the longest one that is a prefix of a text.
 #[derive(Debug)]
 struct Prefixes<T> {
-    /// In the order of their bytes.
+    /// Sorted by their bytes.
     keys: Vec<Key<T>>,
     longest_key: usize,
 }
@@ -180,7 +182,7 @@ struct Prefixes<T> {
 #[derive(Debug)]
 struct Key<T> {
     text: Box<[u8]>,
-    /// The longest other key that this one begins with.
+    /// Index of the longest other key that is a prefix of this one.
     outer: Option<usize>,
     value: T,
 }
@@ -190,21 +192,21 @@ impl<T> Prefixes<T> {
         let mut sorted: Vec<_> = keys.collect();
         sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
         let mut keys: Vec<Key<T>> = Vec::with_capacity(sorted.len());
-        let mut within: Vec<usize> = Vec::new();
+        let mut enclosing: Vec<usize> = Vec::new();
         for (text, value) in sorted {
-            while within.pop_if(|outer| !text.starts_with(&keys[*outer].text)).is_some() {}
-            let outer = within.last().copied();
-            within.push(keys.len());
+            while enclosing.pop_if(|outer| !text.starts_with(&keys[*outer].text)).is_some() {}
+            let outer = enclosing.last().copied();
+            enclosing.push(keys.len());
             keys.push(Key { text: text.into(), outer, value });
         }
         let longest_key = keys.iter().map(|key| key.text.len()).max().unwrap_or(0);
         Self { keys, longest_key }
     }
 
-    /// The value of the longest key that matches.
+    /// Returns the value of the longest key that matches.
     ///
-    /// Every key that the text begins with is the last one that is not greater than the
-    /// text, or an outer one of that.
+    /// Every key that is a prefix of the text is the last key not greater than the text,
+    /// or one of that key's outer keys.
     fn longest(&self, text: &[u8], matching: PathMatching) -> Option<&T> {
         let mut at = self.keys.partition_point(|key| *key.text <= *text).checked_sub(1);
         while let Some(key) = at.and_then(|at| self.keys.get(at)) {
@@ -217,17 +219,17 @@ impl<T> Prefixes<T> {
     }
 }
 
-/// What all readings of one path ask of a client together.
+/// The rule of a path, and the combined requirements of all its readings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Governed {
-    /// Index of the rule that governs the raw reading; its headers are the grant's.
+pub struct RuleMatch {
+    /// Index of the rule that governs the raw reading; a grant carries its headers.
     pub rule: usize,
-    asked: Asked,
+    required: Requirement,
 }
 
-/// The text of a key or a path in one spelling, as a backend compares them that
-/// does not care about letter case (Express, Windows) and decodes.
-fn spelled_alike(text: &[u8]) -> Cow<'_, [u8]> {
+/// Normalizes a key or a path as a backend does that ignores letter case (Express,
+/// Windows) and decodes.
+fn normalize(text: &[u8]) -> Cow<'_, [u8]> {
     if text.contains(&b'%') {
         let decoded: Cow<'_, [u8]> = percent_decode(text).into();
         Cow::Owned(decoded.to_ascii_lowercase())
@@ -240,51 +242,51 @@ fn spelled_alike(text: &[u8]) -> Cow<'_, [u8]> {
 
 /// Finds the rule of every reading; the strictest reading wins.
 ///
-/// Each reading is asked twice: as it is written, and in one spelling with the
-/// keys. So `/ADMIN` is no way around a private `/admin`, nor `/caf%c3%a9`
-/// around `/caf%C3%A9`. The second question can only forbid.
+/// Each reading is matched twice: as it is, and normalized against normalized keys. So
+/// `/ADMIN` does not bypass a private `/admin`, nor `/caf%c3%a9` a private `/caf%C3%A9`.
+/// The second match can only add requirements.
 ///
-/// A path is read no further than it matters: not at all where the rules say the same
-/// of every path, and only until as much is asked as any rule asks.
+/// A path is read only as far as needed: not at all if all paths have the same
+/// requirement, and otherwise until the combined requirement of all rules is reached.
 ///
 /// # Errors
-/// [`Reason::NoMatchingRule`] where a reading has no rule, [`Reason::AmbiguousPath`]
-/// where there are too many of them.
-pub fn govern(rules: &Rules, readings: &Readings<'_>) -> Result<Governed, Reason> {
-    let (rule, mut asked) = rules.of_raw(readings.raw())?;
+/// [`Reason::NoMatchingRule`] if a reading has no rule, [`Reason::AmbiguousPath`] if
+/// there are too many readings.
+pub fn match_rules(rules: &Rules, readings: &Readings<'_>) -> Result<RuleMatch, Reason> {
+    let (rule, mut required) = rules.rule_of_raw(readings.raw())?;
     if rules.is_uniform {
-        return Ok(Governed { rule, asked });
+        return Ok(RuleMatch { rule, required });
     }
-    asked = asked.and(rules.asked_alike(readings.raw()));
-    let is_most = |asked: Asked| rules.covers_all && asked == rules.most;
-    if is_most(asked) {
-        return Ok(Governed { rule, asked });
+    required = required.and(rules.normalized_requirement(readings.raw()));
+    let is_strictest = |required: Requirement| rules.covers_all && required == rules.strictest;
+    if is_strictest(required) {
+        return Ok(RuleMatch { rule, required });
     }
     let mut is_governed = Ok(());
-    readings.each_other(|reading| {
-        match rules.of_reading(reading) {
-            Ok(more) => asked = asked.and(more),
+    readings.for_each_other(|reading| {
+        match rules.requirement_of(reading) {
+            Ok(more) => required = required.and(more),
             Err(reason) => {
                 is_governed = Err(reason);
                 return ControlFlow::Break(());
             }
         }
-        asked = asked.and(rules.asked_alike(reading));
-        if is_most(asked) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        required = required.and(rules.normalized_requirement(reading));
+        if is_strictest(required) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
-    is_governed.map(|()| Governed { rule, asked })
+    is_governed.map(|()| RuleMatch { rule, required })
 }
 
-impl Governed {
-    /// Whether every reading admits this client.
+impl RuleMatch {
+    /// Checks that every reading admits this client.
     ///
     /// # Errors
-    /// What the client is missing.
+    /// The credential that the client lacks.
     pub fn admit(&self, client: Client<'_>) -> Result<(), Reason> {
-        if self.asked.terminal && !matches!(client, Client::Terminal(_)) {
+        if self.required.terminal && !matches!(client, Client::Terminal(_)) {
             return Err(Reason::TerminalRequired);
         }
-        if self.asked.peer && !matches!(client, Client::Peer(_)) {
+        if self.required.peer && !matches!(client, Client::Peer(_)) {
             return Err(Reason::PeerRequired);
         }
         Ok(())
@@ -298,7 +300,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::client::Known;
+    use crate::domain::client::KnownClient;
 
     fn paths() -> Vec<PathRule> {
         [("/private", Access::Private), ("/peer", Access::Peer), ("/pub", Access::Public)]
@@ -308,12 +310,12 @@ mod tests {
 
     fn decide(path: &str, client: Client<'_>, matching: PathMatching) -> Result<usize, Reason> {
         let readings = Readings::of(path).expect("readable");
-        let governed = govern(&Rules::new(&paths(), matching), &readings)?;
+        let governed = match_rules(&Rules::new(&paths(), matching), &readings)?;
         governed.admit(client).map(|()| governed.rule)
     }
 
-    fn known() -> Known {
-        Known { id: Arc::from("id"), name: Arc::from("name") }
+    fn known() -> KnownClient {
+        KnownClient { id: Arc::from("id"), name: Arc::from("name") }
     }
 
     #[test]
@@ -364,7 +366,7 @@ mod tests {
         ];
         let granted = |path| {
             let readings = Readings::of(path).expect("readable");
-            govern(&Rules::new(&rules, PathMatching::Prefix), &readings)
+            match_rules(&Rules::new(&rules, PathMatching::Prefix), &readings)
                 .is_ok_and(|governed| governed.admit(Client::Anonymous).is_ok())
         };
         for path in [
@@ -396,7 +398,7 @@ mod tests {
         let decide = |key: &str, path: &str| {
             let rules = [rule(key, Access::Public), rule("", Access::Private)];
             let rules = Rules::new(&rules, PathMatching::Prefix);
-            let governed = govern(&rules, &Readings::of(path).expect("a path"));
+            let governed = match_rules(&rules, &Readings::of(path).expect("a path"));
             governed.and_then(|governed| governed.admit(Client::Anonymous)).is_ok()
         };
         for (key, path, granted) in [
@@ -408,7 +410,7 @@ mod tests {
             ("/caf%C3%A9", "/caf%25C3%25A9", false),
             ("/a%20b", "/a%20b/c", true),
             ("/a%20b", "/a%20b/%2e%2e/c", false),
-            // What a backend may take for more than a letter is another path.
+            // Bytes with a meaning in a path make it a different path.
             ("/a%2Fb", "/a%2Fb", false),
             ("/a%2e%2e/", "/a%2e%2e/", false),
             ("/a%3Bb", "/a%3Bb", false),
@@ -431,7 +433,7 @@ mod tests {
         };
         let decide = |rules: &[PathRule], path: &str| {
             let rules = Rules::new(rules, PathMatching::Prefix);
-            let governed = govern(&rules, &Readings::of(path).expect("a path"))?;
+            let governed = match_rules(&rules, &Readings::of(path).expect("a path"))?;
             governed.admit(Client::Anonymous)
         };
         for path in [&endless, &spaces] {
@@ -443,12 +445,16 @@ mod tests {
             let private = [rule("", Access::Private), rule("/a", Access::Private)];
             assert_eq!(decide(&private, path), Err(Reason::TerminalRequired));
             let mixed = [rule("", Access::Private), rule("/pub", Access::Public)];
-            assert_eq!(decide(&mixed, path), Err(Reason::TerminalRequired), "no more can be asked");
+            assert_eq!(
+                decide(&mixed, path),
+                Err(Reason::TerminalRequired),
+                "it is the strictest already"
+            );
         }
         let mixed = [rule("", Access::Public), rule("/admin", Access::Private)];
         assert_eq!(decide(&mixed, &endless), Err(Reason::AmbiguousPath));
         assert_eq!(decide(&mixed, &spaces), Ok(()));
-        // One rule that leaves paths out says two things.
+        // A single rule that does not cover all paths is not uniform.
         assert_eq!(decide(&[rule("/a", Access::Public)], "/a/../b"), Err(Reason::NoMatchingRule));
     }
 
@@ -462,8 +468,9 @@ mod tests {
                 prefix: key.clone(), access: Access::Public, headers: BTreeMap::new(),
             }).collect();
             for matching in [PathMatching::Prefix, PathMatching::Segment] {
-                let found = Rules::new(&rules, matching).of_raw(path.as_bytes()).ok();
-                let matches = |rule: &&PathRule| matching.matches(rule.prefix.as_bytes(), path.as_bytes());
+                let found = Rules::new(&rules, matching).rule_of_raw(path.as_bytes()).ok();
+                let path = path.as_bytes();
+                let matches = |rule: &&PathRule| matching.matches(rule.prefix.as_bytes(), path);
                 let expected = rules.iter().filter(matches).max_by_key(|rule| rule.prefix.len());
                 let found = found.map(|(index, _)| &rules[index].prefix);
                 prop_assert_eq!(found, expected.map(|rule| &rule.prefix));

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-/// The reason of a denial. Every one has exactly one of these; logs,
-/// metrics and `explain` show it by [`Reason::as_str`].
+/// The reason of a denial. Every denial has exactly one; logs, metrics and `explain` show
+/// it by [`Reason::as_str`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// A forwarded header is missing, repeated or not what it should be.
+    /// A forwarded header is missing, repeated or invalid.
     MalformedRequest,
     /// The path can be read in more ways than are checked.
     AmbiguousPath,
@@ -18,7 +18,8 @@ pub enum Reason {
     TerminalRequired,
     /// The path is for peers and the client is not one.
     PeerRequired,
-    /// The app's own description, or the headers of one of its paths, cannot be used.
+    /// The app's `app_meta.json`, or the header templates of one of its paths, cannot be
+    /// used.
     BrokenApp,
     /// The management secret is missing, too short or different.
     ManagementSecret,

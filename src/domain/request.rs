@@ -1,5 +1,5 @@
-//! What a request names: the app, by its host, and the path, in every way a
-//! backend might read it.
+//! What a request names: the app, by its host, and the path, in all readings that a
+//! backend might use.
 
 mod readings;
 
@@ -9,12 +9,12 @@ pub use self::readings::Readings;
 
 use super::reason::Reason;
 
-/// The app a host names: its first label, lower-cased, where the port and one
-/// trailing dot are removed and the rest is `domain` if that is given.
+/// Returns the app that a host names: its first label, lower-cased. The port and one
+/// trailing dot are ignored, and the rest must be `domain` if that is given.
 ///
 /// # Errors
-/// [`Reason::MalformedRequest`] for text that is no host, [`Reason::UnknownApp`]
-/// for a host that can name no app of this box.
+/// [`Reason::MalformedRequest`] for an invalid host, [`Reason::UnknownApp`] for a host
+/// that cannot name an app of this box.
 pub fn app_label<'a>(host: &'a str, domain: Option<&str>) -> Result<Cow<'a, str>, Reason> {
     let name = canonical_host(host)?;
     let (label, rest) = name.split_once('.').unwrap_or((name, ""));
@@ -27,7 +27,7 @@ pub fn app_label<'a>(host: &'a str, domain: Option<&str>) -> Result<Cow<'a, str>
     Ok(lower(label))
 }
 
-/// The host without port and without one trailing dot, in the case it came.
+/// Returns the host without port and without one trailing dot, in its original case.
 fn canonical_host(host: &str) -> Result<&str, Reason> {
     let name = match host.rsplit_once(':') {
         // A bracketed IPv6 literal keeps its colons; it names no app.
@@ -37,9 +37,9 @@ fn canonical_host(host: &str) -> Result<&str, Reason> {
         None => host,
     };
     let name = name.strip_suffix('.').unwrap_or(name);
-    // RFC 1123 labels and the underscore, which Docker's names have.
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if name.is_empty() || name.len() > 253 || !name.bytes().all(fits) || name.contains(':') {
+    // RFC 1123 labels and the underscore, which occurs in Docker's names.
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if name.is_empty() || name.len() > 253 || !name.bytes().all(is_allowed) || name.contains(':') {
         return Err(Reason::MalformedRequest);
     }
     Ok(name)

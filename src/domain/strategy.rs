@@ -1,17 +1,17 @@
-//! What a request for a sleeping app gets, by the app and by who asks.
+//! What a request for a sleeping app gets, by the app's choice and the kind of request.
 
-/// What a request for an app that is not awake gets, once it is granted.
+/// What a granted request for an app that is not awake gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strategy {
-    /// The grant, at once: whatever answers in the app's place answers.
+    /// The grant, at once; whatever the proxy finds in place of the app answers.
     Pass,
     /// A page that opens the app as soon as it is ready.
     Page,
-    /// The grant, when the app is ready.
+    /// The grant, as soon as the app is ready.
     Hold,
 }
 
-/// A strategy, or the choice of it by who asks.
+/// A fixed strategy, or the choice of one for each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StrategyChoice {
     #[default]
@@ -28,13 +28,13 @@ impl StrategyChoice {
         ("hold", Self::Always(Strategy::Hold)),
     ];
 
-    /// The choice of that name.
+    /// Returns the choice of that name.
     #[must_use]
-    pub fn named(word: &str) -> Option<Self> {
+    pub fn from_name(word: &str) -> Option<Self> {
         Self::WORDS.iter().find(|(name, _)| *name == word).map(|(_, choice)| *choice)
     }
 
-    /// What one request gets. Nobody but a browser that navigates is given a page,
+    /// Returns the strategy for one request. Only a browser that navigates gets a page,
     /// whatever was chosen.
     #[must_use]
     pub fn resolve(self, is_navigation: bool, beside_upstream: bool) -> Strategy {
@@ -47,12 +47,12 @@ impl StrategyChoice {
     }
 }
 
-/// Whose streams (`EventSource`, WebSocket) wake an app that nothing else has asked for
-/// since it fell asleep: scripts open them again and again, in tabs that nobody looks at.
+/// Which streams (`EventSource`, WebSocket) wake an app that has had no other request
+/// since it fell asleep: scripts reopen them again and again, even in background tabs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StreamWakes {
     All,
-    /// Not those of a page in a browser.
+    /// All but those of a page in a browser.
     #[default]
     Programs,
     None,

@@ -1,44 +1,45 @@
-//! Who asks: terminal, then peer, else anonymous.
+//! Identifies the client of a request: a terminal, else a peer, else anonymous.
 
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 
-use crate::domain::client::{Client, Known};
+use crate::domain::client::{Client, KnownClient};
 use crate::store::cache::{Entry, EntryId, Handle};
 use crate::store::freshness::Moment;
 use crate::store::{Freshness, Unavailable};
 
+use super::caches::{PairedTerminal, VerifiedSignature};
 use super::credentials::peer::{self, PeerKeys, Signed, Verified};
-use super::credentials::repeats;
+use super::credentials::signature_cache;
 use super::credentials::terminal::{self, Claims, TokenKey};
 use super::forwarded::Forwarded;
-use super::memory::{PairedTerminal, VerifiedSignature};
 use super::{Gate, Now};
 
 /// RFC 9421 section 4.2.
 const SIGNATURE: HeaderName = HeaderName::from_static("signature");
 
-/// A client and the rows that vouch for it.
+/// A client and the cache entries that it was identified with.
 #[derive(Debug)]
 pub(super) struct Identified {
-    /// A peer whose signature fits.
-    peer: Option<Known>,
+    /// The peer whose signature matches.
+    peer: Option<KnownClient>,
     secret: Option<Handle<Option<TokenKey>>>,
     terminal: Option<Handle<Option<PairedTerminal>>>,
     peers: Option<Handle<PeerKeys>>,
 }
 
-/// What may happen only once for a request, however often it is decided anew.
+/// The replay check of one request, which must run only once although the decision may be
+/// repeated.
 #[derive(Debug, Default)]
-pub(super) struct Once {
-    /// Whether the signature had been seen before this request.
+pub(super) struct ReplayCheck {
+    /// Whether the signature had been used before this request.
     replayed: Option<bool>,
 }
 
-impl Once {
-    /// For a look that must leave no trace.
-    pub(super) fn already_judged() -> Self {
+impl ReplayCheck {
+    /// Creates a check that treats the signature as unused and does not record it.
+    pub(super) fn skipped() -> Self {
         Self { replayed: Some(false) }
     }
 }
@@ -60,7 +61,7 @@ impl Identified {
         }
     }
 
-    /// The entry that the client was read from.
+    /// Returns the id of the cache entry that the client was read from.
     pub(super) fn entry(&self) -> EntryId {
         match self.client() {
             Client::Terminal(_) => self.terminal.as_ref().map_or(EntryId::NONE, |entry| entry.id),
@@ -78,14 +79,14 @@ impl Identified {
 }
 
 impl Gate {
-    /// Reads the credentials of a request. Without `forwarded` only a terminal
-    /// can be known: a signature is about the forwarded request.
+    /// Identifies the client by the credentials of a request. Without `forwarded`, only a
+    /// terminal can be identified, because a signature covers the forwarded request.
     pub(super) async fn identify(
         &self,
         headers: &HeaderMap,
         forwarded: Option<&Forwarded<'_>>,
         now: Now,
-        once: &mut Once,
+        replay_check: &mut ReplayCheck,
     ) -> Result<Identified, Unavailable> {
         let mut identified = Identified { peer: None, secret: None, terminal: None, peers: None };
         if let Some(token) = terminal::token(headers) {
@@ -94,7 +95,7 @@ impl Gate {
         if let (Client::Anonymous, Some(forwarded)) = (identified.client(), forwarded)
             && headers.contains_key(SIGNATURE)
         {
-            self.identify_peer(headers, forwarded, now, once, &mut identified).await?;
+            self.identify_peer(headers, forwarded, now, replay_check, &mut identified).await?;
         }
         Ok(identified)
     }
@@ -105,13 +106,13 @@ impl Gate {
         now: Now,
         identified: &mut Identified,
     ) -> Result<(), Unavailable> {
-        let secret = self.memory.terminal_secret.get("", now.moment).await?;
+        let secret = self.caches.terminal_secret.get("", now.moment).await?;
         let claims = self.claims(token, &secret, now);
         identified.secret = Some(secret);
         let Some(claims) = claims else {
             return Ok(());
         };
-        let terminal = self.memory.terminals.get(&claims.sub, now.moment).await?;
+        let terminal = self.caches.terminals.get(&claims.sub, now.moment).await?;
         if let Some(paired) = &terminal.value {
             self.touches.touch(&paired.used, now.wall);
         }
@@ -119,14 +120,14 @@ impl Gate {
         Ok(())
     }
 
-    /// What a token claims, if it is valid now.
+    /// Returns the claims of a token if it is valid now.
     fn claims(&self, token: &str, secret: &Entry<Option<TokenKey>>, now: Now) -> Option<Claims> {
-        if let Some(claims) = self.memory.verified(token, secret.id) {
+        if let Some(claims) = self.caches.verified_claims(token, secret.id) {
             return claims.is_valid_at(now.wall).then_some(claims);
         }
         match terminal::verify(token, secret.value.as_ref()?, now.wall) {
             Ok(claims) => {
-                self.memory.remember_token(token, secret.id, claims.clone());
+                self.caches.remember_token(token, secret.id, claims.clone());
                 Some(claims)
             }
             Err(error) => {
@@ -141,43 +142,46 @@ impl Gate {
         headers: &HeaderMap,
         forwarded: &Forwarded<'_>,
         now: Now,
-        once: &mut Once,
+        replay_check: &mut ReplayCheck,
         identified: &mut Identified,
     ) -> Result<(), Unavailable> {
         let (Some(method), Some(proto)) = (forwarded.method, forwarded.proto) else {
-            tracing::debug!("a signed request came without its method or scheme");
+            tracing::debug!("the proxy forwarded a signed request without its method or scheme");
             return Ok(());
         };
-        let peers = self.memory.peers.get("", now.moment).await?;
+        let peers = self.caches.peers.get("", now.moment).await?;
         let signed = Signed { method, proto, host: forwarded.host, uri: forwarded.uri, headers };
-        let of = if self.config.refuse_replays { None } else { repeats::verified_of(&signed) };
-        let known = of.as_deref().and_then(|of| self.memory.verified_signature(of, peers.id));
-        identified.peer = match known {
-            Some(known) => known.times.check(now.wall).ok().map(|()| known.peer),
-            None => self.verified_peer(&signed, &peers, of, now, once),
+        let cache_key =
+            if self.config.refuse_replays { None } else { signature_cache::cache_key(&signed) };
+        let cached =
+            cache_key.as_deref().and_then(|key| self.caches.verified_signature(key, peers.id));
+        identified.peer = match cached {
+            Some(cached) => cached.times.check(now.wall).ok().map(|()| cached.peer),
+            None => self.verified_peer(&signed, &peers, cache_key, now, replay_check),
         };
         identified.peers = Some(peers);
         Ok(())
     }
 
-    /// The peer whose signature fits, which is remembered if it may come again.
+    /// Verifies a signature and returns its peer. Caches the signature if it may be used
+    /// again.
     fn verified_peer(
         &self,
         signed: &Signed<'_>,
         peers: &Entry<PeerKeys>,
-        of: Option<Vec<u8>>,
+        cache_key: Option<Vec<u8>>,
         now: Now,
-        once: &mut Once,
-    ) -> Option<Known> {
+        replay_check: &mut ReplayCheck,
+    ) -> Option<KnownClient> {
         match peer::verify(signed, &peers.value, now.wall) {
-            Ok(verified) if self.is_replay(&verified, now, once) => {
-                tracing::debug!("a signature was seen before");
+            Ok(verified) if self.is_replay(&verified, now, replay_check) => {
+                tracing::debug!("a peer signature was used before");
                 None
             }
             Ok(Verified { peer, nonce, times, .. }) => {
-                if let (Some(of), None) = (of, nonce) {
+                if let (Some(cache_key), None) = (cache_key, nonce) {
                     let verified = VerifiedSignature { peers: peers.id, peer: peer.clone(), times };
-                    self.memory.remember_signature(of, verified);
+                    self.caches.remember_signature(cache_key, verified);
                 }
                 Some(peer)
             }
@@ -188,10 +192,10 @@ impl Gate {
         }
     }
 
-    fn is_replay(&self, verified: &Verified, now: Now, once: &mut Once) -> bool {
+    fn is_replay(&self, verified: &Verified, now: Now, replay_check: &mut ReplayCheck) -> bool {
         if verified.nonce.is_none() && !self.config.refuse_replays {
             return false;
         }
-        *once.replayed.get_or_insert_with(|| !self.replays.admit(verified, now.wall))
+        *replay_check.replayed.get_or_insert_with(|| !self.replays.admit(verified, now.wall))
     }
 }

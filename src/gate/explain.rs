@@ -1,7 +1,7 @@
-//! The verdict of one request and each step why, for `nightporter explain`.
+//! Explains the verdict of one request step by step, for `nightporter explain`.
 //!
-//! The verdict is the gate's own, from the same call that answers proxies; the
-//! steps are found by asking the same parts again, one by one.
+//! The verdict is the gate's own, from the same call that answers proxies. The
+//! steps are found by calling the same functions again, one by one.
 
 use std::fmt;
 
@@ -12,11 +12,11 @@ use crate::domain::reason::Reason;
 use crate::domain::request::{Readings, app_label};
 
 use super::Gate;
-use super::client::Once;
+use super::client::ReplayCheck;
 use super::forwarded::Forwarded;
 use super::verdict::Verdict;
 
-/// What was found at each step, in the order of the steps.
+/// The findings of all steps, in order, and the verdict.
 #[derive(Debug)]
 pub struct Explanation {
     pub steps: Vec<Step>,
@@ -26,7 +26,7 @@ pub struct Explanation {
 /// One step of a decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// What was looked at: `app`, `path`, `client`, …
+    /// What was examined: `app`, `path`, `client`, …
     pub subject: &'static str,
     pub finding: String,
 }
@@ -38,7 +38,7 @@ impl fmt::Display for Step {
 }
 
 impl Gate {
-    /// Decides a request as [`Gate::auth`] does and says why.
+    /// Decides a request as [`Gate::auth`] does and returns the reasons.
     pub async fn explain(&self, headers: &HeaderMap) -> Explanation {
         let mut steps = Vec::new();
         if let Err(reason) = self.explain_steps(headers, &mut steps).await {
@@ -56,17 +56,17 @@ impl Gate {
         let forwarded = Forwarded::read(headers)?;
         let label = app_label(forwarded.host, self.config.domain.as_deref())?;
         step("host", format!("{} names the app `{label}`", forwarded.host));
-        let found = self.memory.app(&label, self.freshness.now()).await?;
-        let app = found.app().ok_or(Reason::UnknownApp)?;
+        let lookup = self.caches.app(&label, self.freshness.now()).await?;
+        let app = lookup.app().ok_or(Reason::UnknownApp)?;
         step("app", format!("`{}` is installed, status {}", app.row.name, app.row.status));
-        if let Err(problem) = &app.described {
+        if let Err(problem) = &app.description {
             step("app", problem.clone());
         }
-        let (_, described) = found.described()?;
-        let paths = &described.meta.paths;
+        let (_, description) = lookup.description()?;
+        let paths = &description.meta.paths;
         let readings = Readings::of(forwarded.uri)?;
-        // Where they say the same of every path, no path is too ambiguous to be decided.
-        let others = if described.rules.is_uniform() { Vec::new() } else { readings.others()? };
+        // If all rules are the same, no path is too ambiguous to be decided.
+        let others = if description.rules.is_uniform() { Vec::new() } else { readings.others()? };
         let matching = self.config.path_matching;
         let raw = (readings.raw(), governing_rule(paths, readings.raw(), matching));
         let others = others.iter().map(|path| (&**path, rule_of_reading(paths, path, matching)));
@@ -77,14 +77,15 @@ impl Gate {
             );
             step("path", format!("{} → {rule}", String::from_utf8_lossy(reading)));
         }
-        // A replay is judged by the verdict; asking twice must not make one.
-        let mut once = Once::already_judged();
-        let identified = self.identify(headers, Some(&forwarded), self.now(), &mut once).await?;
-        let who = identified.client().known().map_or_else(
+        // The verdict checks for replays. A second check here would itself look like one.
+        let mut replay_check = ReplayCheck::skipped();
+        let identified =
+            self.identify(headers, Some(&forwarded), self.now(), &mut replay_check).await?;
+        let client = identified.client().known().map_or_else(
             || identified.client().kind().to_owned(),
             |known| format!("{} `{}` ({})", identified.client().kind(), known.id, known.name),
         );
-        step("client", who);
+        step("client", client);
         Ok(())
     }
 }

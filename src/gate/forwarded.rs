@@ -1,7 +1,7 @@
-//! What the proxy says of the request it asks about.
+//! Reads what the proxy forwards about the original request.
 //!
 //! Names are compared exactly: a client's `X_Forwarded_Host` or
-//! `X.Forwarded.Host`, which some servers fold onto the real name, is never read.
+//! `X.Forwarded.Host`, which some servers treat as the real name, is never read.
 
 use http::{HeaderMap, HeaderName};
 
@@ -18,18 +18,18 @@ pub struct Forwarded<'a> {
     pub host: &'a str,
     /// Path and query.
     pub uri: &'a str,
-    /// Only signed requests need it.
+    /// Needed only for signed requests.
     pub method: Option<&'a str>,
-    /// Only signed requests need it.
+    /// Needed only for signed requests.
     pub proto: Option<&'a str>,
 }
 
 impl<'a> Forwarded<'a> {
     /// # Errors
-    /// [`Reason::MalformedRequest`] where host or URI is missing, or where one of these
-    /// headers is not UTF-8 or is there twice: which of the two the app believes cannot
-    /// be known. Others, such as `X-Forwarded-For`, are lists: a proxy may add a line
-    /// of its own to what it was sent.
+    /// [`Reason::MalformedRequest`] if host or URI is missing, or if one of these headers
+    /// is not UTF-8 or occurs twice, because the gate cannot know which of the two the app
+    /// uses. Other headers, such as `X-Forwarded-For`, are lists: a proxy may add a line
+    /// of its own to those it received.
     pub fn read(headers: &'a HeaderMap) -> Result<Self, Reason> {
         if headers.len() != headers.keys_len() {
             refuse_repeated(headers)?;

@@ -1,18 +1,18 @@
 //! The headers that an app's rule adds to a granted request, as Jinja2 templates.
 //!
-//! The templates are written for Python's Jinja2. What is rendered here is the
-//! same text; a template that might come out differently is refused when the
-//! app is loaded: it must keep to the part of the language that [`jinja`]
-//! knows, and is rendered once for each kind of client. Where one is refused, the
-//! paths of its rule have no answer, and the app's others do.
+//! The templates are written for Python's Jinja2 and are rendered to the same text
+//! here. A template that might be rendered differently is refused when the app is
+//! loaded: it may use only the part of the language that [`jinja`] supports, and it
+//! is rendered once for each kind of client. If a template is refused, the paths of
+//! its rule answer 503, and the other paths of the app still work.
 //!
-//! Some header names are refused, for what they would do to others than the app:
+//! Some header names are refused because they would affect others than the app:
 //! - hop-by-hop and framing headers (RFC 9110 section 7.6.1) and `Content-*`
 //!   would be read as part of the gate's own answer;
-//! - `Set-Cookie` and challenges speak to the browser, which the gate's answer
-//!   may reach, and are not the app's to send from here;
-//! - `Forwarded`, `X-Forwarded-*`, `X-Real-Ip` and `Host` would take the place
-//!   of what the proxy says of the request.
+//! - `Set-Cookie` and challenges address the browser, which the gate's answer
+//!   may reach, and an app must not send them from here;
+//! - `Forwarded`, `X-Forwarded-*`, `X-Real-Ip` and `Host` would replace what the
+//!   proxy forwards about the request.
 
 mod jinja;
 
@@ -21,16 +21,16 @@ use std::sync::{Arc, LazyLock};
 
 use http::{HeaderName, HeaderValue};
 
-use self::jinja::{Jinja, Problem, Variables};
+use self::jinja::{Jinja, JinjaError, Variables};
 use super::verdict::Headers;
 use crate::config::HeaderEncoding;
-use crate::domain::client::{Client, Known};
+use crate::domain::client::{Client, KnownClient};
 use crate::domain::identity::Identity;
 
 /// Longest template and longest value, in bytes.
 const MAX_LEN: usize = 8 * 1024;
 
-/// Names that no app may set; a trailing `*` stands for any rest.
+/// Names that no app may set; a trailing `*` matches any suffix.
 const RESERVED: [&str; 18] = [
     "connection",
     "content-*",
@@ -60,12 +60,12 @@ pub struct HeaderTemplates {
 
 #[derive(Debug, Clone)]
 enum Template {
-    /// No Jinja in it.
+    /// Text without Jinja.
     Literal(String),
     Jinja(Arc<Jinja>),
 }
 
-/// A header of a rule cannot be used.
+/// A header of a rule that cannot be used, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("header {header:?}: {problem}")]
 pub struct TemplateError {
@@ -75,19 +75,19 @@ pub struct TemplateError {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateProblem {
-    #[error("this is not a header name")]
+    #[error("invalid header name")]
     Name,
     #[error("an app may not set this header")]
     Reserved,
-    #[error("the name is there twice, in different case")]
+    #[error("the name occurs twice, in different case")]
     Twice,
     #[error("the template is longer than {MAX_LEN} bytes")]
     TooLong,
     #[error(transparent)]
-    Template(#[from] Problem),
+    Template(#[from] JinjaError),
 }
 
-/// A template failed for one client, although it was fine for the samples.
+/// A header whose template failed for one client, although it rendered for the samples.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("header {header:?}: {reason}")]
 pub struct RenderError {
@@ -96,6 +96,8 @@ pub struct RenderError {
 }
 
 impl HeaderTemplates {
+    /// Compiles the headers of one rule.
+    ///
     /// # Errors
     /// The first header that cannot be used.
     pub fn compile(headers: &BTreeMap<String, String>) -> Result<Self, TemplateError> {
@@ -121,11 +123,11 @@ impl HeaderTemplates {
         self.headers.is_empty()
     }
 
-    /// Renders all headers for a client. Without an identity, what is said of
-    /// the box is empty.
+    /// Renders all headers for a client. Without an identity, the variables of
+    /// the box are empty.
     ///
     /// # Errors
-    /// The first header whose template fails; it names no value.
+    /// The first header whose template fails; the error contains no value.
     pub fn render(
         &self,
         client: Client<'_>,
@@ -148,7 +150,7 @@ impl HeaderTemplates {
 }
 
 fn is_reserved(name: &str) -> bool {
-    // An application server reads `-` and `_` as the same.
+    // Application servers treat `-` and `_` as the same.
     let name = name.replace('_', "-");
     RESERVED.iter().any(|reserved| match reserved.strip_suffix('*') {
         Some(prefix) => name.starts_with(prefix),
@@ -161,7 +163,7 @@ impl Template {
         if source.len() > MAX_LEN {
             return Err(TemplateProblem::TooLong);
         }
-        // Jinja2 reads all line ends as `\n`, and drops one at the end.
+        // Jinja2 reads all line ends as `\n` and drops the last one.
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
         if !source.contains('{') {
             return Ok(Self::Literal(source.strip_suffix('\n').unwrap_or(&source).to_owned()));
@@ -173,7 +175,7 @@ impl Template {
         Ok(template)
     }
 
-    fn render(&self, variables: &Variables<'_>) -> Result<String, Problem> {
+    fn render(&self, variables: &Variables<'_>) -> Result<String, JinjaError> {
         match self {
             Self::Literal(text) => Ok(text.clone()),
             Self::Jinja(template) => template.render(variables),
@@ -183,7 +185,7 @@ impl Template {
 
 fn variables<'a>(client: Client<'a>, identity: Option<&'a Identity>) -> Variables<'a> {
     let (client_id, client_name) =
-        client.known().map_or(("", ""), |Known { id, name }| (id.as_ref(), name.as_ref()));
+        client.known().map_or(("", ""), |KnownClient { id, name }| (id.as_ref(), name.as_ref()));
     Variables {
         client_type: client.kind(),
         client_id,
@@ -195,10 +197,10 @@ fn variables<'a>(client: Client<'a>, identity: Option<&'a Identity>) -> Variable
     }
 }
 
-static SAMPLE: LazyLock<Known> =
-    LazyLock::new(|| Known { id: "a1b2c3".into(), name: "Sample name".into() });
+static SAMPLE: LazyLock<KnownClient> =
+    LazyLock::new(|| KnownClient { id: "a1b2c3".into(), name: "Sample name".into() });
 
-/// Every kind of client on a usual box, and on one without an identity.
+/// Every kind of client, on a typical box and on one without an identity.
 static SAMPLES: LazyLock<Vec<(Client<'static>, Option<Identity>)>> = LazyLock::new(|| {
     let identity = Identity {
         id: "abcdefghjk".repeat(10),
@@ -211,7 +213,7 @@ static SAMPLES: LazyLock<Vec<(Client<'static>, Option<Identity>)>> = LazyLock::n
     with.chain(without).collect()
 });
 
-/// Text as a header's value; `None` where it is too long.
+/// Encodes text as a header value. Returns `None` if it is too long.
 pub(super) fn encode(text: &str, encoding: HeaderEncoding) -> Option<HeaderValue> {
     if text.len() > MAX_LEN {
         return None;
@@ -227,7 +229,7 @@ pub(super) fn encode(text: &str, encoding: HeaderEncoding) -> Option<HeaderValue
             }
         }
     }
-    // Space around a value is no part of it, and HTTP/2 forbids it (RFC 9113 section 8.2.1).
+    // White space around a value is not part of it, and HTTP/2 forbids it (RFC 9113 section 8.2.1).
     HeaderValue::from_bytes(bytes.trim_ascii()).ok()
 }
 

@@ -1,4 +1,4 @@
-//! The answer to one subrequest, before it becomes HTTP.
+//! The answer to one subrequest, before it is turned into an HTTP response.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use super::PageApp;
 use crate::domain::reason::Reason;
 
-/// Grant or denial, or a grant that has to wait for its app. There is no conversion
+/// A grant, a denial, or a grant whose app is not awake. There is no conversion
 /// from an error into a grant.
 #[derive(Debug, Clone)]
 pub enum Verdict {
     Grant(Headers),
-    /// Granted, and the app is not awake.
+    /// The request is granted, but the app is not awake.
     Asleep(Box<Asleep>),
     Deny(Reason),
 }
@@ -20,36 +20,37 @@ pub enum Verdict {
 /// Response headers, rendered once and shared.
 pub type Headers = Arc<[(HeaderName, HeaderValue)]>;
 
-/// What is said in place of an app that is not awake.
+/// The answer in place of an app that is not awake.
 #[derive(Debug, Clone)]
 pub struct Asleep {
     pub app: PageApp,
-    pub form: Form,
+    pub form: AsleepResponse,
 }
 
-/// The form in which it is said.
+/// The form of that answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Form {
+pub enum AsleepResponse {
     /// A page, for a person.
     Page,
     /// `application/problem+json` (RFC 9457), for a program.
     Problem,
-    /// What the page asks for to know how things stand; also where the app is awake.
+    /// The state of the app, for a status poll of a waiting page; also if the app is awake.
     Poll,
-    /// The request's own address: it is to be sent there again.
-    Again(HeaderValue),
-    /// That it sleeps, and is well: for a monitor whose requests wake nothing.
+    /// A redirect to the request's own address, so that the client sends it again.
+    Redirect(HeaderValue),
+    /// The app is asleep and healthy: for a monitor whose requests do not wake it.
     Ignored(StatusCode),
-    /// The same to a stream that is not let wake it, as an error.
+    /// The app is asleep, as an error: for a stream that may not wake it.
     KeptAsleep,
 }
 
-/// What the gate answers where a monitor is to get a 2xx for an app that sleeps: from it
-/// a forwardAuth would be a grant, so that the proxy has to make it of this one, which
-/// nothing else answers with (it is unassigned in IANA's registry of status codes).
+/// The gate's answer if a monitor is to get a 2xx for a sleeping app. As the answer of a
+/// forwardAuth, a 2xx would be a grant, so the proxy has to replace this status with it.
+/// Nothing else answers with this status (it is unassigned in IANA's registry of status
+/// codes).
 pub const ASLEEP: u16 = 489;
 
-/// The status that tells a forwardAuth which one a monitor is to get.
+/// Returns the status that the gate sends so that a monitor gets `status`.
 pub(super) fn sent_for(status: StatusCode) -> StatusCode {
     let asleep = StatusCode::from_u16(ASLEEP).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     if status.is_success() { asleep } else { status }

@@ -1,4 +1,5 @@
-//! A grant for an app that is not awake: passed on, held, or answered in its place.
+//! Handles granted requests for an app that is not awake: passes them on, holds them, or
+//! answers in place of the app.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,33 +8,33 @@ use http::HeaderMap;
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use super::asker::{is_navigation, poll_version, wants_retry};
-use super::client::Once;
+use super::caches::App;
+use super::client::ReplayCheck;
 use super::forwarded::Forwarded;
-use super::memory::App;
-use super::verdict::{Asleep, Form, Headers, Verdict, sent_for};
+use super::request_kind::{is_navigation, poll_version, wants_retry};
+use super::verdict::{Asleep, AsleepResponse, Headers, Verdict, sent_for};
 use super::{AsleepApp, Gate, Granted, PageApp};
 use crate::domain::lifecycle::Phase;
 use crate::domain::reason::Reason;
 use crate::domain::strategy::Strategy;
-use crate::wake::{AppWake, Shown};
+use crate::wake::{AppHandle, Shown};
 
-/// Longest that a page's question is kept open: under the 30 s of Traefik, and
-/// long enough that an open page costs three requests a minute.
-const LONGEST_POLL: Duration = Duration::from_secs(20);
+/// Longest time that a status poll of a waiting page is kept open: shorter than the 30 s of
+/// Traefik, and long enough that an open page costs three requests a minute.
+const MAX_POLL: Duration = Duration::from_secs(20);
 
-/// Bytes of a head that one place is for.
-const PLACE: usize = 16 * 1024;
+/// Bytes of a request's head that one permit covers.
+const BYTES_PER_PERMIT: usize = 16 * 1024;
 
 impl Gate {
-    /// Answers a request that is granted for an app that is not awake, or that a
-    /// waiting page has marked.
+    /// Answers a request that is granted for an app that is not awake, or that is a status
+    /// poll of a waiting page.
     pub(super) async fn answer_asleep(
         &self,
         headers: &HeaderMap,
         granted: Headers,
         asleep: AsleepApp,
-        once: &mut Once,
+        replay_check: &mut ReplayCheck,
     ) -> Verdict {
         let AsleepApp { entry, is_ignored, is_prefetch, is_kept_asleep } = asleep;
         let Some(app) = entry.value.as_ref() else {
@@ -41,67 +42,67 @@ impl Gate {
         };
         if !is_ignored && !app.wake.is_awake() {
             if let Ok(forwarded) = Forwarded::read(headers) {
-                app.wake.asked_by(forwarded.host);
+                app.wake.note_host(forwarded.host);
             }
-            app.wake.ask();
+            app.wake.request_wake();
         }
-        let place = self.place(headers);
+        let permit = self.permit(headers);
         if let Some(version) = poll_version(headers) {
             if !is_ignored && wants_retry(headers) {
                 app.wake.retry();
             }
-            if place.is_some() {
-                self.changed_since(&app.wake, version).await;
+            if permit.is_some() {
+                self.wait_for_change(&app.wake, version).await;
             }
-            return instead(app, Form::Poll);
+            return asleep_verdict(app, AsleepResponse::Poll);
         }
-        // What is not there yet must not be shown later as what was fetched.
+        // The browser must not later show a waiting page as the prefetched page.
         if is_prefetch {
-            return instead(app, Form::Problem);
+            return asleep_verdict(app, AsleepResponse::Problem);
         }
         if is_kept_asleep {
-            return instead(app, Form::KeptAsleep);
+            return asleep_verdict(app, AsleepResponse::KeptAsleep);
         }
         if is_ignored {
-            return instead(app, Form::Ignored(sent_for(self.wake.ignore.status)));
+            return asleep_verdict(app, AsleepResponse::Ignored(sent_for(self.wake.ignore.status)));
         }
         let Ok(forwarded) = Forwarded::read(headers) else {
             return Verdict::Deny(Reason::MalformedRequest);
         };
         match self.strategy(app, is_navigation(headers, forwarded.method)) {
             Strategy::Pass => Verdict::Grant(granted),
-            Strategy::Page => instead(app, Form::Page),
-            Strategy::Hold if place.is_none() => instead(app, Form::Problem),
-            Strategy::Hold => self.hold(headers, &forwarded, &app.wake, once).await,
+            Strategy::Page => asleep_verdict(app, AsleepResponse::Page),
+            Strategy::Hold if permit.is_none() => asleep_verdict(app, AsleepResponse::Problem),
+            Strategy::Hold => self.hold(headers, &forwarded, &app.wake, replay_check).await,
         }
     }
 
-    /// A place among those who wait.
-    fn place(&self, headers: &HeaderMap) -> Option<SemaphorePermit<'_>> {
-        self.held.try_acquire_many(places(headers, self.wake.max_held)).ok()
+    /// Returns the permit to wait, or `None` if too many requests are waiting.
+    fn permit(&self, headers: &HeaderMap) -> Option<SemaphorePermit<'_>> {
+        self.hold_permits.try_acquire_many(permits_needed(headers, self.wake.max_held)).ok()
     }
 
     fn strategy(&self, app: &App, is_navigation: bool) -> Strategy {
-        let own = app.described.as_ref().ok().and_then(|described| described.meta.wake);
+        let own = app.description.as_ref().ok().and_then(|description| description.meta.wake);
         let configured = self.wake.apps.get(&*app.row.name).copied();
         let choice = configured.or(own).unwrap_or(self.wake.strategy);
-        choice.resolve(is_navigation, self.beside_upstream)
+        choice.resolve(is_navigation, self.has_upstream)
     }
 
-    /// Waits until the app is awake, and decides anew then: what was granted before
-    /// may be forbidden by now.
+    /// Waits until the app is awake and then decides again, because a request that was
+    /// granted before may be denied by now.
     async fn hold(
         &self,
         headers: &HeaderMap,
         forwarded: &Forwarded<'_>,
-        first: &Arc<AppWake>,
-        once: &mut Once,
+        first: &Arc<AppHandle>,
+        replay_check: &mut ReplayCheck,
     ) -> Verdict {
         let deadline = Instant::now() + self.wake.hold_timeout;
         let mut wake = Arc::clone(first);
         loop {
-            let waited = self.until_awake(&wake, deadline).await;
-            let (granted, asleep) = match self.decide(headers, once).await {
+            let outcome = self.wait_until_awake(&wake, deadline).await;
+            let (granted, asleep) = match self.decide(headers, replay_check).await {
                 Ok(Granted { headers, asleep: None }) => return Verdict::Grant(headers),
                 Ok(Granted { headers, asleep: Some(asleep) }) => (headers, asleep),
                 Err(reason) => return Verdict::Deny(reason),
@@ -112,80 +113,85 @@ impl Gate {
             if app.wake.is_awake() {
                 return Verdict::Grant(granted);
             }
-            match waited {
-                Waited::Woken => {}
-                Waited::TooLong => {
-                    let again = self.redirects.next(headers, forwarded, Instant::now());
-                    return instead(app, again.map_or(Form::Problem, Form::Again));
+            match outcome {
+                WaitOutcome::Woken => {}
+                WaitOutcome::TimedOut => {
+                    let redirect = self.redirects.next(headers, forwarded, Instant::now());
+                    return asleep_verdict(
+                        app,
+                        redirect.map_or(AsleepResponse::Problem, AsleepResponse::Redirect),
+                    );
                 }
-                Waited::InVain => return instead(app, Form::Problem),
+                WaitOutcome::GaveUp => return asleep_verdict(app, AsleepResponse::Problem),
             }
-            // Put to sleep again, or described anew, in between.
-            app.wake.ask();
+            // The app was put to sleep again, or its description changed, in the meantime.
+            app.wake.request_wake();
             wake = Arc::clone(&app.wake);
         }
     }
 
-    /// Waits for the app to wake, in time and before anything makes waiting useless.
-    async fn until_awake(&self, wake: &AppWake, deadline: Instant) -> Waited {
+    /// Waits until the app is awake, the deadline passes, or waiting becomes useless.
+    async fn wait_until_awake(&self, wake: &AppHandle, deadline: Instant) -> WaitOutcome {
         let mut shown = wake.follow();
         let settled = shown.wait_for(|shown| is_settled(wake, shown, deadline));
         tokio::select! {
             biased;
             settled = timeout_at(deadline, settled) => match settled {
-                Ok(Ok(shown)) if shown.phase == Phase::Awake => Waited::Woken,
-                Ok(_) => Waited::InVain,
-                Err(_) => Waited::TooLong,
+                Ok(Ok(shown)) if shown.phase == Phase::Awake => WaitOutcome::Woken,
+                Ok(_) => WaitOutcome::GaveUp,
+                Err(_) => WaitOutcome::TimedOut,
             },
-            () = self.wakes.closed() => Waited::InVain,
+            () = self.registry.closed() => WaitOutcome::GaveUp,
         }
     }
 
-    /// Returns when what is shown of the app is no longer that version, or after a while.
-    async fn changed_since(&self, wake: &AppWake, version: u64) {
+    /// Waits until the shown state has another version or the app is awake, for at most
+    /// [`MAX_POLL`].
+    async fn wait_for_change(&self, wake: &AppHandle, version: u64) {
         let mut shown = wake.follow();
-        let deadline = Instant::now() + LONGEST_POLL;
+        let deadline = Instant::now() + MAX_POLL;
         let changed = shown.wait_for(|shown| shown.version != version || wake.is_awake());
         tokio::select! {
             _ = timeout_at(deadline, changed) => {}
-            () = self.wakes.closed() => {}
+            () = self.registry.closed() => {}
         }
     }
 }
 
-/// How many places a request takes, all of them at most: its head is kept as long as it
-/// waits. Sizes are those of RFC 9113 section 6.5.2.
-fn places(headers: &HeaderMap, all: usize) -> u32 {
+/// Returns how many permits a request needs, at most `max`: its head stays in memory while
+/// it waits. Sizes are those of RFC 9113 section 6.5.2.
+fn permits_needed(headers: &HeaderMap, max: usize) -> u32 {
     let size: usize =
         headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
-    u32::try_from(size.div_ceil(PLACE).min(all).max(1)).unwrap_or(u32::MAX)
+    u32::try_from(size.div_ceil(BYTES_PER_PERMIT).min(max).max(1)).unwrap_or(u32::MAX)
 }
 
-/// What came of waiting for an app.
-enum Waited {
-    /// It woke.
+/// The outcome of waiting for an app.
+enum WaitOutcome {
+    /// The app is awake.
     Woken,
-    /// It may yet wake.
-    TooLong,
-    /// Waiting on changes nothing.
-    InVain,
+    /// The deadline passed, but the app may still wake.
+    TimedOut,
+    /// Waiting longer is useless.
+    GaveUp,
 }
 
-/// An answer in the app's place.
-fn instead(app: &App, form: Form) -> Verdict {
+/// Returns the verdict that answers in place of the app.
+fn asleep_verdict(app: &App, form: AsleepResponse) -> Verdict {
     Verdict::Asleep(Box::new(Asleep { app: PageApp::of(app), form }))
 }
 
-/// Whether waiting on until the deadline would change nothing.
-fn is_settled(wake: &AppWake, shown: &Shown, deadline: Instant) -> bool {
+/// Returns whether waiting ends: the app is awake, or its state does not change before the
+/// deadline. Asks for a wake if the app is down.
+fn is_settled(wake: &AppHandle, shown: &Shown, deadline: Instant) -> bool {
     match &shown.phase {
         Phase::Awake => true,
-        // Nothing more is done before the deadline.
+        // The next attempt is after the deadline.
         Phase::Failed { retry_after, .. } => shown.since + *retry_after > deadline,
-        // Also where it was awake for so short a time that this request did not see it:
-        // the order that woke it is spent.
+        // This also covers an app that was awake too briefly for this request to notice:
+        // the command that woke it has already been used up.
         Phase::Stopped | Phase::Paused | Phase::Missing => {
-            wake.ask();
+            wake.request_wake();
             false
         }
         phase => phase.is_final(),
@@ -195,17 +201,17 @@ fn is_settled(wake: &AppWake, shown: &Shown, deadline: Instant) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::lifecycle::Failure;
-    use crate::wake::{Order, Wakes};
+    use crate::domain::lifecycle::WakeError;
+    use crate::wake::{Command, Registry};
 
     #[test]
     fn what_is_kept_of_those_who_wait_is_bounded_by_size_too() {
-        let places = |length: usize, all| {
+        let permits = |length: usize, max| {
             let mut headers = HeaderMap::new();
             headers.insert("cookie", "c".repeat(length).parse().expect("a value"));
-            places(&headers, all)
+            permits_needed(&headers, max)
         };
-        for (length, all, taken) in [
+        for (length, max, expected) in [
             (0, 4096, 1),
             (16_000, 4096, 1),
             (17_000, 4096, 2),
@@ -213,19 +219,19 @@ mod tests {
             (80_000, 3, 3),
             (80_000, 0, 1),
         ] {
-            assert_eq!(places(length, all), taken, "{length} bytes of {all} places");
+            assert_eq!(permits(length, max), expected, "{length} bytes of {max} permits");
         }
         let tiny: HeaderMap = (0..1000)
             .map(|n| (format!("x{n}").parse().expect("a name"), "".parse().expect("a value")))
             .collect::<HeaderMap>();
-        assert_eq!(super::places(&tiny, 4096), 3, "fields cost more than their bytes");
+        assert_eq!(permits_needed(&tiny, 4096), 3, "each field costs more than its bytes");
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_is_held_asks_again_and_waits_for_the_next_attempt() {
-        let (wakes, mut orders) = Wakes::new();
-        let wake = wakes.of(&"notes".into(), None);
-        assert!(matches!(orders.try_recv(), Ok(Order::Look(_))));
+        let (registry, mut commands) = Registry::new();
+        let wake = registry.of(&"notes".into(), None);
+        assert!(matches!(commands.try_recv(), Ok(Command::Observe(_))));
         let began = Instant::now();
         let deadline = began + Duration::from_secs(25);
         let settled = |phase, since| {
@@ -233,18 +239,18 @@ mod tests {
             is_settled(&wake, &shown, deadline)
         };
         assert!(!settled(Phase::Stopped, began));
-        assert!(matches!(orders.try_recv(), Ok(Order::Wake(_))));
+        assert!(matches!(commands.try_recv(), Ok(Command::Wake(_))));
         let failed = |seconds| {
             let retry_after = Duration::from_secs(seconds);
-            Phase::Failed { failure: Failure::EngineAway, retry_after }
+            Phase::Failed { failure: WakeError::EngineAway, retry_after }
         };
         assert!(!settled(failed(20), began));
         assert!(settled(failed(40), began));
         tokio::time::advance(Duration::from_secs(3600)).await;
         let deadline = Instant::now() + Duration::from_secs(25);
         let shown = Shown { version: 1, phase: failed(40), since: began, ..wake.shown() };
-        assert!(!is_settled(&wake, &shown, deadline), "it is due, and made now");
+        assert!(!is_settled(&wake, &shown, deadline), "the attempt is due and made now");
         assert!(settled(Phase::LowDisk, began) && settled(Phase::Awake, began));
-        assert!(orders.try_recv().is_err());
+        assert!(commands.try_recv().is_err());
     }
 }

@@ -1,7 +1,7 @@
-//! Who may connect, and how many at a time.
+//! Decides which peers may connect, and how many at a time.
 //!
-//! Decided before a byte is read: a peer that may not ask costs one accept and one
-//! close, and leaves nothing behind in this process or, since the close is a reset,
+//! The decision is made before a byte is read: a refused peer costs one accept and one
+//! close, and leaves no state behind in this process or, since the close is a reset,
 //! in the kernel.
 
 use std::collections::HashMap;
@@ -12,26 +12,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 
-/// Most connections of a listener.
+/// The maximum numbers of a listener's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) total: usize,
-    /// From one address; all peers of a socket file count as one.
+    /// From one address; all peers of a socket file count as one address.
     pub(crate) per_address: usize,
 }
 
 impl Bounds {
-    /// No address gets them all: with three quarters taken, another one's proxy, or
-    /// the operator's tool, still gets in.
+    /// Limits one address to three quarters of all connections, so that a proxy at another
+    /// address, or the operator's tool, can still connect.
     pub(crate) fn within(total: usize, per_address: usize) -> Self {
         Self { total, per_address: per_address.min(total - total / 4).max(1) }
     }
 }
 
-/// Places for large heads under way at one time, of 80 KiB each: 40 MiB of them.
+/// How many incomplete request heads may be large at a time: at 80 KiB each, 40 MiB.
 pub(super) const MAX_LARGE_HEADS: usize = 512;
 
-/// Why a connection is closed as soon as it is accepted.
+/// The reason why a connection is closed as soon as it is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
     Untrusted,
@@ -42,7 +42,7 @@ pub(super) enum Refusal {
 impl Refusal {
     pub(super) const ALL: [Self; 3] = [Self::Untrusted, Self::TooMany, Self::TooManyOfAddress];
 
-    /// As a metric's label.
+    /// The value of the metric's label.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Untrusted => "untrusted",
@@ -51,14 +51,14 @@ impl Refusal {
         }
     }
 
-    /// For the log.
+    /// The message for the log.
     pub(super) fn explanation(self) -> &'static str {
         match self {
             Self::Untrusted => {
-                "closed a connection from outside gate.trusted_proxies, unread; if it was a \
-                 proxy's, add its network"
+                "closed a connection from outside gate.trusted_proxies without reading it; if it \
+                 came from a proxy, add the proxy's network"
             }
-            Self::TooMany => "closed a new connection: as many as may be are open",
+            Self::TooMany => "closed a new connection: as many as are allowed are open",
             Self::TooManyOfAddress => {
                 "closed a new connection: its address has as many as one address may have"
             }
@@ -66,14 +66,14 @@ impl Refusal {
     }
 }
 
-/// What a listener's connections are admitted by.
+/// Admits a listener's connections.
 #[derive(Debug)]
 pub(super) struct Admission {
-    /// Networks that may connect; `None` lets in everyone.
+    /// Networks that may connect; `None` admits all.
     trusted: Option<Vec<IpNet>>,
     bounds: Bounds,
     open: AtomicUsize,
-    /// Places taken by heads under way that are larger than most.
+    /// Slots that incomplete large heads occupy.
     large_heads: AtomicUsize,
     by_address: Mutex<HashMap<Option<IpAddr>, usize>>,
 }
@@ -84,9 +84,9 @@ impl Admission {
         Self { trusted, bounds, open, large_heads, by_address: Mutex::default() }
     }
 
-    /// A place for a peer at this address, or for one of a socket file: who may open
-    /// that is for its owner to say.
-    pub(super) fn admit(self: &Arc<Self>, ip: Option<IpAddr>) -> Result<Place, Refusal> {
+    /// Admits a peer at this address. Peers of a socket file have none and are always
+    /// trusted: the file's mode says who may open it.
+    pub(super) fn admit(self: &Arc<Self>, ip: Option<IpAddr>) -> Result<Permit, Refusal> {
         let ip = ip.map(|ip| ip.to_canonical());
         if !ip.is_none_or(|ip| self.trusts(ip)) {
             return Err(Refusal::Untrusted);
@@ -101,43 +101,43 @@ impl Admission {
         }
         *of_address += 1;
         self.open.fetch_add(1, Ordering::Relaxed);
-        Ok(Place { admission: Arc::clone(self), ip })
+        Ok(Permit { admission: Arc::clone(self), ip })
     }
 
     fn trusts(&self, ip: IpAddr) -> bool {
         self.trusted.as_ref().is_none_or(|networks| networks.iter().any(|net| net.contains(&ip)))
     }
 
-    /// Whether one more head may be large before it is complete: what heads take that
-    /// never end is bounded.
-    pub(super) fn begin_large_head(&self, places: usize) -> bool {
-        let before = self.large_heads.fetch_add(places, Ordering::Relaxed);
-        let begun = before + places <= MAX_LARGE_HEADS;
-        if !begun {
-            self.end_large_head(places);
+    /// Reserves slots for one more incomplete large head. Returns whether they were free:
+    /// the memory of heads that never end is bounded.
+    pub(super) fn begin_large_head(&self, slots: usize) -> bool {
+        let before = self.large_heads.fetch_add(slots, Ordering::Relaxed);
+        let reserved = before + slots <= MAX_LARGE_HEADS;
+        if !reserved {
+            self.end_large_head(slots);
         }
-        begun
+        reserved
     }
 
-    pub(super) fn end_large_head(&self, places: usize) {
-        self.large_heads.fetch_sub(places, Ordering::Relaxed);
+    pub(super) fn end_large_head(&self, slots: usize) {
+        self.large_heads.fetch_sub(slots, Ordering::Relaxed);
     }
 
-    /// Whether so many are open that those that do nothing should go: one address alone
-    /// can bring it so far.
+    /// Whether so many connections are open that idle ones should be closed. One address
+    /// alone can open that many.
     pub(super) fn is_crowded(&self) -> bool {
         self.open.load(Ordering::Relaxed) > self.bounds.total / 2
     }
 }
 
-/// A connection's place among those that may be open, as long as it lives.
+/// Counts a connection against the bounds until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Permit {
     admission: Arc<Admission>,
     ip: Option<IpAddr>,
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         let Self { admission, ip } = self;
         let mut by_address = admission.by_address.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! Answers that are the same every time, and the one map from [`Reason`] to HTTP.
+//! Responses with a constant body, and the only mapping from [`Reason`] to HTTP.
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -11,11 +11,11 @@ use crate::domain::reason::Reason;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// How long a proxy should wait when the store cannot answer: entries are
-/// loaded again on demand, so a second is enough to see it recover.
+/// How long a client should wait if the store cannot answer, in seconds: entries are
+/// loaded again on demand, so one second is enough to see it recover.
 const STORE_RETRY: HeaderValue = HeaderValue::from_static("1");
 
-/// The status and body of each denial.
+/// Returns the status and body of a denial.
 fn of_reason(reason: Reason) -> (StatusCode, &'static str) {
     match reason {
         Reason::TerminalRequired | Reason::PeerRequired | Reason::ManagementSecret => {
@@ -33,18 +33,18 @@ fn of_reason(reason: Reason) -> (StatusCode, &'static str) {
 }
 
 pub(crate) fn grant(headers: &[(HeaderName, HeaderValue)]) -> Response {
-    // Room for our two and the two that hyper adds.
+    // Room for our two headers and the two that hyper adds.
     let mut map = HeaderMap::with_capacity(headers.len() + 4);
     for (name, value) in headers {
         map.append(name.clone(), value.clone());
     }
-    // Ours come last and win: an app's template cannot make an answer cacheable.
+    // Ours are set last and win: an app's template cannot make a response cacheable.
     map.insert(CONTENT_TYPE, JSON);
     map.insert(CACHE_CONTROL, NO_STORE);
     with(StatusCode::OK, map, Bytes::from_static(b"null"))
 }
 
-/// A denial of which only the status is known.
+/// Returns the denial with this status, for when only the status is known.
 pub(crate) fn of_status(status: u16) -> Response {
     let body = match status {
         400 => r#"{"detail":"Bad Request"}"#,
@@ -67,7 +67,7 @@ pub(crate) fn deny(reason: Reason) -> Response {
     response
 }
 
-/// A JSON answer whose body is known at compile time.
+/// Returns a JSON response whose body is known at compile time.
 pub(crate) fn fixed(status: StatusCode, body: &'static str) -> Response {
     json(status, Bytes::from_static(body.as_bytes()))
 }
@@ -90,30 +90,31 @@ fn with(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response {
     response
 }
 
-/// Marks answers to requests that ask for nothing there is: a connection that sends
-/// nothing else is ended.
+/// Marks responses to requests that no endpoint can answer: a connection that sends
+/// only such requests is ended.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pointless;
+pub(super) struct Rejection;
 
-fn pointless(status: StatusCode, body: &'static str) -> Response {
+fn rejection(status: StatusCode, body: &'static str) -> Response {
     let mut response = fixed(status, body);
-    response.extensions_mut().insert(Pointless);
+    response.extensions_mut().insert(Rejection);
     response
 }
 
 pub(crate) fn not_found() -> Response {
-    pointless(StatusCode::NOT_FOUND, r#"{"detail":"Not Found"}"#)
+    rejection(StatusCode::NOT_FOUND, r#"{"detail":"Not Found"}"#)
 }
 
 pub(crate) fn bad_request() -> Response {
-    pointless(StatusCode::BAD_REQUEST, r#"{"detail":"Bad Request"}"#)
+    rejection(StatusCode::BAD_REQUEST, r#"{"detail":"Bad Request"}"#)
 }
 
 pub(crate) fn forbidden() -> Response {
     fixed(StatusCode::FORBIDDEN, r#"{"detail":"Forbidden"}"#)
 }
 
-/// Without a token a listener answers to its own names only.
+/// Answers a request whose host is not one of the listener's names; without a token, only
+/// those are accepted.
 pub(crate) fn unknown_host() -> Response {
     let body = r#"{"detail":"Unknown Host: ask by an IP address or localhost, or add the name to ops.hosts"}"#;
     fixed(StatusCode::FORBIDDEN, body)
@@ -129,7 +130,7 @@ pub(crate) fn internal_error() -> Response {
     fixed(StatusCode::INTERNAL_SERVER_ERROR, r#"{"detail":"Internal Server Error"}"#)
 }
 
-/// RFC 6750 section 3.
+/// Answers a request without valid credentials (RFC 6750 section 3).
 pub(crate) fn bearer_required() -> Response {
     let mut response = fixed(StatusCode::UNAUTHORIZED, r#"{"detail":"Unauthorized"}"#);
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -1,9 +1,9 @@
-//! One connection: its protocol, its limits, its end.
+//! One connection: its protocol, its limits and how it ends.
 //!
-//! hyper's own header timeout runs while a kept-alive connection is idle, too,
-//! and costs a timer a request. Here the socket is wrapped instead: it notes in
-//! coarse ticks when bytes of a head began to come, and one beat for all
-//! connections of a listener lets each look whether it is overdue.
+//! hyper's own header timeout also runs while a kept-alive connection is idle,
+//! and costs one timer per request. Here the socket is wrapped instead: it records in
+//! coarse ticks when the first bytes of a head arrived, and one beat for all
+//! connections of a listener lets each check whether it is overdue.
 
 mod activity;
 mod frames;
@@ -30,43 +30,43 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, error};
 
 pub(super) use self::activity::Activity;
-use self::activity::Tracked;
+use self::activity::TrackedBody;
 pub(super) use self::pulse::{Phase, Pulse};
 use self::pulse::{phase_of, tick_of};
-use self::socket::Watched;
+use self::socket::TrackedIo;
 use super::{Handler, answer};
 use crate::telemetry::meters;
 
-/// Bytes a request head may have: 64 KiB of cookies and room for the rest.
+/// The maximum size of a request head in bytes: 64 KiB of cookies and room for the rest.
 const MAX_HEAD: u32 = 80 * 1024;
 
-/// Streams of one HTTP/2 connection at a time. A proxy sends all its users'
-/// requests over a few connections; hyper's 200 would make bursts queue.
+/// The maximum number of concurrent streams on an HTTP/2 connection. A proxy sends all its
+/// users' requests over a few connections; hyper's 200 would make bursts queue.
 const MAX_STREAMS: u32 = 1000;
 
-/// Bytes that may be sent before somebody reads them: RFC 9113's initial value, the least
-/// that a connection can have.
+/// The flow-control window in bytes: RFC 9113's initial value, the smallest that a
+/// connection can have.
 const WINDOW: u32 = 65_535;
 
-/// HTTP/2 pings find peers that went away without a word.
+/// HTTP/2 pings detect peers that are gone without having closed the connection.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a peer may take at a drain to hear that its HTTP/2 connection ends, or to
-/// close its half, once all it asked is answered.
-const PARTING: Duration = Duration::from_millis(500);
-const PARTING_CHECK: Duration = Duration::from_millis(50);
+/// While draining, how long a peer whose requests are all answered may take to receive the
+/// end of its HTTP/2 connection, or to close its half of an HTTP/1 connection.
+const CLOSE_GRACE: Duration = Duration::from_millis(500);
+const CLOSE_CHECK: Duration = Duration::from_millis(50);
 
-/// Beats in the time that a head may take.
+/// Number of beats in the time that a head may take.
 const BEATS_PER_HEAD: u32 = 4;
 
-/// How long connections may keep us waiting.
+/// Time limits of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// From the first byte of a request head to its last.
     pub head: Duration,
-    /// Between requests. Longer than Traefik's 90 s, so that it is the proxy
-    /// who closes and no request meets a closing connection.
+    /// Between requests. Longer than Traefik's 90 s, so that the proxy closes the
+    /// connection and no request arrives on a closing one.
     pub idle: Duration,
     /// For the TLS handshake.
     pub handshake: Duration,
@@ -82,19 +82,19 @@ impl Default for Limits {
     }
 }
 
-/// The period of the beat.
+/// Returns the period of the beat.
 pub(super) fn beat_period(limits: &Limits) -> Duration {
     limits.head / BEATS_PER_HEAD
 }
 
-/// The two protocols of a connection.
+/// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
     Http1,
     Http2,
 }
 
-/// The protocols, with their bounds.
+/// hyper's builders for both protocols, with our limits.
 #[derive(Debug, Clone)]
 pub(super) struct Protocols {
     http1: http1::Builder,
@@ -104,14 +104,15 @@ pub(super) struct Protocols {
 impl Protocols {
     pub(super) fn new() -> Self {
         let mut http1 = http1::Builder::new();
-        // Who has sent its end may still wait for answers.
+        // A client that has closed its half may still wait for responses.
         http1.header_read_timeout(None).max_header_size(MAX_HEAD as usize).half_close(true);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
             .max_header_list_size(MAX_HEAD)
             .max_concurrent_streams(MAX_STREAMS)
-            // Nobody reads a body: what comes of one before its stream ends is thrown away.
+            // Bodies are not read: the bytes of one that arrive before its stream ends are
+            // dropped.
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
             .keep_alive_interval(PING_INTERVAL)
@@ -120,11 +121,11 @@ impl Protocols {
     }
 }
 
-/// Drives one connection to its end. Where the protocol has not been agreed on,
-/// the first bytes tell.
+/// Drives one connection to its end. If no protocol was negotiated, it is detected from
+/// the first bytes.
 pub(super) async fn drive<IO, H>(
     io: IO,
-    agreed: Option<Protocol>,
+    negotiated: Option<Protocol>,
     protocols: &Protocols,
     handler: &Arc<H>,
     activity: &Arc<Activity>,
@@ -133,19 +134,19 @@ pub(super) async fn drive<IO, H>(
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
 {
-    let mut io = Watched::new(io, Arc::clone(activity));
-    let protocol = match agreed {
+    let mut io = TrackedIo::new(io, Arc::clone(activity));
+    let protocol = match negotiated {
         Some(protocol) => protocol,
         None => match supervise(io.sniff(), |_| {}, activity, limits).await {
             Some(Ok(protocol)) => protocol,
             Some(Err(_)) | None => return,
         },
     };
-    // A request counts its references on its own connection alone: threads that count
-    // together slow each other down.
-    let answering = Answering { handler: Arc::clone(handler), activity: Arc::clone(activity) };
-    let answering = Arc::new(answering);
-    let service = service_fn(move |request| answer_one(Arc::clone(&answering), request));
+    // Requests clone an `Arc` of their own connection only: a reference count that several
+    // threads share would slow them down.
+    let shared = Shared { handler: Arc::clone(handler), activity: Arc::clone(activity) };
+    let shared = Arc::new(shared);
+    let service = service_fn(move |request| answer_one(Arc::clone(&shared), request));
     if protocol == Protocol::Http2 {
         activity.set_multiplexed();
         io.count_frames();
@@ -166,9 +167,9 @@ pub(super) async fn drive<IO, H>(
     }
 }
 
-/// Polls a connection, or a step on the way to one, until it ends, or until it has to:
-/// `None`. `drain` asks it to come to an end; what has been asked is answered then, and
-/// nothing else waited for.
+/// Polls a connection, or a step of setting one up, until it ends. Returns `None` if the
+/// connection has to be closed first. `drain` starts its graceful shutdown; after that,
+/// outstanding requests are answered and nothing else is waited for.
 pub(super) async fn supervise<F: Future>(
     future: F,
     drain: impl Fn(Pin<&mut F>),
@@ -177,18 +178,18 @@ pub(super) async fn supervise<F: Future>(
 ) -> Option<F::Output> {
     let pulse = &activity.pulse;
     let mut future = pin!(future);
-    // Set while draining: when a peer that has all its answers has had its time.
-    let mut parting: Option<(Instant, Pin<Box<tokio::time::Sleep>>)> = None;
+    // Set while draining: the deadline of a peer that has all its responses.
+    let mut closing: Option<(Instant, Pin<Box<tokio::time::Sleep>>)> = None;
     loop {
         let mut beat = pin!(pulse.beat.notified());
         beat.as_mut().enable();
         let seen = pulse.load();
         match phase_of(seen) {
             Phase::Running if !activity.is_ending() => {}
-            Phase::Running | Phase::Draining if parting.is_none() => {
+            Phase::Running | Phase::Draining if closing.is_none() => {
                 drain(future.as_mut());
-                let until = Instant::now() + PARTING;
-                parting = Some((until, Box::pin(sleep(PARTING_CHECK))));
+                let deadline = Instant::now() + CLOSE_GRACE;
+                closing = Some((deadline, Box::pin(sleep(CLOSE_CHECK))));
             }
             Phase::Running | Phase::Draining => {}
             Phase::Aborting => return None,
@@ -199,62 +200,62 @@ pub(super) async fn supervise<F: Future>(
         }
         let mut registered = false;
         let ended = poll_fn(|cx| {
-            // Before the poll, in which the last answer may be written.
+            // Read before the poll, which may write the last response.
             let was_answering = activity.is_answering();
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Step::Ended(output));
             }
-            if let Some((until, check)) = &mut parting {
+            if let Some((deadline, check)) = &mut closing {
                 let is_answering = was_answering || activity.is_answering();
-                let takes_leave = activity.is_multiplexed() || activity.is_lingering();
-                if !is_answering && (!takes_leave || Instant::now() >= *until) {
-                    return Poll::Ready(Step::Over);
+                let has_grace = activity.is_multiplexed() || activity.is_lingering();
+                if !is_answering && (!has_grace || Instant::now() >= *deadline) {
+                    return Poll::Ready(Step::Drained);
                 }
-                // Others end requests of an HTTP/2 connection, without a word to it.
+                // Other tasks end the requests of an HTTP/2 connection and do not wake it.
                 while check.as_mut().poll(cx).is_ready() {
-                    check.as_mut().reset(Instant::now() + PARTING_CHECK);
+                    check.as_mut().reset(Instant::now() + CLOSE_CHECK);
                 }
             }
-            if pulse.load() != seen || (activity.is_ending() && parting.is_none()) {
-                return Poll::Ready(Step::Look);
+            if pulse.load() != seen || (activity.is_ending() && closing.is_none()) {
+                return Poll::Ready(Step::Changed);
             }
-            // Once is enough: a task's waker stays the same, and every poll of
+            // Polling it once is enough: a task's waker stays the same, and every poll of
             // `beat` takes a lock that all connections share.
             if !registered {
                 registered = true;
-                return beat.as_mut().poll(cx).map(|()| Step::Look);
+                return beat.as_mut().poll(cx).map(|()| Step::Changed);
             }
             Poll::Pending
         })
         .await;
         match ended {
             Step::Ended(output) => return Some(output),
-            Step::Over => return None,
-            Step::Look => {}
+            Step::Drained => return None,
+            Step::Changed => {}
         }
     }
 }
 
-/// What came of polling a connection.
+/// The outcome of polling a connection.
 enum Step<T> {
     Ended(T),
-    /// Draining, with nothing left to answer.
-    Over,
+    /// The connection is draining and has no requests left to answer.
+    Drained,
     /// The tick or the phase has changed.
-    Look,
+    Changed,
 }
 
-/// What the requests of one connection are answered with.
-struct Answering<H> {
+/// The state that the requests of one connection share.
+struct Shared<H> {
     handler: Arc<H>,
     activity: Arc<Activity>,
 }
 
 async fn answer_one<H: Handler>(
-    answering: Arc<Answering<H>>,
+    shared: Arc<Shared<H>>,
     request: Request<Incoming>,
-) -> Result<http::Response<Tracked>, Infallible> {
-    let Answering { handler, activity } = &*answering;
+) -> Result<http::Response<TrackedBody>, Infallible> {
+    let Shared { handler, activity } = &*shared;
     let in_flight = activity.head_complete();
     let (head, body) = request.into_parts();
     let has_body = !body.is_end_stream();
@@ -271,10 +272,10 @@ async fn answer_one<H: Handler>(
     } else {
         answer::bad_request()
     };
-    let is_pointless = response.extensions().get::<answer::Pointless>().is_some();
-    activity.note_answer(is_pointless);
+    let is_rejection = response.extensions().get::<answer::Rejection>().is_some();
+    activity.note_response(is_rejection);
     if http2 {
-        // RFC 9113 section 8.2.2: connection-specific, an error here.
+        // RFC 9113 section 8.2.2: connection-specific header fields are an error in HTTP/2.
         response.headers_mut().remove(header::CONNECTION);
     } else if has_body || !names_one_host || activity.is_ending() {
         if has_body {
@@ -282,22 +283,22 @@ async fn answer_one<H: Handler>(
         }
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| Tracked::new(body, in_flight)))
+    Ok(response.map(|body| TrackedBody::new(body, in_flight)))
 }
 
-/// RFC 9112 section 3.2: one `Host` line, which HTTP/1.1 must have, and a host in it.
-/// Two of them are read one way here and another way there.
+/// Whether a request names exactly one valid host (RFC 9112 section 3.2); only HTTP/1.1
+/// requires a `Host` line. Different servers would read two lines differently.
 fn names_one_host(head: &Parts) -> bool {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (None, _) => head.version != Version::HTTP_11,
-        (Some(host), None) => host.as_bytes().iter().all(|byte| is_of_host(*byte)),
+        (Some(host), None) => host.as_bytes().iter().all(|byte| is_host_byte(*byte)),
         (Some(_), Some(_)) => false,
     }
 }
 
-/// What a host and port may be written with: RFC 3986 section 3.2.2, and `_`, which
-/// Docker's names have.
-fn is_of_host(byte: u8) -> bool {
+/// Whether a byte may occur in a host and port: RFC 3986 section 3.2.2, and `_`, which
+/// occurs in Docker's names.
+fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&byte)
 }

@@ -1,4 +1,4 @@
-//! Sockets, bound before anything else starts.
+//! Listening sockets, which are bound before anything else starts.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,15 +13,15 @@ use tokio::time::sleep;
 
 use crate::config::{Config, ListenAddr};
 
-/// Connections that may wait for accept; the kernel caps it at
+/// How many connections may wait to be accepted; the kernel caps the number at
 /// `net.core.somaxconn`, which is 4096 on Linux since 5.4.
 const BACKLOG: i32 = 4096;
 
-/// How often a socket file is looked at: without it nobody can connect.
-const LOOK_AT_FILE: Duration = Duration::from_secs(1);
+/// How often a socket file is checked: without it no client can connect.
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Who may open a socket file: owner and group, so that a proxy is let in by
-/// its group.
+/// The mode of a socket file: its owner and group may open it, so that a proxy can be
+/// admitted by its group.
 const SOCKET_MODE: u32 = 0o660;
 
 /// A listener that could not be bound.
@@ -32,8 +32,8 @@ pub struct BindError {
     pub source: io::Error,
 }
 
-/// The process's listeners. Bound by the caller of [`crate::run`], so that a
-/// test can bind port 0 and ask what it got.
+/// The process's listeners. The caller of [`crate::run`] binds them, so that a
+/// test can bind port 0 and ask which port it got.
 #[derive(Debug)]
 pub struct Listeners {
     pub gate: Listener,
@@ -49,7 +49,7 @@ impl Listeners {
     }
 }
 
-/// A bound socket. Its file, if it has one, goes when it is dropped.
+/// A bound socket. Its file, if it has one, is removed when a serving listener is dropped.
 #[derive(Debug)]
 pub struct Listener {
     socket: Bound,
@@ -72,18 +72,19 @@ impl Listener {
         Ok(Self { socket, addr })
     }
 
-    /// The address obtained: with a real port where port 0 was asked for.
+    /// Returns the bound address, with the actual port if port 0 was requested.
     #[must_use]
     pub fn addr(&self) -> &ListenAddr {
         &self.addr
     }
 
-    pub(super) fn accepting(self) -> io::Result<Accepting> {
+    /// Registers the socket with the current runtime.
+    pub(super) fn into_async(self) -> io::Result<AsyncListener> {
         Ok(match (self.socket, self.addr) {
             (Bound::Unix(socket), ListenAddr::Unix(path)) => {
-                Accepting::Unix(UnixListener::from_std(socket)?, SocketFile::new(path)?)
+                AsyncListener::Unix(UnixListener::from_std(socket)?, SocketFile::new(path)?)
             }
-            (Bound::Tcp(socket), _) => Accepting::Tcp(TcpListener::from_std(socket)?),
+            (Bound::Tcp(socket), _) => AsyncListener::Tcp(TcpListener::from_std(socket)?),
             (Bound::Unix(_), ListenAddr::Tcp(_)) => return Err(io::ErrorKind::InvalidInput.into()),
         })
     }
@@ -92,7 +93,7 @@ impl Listener {
 fn bind_tcp(addr: SocketAddr) -> io::Result<(Bound, ListenAddr)> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    // Accepted sockets inherit it, which saves a call for each.
+    // Accepted sockets inherit the option, which saves a system call for each.
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
@@ -110,7 +111,7 @@ fn bind_unix(path: &Path) -> io::Result<(Bound, ListenAddr)> {
     Ok((Bound::Unix(listener), ListenAddr::Unix(path.into())))
 }
 
-/// Removes the socket file of a process that is gone, and nothing else.
+/// Removes the socket file of a process that has ended, and no other file.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let kind = match std::fs::symlink_metadata(path) {
         Ok(metadata) => metadata.file_type(),
@@ -130,30 +131,30 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A listener on the runtime.
+/// A listener that is registered with the runtime.
 #[derive(Debug)]
-pub(super) enum Accepting {
+pub(super) enum AsyncListener {
     Tcp(TcpListener),
     Unix(UnixListener, SocketFile),
 }
 
-/// Who connected. The socket belongs to no runtime yet: whichever thread serves it takes
-/// it into its own.
+/// A peer that connected. Its socket belongs to no runtime yet: the thread that serves it
+/// registers it with its own.
 #[derive(Debug)]
-pub(super) enum Peer {
+pub(super) enum RemotePeer {
     Tcp(std::net::TcpStream, SocketAddr),
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// A peer's socket, on the runtime of the thread that serves it.
+/// A peer's socket, registered with the runtime of the thread that serves it.
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-impl Peer {
-    /// Its address, if it has one.
+impl RemotePeer {
+    /// Returns the peer's address; peers of a socket file have none.
     pub(super) fn ip(&self) -> Option<IpAddr> {
         match self {
             Self::Tcp(_, addr) => Some(addr.ip()),
@@ -161,15 +162,16 @@ impl Peer {
         }
     }
 
-    /// Closes the connection so that the kernel need not remember it either.
+    /// Closes the connection with a reset, so that the kernel need not keep state for it
+    /// either.
     pub(super) fn reset(self) {
         if let Self::Tcp(stream, _) = self {
-            // Without it the close is an ordinary one.
+            // If this fails, the connection is closed without a reset.
             SockRef::from(&stream).set_linger(Some(Duration::ZERO)).ok();
         }
     }
 
-    /// Takes the socket into this thread's runtime.
+    /// Registers the socket with this thread's runtime.
     pub(super) fn stream(self) -> io::Result<Stream> {
         Ok(match self {
             Self::Tcp(stream, _) => Stream::Tcp(TcpStream::from_std(stream)?),
@@ -178,25 +180,25 @@ impl Peer {
     }
 }
 
-impl Accepting {
-    pub(super) async fn accept(&self) -> io::Result<Peer> {
+impl AsyncListener {
+    pub(super) async fn accept(&self) -> io::Result<RemotePeer> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, addr) = listener.accept().await?;
-                Ok(Peer::Tcp(stream.into_std()?, addr))
+                Ok(RemotePeer::Tcp(stream.into_std()?, addr))
             }
-            Self::Unix(listener, _) => Ok(Peer::Unix(listener.accept().await?.0.into_std()?)),
+            Self::Unix(listener, _) => Ok(RemotePeer::Unix(listener.accept().await?.0.into_std()?)),
         }
     }
 }
 
-impl Accepting {
-    /// Returns when nobody can connect any more, since the socket's file is gone or
-    /// another is in its place.
+impl AsyncListener {
+    /// Returns when no client can connect any more, because the socket file was removed or
+    /// replaced. Never returns for a TCP listener.
     pub(super) async fn lost(&self) {
         let Self::Unix(_, file) = self else { return std::future::pending().await };
         loop {
-            sleep(LOOK_AT_FILE).await;
+            sleep(FILE_CHECK_INTERVAL).await;
             let path = file.path.clone();
             let found = spawn_blocking(move || inode(&path)).await;
             let Ok(found) = found else { continue };
@@ -206,18 +208,18 @@ impl Accepting {
         }
     }
 
-    /// Binds a socket file anew. What had connected before is still accepted from the
-    /// former one, which the caller gets back.
+    /// Binds a socket file again. Returns the previous listener, from which the caller
+    /// still has to accept the connections that were made before.
     pub(super) fn bind_again(&mut self) -> io::Result<Option<Self>> {
         let Self::Unix(_, file) = self else { return Ok(None) };
         let bound = Listener::bind(&ListenAddr::Unix(file.path.clone()));
-        let bound = bound.map_err(|error| error.source)?.accepting()?;
+        let bound = bound.map_err(|error| error.source)?.into_async()?;
         Ok(Some(std::mem::replace(self, bound)))
     }
 }
 
-/// Removes a socket file when its listener goes, unless another process has
-/// put its own in the place.
+/// Removes a socket file when its listener is dropped, unless another process has
+/// replaced the file by its own.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -234,7 +236,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
-            // Nothing depends on it: the next start removes a stale file, too.
+            // A failure does no harm: the next start removes a stale file, too.
             std::fs::remove_file(&self.path).ok();
         }
     }
@@ -262,9 +264,9 @@ mod tests {
         let listener =
             Listener::bind(&"127.0.0.1:0".parse().expect("address")).expect("a free port");
         let ListenAddr::Tcp(addr) = *listener.addr() else { panic!("not TCP") };
-        let accepting = listener.accepting().expect("a runtime");
+        let listener = listener.into_async().expect("a runtime");
         let _client = TcpStream::connect(addr).await.expect("connects");
-        let Peer::Tcp(stream, _) = accepting.accept().await.expect("accepts") else {
+        let RemotePeer::Tcp(stream, _) = listener.accept().await.expect("accepts") else {
             panic!("not TCP")
         };
         assert!(stream.nodelay().expect("an option of TCP"));
@@ -280,14 +282,14 @@ mod tests {
         let first = Listener::bind(&addr).expect("binds");
         let mode = std::fs::metadata(&path).expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, SOCKET_MODE);
-        let taken = Listener::bind(&addr).expect_err("somebody answers there");
-        assert_eq!(taken.source.kind(), io::ErrorKind::AddrInUse);
+        let in_use = Listener::bind(&addr).expect_err("another listener answers there");
+        assert_eq!(in_use.source.kind(), io::ErrorKind::AddrInUse);
 
         drop(first);
         assert!(path.exists(), "left behind, as by a process that was killed");
         let second = Listener::bind(&addr).expect("replaces the stale file");
-        drop(second.accepting().expect("a runtime"));
-        assert!(!path.exists(), "removed at the end of a listener that served");
+        drop(second.into_async().expect("a runtime"));
+        assert!(!path.exists(), "removed when a serving listener is dropped");
 
         std::fs::write(&path, "precious").expect("writes");
         let refused = Listener::bind(&addr).expect_err("not a socket");

@@ -1,4 +1,4 @@
-//! Probes, for both listeners, and the operator's listener.
+//! The routes of the operator's listener, and the health probes of both listeners.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -12,28 +12,30 @@ use subtle::ConstantTimeEq;
 
 use super::{Handler, Response, answer};
 use crate::config::{self, ListenAddr, Secret};
-use crate::domain::lifecycle::Failure;
+use crate::domain::lifecycle::WakeError;
 use crate::gate::{Gate, Health};
 use crate::ops::apps::{Apps, Operation};
 use crate::store::cache::Counts;
 use crate::telemetry::meters;
 
-/// The text format's own version, as Prometheus names it.
+/// The content type of Prometheus' text format, version 0.0.4.
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
 const APPS: &str = "/v1/apps";
 
-/// Fetch Metadata, section 2.4: whether a page of another site asks.
+/// Tells whether a page of another site sent the request (Fetch Metadata, section 2.4).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Probes, metrics and orders; with a token, only for those who have it.
+/// Serves probes, metrics and operations on apps. If a token is configured, every request
+/// must carry it.
 pub(crate) struct OpsRoutes {
     gate: Arc<Gate>,
     apps: Apps,
     token: Option<Secret>,
-    /// Names by which the listener may be asked, beside those of this machine.
+    /// Host names that requests may use, in addition to those of this machine.
     hosts: Vec<String>,
-    /// A socket file is out of reach of web pages, and clients ask it by any name.
+    /// Whether the listener is a socket file: web pages cannot reach one, and clients send
+    /// any host name to it.
     is_socket_file: bool,
 }
 
@@ -44,7 +46,7 @@ impl OpsRoutes {
         Self { gate, apps, token, hosts, is_socket_file }
     }
 
-    /// `/v1/apps`, `/v1/apps/{name}` and `/v1/apps/{name}/{operation}`.
+    /// Serves `/v1/apps`, `/v1/apps/{name}` and `/v1/apps/{name}/{operation}`.
     async fn apps(&self, rest: &str, head: &Parts) -> Response {
         let (name, operation) = match rest.strip_prefix('/') {
             None if rest.is_empty() && head.method == Method::GET => {
@@ -59,7 +61,7 @@ impl OpsRoutes {
                 Some(app) => answer::json(StatusCode::OK, app.to_string().into()),
                 None => answer::not_found(),
             },
-            (Some(operation), &Method::POST) => match Operation::named(operation) {
+            (Some(operation), &Method::POST) => match Operation::from_name(operation) {
                 Some(_) if is_of_another_site(&head.headers) => answer::forbidden(),
                 Some(operation) => self.operate(&name, operation).await,
                 None => answer::not_found(),
@@ -69,14 +71,14 @@ impl OpsRoutes {
         }
     }
 
-    /// Answers when it is done; that the client goes away changes nothing.
+    /// Answers when the operation has finished. It goes on even if the client disconnects.
     async fn operate(&self, name: &str, operation: Operation) -> Response {
         match self.apps.operate(name, operation).await {
             None => answer::not_found(),
             Some(Ok(app)) => answer::json(StatusCode::OK, app.to_string().into()),
             Some(Err(failure)) => {
                 let status = match &failure {
-                    Failure::Declined(_) => StatusCode::CONFLICT,
+                    WakeError::Declined(_) => StatusCode::CONFLICT,
                     _ => StatusCode::SERVICE_UNAVAILABLE,
                 };
                 let body = json!({"detail": failure.to_string(), "app": self.apps.one(name)});
@@ -87,13 +89,15 @@ impl OpsRoutes {
 
     fn admits(&self, headers: &HeaderMap) -> bool {
         let Some(token) = &self.token else { return true };
-        let given = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-        given.is_some_and(|given| given.ct_eq(token.expose().as_bytes()).into())
+        let credentials =
+            headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
+        credentials.is_some_and(|sent| sent.ct_eq(token.expose().as_bytes()).into())
     }
 
-    /// Whether it is asked by a name that no stranger can give to it. A web page that has
-    /// its own name point here (DNS rebinding) is of the same origin for the browser and
-    /// may read all answers, but it is asked for by that name.
+    /// Whether the request uses a host name that a stranger cannot point to this listener.
+    /// If a web page makes its own name resolve to this listener (DNS rebinding), the
+    /// browser treats both as the same origin and lets the page read all responses, but it
+    /// sends the page's name as the host.
     fn knows_host(&self, head: &Parts) -> bool {
         if self.token.is_some() || self.is_socket_file {
             return true;
@@ -102,13 +106,13 @@ impl OpsRoutes {
             Some(authority) => Some(authority.as_str().as_bytes()),
             None => head.headers.get(header::HOST).map(HeaderValue::as_bytes),
         };
-        // No browser asks without one.
+        // Browsers always send a host.
         host.is_none_or(|host| is_own_name(host, &self.hosts))
     }
 }
 
-/// Whether a host, with or without a port, is an address, this machine's loopback or one
-/// of these names.
+/// Whether a host, with or without a port, is an IP address, a name of the loopback
+/// interface or one of `names`.
 fn is_own_name(host: &[u8], names: &[String]) -> bool {
     let Ok(host) = std::str::from_utf8(host) else { return false };
     if host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok() {
@@ -127,19 +131,20 @@ fn is_own_name(host: &[u8], names: &[String]) -> bool {
     name == "localhost" || name.ends_with(".localhost") || names.contains(&name)
 }
 
-/// All but the two probes that say one word.
+/// Whether a path requires a known host: all do but the two probes that reveal only a
+/// state.
 fn is_guarded(path: &str) -> bool {
     !matches!(path, "/livez" | "/readyz")
 }
 
-/// Whether a browser sends this for a page that is not ours: a listener without a
-/// token trusts everyone on this machine, but not every page they look at.
+/// Whether a browser sends the request for a page of another site: a listener without a
+/// token trusts every user of this machine, but not every page that they visit.
 fn is_of_another_site(headers: &HeaderMap) -> bool {
     let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
     headers.contains_key(header::ORIGIN) || !matches!(site, None | Some(b"none" | b"same-origin"))
 }
 
-/// The credentials of a `Bearer` header; the scheme's case does not matter
+/// Returns the credentials of a `Bearer` header; the scheme is case-insensitive
 /// (RFC 9110 section 11.1).
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = value.split_at_checked("Bearer ".len())?;
@@ -165,10 +170,10 @@ impl Handler for OpsRoutes {
     }
 }
 
-/// `/livez`, `/readyz` and `/healthz`; `None` for any other path.
+/// Answers `/livez`, `/readyz` and `/healthz`; returns `None` for any other path.
 pub(crate) fn probe(path: &str, health: impl FnOnce() -> Health) -> Option<Response> {
     Some(match path {
-        // Whoever can answer at all is alive.
+        // A process that can answer is alive.
         "/livez" => answer::fixed(StatusCode::OK, r#"{"state":"live"}"#),
         "/readyz" => readiness(&health()),
         "/healthz" => details(&health()),
@@ -176,7 +181,7 @@ pub(crate) fn probe(path: &str, health: impl FnOnce() -> Health) -> Option<Respo
     })
 }
 
-/// What a probe is told in one word.
+/// Returns the status and the state of a readiness response.
 fn state(health: &Health) -> (StatusCode, &'static str) {
     match (health.ready, health.live) {
         (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),

@@ -1,4 +1,4 @@
-//! What the gate's listener answers.
+//! The routes of the gate's listener.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,19 +9,19 @@ use http::{HeaderMap, Uri};
 use percent_encoding::percent_decode_str;
 use tracing::debug;
 
-use super::pages::{Pages, Place};
+use super::pages::{PageContext, Pages};
 use super::{Handler, Response, answer, ops};
-use crate::domain::endpoint::{Endpoint, Said};
+use crate::domain::endpoint::{Endpoint, VerdictKind};
 use crate::domain::reason::Reason;
-use crate::gate::asker::{is_navigation, poll_version};
-use crate::gate::verdict::{ASLEEP, Asleep, Form, Verdict};
+use crate::gate::request_kind::{is_navigation, poll_version};
+use crate::gate::verdict::{ASLEEP, Asleep, AsleepResponse, Verdict};
 use crate::gate::{Gate, PageApp};
 use crate::telemetry::meters::Verdicts;
 use crate::upstream::Shadow;
 
 const APP_ERROR: &str = "/internal/app_error/";
 
-/// The contract's endpoints, and the probes.
+/// Serves the contract's endpoints and the health probes.
 pub(crate) struct GateRoutes {
     gate: Arc<Gate>,
     pages: Pages,
@@ -36,7 +36,7 @@ impl GateRoutes {
         shadow: Option<Arc<Shadow>>,
     ) -> Self {
         let pages = Pages::new(installed_apps_dir);
-        Self { gate, pages, verdicts: Verdicts::of_process(), shadow }
+        Self { gate, pages, verdicts: Verdicts::global(), shadow }
     }
 
     async fn decide(&self, endpoint: Endpoint, head: &Parts) -> Response {
@@ -49,30 +49,30 @@ impl GateRoutes {
         let said = match &verdict {
             Verdict::Grant(_) => {
                 debug!(endpoint = endpoint.as_str(), "granted");
-                Said::Grant
+                VerdictKind::Grant
             }
-            Verdict::Asleep(asleep) if asleep.form == Form::KeptAsleep => {
+            Verdict::Asleep(asleep) if asleep.form == AsleepResponse::KeptAsleep => {
                 debug!(endpoint = endpoint.as_str(), "granted, and kept asleep");
-                Said::KeptAsleep
+                VerdictKind::KeptAsleep
             }
             Verdict::Asleep(asleep) => {
                 let phase = asleep.app.shown.phase.as_str();
                 debug!(endpoint = endpoint.as_str(), phase, "granted, not awake");
-                Said::Asleep
+                VerdictKind::Asleep
             }
             Verdict::Deny(reason) => {
                 debug!(endpoint = endpoint.as_str(), reason = reason.as_str(), "denied");
-                Said::Deny(*reason)
+                VerdictKind::Deny(*reason)
             }
         };
         self.verdicts.count(endpoint, said, began.elapsed());
         let response = match verdict {
             Verdict::Grant(headers) => answer::grant(&headers),
             Verdict::Asleep(asleep) => {
-                let domain = self.domain_for(asleep.form == Form::Page).await;
+                let domain = self.domain_for(asleep.form == AsleepResponse::Page).await;
                 let uri = header(&head.headers, FORWARDED_URI);
-                let place = Place { uri, domain: domain.as_deref() };
-                self.pages.asleep(&asleep, &head.headers, place).await
+                let context = PageContext { uri, domain: domain.as_deref() };
+                self.pages.asleep(&asleep, &head.headers, context).await
             }
             Verdict::Deny(reason) if endpoint == Endpoint::Auth => {
                 self.denied(reason, &head.headers).await
@@ -88,17 +88,18 @@ impl GateRoutes {
 }
 
 impl GateRoutes {
-    /// A denial: to a person who opens an app a page, to everyone else the contract's.
+    /// Answers a denial: with a page if a person opens an app in a browser, otherwise with
+    /// the contract's JSON.
     async fn denied(&self, reason: Reason, headers: &HeaderMap) -> Response {
         let answer = answer::deny(reason);
-        let is_of_an_app = matches!(
+        let concerns_app = matches!(
             reason,
             Reason::TerminalRequired
                 | Reason::PeerRequired
                 | Reason::NoMatchingRule
                 | Reason::BrokenApp
         );
-        let is_shown = is_of_an_app
+        let is_shown = concerns_app
             && poll_version(headers).is_none()
             && is_navigation(headers, header(headers, FORWARDED_METHOD));
         if !is_shown {
@@ -106,62 +107,62 @@ impl GateRoutes {
         }
         let Some(app) = self.gate.app_denied(headers).await else { return answer };
         let domain = self.gate.box_domain().await;
-        let place = Place { uri: header(headers, FORWARDED_URI), domain: domain.as_deref() };
-        self.pages.denied(answer.status(), &app, headers, place).await
+        let uri = header(headers, FORWARDED_URI);
+        let context = PageContext { uri, domain: domain.as_deref() };
+        self.pages.denied(answer.status(), &app, headers, context).await
     }
 
     async fn domain_for(&self, is_page: bool) -> Option<String> {
         if is_page { self.gate.box_domain().await } else { None }
     }
 
-    /// A page in place of an app's answer, or of the gate's own where the proxy has
-    /// replaced that; or, where a page asks how things stand, that.
+    /// Returns a page in place of an app's response, or in place of the gate's own response
+    /// if the proxy has replaced that. If a waiting page polls, returns the app's state.
     ///
-    /// Whoever waits has done so at `/internal/auth`: nobody does here, where it is not
-    /// decided who may.
+    /// Requests are held at `/internal/auth` only, never here, where access is not decided.
     async fn page(&self, status: Option<u16>, head: &Parts) -> Response {
         let headers = &head.headers;
         let uri = original_uri(head);
         let app = self.gate.app_for_page(status, headers, uri.as_deref()).await;
         let domain = self.domain_for(app.is_some()).await;
-        let place = Place { uri: uri.as_deref(), domain: domain.as_deref() };
-        if let (Some(status), true) = (status, is_gates_own(head)) {
-            return self.gates_own(status, app, headers, place).await;
+        let context = PageContext { uri: uri.as_deref(), domain: domain.as_deref() };
+        if let (Some(status), true) = (status, is_gate_status(head)) {
+            return self.gate_response(status, app, headers, context).await;
         }
-        self.pages.app_error(status, app, headers, place).await
+        self.pages.app_error(status, app, headers, context).await
     }
 }
 
 impl GateRoutes {
-    /// The gate's own answer, for a proxy that kept nothing of it but the status.
-    async fn gates_own(
+    /// Reproduces the gate's own response, for a proxy that kept only its status.
+    async fn gate_response(
         &self,
         status: u16,
         app: Option<PageApp>,
         headers: &HeaderMap,
-        place: Place<'_>,
+        context: PageContext<'_>,
     ) -> Response {
-        let is_asked_by_a_page = poll_version(headers).is_some();
-        // The others are no pages at the gate either.
+        let is_poll = poll_version(headers).is_some();
+        // The gate answers other statuses without a page, too.
         let is_shown = matches!(status, 401 | 403 | 503)
             && is_navigation(headers, header(headers, FORWARDED_METHOD));
-        let is_page = status == ASLEEP || is_asked_by_a_page || is_shown;
+        let is_page = status == ASLEEP || is_poll || is_shown;
         match app {
             Some(app) if is_page => {
-                self.pages.app_error(Some(status), Some(app), headers, place).await
+                self.pages.app_error(Some(status), Some(app), headers, context).await
             }
-            // Held in vain: a denial would be 401.
+            // The request was held until its time limit: a denial would be 401.
             Some(app) if status == 503 && app.is_granted => {
-                let asleep = Asleep { app, form: Form::Problem };
-                self.pages.asleep(&asleep, headers, place).await
+                let asleep = Asleep { app, form: AsleepResponse::Problem };
+                self.pages.asleep(&asleep, headers, context).await
             }
             _ => answer::of_status(status),
         }
     }
 }
 
-/// Whether a proxy says that the status is not the app's but the gate's.
-fn is_gates_own(head: &Parts) -> bool {
+/// Whether the proxy says that the status came from the gate and not from the app.
+fn is_gate_status(head: &Parts) -> bool {
     head.uri.query().unwrap_or_default().split('&').any(|pair| pair == "gate")
 }
 
@@ -172,20 +173,20 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     std::str::from_utf8(headers.get(name)?.as_bytes()).ok()
 }
 
-/// Path and query of the request that a page answers, as far as the proxy says them:
-/// Traefik in the query, others in a header.
+/// Returns the path and query of the request that a page answers, if the proxy passes
+/// them on: Traefik does so in the query, other proxies in a header.
 fn original_uri(head: &Parts) -> Option<String> {
     let query = head.uri.query().unwrap_or_default();
-    let given = query.split('&').find_map(|pair| pair.strip_prefix("url="));
-    let text = match given {
-        // As Go's url.QueryEscape writes it.
+    let parameter = query.split('&').find_map(|pair| pair.strip_prefix("url="));
+    let text = match parameter {
+        // Escaped by Go's url.QueryEscape.
         Some(url) => percent_decode_str(&url.replace('+', " ")).decode_utf8().ok()?.into_owned(),
         None => header(&head.headers, FORWARDED_URI)?.to_owned(),
     };
     if text.starts_with('/') {
         return Some(text);
     }
-    // Of a request whose target was a whole URL.
+    // The request target was an absolute URL.
     let uri: Uri = text.parse().ok()?;
     let path = uri.path_and_query()?.as_str();
     path.starts_with('/').then(|| path.to_owned())
@@ -200,7 +201,7 @@ impl Handler for GateRoutes {
             path => {
                 if let Some(status) = path.strip_prefix(APP_ERROR) {
                     let status = status.parse();
-                    take_host_of_target(&mut head);
+                    apply_target_authority(&mut head);
                     return self.page(status.ok(), &head).await;
                 }
                 return ops::probe(path, || self.gate.health()).unwrap_or_else(answer::not_found);
@@ -210,9 +211,9 @@ impl Handler for GateRoutes {
     }
 }
 
-/// An authority in the request target stands for the Host header (RFC 9113
-/// section 8.3.1, RFC 9112 section 3.2.2).
-fn take_host_of_target(head: &mut Parts) {
+/// Replaces the Host header by the authority of the request target, if it has one
+/// (RFC 9113 section 8.3.1, RFC 9112 section 3.2.2).
+fn apply_target_authority(head: &mut Parts) {
     let Some(authority) = head.uri.authority() else { return };
     if let Ok(host) = authority.as_str().parse() {
         head.headers.insert(http::header::HOST, host);

@@ -1,4 +1,4 @@
-//! The accept loop: accept, admit and spawn, nothing between.
+//! The accept loop: it accepts, admits and spawns, and does nothing else in between.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -14,70 +14,71 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
-use super::admission::{Admission, Bounds, Place, Refusal};
+use super::admission::{Admission, Bounds, Permit, Refusal};
 use super::connection::{self, Activity, Limits, Phase, Protocol, Protocols, Pulse};
-use super::listener::{Accepting, Peer, Stream};
-use super::tls::Tls;
+use super::listener::{AsyncListener, RemotePeer, Stream};
+use super::tls::ServerTls;
 use super::workers::Workers;
 use super::{Handler, Listener};
 use crate::telemetry::meters;
 use crate::throttle::Throttle;
 
-/// Pauses after an accept that failed for want of resources.
+/// The pauses after an accept that failed because resources ran out.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What happens to every other connection (no descriptor is left, a peer is not
-/// trusted) is said once in this time.
-const SAID_EVERY: Duration = Duration::from_secs(60);
+/// An event that may happen with every connection (no descriptor is left, a peer is not
+/// trusted) is logged at most once in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// One listener with all it needs to answer.
+/// One listener with everything that its connections need.
 pub(crate) struct Server<H> {
     name: &'static str,
     handler: Arc<H>,
-    /// Networks that may connect; `None` lets in everyone.
+    /// Networks that may connect; `None` admits all.
     trusted: Option<Vec<IpNet>>,
     bounds: Bounds,
-    tls: Option<Arc<Tls>>,
-    /// Threads of its own; `None` serves on the runtime that accepts.
+    tls: Option<Arc<ServerTls>>,
+    /// How many dedicated threads serve connections; `None` serves them on the runtime
+    /// that accepts.
     threads: Option<usize>,
     protocols: Protocols,
     limits: Limits,
     pulse: Arc<Pulse>,
     open: Gauge,
     accepted: Counter,
-    /// By [`Refusal`].
-    refused: [Refused; Refusal::ALL.len()],
+    /// Indexed by [`Refusal`].
+    refusals: [RefusalCounter; Refusal::ALL.len()],
 }
 
-/// Connections that were closed for one reason.
-struct Refused {
+/// Counts and logs the connections that were refused for one reason.
+struct RefusalCounter {
     count: Counter,
-    said: Throttle,
+    log_throttle: Throttle,
 }
 
 /// Ends a [`Server`]'s connections.
 #[derive(Debug)]
 pub(crate) struct Drain {
     pulse: Arc<Pulse>,
-    /// Each connection holds a sender; the last one gone closes the channel.
-    gone: mpsc::Receiver<Infallible>,
-    /// They end with the last who has them.
+    /// Each connection holds a sender; when the last one is dropped, the channel closes.
+    closed: mpsc::Receiver<Infallible>,
+    /// The threads end when their last owner is dropped.
     _threads: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Drain {
-    /// Lets running requests finish and closes what is idle; returns when the
-    /// last connection is gone. The accept loop must have ended.
+    /// Lets running requests finish and closes idle connections; returns when the
+    /// last connection is closed. The accept loop must have ended.
     pub(crate) async fn drain(&mut self) {
         self.pulse.enter(Phase::Draining);
-        while self.gone.recv().await.is_some() {}
+        while self.closed.recv().await.is_some() {}
     }
 
-    /// Drops every connection as it stands.
+    /// Drops every connection immediately.
     pub(crate) async fn abort(&mut self) {
         self.pulse.enter(Phase::Aborting);
-        while self.gone.recv().await.is_some() {}
+        while self.closed.recv().await.is_some() {}
     }
 }
 
@@ -96,56 +97,56 @@ impl<H: Handler> Server<H> {
             pulse: Arc::new(Pulse::new()),
             open,
             accepted,
-            refused: Refusal::ALL.map(|refusal| Refused {
-                count: meters::refused(name, refusal.as_str()),
-                said: Throttle::default(),
+            refusals: Refusal::ALL.map(|refusal| RefusalCounter {
+                count: meters::connections_refused(name, refusal.as_str()),
+                log_throttle: Throttle::default(),
             }),
         }
     }
 
-    /// Closes connections from outside these networks, unread.
+    /// Closes connections from outside these networks without reading from them.
     #[must_use]
-    pub(crate) fn trusting(mut self, networks: Vec<IpNet>) -> Self {
+    pub(crate) fn with_trusted(mut self, networks: Vec<IpNet>) -> Self {
         self.trusted = Some(networks);
         self
     }
 
     #[must_use]
-    pub(crate) fn over(mut self, tls: Option<Arc<Tls>>) -> Self {
+    pub(crate) fn with_tls(mut self, tls: Option<Arc<ServerTls>>) -> Self {
         self.tls = tls;
         self
     }
 
-    /// Serves connections on so many threads of its own.
+    /// Serves connections on `count` dedicated threads.
     #[must_use]
-    pub(crate) fn on_threads(mut self, count: usize) -> Self {
+    pub(crate) fn with_threads(mut self, count: usize) -> Self {
         self.threads = Some(count);
         self
     }
 
-    /// Splits into the endless accept loop and what ends its connections.
+    /// Splits into the endless accept loop and the [`Drain`] that ends its connections.
     pub(crate) fn start(
         self,
         listener: Listener,
     ) -> io::Result<(impl Future<Output = Infallible> + Send + use<H>, Drain)> {
         let addr = listener.addr().clone();
-        let accepting = listener.accepting()?;
+        let listener = listener.into_async()?;
         let admission = Arc::new(Admission::new(self.trusted.clone(), self.bounds));
-        let (alive, gone) = mpsc::channel(1);
+        let (alive, closed) = mpsc::channel(1);
         let threads = match self.threads {
             Some(count) => Some(Arc::new(Workers::start(self.name, count, Connection::serve)?)),
             None => None,
         };
         let owned = threads.clone().map(|threads| threads as Arc<dyn Any + Send + Sync>);
-        let drain = Drain { pulse: Arc::clone(&self.pulse), gone, _threads: owned };
+        let drain = Drain { pulse: Arc::clone(&self.pulse), closed, _threads: owned };
         info!("{} listening on {addr}", self.name);
-        let door = Door { server: Arc::new(self), admission, threads, alive };
-        Ok((door.accept(accepting), drain))
+        let acceptor = Acceptor { server: Arc::new(self), admission, threads, alive };
+        Ok((acceptor.run(listener), drain))
     }
 }
 
-/// What an accept loop needs.
-struct Door<H> {
+/// The state of an accept loop.
+struct Acceptor<H> {
     server: Arc<Server<H>>,
     admission: Arc<Admission>,
     threads: Option<Arc<Workers<Connection<H>>>>,
@@ -155,19 +156,19 @@ struct Door<H> {
 /// A connection on its way to the thread that serves it.
 struct Connection<H> {
     server: Arc<Server<H>>,
-    peer: Peer,
+    peer: RemotePeer,
     activity: Arc<Activity>,
-    place: Place,
+    permit: Permit,
     alive: mpsc::Sender<Infallible>,
 }
 
-impl<H: Handler> Door<H> {
-    async fn accept(self, mut accepting: Accepting) -> Infallible {
+impl<H: Handler> Acceptor<H> {
+    async fn run(self, mut listener: AsyncListener) -> Infallible {
         let Self { server, alive, .. } = &self;
         tokio::spawn({
             let (pulse, limits) = (Arc::clone(&server.pulse), &server.limits);
             let period = connection::beat_period(limits);
-            // Goes on while connections drain: the limits hold there, too.
+            // The beat goes on while connections drain: their limits still apply.
             let alive = alive.downgrade();
             async move {
                 while alive.upgrade().is_some() {
@@ -180,21 +181,24 @@ impl<H: Handler> Door<H> {
         let cannot_accept = Throttle::default();
         loop {
             let accepted = tokio::select! {
-                accepted = accepting.accept() => accepted,
-                () = accepting.lost() => {
-                    self.bind_again(&mut accepting).await;
+                accepted = listener.accept() => accepted,
+                () = listener.lost() => {
+                    self.bind_again(&mut listener).await;
                     continue;
                 }
             };
             match accepted {
                 Ok(peer) => {
                     pause = FIRST_PAUSE;
-                    self.take(peer);
+                    self.admit(peer);
                 }
-                Err(error) if is_the_peers(&error) => debug!(%error, "a peer left before accept"),
+                Err(error) if is_peer_error(&error) => {
+                    debug!(%error, "a peer disconnected before it was accepted");
+                }
                 Err(error) => {
-                    if cannot_accept.admit(Instant::now(), SAID_EVERY).is_some() {
-                        error!(%error, "{}: cannot accept; trying on, with pauses", server.name);
+                    if cannot_accept.admit(Instant::now(), LOG_INTERVAL).is_some() {
+                        let name = server.name;
+                        error!(%error, "{name}: cannot accept connections; retrying with pauses");
                     }
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -203,29 +207,30 @@ impl<H: Handler> Door<H> {
         }
     }
 
-    /// Serves a peer, or closes its connection before a byte of it is read.
-    fn take(&self, peer: Peer) {
+    /// Serves a peer, or closes its connection without reading from it.
+    fn admit(&self, peer: RemotePeer) {
         let Self { server, admission, threads, alive } = self;
         server.accepted.increment(1);
         let ip = peer.ip();
         match admission.admit(ip) {
-            Ok(place) => {
+            Ok(permit) => {
                 let activity = Activity::new(Arc::clone(&server.pulse), Arc::clone(admission));
                 let (server, activity) = (Arc::clone(server), Arc::new(activity));
-                let connection = Connection { server, peer, activity, place, alive: alive.clone() };
-                let left = match threads {
+                let alive = alive.clone();
+                let connection = Connection { server, peer, activity, permit, alive };
+                let not_taken = match threads {
                     Some(threads) => threads.serve(connection).err(),
                     None => Some(connection),
                 };
-                if let Some(connection) = left {
+                if let Some(connection) = not_taken {
                     tokio::spawn(connection.serve());
                 }
             }
             Err(refusal) => {
                 peer.reset();
-                let Refused { count, said } = &server.refused[refusal as usize];
+                let RefusalCounter { count, log_throttle } = &server.refusals[refusal as usize];
                 count.increment(1);
-                if let Some(more) = said.admit(Instant::now(), SAID_EVERY) {
+                if let Some(more) = log_throttle.admit(Instant::now(), LOG_INTERVAL) {
                     let peer = ip.map(tracing::field::display);
                     let name = server.name;
                     warn!(peer, more_since_last = more, "{name}: {}", refusal.explanation());
@@ -234,24 +239,24 @@ impl<H: Handler> Door<H> {
         }
     }
 
-    /// Puts a socket file back in its place, for as long as that takes.
-    async fn bind_again(&self, accepting: &mut Accepting) {
+    /// Binds a removed socket file again, and retries until that succeeds.
+    async fn bind_again(&self, listener: &mut AsyncListener) {
         let name = self.server.name;
         let cannot_bind = Throttle::default();
         loop {
-            match accepting.bind_again() {
-                Ok(former) => {
-                    warn!("{name}: the socket's file was gone; it is bound anew");
-                    if let Some(former) = former {
-                        while let Some(Ok(peer)) = former.accept().now_or_never() {
-                            self.take(peer);
+            match listener.bind_again() {
+                Ok(previous) => {
+                    warn!("{name}: the socket file was gone and has been bound again");
+                    if let Some(previous) = previous {
+                        while let Some(Ok(peer)) = previous.accept().now_or_never() {
+                            self.admit(peer);
                         }
                     }
                     return;
                 }
                 Err(error) => {
-                    if cannot_bind.admit(Instant::now(), SAID_EVERY).is_some() {
-                        error!(%error, "{name}: the socket's file is gone and cannot be bound anew");
+                    if cannot_bind.admit(Instant::now(), LOG_INTERVAL).is_some() {
+                        error!(%error, "{name}: the socket file is gone and cannot be bound again");
                     }
                     sleep(LONGEST_PAUSE).await;
                 }
@@ -262,14 +267,14 @@ impl<H: Handler> Door<H> {
 
 impl<H: Handler> Connection<H> {
     async fn serve(self) {
-        let Self { server, peer, activity, place, alive } = self;
-        let open = Open::new(server.open.clone());
+        let Self { server, peer, activity, permit, alive } = self;
+        let open = OpenGuard::new(server.open.clone());
         match peer.stream() {
             Ok(Stream::Tcp(stream)) => server.secured(stream, &activity).await,
             Ok(Stream::Unix(stream)) => server.secured(stream, &activity).await,
-            Err(error) => debug!(%error, "a connection could not be taken into a runtime"),
+            Err(error) => debug!(%error, "cannot register a connection with the runtime"),
         }
-        drop((open, place, alive));
+        drop((open, permit, alive));
     }
 }
 
@@ -284,13 +289,13 @@ impl<H: Handler> Server<H> {
         let handshake = timeout(self.limits.handshake, tls.acceptor().accept(stream));
         match connection::supervise(handshake, |_| {}, activity, &self.limits).await {
             Some(Ok(Ok(stream))) => {
-                let agreed = match stream.get_ref().1.alpn_protocol() {
+                let negotiated = match stream.get_ref().1.alpn_protocol() {
                     Some(b"h2") => Some(Protocol::Http2),
                     Some(_) => Some(Protocol::Http1),
                     None => None,
                 };
-                meters::handshake(agreed == Some(Protocol::Http2)).increment(1);
-                self.drive(stream, agreed, activity).await;
+                meters::handshake(negotiated == Some(Protocol::Http2)).increment(1);
+                self.drive(stream, negotiated, activity).await;
             }
             Some(Ok(Err(error))) => debug!(%error, "TLS handshake failed"),
             Some(Err(_)) => debug!("TLS handshake took too long"),
@@ -298,18 +303,18 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    async fn drive<IO>(&self, stream: IO, agreed: Option<Protocol>, activity: &Arc<Activity>)
+    async fn drive<IO>(&self, stream: IO, negotiated: Option<Protocol>, activity: &Arc<Activity>)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self { handler, protocols, limits, .. } = self;
-        connection::drive(stream, agreed, protocols, handler, activity, limits).await;
+        connection::drive(stream, negotiated, protocols, handler, activity, limits).await;
     }
 }
 
-/// Whether an accept failed for this one connection (accept(2): treat network
+/// Whether an accept failed for this one connection only (accept(2): treat network
 /// errors of the new socket as `EAGAIN`).
-fn is_the_peers(error: &io::Error) -> bool {
+fn is_peer_error(error: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted,
         NetworkDown, NetworkUnreachable,
@@ -326,22 +331,21 @@ fn is_the_peers(error: &io::Error) -> bool {
     )
 }
 
-/// Counts a connection as long as it lives.
-struct Open(Gauge);
+/// Counts a connection as open until it is dropped.
+struct OpenGuard(Gauge);
 
-impl Open {
+impl OpenGuard {
     fn new(gauge: Gauge) -> Self {
         gauge.increment(1.0);
         Self(gauge)
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }
 }
 
 #[cfg(test)]
-#[path = "serve_tests.rs"]
 pub(crate) mod tests;

@@ -1,9 +1,9 @@
-//! What is answered in the gate's place by a process that knows nothing but that the
-//! gate is away: 503 to everybody, to a browser that navigates with a page.
+//! The responses of the standby process, which answers while the gate is away: 503 for
+//! every request, with a page if a browser navigates.
 //!
-//! A proxy reaches it at the second address of the gate's name, where nobody answers at
-//! the first. Each answer ends its connection, so that the next request finds the gate
-//! if it is there again.
+//! A proxy reaches it at the second address of the gate's name if the first does not
+//! answer. Each response ends its connection, so that the next request reaches the gate
+//! as soon as it is back.
 
 use http::header::{CONNECTION, CONTENT_SECURITY_POLICY, RETRY_AFTER};
 use http::request::Parts;
@@ -11,17 +11,17 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::pages::standby::{page, policy};
 use super::{Handler, Response, answer};
-use crate::gate::asker::{is_navigation, poll_version};
+use crate::gate::request_kind::{is_navigation, poll_version};
 
-/// Tells the page's script that it would find itself again.
+/// Tells the page's script that a reload would only bring the standby page again.
 const STATE: HeaderName = HeaderName::from_static("x-nightporter-state");
 
-/// A restart takes seconds.
+/// In seconds: a restart takes only a few.
 const RETRY: HeaderValue = HeaderValue::from_static("2");
 
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 
-/// Grants nothing.
+/// Answers every request with 503; grants nothing.
 pub(crate) struct StandbyRoutes {
     policy: HeaderValue,
 }
@@ -62,7 +62,7 @@ mod tests {
     use http::{HeaderMap, Request};
     use http_body_util::BodyExt as _;
 
-    async fn asked(
+    async fn respond(
         path: &str,
         headers: &[(&'static str, &'static str)],
     ) -> (StatusCode, HeaderMap, String) {
@@ -93,7 +93,7 @@ mod tests {
                 &[("x-nightporter-poll", "0"), ("sec-fetch-dest", "document")],
                 &[("sec-fetch-dest", "document"), ("x-forwarded-uri", "/")],
             ] {
-                let (status, headers, _) = asked(path, headers).await;
+                let (status, headers, _) = respond(path, headers).await;
                 assert_eq!(status, 503, "{path}");
                 assert_eq!(headers["connection"], "close", "{path}");
                 assert_eq!(headers["cache-control"], "no-store", "{path}");
@@ -107,7 +107,7 @@ mod tests {
         let document = ("sec-fetch-dest", "document");
         let uri = ("x-forwarded-uri", "/a?b=\"&c");
         let get = ("x-forwarded-method", "GET");
-        let (_, headers, page) = asked("/internal/auth", &[document, uri, get]).await;
+        let (_, headers, page) = respond("/internal/auth", &[document, uri, get]).await;
         assert_eq!(headers["content-type"], "text/html; charset=utf-8");
         assert!(page.contains("content=\"5;url=/a?b=&#34;&#38;c\""), "{page}");
         let policy = headers["content-security-policy"].to_str().expect("ASCII");
@@ -117,7 +117,7 @@ mod tests {
             &[document, uri, ("x-forwarded-method", "POST")],
             &[document, uri, get, ("x-nightporter-poll", "1")],
         ] {
-            let (_, headers, body) = asked("/internal/auth", headers).await;
+            let (_, headers, body) = respond("/internal/auth", headers).await;
             assert_eq!(headers["content-type"], "application/json", "{body}");
         }
     }

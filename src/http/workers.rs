@@ -1,10 +1,10 @@
-//! The threads that connections are served on, each with a runtime of its own.
+//! The threads that serve connections, each with a runtime of its own.
 //!
-//! A connection stays on the thread that it was given to: nothing it does wakes another
-//! thread, and what it uses stays in the cache of one core. Connections go to the thread
-//! that has fewest of them. (The kernel's own distribution, `SO_REUSEPORT`, goes by a
-//! hash: of a proxy's few dozen connections one thread may get twice as many as the next,
-//! and its requests wait for each other.)
+//! A connection stays on the thread that it was assigned to: it wakes no other thread, and
+//! its data stays in the cache of one core. A new connection goes to the thread with the
+//! fewest connections. (The kernel's own distribution, `SO_REUSEPORT`, uses a hash: of a
+//! proxy's few dozen connections one thread may get twice as many as the next, and its
+//! requests wait for each other.)
 
 use std::future::Future;
 use std::io;
@@ -14,39 +14,39 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime;
 use tokio::sync::mpsc;
 
-/// Threads that serve connections of type `C`. They end when this is dropped, and with
-/// them every connection that is still open.
+/// Threads that serve connections of type `C`. When this is dropped, the threads end and
+/// all open connections are closed.
 #[derive(Debug)]
 pub(super) struct Workers<C>(Box<[Worker<C>]>);
 
 #[derive(Debug)]
 struct Worker<C> {
-    connections: mpsc::UnboundedSender<(C, Counted)>,
+    connections: mpsc::UnboundedSender<(C, OpenGuard)>,
     open: Arc<AtomicUsize>,
 }
 
-/// One of a thread's open connections.
+/// Counts one of a thread's open connections until it is dropped.
 #[derive(Debug)]
-struct Counted(Arc<AtomicUsize>);
+struct OpenGuard(Arc<AtomicUsize>);
 
-impl Counted {
+impl OpenGuard {
     fn new(open: &Arc<AtomicUsize>) -> Self {
         open.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(open))
     }
 }
 
-impl Drop for Counted {
+impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl<C: Send + 'static> Workers<C> {
-    /// Starts `count` threads, or one where that is 0.
+    /// Starts `count` threads, or one if `count` is 0.
     ///
     /// # Errors
-    /// Of the operating system, which has no more threads or descriptors.
+    /// Returns the operating system's error if no more threads or descriptors are available.
     pub(super) fn start<S, F>(name: &str, count: usize, serve: S) -> io::Result<Self>
     where
         S: Fn(C) -> F + Clone + Send + 'static,
@@ -54,14 +54,14 @@ impl<C: Send + 'static> Workers<C> {
     {
         let worker = |number| {
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-            let (connections, mut queue) = mpsc::unbounded_channel::<(C, Counted)>();
+            let (connections, mut queue) = mpsc::unbounded_channel::<(C, OpenGuard)>();
             let serve = serve.clone();
             let take = async move {
-                while let Some((connection, counted)) = queue.recv().await {
+                while let Some((connection, guard)) = queue.recv().await {
                     let served = serve(connection);
                     tokio::spawn(async move {
                         served.await;
-                        drop(counted);
+                        drop(guard);
                     });
                 }
             };
@@ -73,15 +73,15 @@ impl<C: Send + 'static> Workers<C> {
         Ok(Self((0..count.max(1)).map(worker).collect::<io::Result<_>>()?))
     }
 
-    /// Gives a connection to the thread that has fewest.
+    /// Gives a connection to the thread with the fewest connections.
     ///
     /// # Errors
-    /// The connection, if that thread is gone.
+    /// Returns the connection if that thread has ended.
     pub(super) fn serve(&self, connection: C) -> Result<(), C> {
         let fewest = self.0.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed));
         let Some(Worker { connections, open }) = fewest else { return Err(connection) };
-        let counted = Counted::new(open);
-        connections.send((connection, counted)).map_err(|refused| refused.0.0)
+        let guard = OpenGuard::new(open);
+        connections.send((connection, guard)).map_err(|refused| refused.0.0)
     }
 }
 
@@ -98,7 +98,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// Says where it is served, and is open until it is told to close.
+    /// Reports the thread that serves it, and stays open until the test closes it.
     struct Connection {
         served: oneshot::Sender<ThreadId>,
         close: oneshot::Receiver<()>,

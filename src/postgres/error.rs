@@ -1,11 +1,11 @@
-//! Why the server cannot be used, or did not do what it was asked for.
+//! Errors: why the server cannot be used, or why a statement failed.
 
 use std::error::Error as _;
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
-/// What is wrong with a connection string; the text does not quote it.
+/// What is wrong with a connection string. The text does not quote the string.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub(super) String);
@@ -16,30 +16,30 @@ impl ConfigError {
     }
 }
 
-/// Why there is no connection, in words for the operator.
+/// Why there is no connection, worded for the operator.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub struct ConnectError(pub(super) String);
 
-/// Why a statement was not done, or is not known to be.
+/// Why a statement failed, or why its outcome is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("no connection of the pool became free in time")]
+    #[error("no connection in the pool became free in time")]
     PoolTimeout,
     #[error("{what} took longer than {limit:?}")]
     TooSlow { what: &'static str, limit: Duration },
-    /// The server's own refusal, or the end of the connection.
+    /// The server refused the statement, or the connection ended.
     #[error("{}", explain(.0))]
     Database(#[from] tokio_postgres::Error),
-    /// What the server said is not an answer to what it was asked.
+    /// The server's response does not fit the request.
     #[error("{0}")]
     Unexpected(String),
 }
 
 impl Error {
-    /// The server's code, where it is the server that refused.
+    /// Returns the server's error code, if it was the server that refused.
     pub fn sqlstate(&self) -> Option<&SqlState> {
         match self {
             Self::Database(error) => error.code(),
@@ -47,7 +47,7 @@ impl Error {
         }
     }
 
-    /// The column that the server complains of, where it names one.
+    /// Returns the column that the server's error names, if any.
     pub fn column(&self) -> Option<&str> {
         match self {
             Self::Database(error) => error.as_db_error()?.column(),
@@ -56,8 +56,8 @@ impl Error {
     }
 }
 
-/// The whole chain of an error, without the details of a database error: those
-/// quote rows.
+/// Returns the whole chain of an error as text, without the details of a database error,
+/// because those quote rows.
 pub(crate) fn explain(error: &tokio_postgres::Error) -> String {
     if let Some(refused) = error.as_db_error() {
         return format!("{} (SQLSTATE {})", refused.message(), refused.code().code());

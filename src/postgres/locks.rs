@@ -1,14 +1,15 @@
-//! Advisory locks, so that several processes with one database do one thing at a time.
+//! Advisory locks, so that of several processes with the same database only one at a time
+//! does the work that a lock protects.
 //!
-//! All are held by one session of their own: a pool's connections would be gone for as
-//! long as the work under a lock takes. The session must reach the server itself; behind a
-//! proxy that hands out servers by transaction a lock would be some other session's, and
-//! there no notification arrives either, which the link tells.
+//! All locks are held by one dedicated session: a pool's connections would be unavailable
+//! for as long as the work under a lock takes. The session must reach the server itself.
+//! Behind a transaction-pooling proxy the lock would belong to some other session. No
+//! notification arrives there either, so the link that waits for them reports the problem.
 //!
-//! A lock is never left to a session that nobody looks after. Whoever asks for one may
-//! go away at any time: the asking goes on in a task of its own, and a lock that comes
-//! too late is given back. A session that does not answer in time is closed, with every
-//! lock it holds, and their holders learn of that by [`AdvisoryLock::lost`].
+//! A lock is never left in a session that nothing manages. The caller that requests a lock
+//! may be dropped at any time: the request goes on in a task of its own, and a lock that
+//! arrives too late is released. A session that does not respond in time is closed, with
+//! every lock it holds, and the holders learn of that by [`AdvisoryLock::lost`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,8 +24,8 @@ use tokio_postgres::{Client, Row};
 
 use super::{Error, Parameter, Server};
 
-/// Whose the names of locks are: in another one the same name is another lock. All
-/// processes that are to keep out of each other's way must agree on it.
+/// A namespace of lock names: the same name in another namespace is another lock. All
+/// processes that must exclude each other must use the same namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Namespace(i64);
 
@@ -34,12 +35,12 @@ impl Namespace {
     }
 }
 
-/// Lets the server, too, give up a session whose process is out of reach, after
-/// 15 + 3 × 5 seconds: until then it holds its locks.
+/// Makes the server close a session whose process is unreachable, after
+/// 15 + 3 × 5 seconds. Until then the session holds its locks.
 const KEEPALIVE: &str = "SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; \
                          SET tcp_keepalives_count = 3";
 
-/// Takes locks of one namespace.
+/// The advisory locks of one namespace.
 pub struct Locks {
     namespace: Namespace,
     server: Arc<Server>,
@@ -47,38 +48,40 @@ pub struct Locks {
     session: Mutex<Option<Arc<Session>>>,
 }
 
-/// A connection that does nothing but hold locks.
+/// A connection that only holds locks.
 struct Session {
     client: Client,
     limit: Duration,
-    /// The task that drives the connection; without it the connection is closed.
+    /// The task that drives the connection; the connection is closed when the task ends.
     driver: AbortHandle,
-    /// Its sender is dropped when the connection ends.
+    /// The sender is dropped when the connection ends.
     ended: watch::Receiver<()>,
-    /// Set as soon as it is to be closed.
+    /// Set as soon as the session is to be closed.
     closed: AtomicBool,
 }
 
-/// Held until it is released. Merely dropped, it is released a moment later.
+/// An advisory lock, held until it is released. If it is dropped instead, it is released
+/// shortly afterwards by a task.
 pub struct AdvisoryLock {
     session: Arc<Session>,
-    /// `None` once it was released.
+    /// `None` once the lock was released.
     key: Option<i64>,
 }
 
 impl Locks {
-    /// `limit` is for each word with the server.
+    /// Creates the locks of a namespace. `limit` is the time limit of each exchange with the
+    /// server.
     pub fn new(namespace: Namespace, server: Arc<Server>, limit: Duration) -> Self {
         Self { namespace, server, limit, session: Mutex::default() }
     }
 
-    /// Takes the lock of that name, if no other session has it.
+    /// Takes the lock of that name; returns `None` if another session holds it.
     pub async fn try_lock(&self, name: &str) -> Result<Option<AdvisoryLock>, Error> {
         let session = self.session().await?;
         let (name, namespace) = (name.to_owned(), self.namespace);
-        // Where nobody waits for it any more, the lock is dropped with the task's result.
-        let asking = tokio::spawn(async move { session.try_lock(&name, namespace).await });
-        asking.await.unwrap_or_else(|error| Err(Error::Unexpected(error.to_string())))
+        // If the caller is gone, the lock is dropped, and released, with the task's result.
+        let request = tokio::spawn(async move { session.try_lock(&name, namespace).await });
+        request.await.unwrap_or_else(|error| Err(Error::Unexpected(error.to_string())))
     }
 
     async fn session(&self) -> Result<Arc<Session>, Error> {
@@ -90,7 +93,7 @@ impl Locks {
             let (client, connection) = config.connect(tls).await?;
             let (alive, ended) = watch::channel(());
             let driver = tokio::spawn(async move {
-                let _until_it_ends = connection.await;
+                let _result = connection.await;
                 drop(alive);
             });
             Ok((client, driver.abort_handle(), ended))
@@ -113,8 +116,8 @@ impl Session {
             || self.ended.has_changed().is_err()
     }
 
-    /// Closes the connection now. The server releases its locks as soon as it learns of
-    /// that, and it can do nothing else with a connection that is closed.
+    /// Closes the connection now. The server releases the session's locks when it notices
+    /// that the connection is closed.
     fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.driver.abort();
@@ -128,13 +131,13 @@ impl Session {
     }
 
     async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Row, Error> {
-        let answer = timeout(self.limit, self.client.query_typed(sql, parameters)).await;
-        let Ok(rows) = answer else { return Err(self.too_slow()) };
-        let nothing = || Error::Unexpected("a lock was answered with nothing".into());
-        rows?.into_iter().next().ok_or_else(nothing)
+        let response = timeout(self.limit, self.client.query_typed(sql, parameters)).await;
+        let Ok(rows) = response else { return Err(self.too_slow()) };
+        let no_row = || Error::Unexpected("the query for an advisory lock returned no row".into());
+        rows?.into_iter().next().ok_or_else(no_row)
     }
 
-    /// What was asked may yet be done, and nobody would know.
+    /// Closes the session, because the server may still execute the request unnoticed.
     fn too_slow(&self) -> Error {
         self.close();
         Error::TooSlow { what: "an advisory lock", limit: self.limit }
@@ -147,15 +150,15 @@ impl Session {
     ) -> Result<Option<AdvisoryLock>, Error> {
         let sql = "SELECT key, pg_try_advisory_lock(key) FROM hashtextextended($1, $2) AS key";
         let row = self.query(sql, &[(&name, Type::TEXT), (&seed, Type::INT8)]).await?;
-        let (key, is_ours) = (row.try_get(0)?, row.try_get::<_, bool>(1)?);
-        Ok(is_ours.then(|| AdvisoryLock { session: self, key: Some(key) }))
+        let (key, is_acquired) = (row.try_get(0)?, row.try_get::<_, bool>(1)?);
+        Ok(is_acquired.then(|| AdvisoryLock { session: self, key: Some(key) }))
     }
 
-    /// Where that fails the session is closed, and the lock goes with it.
+    /// Releases a lock. If that fails, the session is closed, which releases the lock.
     async fn unlock(&self, key: i64) {
         let sql = "SELECT pg_advisory_unlock($1)";
         if let Err(error) = self.query(sql, &[(&key, Type::INT8)]).await {
-            tracing::debug!(%error, "a lock was not given back; its session is closed");
+            tracing::debug!(%error, "an advisory lock was not released; its session is closed");
             self.close();
         }
     }
@@ -168,16 +171,16 @@ impl Drop for Session {
 }
 
 impl AdvisoryLock {
-    /// Returns when the session has ended: from then on others may hold the lock.
+    /// Returns when the session has ended: from then on another process may hold the lock.
     pub async fn lost(&self) {
         let mut ended = self.session.ended.clone();
         while ended.changed().await.is_ok() {}
     }
 
-    /// Gives it back, also where nobody waits for that to be done.
+    /// Releases the lock. The release goes on even if the caller stops waiting for it.
     pub async fn release(mut self) {
         if let Some(released) = self.begin_release() {
-            // It fails only when the process ends, and all connections with it.
+            // The task fails only when the process ends, which closes all connections.
             let _ = released.await;
         }
     }

@@ -1,11 +1,11 @@
 //! Connections for queries, each used by one query at a time and under a time limit.
 //!
-//! A connection whose query did not come to an end (timed out, or its caller
-//! went away) is never used again: what it would answer next belongs to
-//! another question. Where one stalls, the others of its age are suspect too
-//! and are given up with it, so that a dead link costs one time limit and not
-//! twenty. Connections of another pool are not touched: what they are used for may be
-//! slow or quick for reasons of its own.
+//! A connection whose query did not finish (it timed out, or its caller was
+//! dropped) is never used again: its next response would belong to that query.
+//! If a query times out, all connections of its pool may be dead and are
+//! discarded with it, so that a dead network link costs one time limit and not
+//! twenty. Connections of other pools are kept, since their queries may be slow or fast
+//! for other reasons.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,40 +22,40 @@ use tokio_postgres::{Client, Row};
 use super::{ConnectError, Error, Parameter, Server};
 use crate::config;
 
-/// Connections to one server, for one use.
+/// A pool of connections to one server, for one user of it.
 #[derive(Debug)]
 pub struct Pool {
-    /// Made by the first query: bb8 needs a runtime from the start.
+    /// Created by the first query, because bb8 needs a runtime when it is created.
     connections: OnceLock<bb8::Pool<Connector>>,
     server: Arc<Server>,
-    age: Arc<AtomicU64>,
+    epoch: Arc<AtomicU64>,
     failures: watch::Sender<Option<ConnectError>>,
     max_size: u32,
     wait_timeout: Duration,
     query_timeout: Duration,
 }
 
-/// Makes connections.
+/// Opens the pool's connections.
 #[derive(Debug)]
 struct Connector {
     server: Arc<Server>,
-    /// Connections of an earlier age are suspect.
-    age: Arc<AtomicU64>,
+    /// Connections of an earlier epoch are discarded.
+    epoch: Arc<AtomicU64>,
 }
 
 struct Connection {
     client: Client,
     server: Arc<Server>,
-    age: u64,
-    /// Set while a query or a transaction is under way, hence for good where it did not end.
+    epoch: u64,
+    /// Set while a query or a transaction is running, and left set if it did not finish.
     busy: bool,
 }
 
-/// Why bb8 did not get or keep a connection.
+/// Why bb8 could not open a connection, or must not reuse one.
 #[derive(Debug)]
-enum Lost {
+enum ConnectionError {
     Connect(ConnectError),
-    Suspect,
+    Discarded,
 }
 
 impl Pool {
@@ -63,7 +63,7 @@ impl Pool {
         Self {
             connections: OnceLock::new(),
             server,
-            age: Arc::default(),
+            epoch: Arc::default(),
             failures: watch::Sender::new(None),
             max_size: config.pool_size,
             wait_timeout: config.pool_timeout,
@@ -73,21 +73,21 @@ impl Pool {
 
     fn connections(&self) -> &bb8::Pool<Connector> {
         self.connections.get_or_init(|| {
-            let (server, age) = (Arc::clone(&self.server), Arc::clone(&self.age));
+            let (server, epoch) = (Arc::clone(&self.server), Arc::clone(&self.epoch));
             bb8::Pool::builder()
                 .max_size(self.max_size)
                 .connection_timeout(self.wait_timeout)
                 .test_on_check_out(true)
-                // Those that are not needed grow old and are closed.
+                // Connections that are not needed stay idle and are closed.
                 .queue_strategy(bb8::QueueStrategy::Lifo)
-                // A failure is the answer to whoever waits; who asks next tries again.
+                // A failure is returned to the waiting callers; the next caller tries again.
                 .retry_connection(false)
                 .error_sink(Box::new(FailureSink(self.failures.clone())))
-                .build_unchecked(Connector { server, age })
+                .build_unchecked(Connector { server, epoch })
         })
     }
 
-    /// Connections and how many of them are idle.
+    /// Returns the number of connections and how many of them are idle.
     pub fn size(&self) -> (u32, u32) {
         let Some(connections) = self.connections.get() else {
             return (0, 0);
@@ -96,21 +96,21 @@ impl Pool {
         (state.connections, state.idle_connections)
     }
 
-    /// Gives up every connection made so far, each when it is next touched.
-    pub fn suspect_all(&self) {
-        self.age.fetch_add(1, Ordering::AcqRel);
+    /// Discards every connection opened so far, each when it is next checked.
+    pub fn discard_all(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The rows that one statement gives.
+    /// Runs one statement and returns its rows.
     pub async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
         let mut connection = self.connection().await?;
         connection.busy = true;
-        let answer = self.ask(&connection.client, sql, parameters).await?;
+        let rows = self.query_within_limit(&connection.client, sql, parameters).await?;
         connection.busy = false;
-        Ok(answer?)
+        Ok(rows?)
     }
 
-    /// Begins a transaction; without [`Transaction::commit`] nothing of it is done.
+    /// Begins a transaction; without [`Transaction::commit`] none of it takes effect.
     pub async fn transaction(&self) -> Result<Transaction<'_>, Error> {
         let mut connection = self.connection().await?;
         connection.busy = true;
@@ -119,8 +119,9 @@ impl Pool {
         Ok(transaction)
     }
 
-    /// The outer error is one after which nothing is known of the connection.
-    async fn ask(
+    /// Runs one statement. After the outer error the state of the connection is unknown;
+    /// after the inner one the connection can be used again.
+    async fn query_within_limit(
         &self,
         client: &Client,
         sql: &str,
@@ -128,23 +129,23 @@ impl Pool {
     ) -> Result<Result<Vec<Row>, tokio_postgres::Error>, Error> {
         let limit = self.query_timeout;
         timeout(limit, client.query_typed(sql, parameters)).await.map_err(|_| {
-            self.suspect_all();
+            self.discard_all();
             Error::TooSlow { what: "a query", limit }
         })
     }
 
-    /// A connection: an idle one, a new one, or the first that is given back.
+    /// Returns a connection: an idle one, a new one, or the first that becomes free.
     ///
-    /// bb8 lets a caller wait out `pool_timeout` when connecting fails; here the
-    /// failure is the answer, unless there are connections to wait for.
+    /// bb8 lets a caller wait for the whole `pool_timeout` when connecting fails. Here the
+    /// failure is returned at once, unless there are connections to wait for.
     async fn connection(&self) -> Result<bb8::PooledConnection<'_, Connector>, Error> {
         let mut failures = self.failures.subscribe();
-        let got = self.connections().get();
-        pin!(got);
+        let checkout = self.connections().get();
+        pin!(checkout);
         loop {
             tokio::select! {
                 biased;
-                got = &mut got => return got.map_err(|_| Error::PoolTimeout),
+                connection = &mut checkout => return connection.map_err(|_| Error::PoolTimeout),
                 Ok(()) = failures.changed() => {
                     let failure = failures.borrow_and_update().clone();
                     if let Some(failure) = failure && self.connections().state().connections == 0 {
@@ -156,8 +157,8 @@ impl Pool {
     }
 }
 
-/// Statements that are all done or none of them. Dropped before its end it is undone, and
-/// its connection is given up: the server undoes what it had begun there.
+/// A transaction. If it is dropped before it ends, its connection is discarded and the
+/// server rolls it back.
 pub struct Transaction<'a> {
     pool: &'a Pool,
     connection: bb8::PooledConnection<'a, Connector>,
@@ -165,22 +166,26 @@ pub struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    /// The rows that one statement gives. After an error the server takes no other.
+    /// Runs one statement and returns its rows. After an error the server accepts no further
+    /// statement.
     pub async fn query(
         &mut self,
         sql: &str,
         parameters: &[Parameter<'_>],
     ) -> Result<Vec<Row>, Error> {
-        // Also where the caller goes away before the answer comes.
+        // Set until the response arrives, so that it stays set if the caller is dropped.
         let has_failed = std::mem::replace(&mut self.has_failed, true);
-        let rows = self.pool.ask(&self.connection.client, sql, parameters).await??;
+        let client = &self.connection.client;
+        let rows = self.pool.query_within_limit(client, sql, parameters).await??;
         self.has_failed = has_failed;
         Ok(rows)
     }
 
+    /// Commits the transaction.
+    ///
     /// # Errors
-    /// Also where a statement has failed: the server would answer COMMIT all the same, and
-    /// undo what was done.
+    /// Also if a statement has failed: the server would accept the COMMIT, and
+    /// roll the transaction back.
     pub async fn commit(mut self) -> Result<(), Error> {
         if self.has_failed {
             return Err(Error::Unexpected("a statement of the transaction has failed".into()));
@@ -207,37 +212,38 @@ impl fmt::Debug for Transaction<'_> {
 
 impl ManageConnection for Connector {
     type Connection = Connection;
-    type Error = Lost;
+    type Error = ConnectionError;
 
-    async fn connect(&self) -> Result<Connection, Lost> {
-        let age = self.age.load(Ordering::Acquire);
+    async fn connect(&self) -> Result<Connection, ConnectionError> {
+        let epoch = self.epoch.load(Ordering::Acquire);
         let connect =
             async |config, tls| PostgresConnectionManager::new(config, tls).connect().await;
-        let client = self.server.connect(connect).await.map_err(Lost::Connect)?;
-        Ok(Connection { client, server: Arc::clone(&self.server), age, busy: false })
+        let client = self.server.connect(connect).await.map_err(ConnectionError::Connect)?;
+        Ok(Connection { client, server: Arc::clone(&self.server), epoch, busy: false })
     }
 
-    /// No round trip: a closed socket is known at once, a dead one costs a time limit.
-    async fn is_valid(&self, connection: &mut Connection) -> Result<(), Lost> {
-        if self.has_broken(connection) { Err(Lost::Suspect) } else { Ok(()) }
+    /// Makes no round trip: a closed socket is noticed at once, and a dead one costs one time
+    /// limit.
+    async fn is_valid(&self, connection: &mut Connection) -> Result<(), ConnectionError> {
+        if self.has_broken(connection) { Err(ConnectionError::Discarded) } else { Ok(()) }
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
         connection.busy
             || connection.client.is_closed()
-            || connection.age != self.age.load(Ordering::Acquire)
+            || connection.epoch != self.epoch.load(Ordering::Acquire)
     }
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("age", &self.age).finish_non_exhaustive()
+        f.debug_struct("Connection").field("epoch", &self.epoch).finish_non_exhaustive()
     }
 }
 
 impl Drop for Connection {
-    /// A query that is given up would go on in the server (waiting for a lock,
-    /// say) and hold one of its connections.
+    /// Cancels a query that did not finish. Otherwise it would go on in the server (for
+    /// example waiting for a lock) and occupy one of the server's connections.
     fn drop(&mut self) {
         if self.busy
             && !self.client.is_closed()
@@ -249,18 +255,18 @@ impl Drop for Connection {
     }
 }
 
-/// Tells those who wait for a connection that connecting failed.
+/// Tells the callers that wait for a connection that connecting failed.
 #[derive(Debug, Clone)]
 struct FailureSink(watch::Sender<Option<ConnectError>>);
 
-impl bb8::ErrorSink<Lost> for FailureSink {
-    fn sink(&self, lost: Lost) {
-        if let Lost::Connect(error) = lost {
+impl bb8::ErrorSink<ConnectionError> for FailureSink {
+    fn sink(&self, error: ConnectionError) {
+        if let ConnectionError::Connect(error) = error {
             self.0.send_replace(Some(error));
         }
     }
 
-    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<Lost>> {
+    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<ConnectionError>> {
         Box::new(self.clone())
     }
 }

@@ -1,39 +1,40 @@
-//! What is wrong now: one text a subject, for probes, and one line in the log
-//! each time it changes.
+//! The current problems: one text per kind of problem, for probes, and one log line
+//! each time a text changes.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use tracing::warn;
 
-/// Texts by their subject, of which each user of the server has a type of its own.
+/// The current problems by their kind. Each user of the server defines its own type of
+/// kinds.
 #[derive(Debug)]
-pub(crate) struct Problems<S>(Mutex<BTreeMap<S, String>>);
+pub(crate) struct Problems<K>(Mutex<BTreeMap<K, String>>);
 
-impl<S> Default for Problems<S> {
+impl<K> Default for Problems<K> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<S: Copy + Ord> Problems<S> {
-    pub(crate) fn set(&self, subject: S, text: String) {
+impl<K: Copy + Ord> Problems<K> {
+    pub(crate) fn set(&self, kind: K, text: String) {
         let mut problems = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if problems.get(&subject) != Some(&text) {
+        if problems.get(&kind) != Some(&text) {
             warn!("{text}");
-            problems.insert(subject, text);
+            problems.insert(kind, text);
         }
     }
 
-    pub(crate) fn clear(&self, subject: S) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&subject);
+    pub(crate) fn clear(&self, kind: K) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&kind);
     }
 
-    /// Sets or clears.
-    pub(crate) fn note(&self, subject: S, text: Option<String>) {
+    /// Sets the problem if there is a text, otherwise clears it.
+    pub(crate) fn note(&self, kind: K, text: Option<String>) {
         match text {
-            Some(text) => self.set(subject, text),
-            None => self.clear(subject),
+            Some(text) => self.set(kind, text),
+            None => self.clear(kind),
         }
     }
 

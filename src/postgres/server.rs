@@ -1,4 +1,4 @@
-//! Where the server is and how to connect to it, from libpq's two kinds of
+//! The server's address and how to connect to it, parsed from either kind of libpq
 //! connection string.
 
 use std::error::Error as StdError;
@@ -12,10 +12,10 @@ use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::{ConfigError, ConnectError, explain};
-use super::tls::Tls;
+use super::tls::ClientTls;
 
-/// Options handed on to the client library.
-const KNOWN: [&str; 18] = [
+/// Options that are passed on to the client library.
+const LIBRARY_OPTIONS: [&str; 18] = [
     "user",
     "password",
     "dbname",
@@ -36,10 +36,11 @@ const KNOWN: [&str; 18] = [
     "sslnegotiation",
 ];
 
-/// The library's own idle time before the first keepalive, two hours: not set by anyone.
+/// The library's default idle time before the first keepalive, two hours: the connection
+/// string did not set it.
 const UNSET_KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// A silent peer is given up after 15 + 3 × 5 seconds.
+/// A connection whose peer is silent is closed after 15 + 3 × 5 seconds.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
@@ -48,24 +49,26 @@ const KEEPALIVE_RETRIES: u32 = 3;
 #[derive(Debug)]
 pub struct Server {
     config: tokio_postgres::Config,
-    tls: Tls,
-    /// For all hosts of the connection string together.
+    tls: ClientTls,
+    /// The time limit for all hosts of the connection string together.
     timeout: Duration,
 }
 
-/// Words of a connection string: options that are the library's, as it takes
-/// them, and those that are ours.
+/// The options of a connection string: those of the client library, in the form in which
+/// it parses them, and those that nightporter handles itself.
 #[derive(Default)]
 struct Options {
     rest: String,
     sslmode: Option<String>,
     sslrootcert: Option<String>,
-    /// The last option that was understood: a position that gives nothing away.
+    /// The name of the last option that was parsed: errors give it as their position, since
+    /// it reveals nothing.
     last: String,
 }
 
 impl Server {
-    /// Reads a URL or a key-value string. No error quotes it: it holds a password.
+    /// Parses a URL or a key-value string. No error quotes the string, because it may
+    /// contain a password.
     pub fn parse(
         text: &str,
         connect_timeout: Duration,
@@ -73,17 +76,17 @@ impl Server {
     ) -> Result<Self, ConfigError> {
         let text = text.trim();
         let is_url = ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme));
-        let options = if is_url { Options::of_url(text)? } else { Options::of_pairs(text)? };
-        let mut tls = Tls::parse(options.sslmode.as_deref(), options.sslrootcert.as_deref())?;
+        let options = if is_url { Options::from_url(text)? } else { Options::from_pairs(text)? };
+        let mut tls = ClientTls::parse(options.sslmode.as_deref(), options.sslrootcert.as_deref())?;
         let mut config: tokio_postgres::Config =
             options.rest.parse().map_err(|error| ConfigError(explain(&error)))?;
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-            return Err(ConfigError::new("no host is given"));
+            return Err(ConfigError::new("missing host"));
         }
         let is_local = |host: &Host| matches!(host, Host::Unix(_));
         if config.get_hostaddrs().is_empty() && config.get_hosts().iter().all(is_local) {
             // libpq: sslmode is ignored for Unix domain sockets.
-            tls = Tls::parse(Some("disable"), None)?;
+            tls = ClientTls::parse(Some("disable"), None)?;
         }
         if config.get_application_name().is_none() {
             config.application_name("nightporter");
@@ -104,12 +107,12 @@ impl Server {
             config.keepalives_retries(KEEPALIVE_RETRIES);
         }
         let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
-        let one = config.get_connect_timeout().copied().unwrap_or(connect_timeout);
-        let timeout = one.saturating_mul(u32::try_from(hosts).unwrap_or(u32::MAX));
+        let per_host = config.get_connect_timeout().copied().unwrap_or(connect_timeout);
+        let timeout = per_host.saturating_mul(u32::try_from(hosts).unwrap_or(u32::MAX));
         Ok(Self { config, tls, timeout })
     }
 
-    /// Connects by `connect`, in each way that `sslmode` allows.
+    /// Connects with `connect`, trying each way that `sslmode` allows.
     pub(crate) async fn connect<C>(
         &self,
         connect: impl AsyncFn(tokio_postgres::Config, MakeRustlsConnect) -> Attempt<C>,
@@ -123,8 +126,9 @@ impl Server {
                 match connect(config, connector.clone()).await {
                     Ok(connection) => return Ok(connection),
                     Err(error) => {
-                        let way = if *mode == SslMode::Disable { "; without TLS: " } else { "; " };
-                        refusals.push_str(way);
+                        let prefix =
+                            if *mode == SslMode::Disable { "; without TLS: " } else { "; " };
+                        refusals.push_str(prefix);
                         refusals.push_str(&explain(&error));
                         if !is_refusal(&error) {
                             break;
@@ -140,18 +144,18 @@ impl Server {
         }
     }
 
-    /// Asks the server to stop what a connection is doing; nobody waits for it.
+    /// Asks the server to cancel the query that a connection is running. No caller waits
+    /// for the result.
     pub(super) async fn cancel(&self, token: tokio_postgres::CancelToken) {
         if let Ok(connector) = self.tls.connector().await {
-            let _unreachable_is_as_good =
-                timeout(self.timeout, token.cancel_query(connector)).await;
+            let _result = timeout(self.timeout, token.cancel_query(connector)).await;
         }
     }
 }
 
 type Attempt<C> = Result<C, tokio_postgres::Error>;
 
-/// Whether the server may answer otherwise with or without TLS: it refused the
+/// Returns whether the server may respond differently with or without TLS: it refused the
 /// login (SQLSTATE class 28, as `hostssl` and `hostnossl` lines do) or the handshake failed.
 fn is_refusal(error: &tokio_postgres::Error) -> bool {
     if let Some(code) = error.code() {
@@ -165,9 +169,9 @@ fn is_refusal(error: &tokio_postgres::Error) -> bool {
 }
 
 impl Options {
-    /// `postgres://user:password@host:port/dbname?option=value&…`, cut at the
-    /// same places where the library cuts it.
-    fn of_url(url: &str) -> Result<Self, ConfigError> {
+    /// Parses `postgres://user:password@host:port/dbname?option=value&…`, split at the
+    /// same places at which the library splits it.
+    fn from_url(url: &str) -> Result<Self, ConfigError> {
         let authority = url.find('@').unwrap_or(0);
         let Some(query) = url[authority..].find('?').map(|at| authority + at) else {
             return Ok(Self { rest: url.into(), ..Self::default() });
@@ -177,12 +181,10 @@ impl Options {
         for pair in url[query + 1..].split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let decoded = |text| {
-                percent_decode_str(text)
-                    .decode_utf8()
-                    .map_err(|_| options.misplaced("is not UTF-8"))
+                percent_decode_str(text).decode_utf8().map_err(|_| options.error_at("is not UTF-8"))
             };
-            let (name, plain) = (decoded(key)?, decoded(value)?);
-            if !options.take(&name, &plain)? {
+            let (name, decoded_value) = (decoded(key)?, decoded(value)?);
+            if !options.take(&name, &decoded_value)? {
                 options.rest.push(separator);
                 options.rest.push_str(pair);
                 separator = '&';
@@ -191,16 +193,16 @@ impl Options {
         Ok(options)
     }
 
-    /// `option=value option='va lue' …`, with `\` before a quote or a backslash.
-    fn of_pairs(text: &str) -> Result<Self, ConfigError> {
+    /// Parses `option=value option='va lue' …`, with `\` before a quote or a backslash.
+    fn from_pairs(text: &str) -> Result<Self, ConfigError> {
         let mut options = Self::default();
         let mut rest = text.trim_start();
         while !rest.is_empty() {
             let (name, tail) = rest.split_once('=').ok_or_else(|| {
-                options.misplaced("is no `option=value`; a URL begins with `postgres://`")
+                options.error_at("is not `option=value`; a URL begins with `postgres://`")
             })?;
-            let (value, tail) = quoted(tail.trim_start())
-                .ok_or_else(|| options.misplaced("has a quote that is not closed"))?;
+            let (value, tail) = split_value(tail.trim_start())
+                .ok_or_else(|| options.error_at("has an unclosed quote"))?;
             if !options.take(name.trim_end(), &value)? {
                 let escaped = value.replace('\\', r"\\").replace('\'', r"\'");
                 options.rest.extend([name.trim_end(), "='", &escaped, "' "]);
@@ -210,9 +212,10 @@ impl Options {
         Ok(options)
     }
 
-    /// Keeps an option that is ours; `false` for one of the library's.
+    /// Takes an option that nightporter handles itself; returns `false` if the option
+    /// belongs to the library.
     fn take(&mut self, name: &str, value: &str) -> Result<bool, ConfigError> {
-        let ours = match name {
+        let taken = match name {
             "sslmode" => {
                 self.sslmode = Some(value.into());
                 true
@@ -221,24 +224,25 @@ impl Options {
                 self.sslrootcert = Some(value.into());
                 true
             }
-            name if KNOWN.contains(&name) => false,
-            _ => return Err(self.misplaced("is not one that is known here")),
+            name if LIBRARY_OPTIONS.contains(&name) => false,
+            _ => return Err(self.error_at("is not a known option")),
         };
         self.last = name.into();
-        Ok(ours)
+        Ok(taken)
     }
 
-    fn misplaced(&self, what: impl fmt::Display) -> ConfigError {
-        let place = match self.last.as_str() {
+    /// Returns an error about the option that comes after the last one that was parsed.
+    fn error_at(&self, problem: impl fmt::Display) -> ConfigError {
+        let position = match self.last.as_str() {
             "" => "the first option".to_owned(),
             last => format!("the option after `{last}`"),
         };
-        ConfigError(format!("{place} {what}"))
+        ConfigError(format!("{position} {problem}"))
     }
 }
 
-/// One value off the front of a key-value string, and the rest.
-fn quoted(text: &str) -> Option<(String, &str)> {
+/// Splits the first value off a key-value string; returns the value and the rest.
+fn split_value(text: &str) -> Option<(String, &str)> {
     let (mut value, is_quoted) = (String::new(), text.starts_with('\''));
     let mut characters = text.char_indices().skip(usize::from(is_quoted));
     while let Some((at, character)) = characters.next() {
@@ -274,7 +278,10 @@ mod tests {
             assert_eq!(server.config.get_dbname(), Some("box"));
             assert_eq!(server.config.get_options(), Some("-c x=1"));
             assert_eq!(server.config.get_application_name(), Some("nightporter"));
-            assert_eq!(server.tls, Tls::parse(Some("verify-ca"), Some("/ca.pem")).expect("valid"));
+            assert_eq!(
+                server.tls,
+                ClientTls::parse(Some("verify-ca"), Some("/ca.pem")).expect("valid")
+            );
         }
     }
 

@@ -1,9 +1,9 @@
-//! TLS to the server, with `sslmode` and `sslrootcert` as libpq has them
+//! TLS to the server, with `sslmode` and `sslrootcert` as in libpq
 //! (its manual, section "SSL Support").
 //!
-//! Two differences: a certificate names its host in `subjectAltName` only, and
-//! `verify-*` without `sslrootcert` is refused instead of looking into a home
-//! directory.
+//! There are two differences: only the `subjectAltName` of a certificate is compared with
+//! the host, and `verify-*` without `sslrootcert` is refused instead of reading a file in
+//! the home directory.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,18 +36,18 @@ pub(super) enum SslMode {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Roots {
     File(PathBuf),
-    /// What the operating system trusts.
+    /// The roots that the operating system trusts.
     System,
 }
 
-/// Whether to use TLS and whom to trust.
+/// Whether to use TLS and which certificates to trust.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Tls {
+pub(super) struct ClientTls {
     mode: SslMode,
     roots: Option<Roots>,
 }
 
-impl Tls {
+impl ClientTls {
     pub(super) fn parse(mode: Option<&str>, roots: Option<&str>) -> Result<Self, ConfigError> {
         let refuse = |reason: &str| Err(ConfigError::new(reason));
         let roots = match roots {
@@ -80,7 +80,7 @@ impl Tls {
         }
     }
 
-    /// The ways to try, in order; a later one is for a server that refused the
+    /// Returns the modes to try, in order; each is tried only if the server refused the
     /// one before.
     pub(super) fn attempts(&self) -> &'static [tokio_postgres::config::SslMode] {
         use tokio_postgres::config::SslMode::{Disable, Prefer, Require};
@@ -92,7 +92,8 @@ impl Tls {
         }
     }
 
-    /// Reads the roots anew, so that a renewed file needs no restart.
+    /// Creates a connector. Reads the roots each time, so that a renewed file needs no
+    /// restart.
     pub(super) async fn connector(&self) -> Result<MakeRustlsConnect, String> {
         let tls = self.clone();
         let config = tokio::task::spawn_blocking(move || tls.client_config());
@@ -105,11 +106,11 @@ impl Tls {
             _ if self.mode == SslMode::Disable => (None, Vec::new()),
             None => (None, Vec::new()),
             Some(Roots::File(path)) => {
-                let (roots, given) = roots_of_file(path)
+                let (roots, certificates) = roots_from_file(path)
                     .map_err(|error| format!("sslrootcert {}: {error}", path.display()))?;
-                (Some(roots), given)
+                (Some(roots), certificates)
             }
-            Some(Roots::System) => (Some(roots_of_system()?), Vec::new()),
+            Some(Roots::System) => (Some(system_roots()?), Vec::new()),
         };
         let match_name = self.mode == SslMode::VerifyFull;
         let verifier = Verifier { provider: Arc::clone(&provider), roots, pinned, match_name };
@@ -125,39 +126,39 @@ impl Tls {
 
 type Certificates = Vec<CertificateDer<'static>>;
 
-fn roots_of_file(path: &Path) -> Result<(RootCertStore, Certificates), String> {
+fn roots_from_file(path: &Path) -> Result<(RootCertStore, Certificates), String> {
     let pem = std::fs::read(path).map_err(|error| error.to_string())?;
-    let given: Certificates = CertificateDer::pem_slice_iter(&pem)
+    let certificates: Certificates = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()
         .map_err(|error| error.to_string())?;
-    if given.is_empty() {
-        return Err("holds no PEM certificate".into());
+    if certificates.is_empty() {
+        return Err("contains no PEM certificate".into());
     }
     let mut roots = RootCertStore::empty();
-    for certificate in &given {
+    for certificate in &certificates {
         roots.add(certificate.clone()).map_err(|error| error.to_string())?;
     }
-    Ok((roots, given))
+    Ok((roots, certificates))
 }
 
-fn roots_of_system() -> Result<RootCertStore, String> {
-    let found = rustls_native_certs::load_native_certs();
+fn system_roots() -> Result<RootCertStore, String> {
+    let loaded = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(found.certs);
+    let (added, _) = roots.add_parsable_certificates(loaded.certs);
     if added > 0 {
         return Ok(roots);
     }
-    let reason = found.errors.first().map_or("none found".into(), ToString::to_string);
+    let reason = loaded.errors.first().map_or("no certificates found".into(), ToString::to_string);
     Err(format!("sslrootcert=system: {reason}"))
 }
 
-/// Trusts the server as far as `sslmode` asks for.
+/// Verifies the server's certificate as strictly as `sslmode` requires.
 #[derive(Debug)]
 struct Verifier {
     provider: Arc<CryptoProvider>,
-    /// `None` trusts anyone, as `sslmode=require` without a root does.
+    /// `None` trusts every certificate, as `sslmode=require` without a root does.
     roots: Option<RootCertStore>,
-    /// Certificates that may be the server's own: a self-signed one is its own root.
+    /// Certificates that may be the server's own: a self-signed certificate is its own root.
     pinned: Certificates,
     match_name: bool,
 }
@@ -244,9 +245,9 @@ mod tests {
             (Some("verify-ca"), Some("")),
             (Some("REQUIRE"), None),
         ] {
-            Tls::parse(mode, roots).expect_err("refused");
+            ClientTls::parse(mode, roots).expect_err("refused");
         }
-        let defaults = |roots| Tls::parse(None, roots).expect("valid").mode;
+        let defaults = |roots| ClientTls::parse(None, roots).expect("valid").mode;
         assert_eq!(defaults(None), SslMode::Prefer);
         assert_eq!(defaults(Some("/root.pem")), SslMode::Prefer);
         assert_eq!(defaults(Some("system")), SslMode::VerifyFull);

@@ -1,8 +1,8 @@
-//! The folder of `<app>/app_meta.json`, watched: saving a file is the notification.
+//! The folder of `<app>/app_meta.json` files, watched: saving a file is the notification.
 //!
 //! Directories are watched and not files, since editors replace files. A scan
-//! at every heartbeat finds what the watch did not tell: some file systems do
-//! not, and the kernel drops events when its queue is full.
+//! at every heartbeat finds the changes that the watch did not report: some file systems
+//! report none, and the kernel drops events when its queue is full.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -20,58 +20,57 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::file_calls::FileCalls;
-use super::{Freshness, Table, Unavailable, regular};
+use super::{Freshness, Table, Unavailable, regular_file};
 use crate::descriptors;
 use crate::domain::app::AppMeta;
 
-/// For how long a file that cannot be parsed is taken for one that is being written.
-const BEING_WRITTEN: Duration = Duration::from_millis(100);
+/// For how long a file that cannot be parsed is assumed to be still being written.
+const WRITE_GRACE: Duration = Duration::from_millis(100);
 
-/// When the folder is listed again that could not be for want of a descriptor.
-const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// How long to wait before listing the folder again after no file descriptor was free.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 const FILE_NAME: &str = "app_meta.json";
 
 /// Largest `app_meta.json`, in bytes. Real ones have a few thousand.
 const MAX_SIZE: u64 = 1024 * 1024;
 
-/// `installed_apps_dir`.
+/// The folder `installed_apps_dir`.
 #[derive(Debug, Clone)]
 pub struct AppMetaDir {
     dir: PathBuf,
     calls: FileCalls,
 }
 
-/// Why an app has no description.
+/// Why an app's `app_meta.json` could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ReadError {
-    /// So it stays until the file changes, which is a notification.
+    /// The file stays unusable until it changes, which is a notification.
     #[error("{0}")]
     Unusable(String),
-    /// The file may be as good as ever: there were no free descriptors, or the
-    /// disk failed.
+    /// Nothing is known about the file: no file descriptor was free, or the disk failed.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
 
-/// What tells one state of a file from another.
+/// What distinguishes one state of a file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileState {
     inode: u64,
     size: u64,
-    /// Of the inode: unlike the time of the content, nobody can set it back.
+    /// The change time of the inode: unlike the modification time, it cannot be set back.
     changed: (i64, i64),
 }
 
-/// Longest step of the clock that file systems stamp changes with: a tick of
-/// 100 Hz, and as much again for one that comes late.
+/// Longest step of the clock with which file systems stamp changes: a tick of
+/// 100 Hz, doubled in case a tick comes late.
 const CLOCK_STEP: Duration = Duration::from_millis(20);
 
-/// That of file systems which know of whole seconds (ext3), or of every other (FAT).
+/// The same for file systems with a resolution of one second (ext3) or two (FAT).
 const COARSE_STEP: Duration = Duration::from_secs(2);
 
 impl FileState {
-    /// `None` where there is no such file.
+    /// Returns the state of a file; `None` if it does not exist.
     pub(super) fn of(path: &Path) -> Option<Self> {
         let metadata = std::fs::metadata(path).ok()?;
         Some(Self {
@@ -81,8 +80,8 @@ impl FileState {
         })
     }
 
-    /// Whether any change after `now`, the time it was looked at, shows: one
-    /// within the same step of the clock bears the same time.
+    /// Returns whether every change after `now`, the time of the scan, changes the state: a
+    /// change within the same step of the clock has the same time.
     pub(super) fn is_settled(&self, now: SystemTime) -> bool {
         let (seconds, nanos) = self.changed;
         let since_1970 = Duration::new(
@@ -103,24 +102,24 @@ impl AppMetaDir {
     /// Reads and parses one app's file.
     ///
     /// # Errors
-    /// For the operator: which file, and what is wrong with it or with reading it.
+    /// Which file, and what is wrong with it or with reading it, worded for the operator.
     pub async fn read(&self, app: &str) -> Result<AppMeta, ReadError> {
         if !is_folder_name(app) {
-            let problem = format!("the app's name `{app}` cannot be the name of a folder");
+            let problem = format!("the app name `{app}` is not a valid folder name");
             return Err(ReadError::Unusable(problem));
         }
         let path = self.dir.join(app).join(FILE_NAME);
-        let deadline = Instant::now() + BEING_WRITTEN;
+        let deadline = Instant::now() + WRITE_GRACE;
         loop {
-            let error = match regular::read(&self.calls, path.clone(), MAX_SIZE).await {
+            let error = match regular_file::read(&self.calls, path.clone(), MAX_SIZE).await {
                 Ok(json) => match AppMeta::parse(&json) {
                     Ok(meta) => return Ok(meta),
                     Err(error) => error,
                 },
                 Err(error) => {
                     let problem = format!("{}: {error}", path.display());
-                    // A folder that is away says nothing about what is in it.
-                    return Err(if is_lasting(error.kind()) && self.is_there().await {
+                    // A missing folder says nothing about the files in it.
+                    return Err(if is_lasting(error.kind()) && self.exists().await {
                         ReadError::Unusable(problem)
                     } else {
                         ReadError::Unavailable(Unavailable::new(problem))
@@ -130,16 +129,16 @@ impl AppMetaDir {
             if Instant::now() >= deadline {
                 return Err(ReadError::Unusable(format!("{}: {error}", path.display())));
             }
-            sleep(BEING_WRITTEN / 10).await;
+            sleep(WRITE_GRACE / 10).await;
         }
     }
 
-    async fn is_there(&self) -> bool {
+    async fn exists(&self) -> bool {
         let dir = self.dir.clone();
         self.calls.run(move || Ok(dir.is_dir())).await.unwrap_or(false)
     }
 
-    /// Names of all folders that hold an `app_meta.json`.
+    /// Returns the names of all folders that contain an `app_meta.json`.
     ///
     /// # Errors
     /// The folder cannot be read.
@@ -151,15 +150,15 @@ impl AppMetaDir {
         }
     }
 
-    /// Reports changes of the folder as long as the process runs. With `names`
-    /// the folders are the set of installed apps too. `looked` is told when the folder
-    /// was looked at for the first time, whatever came of it: from then on its
-    /// changes are reported.
+    /// Reports changes of the folder for the life of the process. With `names`,
+    /// the folders are also the set of installed apps. `first_scan` is notified when the
+    /// first scan of the folder has ended, whether or not it succeeded: from then on changes
+    /// are reported.
     pub async fn watch(
         &self,
         freshness: Arc<Freshness>,
         names: bool,
-        looked: oneshot::Sender<()>,
+        first_scan: oneshot::Sender<()>,
     ) -> Infallible {
         // Events name absolute paths, however the folder was named.
         let dir = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
@@ -168,9 +167,9 @@ impl AppMetaDir {
         let (watch, mut folders) = Watch::begin(&report);
         let is_watched = watch.watcher.is_some();
         let watch = Arc::new(Mutex::new(watch));
-        let mut is_away = false;
+        let mut is_missing = false;
         let mut listed_at = Instant::now();
-        let mut looked = Some(looked);
+        let mut first_scan = Some(first_scan);
         loop {
             #[expect(clippy::disallowed_methods, reason = "held against the times of files")]
             let now = SystemTime::now();
@@ -190,42 +189,42 @@ impl AppMetaDir {
             if listed.is_ok() {
                 listed_at = Instant::now();
             }
-            // The want of a descriptor says nothing about the folder, and what the
-            // watch tells is enough meanwhile.
-            let is_short = matches!(&listed, Err(error) if descriptors::is_shortage(error));
-            if is_short && (is_watched || listed_at.elapsed() < heartbeat * 2) {
-                sleep(TRY_AGAIN).await;
+            // A shortage of file descriptors says nothing about the folder, and meanwhile the
+            // watch reports the changes.
+            let is_shortage = matches!(&listed, Err(error) if descriptors::is_shortage(error));
+            if is_shortage && (is_watched || listed_at.elapsed() < heartbeat * 2) {
+                sleep(RETRY_DELAY).await;
                 continue;
             }
             if let Err(error) = &listed
-                && !is_away
+                && !is_missing
             {
                 tracing::error!("{}: {error}; apps cannot be read", dir.display());
             }
-            // Nothing tells what changes in a folder that is away.
-            if is_away || listed.is_err() {
+            // Nothing reports what changes in a missing folder.
+            if is_missing || listed.is_err() {
                 report.freshness.reset();
             }
-            is_away = listed.is_err();
+            is_missing = listed.is_err();
             if let Ok(apps) = listed {
-                seen = report.differences(seen, apps, now);
+                seen = report.apply_scan(seen, apps, now);
             }
-            if let Some(looked) = looked.take() {
-                // Whoever waited for it may have given up.
-                let _ = looked.send(());
+            if let Some(first_scan) = first_scan.take() {
+                // The receiver may have been dropped.
+                let _ = first_scan.send(());
             }
-            // A folder that comes is watched at once, and then reported again: its file
+            // A new folder is watched at once and then reported once more, because its file
             // may have been written before the watch began.
             let next_scan = Instant::now() + heartbeat;
             while let Ok(Some(folder)) = timeout_at(next_scan, folders.next()).await {
-                self.follow_new(folder, &watch, &report).await;
+                self.watch_new(folder, &watch, &report).await;
             }
-            // Without a watcher the channel is closed and the loop over at once.
+            // Without a watcher the channel is closed and the loop ends at once.
             sleep_until(next_scan).await;
         }
     }
 
-    async fn follow_new(&self, folder: PathBuf, watch: &Arc<Mutex<Watch>>, report: &Report) {
+    async fn watch_new(&self, folder: PathBuf, watch: &Arc<Mutex<Watch>>, report: &Report) {
         let (path, watch) = (folder.clone(), Arc::clone(watch));
         let followed = self.calls.run(move || {
             if !path.is_dir() {
@@ -236,16 +235,16 @@ impl AppMetaDir {
             watch.follow(&path);
             Ok(true)
         });
-        // A plain file is no app; what does not answer is found by the next scan.
+        // A plain file is not an app. If the call fails, the next scan finds the folder.
         if followed.await.unwrap_or(false)
             && let Some(app) = folder.file_name().and_then(OsStr::to_str)
         {
-            report.came_or_went(app);
+            report.added_or_removed(app);
         }
     }
 }
 
-/// Turns what happened in the folder into generations.
+/// Turns changes of the folder into new generations.
 struct Report {
     dir: PathBuf,
     freshness: Arc<Freshness>,
@@ -254,18 +253,18 @@ struct Report {
 
 impl Report {
     fn changed(&self, app: &str) {
-        self.freshness.outdate(Table::AppMeta, app);
+        self.freshness.invalidate(Table::AppMeta, app);
     }
 
-    fn came_or_went(&self, app: &str) {
+    fn added_or_removed(&self, app: &str) {
         if self.names {
-            self.freshness.outdate_table(Table::AppNames);
-            self.freshness.outdate(Table::Apps, app);
+            self.freshness.invalidate_table(Table::AppNames);
+            self.freshness.invalidate(Table::Apps, app);
         }
         self.changed(app);
     }
 
-    /// One event; the path of a folder that may need a watch of its own, if any.
+    /// Handles an event; returns the path of a folder that may need its own watch, if any.
     fn event(&self, event: &notify::Event) -> Option<PathBuf> {
         if event.need_rescan() {
             self.freshness.reset();
@@ -280,7 +279,7 @@ impl Report {
             };
             let mut parts = inside.iter();
             let Some(first) = parts.next() else {
-                // The folder itself: not what is in it, unless it went away.
+                // The folder itself. Its content is unaffected, unless it was removed.
                 if event.kind.is_remove() || is_rename(event) {
                     self.freshness.reset();
                 }
@@ -294,17 +293,16 @@ impl Report {
                     if event.kind.is_modify() && !is_rename(event) {
                         self.changed(app);
                     } else {
-                        self.came_or_went(app);
+                        self.added_or_removed(app);
                     }
                 }
                 Some(_) => {}
-                // A write to a plain file beside the apps' folders.
+                // A write to a plain file next to the apps' folders.
                 None if is_write(event) => {}
-                // It may be of a plain file, or of a link to a folder: whoever is to
-                // follow it finds out.
-                None if is_of_any_file(event) => folder = Some(path.clone()),
+                // May be a plain file or a link to a folder: `watch_new` finds out.
+                None if is_file_event(event) => folder = Some(path.clone()),
                 None => {
-                    self.came_or_went(app);
+                    self.added_or_removed(app);
                     folder = Some(path.clone());
                 }
             }
@@ -312,9 +310,9 @@ impl Report {
         folder
     }
 
-    /// Reports what a scan at `now` found different and returns what it saw; `None` of a
-    /// file whose later changes might not show.
-    fn differences(
+    /// Reports what has changed since the scan `before` and returns the states found by the
+    /// scan at `now`; `None` for a file whose later changes might not change its state.
+    fn apply_scan(
         &self,
         mut before: HashMap<String, Option<FileState>>,
         apps: Vec<(String, FileState)>,
@@ -324,26 +322,26 @@ impl Report {
             match before.remove(app) {
                 Some(Some(old)) if old == *state => {}
                 Some(_) => self.changed(app),
-                None => self.came_or_went(app),
+                None => self.added_or_removed(app),
             }
         }
         for gone in before.keys() {
-            self.came_or_went(gone);
+            self.added_or_removed(gone);
         }
-        let relied_on = |state: FileState| state.is_settled(now).then_some(state);
-        apps.into_iter().map(|(app, state)| (app, relied_on(state))).collect()
+        let if_settled = |state: FileState| state.is_settled(now).then_some(state);
+        apps.into_iter().map(|(app, state)| (app, if_settled(state))).collect()
     }
 }
 
-/// The kernel's watch, where it grants one.
+/// The kernel's watch, if the kernel grants one.
 struct Watch {
     watcher: Option<RecommendedWatcher>,
     followed: HashMap<PathBuf, u64>,
-    refused: bool,
+    has_warned: bool,
 }
 
 impl Watch {
-    /// Begins to watch, and what tells of folders that may need a watch of their own.
+    /// Creates the watch, and a stream of folders that may need their own watch.
     fn begin(report: &Arc<Report>) -> (Self, UnboundedReceiverStream<PathBuf>) {
         let (new_folder, folders) = mpsc::unbounded_channel();
         let folders = UnboundedReceiverStream::new(folders);
@@ -351,22 +349,22 @@ impl Watch {
         let handler = move |event: notify::Result<notify::Event>| match event {
             Ok(event) => {
                 if let Some(folder) = report.event(&event) {
-                    // The receiver is gone only when the process ends.
+                    // The receiver is dropped only when the process ends.
                     let _ = new_folder.send(folder);
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "watching apps failed; rescanning");
+                tracing::warn!(%error, "watching the apps' folder failed; scanning it again");
                 report.freshness.reset();
             }
         };
         let watcher = notify::recommended_watcher(handler)
             .inspect_err(|error| tracing::warn!(%error, "no file watch; scanning only"))
             .ok();
-        (Self { watcher, followed: HashMap::new(), refused: false }, folders)
+        (Self { watcher, followed: HashMap::new(), has_warned: false }, folders)
     }
 
-    /// Watches a folder, unless that very folder is watched already.
+    /// Watches a folder, unless the same inode is watched already.
     fn follow(&mut self, folder: &Path) {
         let (Some(watcher), Ok(metadata)) = (&mut self.watcher, std::fs::metadata(folder)) else {
             return;
@@ -378,8 +376,8 @@ impl Watch {
             Ok(()) => {
                 self.followed.insert(folder.to_owned(), metadata.ino());
             }
-            Err(error) if !self.refused => {
-                self.refused = true;
+            Err(error) if !self.has_warned => {
+                self.has_warned = true;
                 tracing::warn!(%error, "a folder cannot be watched (see fs.inotify.max_user_watches); \
                      its changes are found by scanning");
             }
@@ -388,13 +386,13 @@ impl Watch {
     }
 }
 
-/// Whether a file that could not be read cannot be read again until it changes.
+/// Returns whether a failed read fails again until the file changes.
 fn is_lasting(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::{
         FileTooLarge, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied,
     };
-    let is_of_the_file = matches!(kind, FileTooLarge | InvalidInput | IsADirectory);
-    is_of_the_file || matches!(kind, NotFound | NotADirectory | PermissionDenied)
+    let is_file_problem = matches!(kind, FileTooLarge | InvalidInput | IsADirectory);
+    is_file_problem || matches!(kind, NotFound | NotADirectory | PermissionDenied)
 }
 
 fn is_write(event: &notify::Event) -> bool {
@@ -402,7 +400,7 @@ fn is_write(event: &notify::Event) -> bool {
     matches!(event.kind, Modify(Data(_)))
 }
 
-fn is_of_any_file(event: &notify::Event) -> bool {
+fn is_file_event(event: &notify::Event) -> bool {
     use notify::event::{
         CreateKind::File,
         EventKind::{Create, Modify},
@@ -415,12 +413,12 @@ fn is_rename(event: &notify::Event) -> bool {
     matches!(event.kind, notify::EventKind::Modify(notify::event::ModifyKind::Name(_)))
 }
 
-/// Whether the text names something directly inside a folder.
+/// Returns whether the text is the name of an entry directly inside a folder.
 fn is_folder_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0'])
 }
 
-/// Folders that hold an `app_meta.json`, with the state of that file.
+/// Returns the folders that contain an `app_meta.json`, with the state of that file.
 pub(super) fn list(dir: &Path) -> io::Result<Vec<(String, FileState)>> {
     descriptors::with_spare(|| list_now(dir))
 }
@@ -462,12 +460,12 @@ mod tests {
         let at = |millis| UNIX_EPOCH + Duration::from_secs(1_000) + Duration::from_millis(millis);
         for (nanos, young, old) in [(500_000_000, 510, 600), (0, 1_900, 2_100)] {
             let apps = || vec![("notes".to_owned(), state(nanos))];
-            let seen = report.differences(HashMap::new(), apps(), at(young));
+            let seen = report.apply_scan(HashMap::new(), apps(), at(young));
             let first = origin();
-            let seen = report.differences(seen, apps(), at(old));
+            let seen = report.apply_scan(seen, apps(), at(old));
             assert!(!freshness.is_current(&first), "saved again, in the same step of the clock");
             let second = origin();
-            report.differences(seen, apps(), at(old));
+            report.apply_scan(seen, apps(), at(old));
             assert!(freshness.is_current(&second), "nothing can have changed unseen");
         }
     }

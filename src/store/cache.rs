@@ -1,17 +1,18 @@
-//! Caches that cannot lie.
+//! Caches that never serve an entry known to be outdated.
 //!
 //! A plain cache with "load on miss, drop on change" keeps a stale value when
 //! the change arrives during the load. Here a load notes its [`Origin`] first,
-//! queries second, and stores both; a hit counts only while [`Freshness`]
-//! finds the origin valid. So an overtaken load may store what it likes: nobody
-//! will use it. (moka's own `try_get_with` knows no generations and ends with the
-//! caller that began it: 5,705 of 40,000 forced races were stale with it.)
+//! queries second, and stores both; an entry is a hit only while [`Freshness`]
+//! finds its origin valid. So a load that a notification overtakes may store its value:
+//! the entry is invalid and is never used. (moka's own `try_get_with` does not know
+//! generations and ends with the caller that began it: 5,705 of 40,000 forced races were
+//! stale with it.)
 //!
-//! Entries live in moka. Each thread keeps what it used last in a [`Memo`] of its own in
+//! Entries live in moka. Each thread has a [`Memo`] of the entries it used last in
 //! front of it, since a hit in moka costs 124 to 344 ns and a request needs four.
 //!
-//! Loads are single-flight (one query however many ask) and detached (a caller
-//! that goes away does not take the load with it).
+//! Loads are single-flight (one query for any number of concurrent callers) and detached
+//! (a load goes on if the caller that began it is dropped).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -33,30 +34,30 @@ use super::freshness::{Freshness, Moment, Origin, Validity};
 use super::memo::Memo;
 use super::{Table, Unavailable};
 
-/// For how long the answer "unavailable" is shared by those who ask next, so
-/// that a burst at a dead database is one attempt and not thousands.
-const FAILURE_SHARED: Duration = Duration::from_millis(100);
+/// For how long a failed load answers the callers that follow, so
+/// that a burst of requests makes one attempt at a dead database and not thousands.
+const FAILURE_TTL: Duration = Duration::from_millis(100);
 
-/// Entries of one cache that each thread keeps for itself: what a busy box uses at a
+/// Entries of one cache in each thread's memo: enough for what a busy box uses at the same
 /// time, in a few tens of KiB.
 const MEMO_ENTRIES: usize = 256;
 
-/// A loaded value that knows where it comes from.
+/// A loaded value with the origin by which it is checked.
 #[derive(Debug)]
 pub struct Entry<V> {
-    /// Unique in the process: what is derived from this entry names it.
+    /// Unique in the process; values derived from this entry refer to it.
     pub id: EntryId,
     pub value: V,
     origin: Origin,
 }
 
-/// Names one load of one key, so that derived values (verified tokens, rendered
-/// headers) can tell whether they were derived from it.
+/// Identifies one load of one key, so that derived values (verified tokens, rendered
+/// headers) can be checked for whether they were derived from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EntryId(u64);
 
 impl EntryId {
-    /// Stands for "derived from nothing loaded"; no entry has it.
+    /// Means "not derived from a loaded entry"; no entry has this id.
     pub const NONE: Self = Self(0);
 
     fn next() -> Self {
@@ -66,16 +67,16 @@ impl EntryId {
 }
 
 impl<V> Entry<V> {
-    /// Whether the entry may still be used: no notification processed so far has
-    /// outdated it, and it was known to be good within `max_stale`.
+    /// Returns whether the entry may still be used: no notification processed so far has
+    /// invalidated it, and it was known to be good within `max_stale`.
     #[must_use]
     pub fn is_usable(&self, freshness: &Freshness, now: Moment) -> bool {
         freshness.validity(&self.origin, now) != Validity::Invalid
     }
 }
 
-/// An entry as a thread holds it: the outer count is of those on this thread, so that
-/// threads that use one entry do not write to one count.
+/// An entry as a thread holds it. The outer reference count belongs to this thread, so
+/// that threads that use the same entry do not write to the same count.
 #[derive(Debug)]
 pub struct Handle<V>(Arc<Shared<V>>);
 
@@ -106,9 +107,9 @@ impl<V> Deref for Handle<V> {
 type Loaded<V> = Result<Arc<Entry<V>>, Unavailable>;
 type Loader<V> = dyn Fn(Arc<str>) -> BoxFuture<'static, Result<V, Unavailable>> + Send + Sync;
 
-/// A map that all threads share and that forgets what was used least recently when it is
-/// full. (moka's other policy may refuse a new entry in favour of old ones, and whoever
-/// asks next would load it again.)
+/// A map that all threads share and that evicts the least recently used entry when it is
+/// full. (moka's other policy may refuse a new entry in favour of old ones, and the next
+/// caller would load it again.)
 pub(crate) type Bounded<K, V> = moka::sync::Cache<K, V, RandomState>;
 
 pub(crate) fn bounded<K, V>(capacity: u64) -> Bounded<K, V>
@@ -122,7 +123,7 @@ where
         .build_with_hasher(RandomState::default())
 }
 
-/// A load under way, or one that failed a moment ago.
+/// An in-flight load, or one that failed less than [`FAILURE_TTL`] ago.
 struct InFlight<V> {
     id: EntryId,
     origin: Origin,
@@ -130,13 +131,13 @@ struct InFlight<V> {
     loaded: watch::Receiver<Option<Loaded<V>>>,
 }
 
-/// What a caller without a fresh entry gets.
+/// What a caller without a fresh entry gets: a load to wait for, or a newer entry.
 enum Joined<V> {
     InFlight { began: Instant, loaded: watch::Receiver<Option<Loaded<V>>> },
     Loaded(Arc<Entry<V>>),
 }
 
-/// What a cache did and holds, for metrics.
+/// The counts of a cache, for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     /// Loads begun since the start.
@@ -157,7 +158,7 @@ pub struct Cached<V: Send + Sync + 'static> {
     in_flight: Mutex<HashMap<Arc<str>, InFlight<V>>>,
     loader: Box<Loader<V>>,
     freshness: Arc<Freshness>,
-    /// Where loads run, whichever thread asks for them.
+    /// The runtime that loads run on, whichever thread begins them.
     runtime: Runtime,
     loads: AtomicU64,
     cache_hits: AtomicU64,
@@ -170,8 +171,8 @@ impl<V: Send + Sync + 'static> fmt::Debug for Cached<V> {
 }
 
 impl<V: Send + Sync + 'static> Cached<V> {
-    /// A cache of values by key. `tables` are what the values are read from;
-    /// the same one twice where it is one.
+    /// Creates a cache of values by key. `tables` are the tables that the values are read
+    /// from; a single table is given twice.
     pub fn keyed<F, Fut>(freshness: Arc<Freshness>, tables: [Table; 2], load: F) -> Arc<Self>
     where
         F: Fn(Arc<str>) -> Fut + Send + Sync + 'static,
@@ -181,7 +182,7 @@ impl<V: Send + Sync + 'static> Cached<V> {
         Self::new(freshness, tables, (capacity, MEMO_ENTRIES), load)
     }
 
-    /// A cache of the one value its table has; its key is the empty text.
+    /// Creates a cache of the single value of a table; its key is the empty string.
     pub fn single<F, Fut>(freshness: Arc<Freshness>, table: Table, load: F) -> Arc<Self>
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -224,34 +225,34 @@ impl<V: Send + Sync + 'static> Cached<V> {
         }
     }
 
-    /// The value of a key, from memory if it is fresh there, else loaded.
+    /// Returns the entry of a key, from memory if it is fresh there, otherwise loaded.
     ///
     /// # Errors
-    /// [`Unavailable`] if the store cannot answer and nothing kept may serve.
+    /// [`Unavailable`] if the store cannot answer and no cached entry may be served.
     pub async fn get(self: &Arc<Self>, key: &str, now: Moment) -> Result<Handle<V>, Unavailable> {
         let is_fresh =
             |entry: &Entry<V>| self.freshness.validity(&entry.origin, now) == Validity::Fresh;
         if let Some(handle) = self.memo.get(key).filter(|handle| is_fresh(handle)) {
             return Ok(handle);
         }
-        let kept = self.entries.get(key);
-        let entry = match kept {
+        let cached = self.entries.get(key);
+        let entry = match cached {
             Some(entry) if is_fresh(&entry) => {
                 self.cache_hits.fetch_add(1, Ordering::Relaxed);
                 entry
             }
-            kept => {
-                let seen = kept.as_ref().map(|entry| entry.id);
-                self.load(key, seen, kept).await?
+            cached => {
+                let rejected = cached.as_ref().map(|entry| entry.id);
+                self.load(key, rejected, cached).await?
             }
         };
         let handle = Handle::new(entry);
-        self.memo.keep(key.into(), handle.clone());
+        self.memo.insert(key.into(), handle.clone());
         Ok(handle)
     }
 
-    /// As [`Self::get`], but nothing stale, however young: for the loader of
-    /// another cache, which would take what it is given for fresh.
+    /// Like [`Self::get`], but never returns a stale entry, however young: for the loader
+    /// of another cache, which would treat the value as fresh.
     ///
     /// # Errors
     /// [`Unavailable`] if the store cannot answer.
@@ -267,23 +268,23 @@ impl<V: Send + Sync + 'static> Cached<V> {
         Ok(Handle::new(entry))
     }
 
-    /// Joins or begins a load until one ends that nothing outdated meanwhile.
+    /// Joins or begins loads until one ends whose entry was not invalidated meanwhile.
     ///
-    /// With a stale value at hand nobody waits longer than `degraded_ttl`
-    /// after the load began: a stalled database slows nothing down for long.
-    /// `seen` is the entry that was found wanting.
+    /// A caller with a usable stale entry waits no longer than `degraded_ttl`
+    /// after the load began, so a stalled database delays it only briefly.
+    /// `rejected` is the entry that the caller found but could not use.
     #[cold]
     async fn load(
         self: &Arc<Self>,
         key: &str,
-        seen: Option<EntryId>,
-        kept: Option<Arc<Entry<V>>>,
+        rejected: Option<EntryId>,
+        cached: Option<Arc<Entry<V>>>,
     ) -> Loaded<V> {
         loop {
             let is_usable =
                 |entry: &Entry<V>| entry.is_usable(&self.freshness, self.freshness.now());
-            let stale = kept.as_ref().filter(|entry| is_usable(entry));
-            let (began, mut loaded) = match self.join(key, seen) {
+            let stale = cached.as_ref().filter(|entry| is_usable(entry));
+            let (began, mut loaded) = match self.join(key, rejected) {
                 Joined::InFlight { began, loaded } => (began, loaded),
                 Joined::Loaded(entry) => return Ok(entry),
             };
@@ -295,43 +296,43 @@ impl<V: Send + Sync + 'static> Cached<V> {
             };
             let loaded = match ended {
                 Some(Ok(value)) => value.clone(),
-                // The loader's task ended without a word: it panicked.
-                Some(Err(_)) => Some(Err(Unavailable::new("a load was cut short"))),
+                // The load's task ended without a result: it panicked.
+                Some(Err(_)) => Some(Err(Unavailable::new("a cache load was aborted"))),
                 None => None,
             };
             match (loaded, stale) {
                 (Some(Ok(entry)), _) if self.freshness.is_current(&entry.origin) => {
                     return Ok(entry);
                 }
-                // It grew older while the load was waited for.
+                // The entry has aged during the wait, so it is checked again.
                 (Some(Err(_)) | None, Some(entry)) if is_usable(entry) => {
                     return Ok(Arc::clone(entry));
                 }
                 (Some(Err(error)), None) => return Err(error),
-                // Outdated while it loaded: what came, or was kept, is no answer any more.
+                // The loaded entry or the stale one was invalidated meanwhile: load again.
                 _ => {}
             }
         }
     }
 
-    /// The load to wait for: one whose origin is still the latest, or a new
-    /// one; or the entry of one that ended since the caller looked.
-    fn join(self: &Arc<Self>, key: &str, seen: Option<EntryId>) -> Joined<V> {
+    /// Returns the load to wait for: an in-flight load whose origin is still the latest, or
+    /// a new one. Returns an entry instead if a load has ended since the caller looked.
+    fn join(self: &Arc<Self>, key: &str, rejected: Option<EntryId>) -> Joined<V> {
         let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(InFlight { origin, began, loaded, .. }) = in_flight.get(key)
             && self.freshness.is_latest(origin)
         {
             return Joined::InFlight { began: *began, loaded: loaded.clone() };
         }
-        // A load keeps its entry before it is taken out of `in_flight`.
+        // A load stores its entry before it is removed from `in_flight`.
         if let Some(entry) = self.entries.get(key)
-            && Some(entry.id) != seen
+            && Some(entry.id) != rejected
             && self.freshness.is_latest(&entry.origin)
         {
             return Joined::Loaded(entry);
         }
         let key: Arc<str> = key.into();
-        let (tell, loaded) = watch::channel(None);
+        let (sender, loaded) = watch::channel(None);
         let load = InFlight {
             id: EntryId::next(),
             origin: self.freshness.origin(self.tables, &key),
@@ -341,7 +342,7 @@ impl<V: Send + Sync + 'static> Cached<V> {
         let (id, began, origin) = (load.id, load.began, load.origin);
         in_flight.insert(Arc::clone(&key), load);
         drop(in_flight);
-        self.runtime.spawn(Arc::clone(self).run_load(key, id, origin, tell));
+        self.runtime.spawn(Arc::clone(self).run_load(key, id, origin, sender));
         Joined::InFlight { began, loaded }
     }
 
@@ -350,7 +351,7 @@ impl<V: Send + Sync + 'static> Cached<V> {
         key: Arc<str>,
         id: EntryId,
         origin: Origin,
-        tell: watch::Sender<Option<Loaded<V>>>,
+        sender: watch::Sender<Option<Loaded<V>>>,
     ) {
         self.loads.fetch_add(1, Ordering::Relaxed);
         let _removed_even_by_a_panic = RemoveOnDrop { cached: &self, key: &key, id };
@@ -363,14 +364,14 @@ impl<V: Send + Sync + 'static> Cached<V> {
             Err(error) => Err(error),
         };
         let failed = loaded.is_err();
-        tell.send_replace(Some(loaded));
+        sender.send_replace(Some(loaded));
         if failed {
-            tokio::time::sleep(FAILURE_SHARED).await;
+            tokio::time::sleep(FAILURE_TTL).await;
         }
     }
 }
 
-/// Takes a load out of `in_flight` when its task ends, however it ends.
+/// Removes a load from `in_flight` when its task ends, even if it panics.
 struct RemoveOnDrop<'a, V: Send + Sync + 'static> {
     cached: &'a Cached<V>,
     key: &'a str,

@@ -1,8 +1,8 @@
-//! Values derived from entries, and kept under what they were derived from.
+//! Caches of values derived from cache entries.
 //!
-//! They need no generations of their own: their keys, or they themselves, name the
-//! entries they come from by [`super::cache::EntryId`], and an entry that was loaded
-//! again has another.
+//! Derived values need no generations of their own: the key or the value contains the
+//! [`super::cache::EntryId`] of each entry it was derived from, and an entry that is
+//! loaded again gets a new id.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -12,15 +12,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::cache::{Bounded, Counts, bounded};
 use super::memo::Memo;
 
-/// Values of one cache that each thread keeps for itself.
+/// Values of one cache in each thread's memo.
 const MEMO_ENTRIES: usize = 256;
 
-/// A copy that shares no reference count with what it was made from.
-pub(crate) trait OwnCopy {
-    fn own_copy(&self) -> Self;
+/// Makes a copy that shares no reference count with the original.
+pub(crate) trait DeepClone {
+    fn deep_clone(&self) -> Self;
 }
 
-/// A bounded cache of derived values, with a memo for each thread in front.
+/// A bounded cache of derived values, with a memo for each thread in front of it.
 pub(crate) struct Derived<K: Send, V: Send> {
     memo: Memo<K, V>,
     values: Bounded<K, V>,
@@ -36,7 +36,7 @@ impl<K: Send, V: Send> fmt::Debug for Derived<K, V> {
 impl<K, V> Derived<K, V>
 where
     K: Clone + Hash + Eq + Send + Sync + 'static,
-    V: Clone + OwnCopy + Send + Sync + 'static,
+    V: Clone + DeepClone + Send + Sync + 'static,
 {
     pub(crate) fn new(capacity: u64) -> Self {
         Self {
@@ -46,7 +46,7 @@ where
         }
     }
 
-    /// The value of a key, if there is one that is valid.
+    /// Returns the value of a key, if there is one and it is valid.
     pub(crate) fn get<Q>(&self, key: &Q, is_valid: impl Fn(&V) -> bool) -> Option<V>
     where
         K: Borrow<Q>,
@@ -55,18 +55,18 @@ where
         if let Some(value) = self.memo.get(key).filter(&is_valid) {
             return Some(value);
         }
-        let value = self.values.get(key).filter(is_valid)?.own_copy();
+        let value = self.values.get(key).filter(is_valid)?.deep_clone();
         self.cache_hits.fetch_add(1, Ordering::Relaxed);
-        self.memo.keep(key.to_owned(), value.clone());
+        self.memo.insert(key.to_owned(), value.clone());
         Some(value)
     }
 
     pub(crate) fn insert(&self, key: K, value: V) {
-        self.memo.keep(key.clone(), value.own_copy());
+        self.memo.insert(key.clone(), value.deep_clone());
         self.values.insert(key, value);
     }
 
-    /// What it did and holds; what is not there is derived, so nothing is loaded.
+    /// Returns the counts. `loads` is 0, since a missing value is derived and not loaded.
     pub(crate) fn counts(&self) -> Counts {
         self.values.run_pending_tasks();
         Counts {

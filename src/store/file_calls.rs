@@ -1,8 +1,9 @@
 //! File calls that may never return: on a mount whose server is gone even a `stat`
-//! waits for ever, and no thread that waits so can be stopped.
+//! blocks for ever, and a thread that is blocked in such a call cannot be stopped.
 //!
-//! So none is made on a worker thread, nobody waits for one longer than a limit, and
-//! only so many are under way in one folder: what hangs costs a few threads and no more.
+//! So no file call is made on a worker thread, no caller waits for one longer than a limit,
+//! and only a limited number run at the same time in one folder: calls that hang cost a
+//! few threads and no more.
 
 use std::io;
 use std::sync::Arc;
@@ -12,16 +13,16 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-/// How long a call may take; a disk that has to spin up first needs several seconds.
+/// Time limit of a call. A disk that has to spin up first needs several seconds.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Calls under way at one time, those that hang among them.
-const AT_ONCE: usize = 8;
+/// Calls that may run at the same time, including those that hang.
+const MAX_CONCURRENT: usize = 8;
 
-/// The calls in one folder.
+/// Runs the file calls of one folder.
 #[derive(Debug, Clone)]
 pub(crate) struct FileCalls {
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     limit: Duration,
 }
 
@@ -31,25 +32,27 @@ impl FileCalls {
     }
 
     fn within(limit: Duration) -> Self {
-        Self { places: Arc::new(Semaphore::new(AT_ONCE)), limit }
+        Self { permits: Arc::new(Semaphore::new(MAX_CONCURRENT)), limit }
     }
 
-    /// Does `work` on a thread that may wait.
+    /// Runs `work` on a thread that may block.
     ///
     /// # Errors
-    /// Its own, or [`io::ErrorKind::TimedOut`]. It may then be done later all the same.
+    /// The error of `work`, or [`io::ErrorKind::TimedOut`], after which `work` may still
+    /// finish later.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let call = async {
-            let place = Arc::clone(&self.places).acquire_owned().await.map_err(io::Error::other)?;
-            let called = spawn_blocking(move || {
+            let permit =
+                Arc::clone(&self.permits).acquire_owned().await.map_err(io::Error::other)?;
+            let result = spawn_blocking(move || {
                 let done = work();
-                drop(place);
+                drop(permit);
                 done
             });
-            called.await.map_err(io::Error::other)?
+            result.await.map_err(io::Error::other)?
         };
         timeout(self.limit, call).await.unwrap_or_else(|_| {
             let problem = format!("the file system did not answer within {:?}", self.limit);
@@ -69,20 +72,20 @@ mod tests {
         let calls = FileCalls::within(Duration::from_millis(20));
         let (began, begun) = mpsc::channel();
         let mut held = Vec::new();
-        for _ in 0..3 * AT_ONCE {
+        for _ in 0..3 * MAX_CONCURRENT {
             let (release, hanging) = mpsc::channel::<()>();
             let began = began.clone();
             held.push(release);
             let hangs = calls.run(move || {
                 began.send(()).map_err(io::Error::other)?;
-                // Ends with its sender.
+                // Ends when its sender is dropped.
                 hanging.recv().ok();
                 Ok(())
             });
             assert_eq!(hangs.await.expect_err("hangs").kind(), io::ErrorKind::TimedOut);
         }
-        assert!(begun.try_iter().count() <= AT_ONCE);
-        // Another folder's are not held up, nor are these once the mount is back.
+        assert!(begun.try_iter().count() <= MAX_CONCURRENT);
+        // Another folder's calls are not delayed, nor are these once the mount is back.
         assert_eq!(FileCalls::new().run(|| Ok(1)).await.expect("done"), 1);
         held.clear();
         while calls.run(|| Ok(2)).await.is_err() {}

@@ -1,17 +1,17 @@
-//! A folder as the store: for a box that has no database and needs none.
+//! The file store: a folder, for a box without a database.
 //!
 //! ```text
 //! identity.toml          id, domain, public_key_pem
 //! terminals.toml         [[terminal]] id, name
 //! peers.toml             [[peer]] id, name, public_key_pem
 //! installed_apps/<app>/app_meta.json
-//! terminal_jwt_secret    made by the first `terminal add`, mode 0600
+//! terminal_jwt_secret    created by the first `terminal add`, mode 0600
 //! management_secret      one line, optional
 //! uses.json              last uses, written by the process
 //! ```
 //!
-//! A file that is missing is empty. A file that cannot be parsed is unavailable:
-//! the rows of it that are remembered serve up to `cache.max_stale`, and its
+//! A missing file counts as empty. A file that cannot be parsed is unavailable:
+//! its cached rows are served for up to `cache.max_stale`, and its
 //! problem is shown by `check`, the log and the probes.
 
 mod folder;
@@ -29,26 +29,26 @@ use tokio::time::{sleep, timeout};
 use self::folder::{Folder, add, remove};
 use super::app_meta::{AppMetaDir, FileState};
 use super::file_calls::FileCalls;
-use super::peers::parted;
+use super::peers::split_rows;
 use super::{
     AppRow, BadPeer, Cached, Freshness, Health, Peer, Table, Terminal, Touched, Unavailable,
 };
 use crate::config::{self, Secret};
 use crate::domain::identity::Identity;
 
-/// Saves of one file that come in this time are read once; editors write in steps.
-const SETTLING: Duration = Duration::from_millis(2);
+/// Saves of one file within this time are read once, because editors write in steps.
+const DEBOUNCE: Duration = Duration::from_millis(2);
 
-/// For how long a file that cannot be parsed is taken for one that is being written.
-const BEING_WRITTEN: Duration = Duration::from_millis(100);
+/// For how long a file that cannot be parsed is assumed to be still being written.
+const WRITE_GRACE: Duration = Duration::from_millis(100);
 
-/// When a file is read again that could not be for want of a descriptor.
-const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// How long to wait before reading a file again after no file descriptor was free.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 const IDENTITY: &str = "identity.toml";
 const TERMINALS: &str = "terminals.toml";
 const PEERS: &str = "peers.toml";
-/// The subject of what is wrong with entries of that file; it is no file's name.
+/// The key of the problem with entries of [`PEERS`]; unlike other keys it is not a file name.
 const BAD_PEERS: &str = "peers";
 const TERMINAL_SECRET: &str = "terminal_jwt_secret";
 const MANAGEMENT_SECRET: &str = "management_secret";
@@ -59,7 +59,7 @@ const LAST_CONNECTION: &str = "last_connection";
 /// Seconds since 1970, by table and key.
 type UsesFile = BTreeMap<String, BTreeMap<String, u64>>;
 
-/// Files that the gate reads, and the table each of them is.
+/// The files that the gate reads, and the table that each of them holds.
 const WATCHED: [(&str, Table); 5] = [
     (IDENTITY, Table::Identity),
     (TERMINALS, Table::Terminals),
@@ -68,14 +68,14 @@ const WATCHED: [(&str, Table); 5] = [
     (MANAGEMENT_SECRET, Table::ManagementSecret),
 ];
 
-/// The folder.
+/// A file store.
 #[derive(Debug)]
 pub struct Files {
     folder: Arc<Folder>,
     apps: AppMetaDir,
     /// `terminals.toml`, parsed once per save and not once per terminal.
     terminals: Arc<Cached<HashMap<Arc<str>, Terminal>>>,
-    given_secret: Option<Secret>,
+    configured_secret: Option<Secret>,
     freshness: Arc<Freshness>,
     problems: Mutex<BTreeMap<&'static str, String>>,
 }
@@ -84,7 +84,7 @@ impl Files {
     #[must_use]
     pub fn new(
         path: PathBuf,
-        given_secret: Option<Secret>,
+        configured_secret: Option<Secret>,
         store: &config::Store,
         freshness: Arc<Freshness>,
     ) -> Self {
@@ -104,7 +104,7 @@ impl Files {
             folder,
             apps: AppMetaDir::new(store.installed_apps_dir.clone()),
             terminals,
-            given_secret,
+            configured_secret,
             freshness,
             problems: Mutex::default(),
         }
@@ -114,7 +114,8 @@ impl Files {
         self.apps.apps().await
     }
 
-    /// A folder keeps no status; `unknown` is the contract's word for that.
+    /// Returns the app with the status `unknown`, the contract's word for a store that keeps
+    /// no status.
     pub fn app(&self, name: &str) -> AppRow {
         AppRow { name: name.into(), status: "unknown".into() }
     }
@@ -124,7 +125,7 @@ impl Files {
     }
 
     pub async fn terminal(&self, id: &str) -> Result<Option<Terminal>, Unavailable> {
-        // The gate keeps what this gives: it must not grow young again by that.
+        // The gate caches the result, so a stale entry must not become young again here.
         let terminals = self.terminals.get_fresh("", self.freshness.now()).await?;
         Ok(terminals.value.get(id).cloned())
     }
@@ -138,12 +139,12 @@ impl Files {
     }
 
     pub async fn peers(&self) -> Result<Vec<Peer>, Unavailable> {
-        let (peers, problem) = parted(self.peer_rows().await?);
+        let (peers, problem) = split_rows(self.peer_rows().await?);
         self.note_bad_peers(problem);
         Ok(peers)
     }
 
-    /// What is wrong with entries of a file that is fine as a whole.
+    /// Records what is wrong with single entries of the peers file, or that nothing is.
     fn note_bad_peers(&self, problem: Option<String>) {
         let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(problem) = problem else {
@@ -157,8 +158,8 @@ impl Files {
     }
 
     pub async fn terminal_secret(&self) -> Result<Option<Secret>, Unavailable> {
-        match &self.given_secret {
-            Some(given) => Ok(Some(given.clone())),
+        match &self.configured_secret {
+            Some(secret) => Ok(Some(secret.clone())),
             None => self.folder.secret(TERMINAL_SECRET).await,
         }
     }
@@ -170,9 +171,10 @@ impl Files {
         let secret = super::random_secret()?;
         let folder = Arc::clone(&self.folder);
         self.edit(move || folder.make_secret(TERMINAL_SECRET, &secret)).await?;
-        // Read back: another process may have been first.
-        let made = self.terminal_secret().await?;
-        made.ok_or_else(|| Unavailable::new(format!("{TERMINAL_SECRET}: written, but not found")))
+        // Read back: another process may have written the file first.
+        let written = self.terminal_secret().await?;
+        written
+            .ok_or_else(|| Unavailable::new(format!("{TERMINAL_SECRET}: written, but not found")))
     }
 
     pub async fn management_secret(&self) -> Result<Option<Secret>, Unavailable> {
@@ -202,10 +204,10 @@ impl Files {
         let Some(json) = self.folder.text(USES).await? else {
             return Ok(HashMap::new());
         };
-        // As for writing: a file nobody can read is one that says nothing.
+        // As in `write_uses`: a file that cannot be parsed counts as empty.
         let mut uses: UsesFile = serde_json::from_str(&json).unwrap_or_default();
         let apps = uses.remove(LAST_ACCESS).unwrap_or_default().into_iter();
-        // Whatever somebody wrote there is a time on the clock.
+        // The file may hold any number, so one that is no valid time is left out.
         let at = |seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
         Ok(apps.filter_map(|(app, seconds)| Some((app.into(), at(seconds)?))).collect())
     }
@@ -215,7 +217,7 @@ impl Files {
         Health { pool: None, problems: problems.values().cloned().collect() }
     }
 
-    /// Changes files.
+    /// Runs work that changes files.
     async fn edit<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -223,22 +225,22 @@ impl Files {
         self.folder.calls.run(work).await.map_err(Unavailable::new)
     }
 
-    /// Reports every save as long as the process runs.
+    /// Reports every save, for the life of the process.
     pub async fn watch(&self) -> Infallible {
-        let wake = Arc::new(Notify::new());
+        let changed = Arc::new(Notify::new());
         let watch = Arc::new(Mutex::new(None));
-        // What the last scan found, where a later change is sure to differ from it.
+        // The state of each file at the last scan, if a later change is certain to differ.
         let mut seen: [Option<Option<FileState>>; WATCHED.len()] = [None; WATCHED.len()];
         loop {
             #[expect(clippy::disallowed_methods, reason = "held against the times of files")]
             let (scanned, now) = (self.freshness.now(), SystemTime::now());
-            let (folder, watch, woken) =
-                (Arc::clone(&self.folder), Arc::clone(&watch), Arc::clone(&wake));
+            let (folder, watch, notify) =
+                (Arc::clone(&self.folder), Arc::clone(&watch), Arc::clone(&changed));
             let scan = self.folder.calls.run(move || {
                 let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(folder.scan(&mut watch, &woken))
+                Ok(folder.scan(&mut watch, &notify))
             });
-            let mut is_known = true;
+            let mut is_complete = true;
             match scan.await {
                 Ok(scan) => {
                     for ((before, (file, table)), state) in
@@ -247,36 +249,36 @@ impl Files {
                         if *before != Some(state) || self.has_problem(file) {
                             let is_settled = state.is_none_or(|state| state.is_settled(now));
                             *before = is_settled.then_some(state);
-                            if !self.saved(file, table).await {
-                                (*before, is_known) = (None, false);
+                            if !self.file_changed(file, table).await {
+                                (*before, is_complete) = (None, false);
                             }
                         }
                     }
-                    let is_there = if scan.is_there { Ok(()) } else { Err(NO_FOLDER.into()) };
-                    if self.note_folder(is_there) && is_known {
+                    let found = if scan.folder_exists { Ok(()) } else { Err(NO_FOLDER.into()) };
+                    if self.record_folder(found) && is_complete {
                         self.freshness.verify(scanned);
                     }
                 }
                 Err(error) => {
-                    self.note_folder(Err(error.to_string()));
+                    self.record_folder(Err(error.to_string()));
                 }
             }
-            let pause = if is_known { self.freshness.times().heartbeat } else { TRY_AGAIN };
-            if timeout(pause, wake.notified()).await.is_ok() {
-                sleep(SETTLING).await;
+            let pause = if is_complete { self.freshness.times().heartbeat } else { RETRY_DELAY };
+            if timeout(pause, changed.notified()).await.is_ok() {
+                sleep(DEBOUNCE).await;
             }
         }
     }
 
-    /// A file was saved: if it can be used, what was read from it is outdated.
-    /// If not, what was read before is in doubt. `false` where that cannot be known now,
-    /// for want of a descriptor: then there is nothing wrong with the file.
-    async fn saved(&self, file: &'static str, table: Table) -> bool {
-        let outcome = match timeout(BEING_WRITTEN, self.folder.until_usable(file)).await {
+    /// Handles the change of a file: if the file is usable, the entries read from it are
+    /// invalid. If not, the entries read before become stale. Returns `false` if that cannot
+    /// be decided now because no file descriptor was free, which says nothing about the file.
+    async fn file_changed(&self, file: &'static str, table: Table) -> bool {
+        let outcome = match timeout(WRITE_GRACE, self.folder.wait_until_usable(file)).await {
             Ok(()) => Ok(()),
             Err(_) => self.folder.probe(file).await,
         };
-        if outcome.is_err() && self.folder.is_out_of_reach(file).await {
+        if outcome.is_err() && self.folder.lacks_descriptor(file).await {
             return false;
         }
         let had_problem = self.has_problem(file);
@@ -284,11 +286,11 @@ impl Files {
         match outcome {
             Ok(()) => {
                 problems.remove(file);
-                self.freshness.outdate_table(table);
+                self.freshness.invalidate_table(table);
             }
             Err(error) => {
                 if !had_problem {
-                    tracing::error!(%error, "a file of the store cannot be used");
+                    tracing::error!(%error, "a file of the store is unusable");
                     self.freshness.reset();
                 }
                 problems.insert(file, error.to_string());
@@ -301,10 +303,11 @@ impl Files {
         self.problems.lock().unwrap_or_else(PoisonError::into_inner).contains_key(file)
     }
 
-    /// Notes whether there is a folder that could vouch for anything, and returns it.
-    fn note_folder(&self, is_there: Result<(), String>) -> bool {
+    /// Records whether the folder exists, and returns it. A missing folder says nothing about
+    /// its files, so freshness is not verified without it.
+    fn record_folder(&self, found: Result<(), String>) -> bool {
         let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        match is_there {
+        match found {
             Ok(()) => {
                 problems.remove("");
                 true
@@ -320,7 +323,7 @@ impl Files {
     }
 }
 
-const NO_FOLDER: &str = "there is no such folder";
+const NO_FOLDER: &str = "the folder does not exist";
 
 #[cfg(test)]
 mod tests;

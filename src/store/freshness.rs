@@ -1,15 +1,15 @@
-//! Whether what is cached may be used.
+//! Whether a cache entry may be used.
 //!
 //! An entry is *fresh*, *stale* or *invalid*. A *notification* says that a key has
-//! changed: it bumps the key's generation, and an entry that carries an older one is
-//! invalid for good. A *reset* says that something may have been missed: it begins a new
-//! epoch, and an entry of an older one is stale: it is read again, but serves up to
-//! `max_stale` if the store cannot answer.
+//! changed: it bumps the key's generation, and an entry that carries an older generation
+//! is invalid for good. A *reset* says that a change may have been missed: it begins a new
+//! epoch, and an entry of an older epoch is stale: it is read again, but may be served for
+//! up to `max_stale` if the store cannot answer.
 //!
-//! While the link to the store's notifications is *live*, an undisturbed entry
-//! is as good as a query. Live means: a heartbeat has made the round through
-//! the store within the last two periods. A process that was stopped for
-//! longer finds itself degraded before it answers anything.
+//! While the link that carries the store's notifications is *live*, an entry that no
+//! notification has invalidated is as good as a query. The link is live if a heartbeat
+//! has made the round trip through the store within the last two periods. A process that
+//! was stopped for longer finds the link degraded before it answers anything.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -23,34 +23,35 @@ use tokio::time::Instant;
 use super::Table;
 use crate::config;
 
-/// Generations of one table: keys share them by hash, so that a change of one
-/// app outdates one entry in 256 and not all of them.
+/// Generations per table. Keys share them by hash, so that a change of one
+/// app invalidates one entry in 256 and not all of them.
 const STRIPES: usize = 256;
 
-/// Ends of epochs that are remembered; entries of older ones count from when
-/// they were loaded.
+/// How many ended epochs are remembered. The age of an entry of an older epoch counts
+/// from when it was loaded.
 const REMEMBERED_EPOCHS: usize = 64;
 
-/// A moment on this process's clock.
+/// A moment on this process's monotonic clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(u64);
 
 impl Moment {
-    /// Time since an earlier moment; zero where it was not earlier.
+    /// Returns the time since an earlier moment; zero if it was not earlier.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// The generation of one key at one time.
+/// The generation of one key at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     slot: usize,
     generation: u64,
 }
 
-/// What a cached value carries to be checked: taken *before* it was loaded.
+/// What a cached value carries so that it can be checked; noted *before* the value was
+/// loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
     stamps: [Stamp; 2],
@@ -63,21 +64,21 @@ pub struct Origin {
 pub enum Validity {
     /// As good as a query.
     Fresh,
-    /// Read again; serves where the store cannot answer.
+    /// Must be read again, but may be served if the store cannot answer.
     Stale,
-    /// Not to be used.
+    /// Must not be used.
     Invalid,
 }
 
-/// Generations, epochs and the state of the link.
+/// The generations, the epochs and the state of the link.
 #[derive(Debug)]
 pub struct Freshness {
     generations: Box<[AtomicU64]>,
     epoch: AtomicU64,
     live: AtomicBool,
-    /// When the last heartbeat that came back was sent.
+    /// When the latest heartbeat that came back was sent.
     verified: AtomicU64,
-    /// Epochs that ended, with the last moment each was verified at.
+    /// The epochs that have ended, each with the moment it was last verified.
     ended: Mutex<VecDeque<(u64, Moment)>>,
     started: Instant,
     hasher: FixedState,
@@ -107,7 +108,7 @@ impl Freshness {
 
     #[must_use]
     pub fn now(&self) -> Moment {
-        // 584 years of nanoseconds fit.
+        // 584 years of nanoseconds fit into 64 bits.
         Moment(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
@@ -121,7 +122,7 @@ impl Freshness {
         Stamp { slot, generation: self.generations[slot].load(Ordering::Acquire) }
     }
 
-    /// Notes where a load begins. Take it before the first query.
+    /// Returns the origin of a load that begins now. Take it before the first query.
     #[must_use]
     pub fn origin(&self, tables: [Table; 2], key: &str) -> Origin {
         Origin {
@@ -131,20 +132,20 @@ impl Freshness {
         }
     }
 
-    /// A key has changed.
-    pub fn outdate(&self, table: Table, key: &str) {
+    /// Invalidates the entries of a key that has changed.
+    pub fn invalidate(&self, table: Table, key: &str) {
         self.generations[self.slot(table, key)].fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Every key of a table has changed.
-    pub fn outdate_table(&self, table: Table) {
+    /// Invalidates all entries of a table.
+    pub fn invalidate_table(&self, table: Table) {
         let first = table as usize * STRIPES;
         for generation in &self.generations[first..first + STRIPES] {
             generation.fetch_add(1, Ordering::AcqRel);
         }
     }
 
-    /// Something may have been missed.
+    /// Begins a new epoch, because a change may have been missed.
     pub fn reset(&self) {
         let mut ended = self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let verified = Moment(self.verified.load(Ordering::Acquire));
@@ -155,41 +156,41 @@ impl Freshness {
         }
     }
 
-    /// A heartbeat sent at `sent` has come back: all that was committed before
-    /// it has been heard.
+    /// Notes that a heartbeat sent at `sent` has come back, so that every change committed
+    /// before it has been received.
     pub fn verify(&self, sent: Moment) {
         self.verified.fetch_max(sent.0, Ordering::AcqRel);
         self.live.store(true, Ordering::Release);
     }
 
-    /// The link is lost or in doubt. What was missed since the last heartbeat
-    /// is not known, hence the reset.
+    /// Notes that the link is lost or no longer trusted. Which changes were missed since
+    /// the last heartbeat is unknown, hence the reset.
     pub fn degrade(&self) {
         if self.live.swap(false, Ordering::AcqRel) {
             self.reset();
         }
     }
 
-    /// Whether notifications are known to arrive.
+    /// Returns whether notifications are known to arrive.
     #[must_use]
     pub fn is_live(&self, now: Moment) -> bool {
         let verified = Moment(self.verified.load(Ordering::Acquire));
         self.live.load(Ordering::Acquire) && now.since(verified) <= self.times.heartbeat * 2
     }
 
-    /// Whether a heartbeat ever came back.
+    /// Returns whether a heartbeat has ever come back.
     #[must_use]
     pub fn was_verified(&self) -> bool {
         self.verified.load(Ordering::Acquire) > 0
     }
 
-    /// Time since the last heartbeat that came back was sent.
+    /// Returns the time since the latest heartbeat that came back was sent.
     #[must_use]
     pub fn verified_ago(&self, now: Moment) -> Duration {
         now.since(Moment(self.verified.load(Ordering::Acquire)))
     }
 
-    /// Whether nothing known has outdated the value since it was loaded.
+    /// Returns whether no notification has invalidated the value since its load began.
     #[must_use]
     pub fn is_current(&self, origin: &Origin) -> bool {
         origin
@@ -198,13 +199,13 @@ impl Freshness {
             .all(|stamp| self.generations[stamp.slot].load(Ordering::Acquire) == stamp.generation)
     }
 
-    /// Whether a load that began at `origin` may still be joined.
+    /// Returns whether a load that began at `origin` may still be joined.
     #[must_use]
     pub fn is_latest(&self, origin: &Origin) -> bool {
         self.is_current(origin) && origin.epoch == self.epoch.load(Ordering::Acquire)
     }
 
-    /// Whether the value is as good as one that is loaded now.
+    /// Returns whether the value is as good as one that is loaded now.
     #[must_use]
     pub fn is_fresh(&self, origin: &Origin, now: Moment) -> bool {
         self.is_latest(origin) && now.since(origin.loaded) < self.times.ttl && self.is_live(now)
@@ -225,7 +226,7 @@ impl Freshness {
         let verified = if same_epoch {
             Moment(self.verified.load(Ordering::Acquire))
         } else {
-            self.end_of(origin.epoch).unwrap_or(origin.loaded)
+            self.last_verified_in(origin.epoch).unwrap_or(origin.loaded)
         };
         if now.since(verified.max(origin.loaded)) < self.times.max_stale {
             Validity::Stale
@@ -234,8 +235,8 @@ impl Freshness {
         }
     }
 
-    /// When an ended epoch was last verified.
-    fn end_of(&self, epoch: u64) -> Option<Moment> {
+    /// Returns when an ended epoch was last verified, if it is still remembered.
+    fn last_verified_in(&self, epoch: u64) -> Option<Moment> {
         let ended = self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         ended.iter().find(|(e, _)| *e == epoch).map(|(_, verified)| *verified)
     }
@@ -276,7 +277,7 @@ mod tests {
             freshness.verify(freshness.now());
             assert_eq!(validity(&freshness, &origin), Validity::Fresh);
         }
-        freshness.outdate(Table::AppMeta, "notes");
+        freshness.invalidate(Table::AppMeta, "notes");
         assert_eq!(validity(&freshness, &origin), Validity::Invalid);
     }
 
@@ -312,7 +313,7 @@ mod tests {
         freshness.verify(freshness.now());
         pass(3).await;
         freshness.degrade();
-        // Links that come and go must not make it younger.
+        // A link that is lost and restored must not make the entry younger.
         for _ in 0..11 {
             pass(5).await;
             freshness.reset();
@@ -329,9 +330,9 @@ mod tests {
         let freshness = freshness();
         let origin = freshness.origin(TABLES, "notes");
         assert!(freshness.is_latest(&origin));
-        freshness.outdate_table(Table::Terminals);
+        freshness.invalidate_table(Table::Terminals);
         assert!(freshness.is_latest(&origin));
-        freshness.outdate_table(Table::Apps);
+        freshness.invalidate_table(Table::Apps);
         assert!(!freshness.is_latest(&origin));
         let origin = freshness.origin(TABLES, "notes");
         freshness.reset();

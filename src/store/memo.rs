@@ -1,10 +1,10 @@
-//! What a thread used last, in front of a cache that all threads share.
+//! A memo of each thread's most recently used entries, in front of a cache that all
+//! threads share.
 //!
-//! An entry vouches for itself by its generation wherever it is kept (see
-//! [`super::freshness`]), so a thread may keep what it used last for itself: whoever
-//! takes an entry from here asks it the same as one from the cache behind. A hit
-//! writes to nothing that another thread reads, not even a reference count, if what is
-//! kept is the thread's own copy.
+//! An entry is checked by its generation wherever it is kept (see [`super::freshness`]),
+//! so a thread may keep the entries it used last: the caller checks an entry from the memo
+//! just as it checks one from the shared cache. A hit writes to nothing that another
+//! thread reads, not even a reference count, if the value is the thread's own copy.
 
 use std::borrow::Borrow;
 use std::cell::RefCell;
@@ -15,18 +15,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use foldhash::fast::RandomState;
 use thread_local::ThreadLocal;
 
-/// Places for keys of the same set: two that are in use at once do not drive each other
-/// out.
+/// Slots for keys of the same set, so that two keys in use at the same time do not evict
+/// each other.
 const WAYS: usize = 2;
 
-/// Sets of [`WAYS`] places each.
-type Places<K, V> = Box<[Option<(K, V)>]>;
+/// Sets of [`WAYS`] slots each.
+type Slots<K, V> = Box<[Option<(K, V)>]>;
 
-/// A bounded memo for each thread that asks.
+/// A bounded memo for each thread that uses it.
 pub(crate) struct Memo<K: Send, V: Send> {
     sets: usize,
     hasher: RandomState,
-    threads: ThreadLocal<RefCell<Places<K, V>>>,
+    threads: ThreadLocal<RefCell<Slots<K, V>>>,
     /// Hits of each thread, written by that thread alone.
     hits: ThreadLocal<AtomicU64>,
 }
@@ -38,7 +38,7 @@ impl<K: Send, V: Send> fmt::Debug for Memo<K, V> {
 }
 
 impl<K: Send, V: Send> Memo<K, V> {
-    /// Keeps up to `entries` of each thread, rounded up to whole sets.
+    /// Creates a memo of up to `entries` per thread, rounded up to whole sets.
     pub(crate) fn new(entries: usize) -> Self {
         Self {
             sets: entries.div_ceil(WAYS).max(1),
@@ -48,7 +48,7 @@ impl<K: Send, V: Send> Memo<K, V> {
         }
     }
 
-    /// Times that something was found, of all threads since the start.
+    /// Returns the number of hits of all threads since the start.
     pub(crate) fn hits(&self) -> u64 {
         self.hits.iter().map(|hits| hits.load(Ordering::Relaxed)).sum()
     }
@@ -59,16 +59,16 @@ where
     K: Hash + Eq + Send,
     V: Clone + Send,
 {
-    /// What this thread kept of a key.
+    /// Returns the value this thread has of a key.
     pub(crate) fn get<Q>(&self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let mut places = self.threads.get()?.try_borrow_mut().ok()?;
-        let set = self.set(&mut places, key);
-        let way = set.iter().position(|kept| matches!(kept, Some((k, _)) if k.borrow() == key))?;
-        // The one that was used last comes first and stays longest.
+        let mut slots = self.threads.get()?.try_borrow_mut().ok()?;
+        let set = self.set(&mut slots, key);
+        let way = set.iter().position(|slot| matches!(slot, Some((k, _)) if k.borrow() == key))?;
+        // The most recently used entry comes first and is evicted last.
         set.swap(0, way);
         let found = set[0].as_ref().map(|(_, value)| value.clone());
         let hits = self.hits.get_or_default();
@@ -76,27 +76,27 @@ where
         found
     }
 
-    /// Keeps a value for this thread, in place of what the set used least recently.
-    pub(crate) fn keep(&self, key: K, value: V) {
-        let places = self.threads.get_or(|| {
+    /// Stores a value for this thread, in place of the least recently used entry of the set.
+    pub(crate) fn insert(&self, key: K, value: V) {
+        let slots = self.threads.get_or(|| {
             RefCell::new(std::iter::repeat_with(|| None).take(self.sets * WAYS).collect())
         });
-        let Ok(mut places) = places.try_borrow_mut() else {
+        let Ok(mut slots) = slots.try_borrow_mut() else {
             return;
         };
-        let set = self.set(&mut places, &key);
-        let way = set.iter().position(|kept| matches!(kept, Some((k, _)) if *k == key));
+        let set = self.set(&mut slots, &key);
+        let way = set.iter().position(|slot| matches!(slot, Some((k, _)) if *k == key));
         set[..=way.unwrap_or(WAYS - 1)].rotate_right(1);
         set[0] = Some((key, value));
     }
 
-    fn set<'a, Q>(&self, places: &'a mut [Option<(K, V)>], key: &Q) -> &'a mut [Option<(K, V)>]
+    fn set<'a, Q>(&self, slots: &'a mut [Option<(K, V)>], key: &Q) -> &'a mut [Option<(K, V)>]
     where
         Q: Hash + ?Sized,
     {
         let hash = self.hasher.hash_one(key);
         let set = usize::try_from(hash % self.sets as u64).unwrap_or(0);
-        &mut places[set * WAYS..(set + 1) * WAYS]
+        &mut slots[set * WAYS..(set + 1) * WAYS]
     }
 }
 
@@ -111,37 +111,37 @@ mod tests {
     fn what_was_used_last_is_kept_and_no_more_than_fits() {
         let memo = Memo::new(8);
         for key in 0..1_000_u32 {
-            memo.keep(key, key);
+            memo.insert(key, key);
             assert_eq!(memo.get(&key), Some(key));
         }
-        let kept: HashSet<_> = (0..1_000_u32).filter(|key| memo.get(key).is_some()).collect();
-        assert!((4..=8).contains(&kept.len()), "{kept:?}");
+        let held: HashSet<_> = (0..1_000_u32).filter(|key| memo.get(key).is_some()).collect();
+        assert!((4..=8).contains(&held.len()), "{held:?}");
     }
 
     #[test]
     fn of_two_keys_the_one_used_less_recently_makes_room() {
         let memo = Memo::new(1);
-        memo.keep("a", 1);
-        memo.keep("b", 2);
+        memo.insert("a", 1);
+        memo.insert("b", 2);
         assert_eq!(memo.get("a"), Some(1));
-        memo.keep("c", 3);
+        memo.insert("c", 3);
         assert_eq!((memo.get("a"), memo.get("b"), memo.get("c")), (Some(1), None, Some(3)));
-        memo.keep("a", 4);
-        assert_eq!((memo.get("a"), memo.get("c")), (Some(4), Some(3)), "no key is kept twice");
+        memo.insert("a", 4);
+        assert_eq!((memo.get("a"), memo.get("c")), (Some(4), Some(3)), "no key is held twice");
         assert_eq!(memo.hits(), 5);
     }
 
     #[test]
     fn a_thread_sees_nothing_of_another() {
         let memo = Arc::new(Memo::new(4));
-        memo.keep("key", 1);
+        memo.insert("key", 1);
         let elsewhere = Arc::clone(&memo);
         let seen = std::thread::spawn(move || {
             let seen = elsewhere.get("key");
-            elsewhere.keep("key", 2);
+            elsewhere.insert("key", 2);
             (seen, elsewhere.get("key"))
         });
-        assert_eq!(seen.join().expect("it ends"), (None, Some(2)));
+        assert_eq!(seen.join().expect("the thread ends"), (None, Some(2)));
         assert_eq!(memo.get("key"), Some(1));
     }
 }

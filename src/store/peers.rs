@@ -1,8 +1,8 @@
-//! Rows of `peers`, and which of them can be believed.
+//! Rows of `peers`, and which of them are valid.
 //!
 //! A peer's id is the hash of its public key. A row whose key hashes to something
-//! else would let the owner of that key enter under the name of another: it is a bad
-//! row, as is one whose key cannot be read. Bad rows are skipped and told.
+//! else would authenticate the owner of that key as another peer, so it is a bad
+//! row, as is a row whose key cannot be parsed. Bad rows are skipped and reported.
 
 use std::sync::Arc;
 
@@ -13,46 +13,46 @@ use pem::{EncodeConfig, LineEnding, Pem};
 
 use crate::domain::identity::{encode_id, short_id};
 
-/// A row of `peers` whose key can be used, and is that of its id.
+/// A row of `peers` whose key is usable and belongs to its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// The whole id, or its first six characters: as it is stored.
+    /// The whole id or its first six characters, as stored.
     pub id: Arc<str>,
     pub name: Arc<str>,
-    /// SPKI PEM, whatever form it is stored in.
+    /// SPKI PEM, whichever form is stored.
     pub public_key_pem: String,
 }
 
-/// A row that is skipped.
+/// A row that is skipped, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the peer `{id}` is skipped: {problem}")]
 pub struct BadPeer {
-    /// The beginning of its id.
+    /// The first characters of its id.
     pub id: String,
     pub problem: PeerProblem,
 }
 
-/// Why a row cannot be believed.
+/// Why a row is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PeerProblem {
-    #[error("its public key is not PEM of a public key")]
+    #[error("its public key is not a PEM-encoded public key")]
     Pem,
     #[error("its public key is not an RSA key")]
     Key,
-    #[error("its public key does not hash to its id, so it is the key of somebody else")]
+    #[error("its public key does not hash to its id, so the key belongs to another peer")]
     OtherKey,
 }
 
 impl Peer {
-    /// Reads a row as it is stored.
+    /// Parses a row as stored.
     ///
     /// # Errors
     /// Why the row is skipped.
-    pub fn of_row(id: Arc<str>, name: Arc<str>, public_key: &str) -> Result<Self, BadPeer> {
+    pub fn from_row(id: Arc<str>, name: Arc<str>, public_key: &str) -> Result<Self, BadPeer> {
         let checked = canonical_pem(public_key).and_then(|pem| {
-            let whole = id_of_key(&pem);
-            let is_its_own = *id == *whole || *id == *short_id(&whole);
-            if is_its_own { Ok(pem) } else { Err(PeerProblem::OtherKey) }
+            let key_id = id_of_key(&pem);
+            let matches_id = *id == *key_id || *id == *short_id(&key_id);
+            if matches_id { Ok(pem) } else { Err(PeerProblem::OtherKey) }
         });
         match checked {
             Ok(public_key_pem) => Ok(Self { id, name, public_key_pem }),
@@ -61,8 +61,8 @@ impl Peer {
     }
 }
 
-/// The rows that can be used, and what is to be told of the others.
-pub(super) fn parted(rows: Vec<Result<Peer, BadPeer>>) -> (Vec<Peer>, Option<String>) {
+/// Splits rows into the valid ones and a text that reports the others, if there are any.
+pub(super) fn split_rows(rows: Vec<Result<Peer, BadPeer>>) -> (Vec<Peer>, Option<String>) {
     let (mut peers, mut bad) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in rows {
         match row {
@@ -73,13 +73,13 @@ pub(super) fn parted(rows: Vec<Result<Peer, BadPeer>>) -> (Vec<Peer>, Option<Str
     (peers, (!bad.is_empty()).then(|| bad.join("; ")))
 }
 
-/// The id that belongs to a public key, given as its canonical SPKI PEM.
+/// Returns the id that belongs to a public key, given as its canonical SPKI PEM.
 fn id_of_key(canonical_pem: &str) -> String {
     encode_id(digest(&SHA512, canonical_pem.as_bytes()).as_ref())
 }
 
-/// The one PEM of a key that ids are hashes of, made of SPKI or PKCS#1 (RFC 8017
-/// appendix A.1.1) in whatever layout.
+/// Returns the canonical PEM of a key, whose hash is the id, from SPKI or PKCS#1 (RFC 8017
+/// appendix A.1.1) PEM in any layout.
 fn canonical_pem(public_key: &str) -> Result<String, PeerProblem> {
     let pem = pem::parse(public_key).map_err(|_| PeerProblem::Pem)?;
     if !matches!(pem.tag(), "PUBLIC KEY" | "RSA PUBLIC KEY") {
@@ -90,7 +90,7 @@ fn canonical_pem(public_key: &str) -> Result<String, PeerProblem> {
     Ok(spki_pem(der.as_ref()))
 }
 
-/// PEM of a `SubjectPublicKeyInfo`, 64 columns, with a newline at the end.
+/// Returns the PEM of a `SubjectPublicKeyInfo`, 64 columns, with a newline at the end.
 pub(super) fn spki_pem(der: &[u8]) -> String {
     let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
     pem::encode_config(&Pem::new("PUBLIC KEY", der), config)
@@ -103,8 +103,8 @@ mod tests {
 
     use super::*;
 
-    fn of_row(id: &str, key: &str) -> Result<Peer, PeerProblem> {
-        Peer::of_row(id.into(), "Peer".into(), key).map_err(|bad| bad.problem)
+    fn from_row(id: &str, key: &str) -> Result<Peer, PeerProblem> {
+        Peer::from_row(id.into(), "Peer".into(), key).map_err(|bad| bad.problem)
     }
 
     #[test]
@@ -125,16 +125,16 @@ mod tests {
         let padded = format!("\n{}\n\n", canonical.replace('\n', "\r\n"));
         for key in [&canonical, &pkcs1, &dense, &padded] {
             for id in [&*id, &id[..6]] {
-                let peer = of_row(id, key).expect("its own");
+                let peer = from_row(id, key).expect("its own");
                 assert_eq!((&*peer.id, &peer.public_key_pem), (id, &canonical));
             }
         }
         let longer = format!("{id}a");
         for id in ["", &id[..5], &id[..7], &id[..102], &longer, &id.to_uppercase(), "aaaaaa"] {
-            assert_eq!(of_row(id, &canonical), Err(PeerProblem::OtherKey), "{id}");
+            assert_eq!(from_row(id, &canonical), Err(PeerProblem::OtherKey), "{id}");
         }
-        assert_eq!(of_row(&id, &spki(&other)), Err(PeerProblem::OtherKey));
-        assert_eq!(of_row(&id[..6], &spki(&other)), Err(PeerProblem::OtherKey));
+        assert_eq!(from_row(&id, &spki(&other)), Err(PeerProblem::OtherKey));
+        assert_eq!(from_row(&id[..6], &spki(&other)), Err(PeerProblem::OtherKey));
     }
 
     #[test]
@@ -149,12 +149,12 @@ mod tests {
             ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", PeerProblem::Key),
             (&elliptic, PeerProblem::Key),
         ] {
-            assert_eq!(of_row("abcdef", key), Err(problem), "{key}");
+            assert_eq!(from_row("abcdef", key), Err(problem), "{key}");
         }
-        let bad = Peer::of_row("abcdefghij".into(), "".into(), "").expect_err("no key");
+        let bad = Peer::from_row("abcdefghij".into(), "".into(), "").expect_err("no key");
         assert_eq!(
             bad.to_string(),
-            "the peer `abcdef` is skipped: its public key is not PEM of a public key"
+            "the peer `abcdef` is skipped: its public key is not a PEM-encoded public key"
         );
     }
 }

@@ -1,9 +1,9 @@
-//! Uses, written back behind the requests.
+//! Uses of apps and terminals, written back in the background.
 //!
-//! A request only stores a number in a [`Use`]; a task writes what was used,
-//! one statement a table and interval. While the store cannot take them, uses
-//! stay where they are: there is one for each app and terminal, however many
-//! requests there were, so an outage costs no more memory than quiet does.
+//! A request only stores a number in a [`Use`]. A background task writes the uses, one
+//! statement per table and interval. While the store does not accept them, uses stay
+//! pending. There is one for each app and terminal, however many requests there were, so
+//! an outage takes no additional memory.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -19,20 +19,20 @@ use crate::config;
 pub struct Use {
     touched: Touched,
     key: Arc<str>,
-    /// Shortest time between two writes, in milliseconds.
-    every: u64,
+    /// The shortest time between two writes, in milliseconds.
+    min_interval: u64,
     /// Milliseconds since 1970.
     latest: AtomicU64,
     written: AtomicU64,
-    /// Whether the next flush knows of it.
+    /// Whether the next flush will write this use.
     pending: AtomicBool,
 }
 
-/// Every use somebody holds, and some more.
+/// All uses that are held by a caller, and some that are not.
 #[derive(Debug)]
 struct Uses {
     by_row: HashMap<(Touched, Arc<str>), Arc<Use>>,
-    /// Entries above which uses nobody holds any more are forgotten.
+    /// The number of entries above which uses that no caller holds are removed.
     forget_above: usize,
 }
 
@@ -42,19 +42,19 @@ pub struct Touches {
     times: config::Touch,
     uses: Mutex<Uses>,
     pending: Mutex<Vec<Arc<Use>>>,
-    /// Held by whoever writes, so that the last flush waits for one under way.
+    /// Held during a flush, so that the last flush waits for one that is running.
     writing: tokio::sync::Mutex<()>,
 }
 
-/// Milliseconds within which uses of one row are one. Shorter than what shard_core's
-/// own readers tell apart.
-const COARSE: u64 = 200;
+/// Uses of one row within this time, in milliseconds, count as one. It is shorter than the
+/// differences that shard_core's own readers distinguish.
+const RESOLUTION: u64 = 200;
 
-/// A use that is so much older than the last one was noted by a clock that was set back;
-/// of threads that are slow none is so late.
-const SET_BACK: u64 = 5000;
+/// If a use is older than the last one by more than this, in milliseconds, the clock was set
+/// back: no slow thread is that late.
+const SET_BACK_MARGIN: u64 = 5000;
 
-/// The first [`Uses::forget_above`].
+/// The initial value of [`Uses::forget_above`].
 const FORGET_ABOVE: usize = 1 << 16;
 
 impl Touches {
@@ -69,17 +69,17 @@ impl Touches {
         }
     }
 
-    /// The use of one row; ask once when the row is loaded, not per request.
+    /// Returns the use of one row. Call it once when the row is loaded, not per request.
     #[must_use]
     pub fn of(&self, touched: Touched, key: &Arc<str>) -> Arc<Use> {
         let mut uses = lock(&self.uses);
         let Uses { by_row, forget_above } = &mut *uses;
         if by_row.len() > *forget_above {
             by_row.retain(|_, used| Arc::strong_count(used) > 1);
-            // Where most are held, the next look waits for as many to come.
+            // If most are held, the next cleanup waits until the number has doubled.
             *forget_above = FORGET_ABOVE.max(2 * by_row.len());
         }
-        let every = match touched {
+        let min_interval = match touched {
             Touched::App => self.times.last_access_every,
             Touched::Terminal => Duration::ZERO,
         };
@@ -87,7 +87,7 @@ impl Touches {
             Arc::new(Use {
                 touched,
                 key: Arc::clone(key),
-                every: u64::try_from(every.as_millis()).unwrap_or(u64::MAX),
+                min_interval: u64::try_from(min_interval.as_millis()).unwrap_or(u64::MAX),
                 latest: AtomicU64::new(0),
                 written: AtomicU64::new(0),
                 pending: AtomicBool::new(false),
@@ -96,20 +96,20 @@ impl Touches {
         Arc::clone(used)
     }
 
-    /// Notes a use at `now`. Takes a lock only for the first use after a write.
+    /// Records a use at `now`. Takes a lock only for the first use after a write.
     pub fn touch(&self, used: &Arc<Use>, now: SystemTime) {
         let now = millis(now);
-        // A burst writes the line that requests share once.
+        // A burst of requests writes to the shared cache line once.
         let latest = used.latest.load(Ordering::SeqCst);
         if is_set_back(now, latest) {
             used.latest.store(now, Ordering::SeqCst);
-        } else if now < latest.saturating_add(COARSE) {
+        } else if now < latest.saturating_add(RESOLUTION) {
             return;
         } else {
             used.latest.fetch_max(now, Ordering::SeqCst);
         }
         let written = used.written.load(Ordering::Relaxed);
-        if now < written.saturating_add(used.every) && !is_set_back(now, written) {
+        if now < written.saturating_add(used.min_interval) && !is_set_back(now, written) {
             return;
         }
         if !used.pending.load(Ordering::Acquire) && !used.pending.swap(true, Ordering::AcqRel) {
@@ -117,10 +117,11 @@ impl Touches {
         }
     }
 
-    /// When an app was last used since the start, to a fifth of a second; `None` where it was not.
+    /// Returns when an app was last used since the start, to a fifth of a second; `None` if it
+    /// was not used.
     ///
-    /// Sequentially consistent with [`Touches::touch`]: who looks after having closed
-    /// the app to requests sees every use of one that was still let in.
+    /// Sequentially consistent with [`Touches::touch`]: a caller that first closes
+    /// the app to requests sees the use of every request that was still let through.
     #[must_use]
     pub fn last_use(&self, app: &Arc<str>) -> Option<SystemTime> {
         let uses = lock(&self.uses);
@@ -131,15 +132,15 @@ impl Touches {
         }
     }
 
-    /// Uses that wait to be written.
+    /// Returns the number of uses that are waiting to be written.
     #[must_use]
     pub fn waiting(&self) -> usize {
         lock(&self.pending).len()
     }
 
-    /// Writes now what waits; what the store refuses waits on.
+    /// Writes the pending uses now. Those that the store does not accept stay pending.
     pub async fn flush(&self, source: &Source) {
-        let _alone = self.writing.lock().await;
+        let _guard = self.writing.lock().await;
         let pending = std::mem::take(&mut *lock(&self.pending));
         if pending.is_empty() {
             return;
@@ -158,7 +159,7 @@ impl Touches {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, count = uses.len(), "uses not written; they wait");
+                    tracing::warn!(%error, count = uses.len(), "uses not written; still pending");
                     self.put_back(pending);
                 }
             }
@@ -167,12 +168,12 @@ impl Touches {
 
     fn put_back(&self, refused: Vec<Arc<Use>>) {
         let mut pending = lock(&self.pending);
-        // One that was touched meanwhile is there already.
+        // A use that was touched meanwhile is pending already.
         pending
             .extend(refused.into_iter().filter(|used| !used.pending.swap(true, Ordering::AcqRel)));
     }
 
-    /// Flushes at every interval, as long as the process runs.
+    /// Flushes at every interval, for the life of the process.
     pub async fn run(&self, source: &Source) -> Infallible {
         loop {
             tokio::time::sleep(self.times.flush_interval).await;
@@ -182,7 +183,7 @@ impl Touches {
 }
 
 impl Use {
-    /// What is to be written. A touch from here on asks for a write of its own.
+    /// Returns what is to be written. A touch after this call requests another write.
     fn take(&self) -> (Arc<str>, SystemTime) {
         self.pending.store(false, Ordering::Release);
         let at = UNIX_EPOCH + Duration::from_millis(self.latest.load(Ordering::Acquire));
@@ -191,7 +192,7 @@ impl Use {
 }
 
 fn is_set_back(now: u64, noted: u64) -> bool {
-    now.saturating_add(SET_BACK) < noted
+    now.saturating_add(SET_BACK_MARGIN) < noted
 }
 
 fn millis(at: SystemTime) -> u64 {

@@ -1,4 +1,4 @@
-//! Log lines, on standard error: text for people or JSON for collectors.
+//! Logging to standard error: text for people or JSON for log collectors.
 
 use std::sync::OnceLock;
 
@@ -8,13 +8,13 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
 
-/// The filter in force, so that it can be changed while running.
+/// The handle of the active filter, which allows changing it while the process runs.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Why logging could not be set up or changed.
+/// The reason why logging could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    #[error("`{level}` is no log level or filter: {source}")]
+    #[error("invalid log level or filter \"{level}\": {source}")]
     Level { level: String, source: ParseError },
     #[error("logging has been set up already")]
     AlreadyInstalled,
@@ -22,7 +22,7 @@ pub enum LogError {
     NotInstalled,
 }
 
-/// Sets logging up, once in a process.
+/// Sets up logging; possible once per process.
 pub fn install(config: &Log) -> Result<(), LogError> {
     let (filter, handle) = reload::Layer::new(parse(&config.level)?);
     let lines = fmt::layer().with_writer(std::io::stderr).with_target(true);
@@ -38,7 +38,7 @@ pub fn install(config: &Log) -> Result<(), LogError> {
     FILTER.set(handle).map_err(|_| LogError::AlreadyInstalled)
 }
 
-/// Changes the level while running.
+/// Changes the log level while the process runs.
 pub fn set_level(level: &str) -> Result<(), LogError> {
     let filter = parse(level)?;
     let handle = FILTER.get().ok_or(LogError::NotInstalled)?;

@@ -1,7 +1,7 @@
 //! Metrics, named `nightporter_…` and rendered in Prometheus' text format.
 //!
-//! What is counted on the way of a request is registered once and kept as a
-//! handle; nothing is looked up by name there.
+//! Metrics that a request updates are registered once and kept as handles; a request never
+//! looks up a metric by name.
 
 mod verdicts;
 
@@ -40,14 +40,14 @@ const MIRRORED: &str = "nightporter_mirror_total";
 const FALLBACK: &str = "nightporter_management_fallback_total";
 const SHADOWED: &str = "nightporter_shadow_total";
 
-/// Upper bounds of the duration histogram of wakes, in seconds: an unpaused app takes tens of milliseconds, a started one
-/// tenths of seconds, one with a health check half a minute.
+/// Upper bounds of the wake duration histogram, in seconds: unpausing an app takes tens of
+/// milliseconds, starting one takes tenths of seconds, or half a minute with a health check.
 const WAKE_BUCKETS: [f64; 10] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
 
-/// The exporter keeps each duration until it is next called.
+/// How often the exporter's upkeep runs; between runs it keeps every recorded duration.
 const UPKEEP: Duration = Duration::from_secs(1);
 
-/// The recorder, installed on first use and once in a process.
+/// Returns the recorder, which is installed once per process, on first use.
 fn recorder() -> &'static PrometheusHandle {
     static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
     RECORDER.get_or_init(|| {
@@ -68,42 +68,42 @@ fn recorder() -> &'static PrometheusHandle {
 fn describe() {
     describe_gauge!(CONNECTIONS, "Open connections by listener.");
     describe_counter!(ACCEPTED, "Connections accepted by listener.");
-    describe_counter!(HANDSHAKES, "TLS handshakes by the protocol they agreed on.");
+    describe_counter!(HANDSHAKES, "TLS handshakes by negotiated protocol.");
     describe_counter!(REFUSED, "Connections closed unread by listener and reason.");
-    describe_counter!(CUT, "Connections ended for what they sent, by what that was.");
+    describe_counter!(CUT, "Connections ended because of what the peer sent, by reason.");
     describe_counter!(PANICS, "Requests answered with 500 because their handler panicked.");
     describe_gauge!(STORE_LIVE, "1 while the store's notifications are known to arrive.");
-    describe_gauge!(VERIFIED_AGE, "Seconds since the last heartbeat that came back was sent.");
+    describe_gauge!(VERIFIED_AGE, "Seconds since the last heartbeat that arrived was sent.");
     describe_counter!(CACHE_LOADS, "Loads from the store by cache.");
     describe_counter!(
         CACHE_HITS,
-        "Entries found fresh by cache and layer: a thread's `memo`, or the `cache` behind."
+        "Fresh entries found, by cache and layer: a thread's `memo`, or the `cache` behind it."
     );
-    describe_gauge!(CACHE_ENTRIES, "Entries held by cache.");
-    describe_gauge!(TOUCHES, "Uses that wait to be written back.");
-    describe_gauge!(ENGINE_LIVE, "1 while the container engine tells what happens in it.");
-    describe_gauge!(APPS, "Apps by the state that is shown of them.");
-    describe_counter!(WAKES, "Attempts to wake an app by outcome.");
-    describe_histogram!(WAKE_DURATION, "Time of an attempt until the app was ready.");
-    describe_counter!(SLEEPS, "Apps put to sleep by how deep.");
-    describe_counter!(MIRRORED, "Requests passed on to the upstream for its idle clock.");
+    describe_gauge!(CACHE_ENTRIES, "Cached entries by cache.");
+    describe_gauge!(TOUCHES, "Uses of apps and terminals waiting to be written to the store.");
+    describe_gauge!(ENGINE_LIVE, "1 while the container engine's events arrive.");
+    describe_gauge!(APPS, "Apps by their displayed state.");
+    describe_counter!(WAKES, "Attempts to wake an app, by outcome.");
+    describe_histogram!(WAKE_DURATION, "Time from the start of an attempt until the app is ready.");
+    describe_counter!(SLEEPS, "Apps put to sleep, by sleep mode.");
+    describe_counter!(MIRRORED, "Requests forwarded to the upstream for its idle clock.");
     describe_counter!(
         FALLBACK,
-        "Management secrets other than the stored one, by what came of it."
+        "Management secrets that differ from the stored one, by outcome of asking the upstream."
     );
-    describe_counter!(SHADOWED, "Verdicts compared with the upstream's, by what was found.");
+    describe_counter!(SHADOWED, "Verdicts compared with the upstream's, by result.");
 }
 
-/// Everything counted so far, as text.
+/// Renders all metrics as text.
 pub(crate) fn render() -> String {
-    let verdicts = Verdicts::of_process();
-    verdicts.note();
+    let verdicts = Verdicts::global();
+    verdicts.update_recorder();
     let mut text = recorder().render();
     text.push_str(&verdicts.render());
     text
 }
 
-/// Keeps the recorder small.
+/// Runs the recorder's upkeep periodically, which bounds its memory.
 pub(crate) async fn upkeep() -> Infallible {
     loop {
         tokio::time::sleep(UPKEEP).await;
@@ -111,24 +111,24 @@ pub(crate) async fn upkeep() -> Infallible {
     }
 }
 
-/// Open and accepted connections of one listener.
+/// Returns the metrics of open and accepted connections of one listener.
 pub(crate) fn connections(listener: &'static str) -> (Gauge, Counter) {
     recorder();
     (gauge!(CONNECTIONS, "listener" => listener), counter!(ACCEPTED, "listener" => listener))
 }
 
-/// TLS handshakes that agreed on HTTP/2, and those that did not.
+/// Returns the counter of TLS handshakes that negotiated HTTP/2, or of the others.
 pub(crate) fn handshake(http2: bool) -> Counter {
     counter!(HANDSHAKES, "protocol" => if http2 { "h2" } else { "http/1.1" })
 }
 
-/// Connections of one listener that were closed as soon as they were accepted.
-pub(crate) fn refused(listener: &'static str, reason: &'static str) -> Counter {
+/// Returns the counter of one listener's connections that were closed when accepted.
+pub(crate) fn connections_refused(listener: &'static str, reason: &'static str) -> Counter {
     counter!(REFUSED, "listener" => listener, "reason" => reason)
 }
 
-/// Connections that were ended for what they sent.
-pub(crate) fn cut(reason: &'static str) -> Counter {
+/// Returns the counter of connections that were ended because of what the peer sent.
+pub(crate) fn connections_cut(reason: &'static str) -> Counter {
     counter!(CUT, "reason" => reason)
 }
 
@@ -136,33 +136,33 @@ pub(crate) fn panics() -> Counter {
     counter!(PANICS)
 }
 
-/// Requests passed on to the upstream.
+/// Returns the counter of requests forwarded to the upstream.
 pub(crate) fn mirrored(outcome: &'static str) -> Counter {
     recorder();
     counter!(MIRRORED, "outcome" => outcome)
 }
 
-/// Management secrets that were not the stored one.
+/// Returns the counter of management secrets that differ from the stored one.
 pub(crate) fn management_fallback(outcome: &'static str) -> Counter {
     recorder();
     counter!(FALLBACK, "outcome" => outcome)
 }
 
-/// Verdicts compared with the upstream's.
+/// Returns the counter of verdicts compared with the upstream's.
 pub(crate) fn shadowed(endpoint: Endpoint, outcome: &'static str) -> Counter {
     recorder();
     counter!(SHADOWED, "endpoint" => endpoint.as_str(), "outcome" => outcome)
 }
 
-/// Whether the store's notifications arrive, and since when they were known to; noted,
-/// like all gauges, when somebody looks.
+/// Sets whether the store's notifications arrive, and for how long that has not been
+/// verified. Like all gauges, these are set when the metrics are scraped.
 pub(crate) fn note_store(live: bool, verified_ago: Duration) {
     recorder();
     gauge!(STORE_LIVE).set(f64::from(u8::from(live)));
     gauge!(VERIFIED_AGE).set(verified_ago.as_secs_f64());
 }
 
-/// Uses that wait to be written; what each cache did and holds, by its name.
+/// Sets the number of uses waiting to be written, and the counts of each cache by its name.
 pub(crate) fn note_memory(touches_waiting: usize, caches: &[(&'static str, Counts)]) {
     gauge!(TOUCHES).set(precise(touches_waiting as u64));
     for &(cache, Counts { loads, memo_hits, cache_hits, entries }) in caches {
@@ -173,7 +173,7 @@ pub(crate) fn note_memory(touches_waiting: usize, caches: &[(&'static str, Count
     }
 }
 
-/// The apps by state; states that none is in are 0.
+/// Sets the number of apps in each state; `by_state` also lists the states with 0 apps.
 pub(crate) fn note_apps(engine_live: bool, by_state: impl Iterator<Item = (&'static str, u64)>) {
     gauge!(ENGINE_LIVE).set(f64::from(u8::from(engine_live)));
     for (state, count) in by_state {
@@ -181,7 +181,7 @@ pub(crate) fn note_apps(engine_live: bool, by_state: impl Iterator<Item = (&'sta
     }
 }
 
-/// An attempt to wake an app that came to this.
+/// Counts a finished attempt to wake an app; `took` is its duration if the app is ready.
 pub(crate) fn wake_ended(outcome: &'static str, took: Option<Duration>) {
     counter!(WAKES, "outcome" => outcome).increment(1);
     if let Some(took) = took {
@@ -193,7 +193,7 @@ pub(crate) fn put_to_sleep(to: &'static str) {
     counter!(SLEEPS, "to" => to).increment(1);
 }
 
-/// A count as a gauge's value; counts here stay far below 2^53.
+/// Converts a count to a gauge's value; counts here stay far below 2^53.
 #[expect(clippy::cast_precision_loss)]
 fn precise(count: u64) -> f64 {
     count as f64

@@ -1,4 +1,4 @@
-//! One question to the upstream, and its answer within bounds.
+//! Sends requests to the upstream and reads its bounded answers.
 
 use std::error::Error;
 use std::fmt;
@@ -19,27 +19,28 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::condition::{Change, Condition};
+use super::health::{Change, Health};
 use crate::domain::endpoint::Endpoint;
 
-/// From the question to the end of its answer. A management secret makes the core
-/// ask its controller over the internet; Traefik waits for 30 s.
+/// From the request to the end of its answer. For a management secret, the core asks its
+/// controller over the internet; Traefik waits for 30 s.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Under the 5 s after which uvicorn closes an idle connection, so that no question
-/// meets a closing one.
+/// Below the 5 s after which uvicorn closes an idle connection, so that no request uses a
+/// connection that is being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 const MAX_IDLE: usize = 8;
 
-/// Bytes of an answer's head, and of its body; the core's own have under a kilobyte.
+/// Maximum size of an answer's head, and of its body, in bytes; the core's answers have
+/// less than a kilobyte.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// Meant for one connection (RFC 9110 section 7.6.1), or about a body, which no
-/// question has. `Host` is written anew.
-const NOT_PASSED_ON: [HeaderName; 12] = [
+/// Headers that concern a single connection (RFC 9110 section 7.6.1), or a body, which no
+/// request has. `Host` is set again.
+const NOT_FORWARDED: [HeaderName; 12] = [
     CONNECTION,
     HeaderName::from_static("proxy-connection"),
     HeaderName::from_static("keep-alive"),
@@ -54,17 +55,17 @@ const NOT_PASSED_ON: [HeaderName; 12] = [
     HOST,
 ];
 
-/// Asks the upstream.
+/// Sends requests to the upstream.
 #[derive(Debug)]
 pub(super) struct Client {
     http: legacy::Client<HttpConnector, Empty<Bytes>>,
     authority: Authority,
-    condition: Condition,
-    /// Where questions are asked, whichever thread has them.
+    health: Health,
+    /// The runtime that sends the requests, regardless of the calling thread.
     runtime: Handle,
 }
 
-/// A whole answer.
+/// A complete answer.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
@@ -74,18 +75,18 @@ pub(super) struct Answer {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum CallError {
     #[error("no answer within {TIMEOUT:?}")]
     TimedOut,
-    #[error("the question cannot be asked: {0}")]
-    Question(#[from] http::Error),
+    #[error("invalid request: {0}")]
+    Request(#[from] http::Error),
     #[error("{}", Chain(.0))]
     Unanswered(#[from] legacy::Error),
-    #[error("the answer broke off or is too long: {0}")]
+    #[error("the answer was cut off or is too long: {0}")]
     Body(Box<dyn Error + Send + Sync>),
 }
 
-/// An error with what caused it: hyper's own text names the step alone.
+/// Displays an error with its causes: hyper's own text names only the step that failed.
 struct Chain<'a>(&'a legacy::Error);
 
 impl fmt::Display for Chain<'_> {
@@ -100,25 +101,25 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// The headers that a proxy would send for the same request.
+/// Returns the headers that a proxy would send for the same request.
 pub(super) fn forwardable(headers: &HeaderMap) -> HeaderMap {
-    let mut passed_on = headers.clone();
+    let mut forwarded = headers.clone();
     for value in headers.get_all(CONNECTION) {
         for name in value.as_bytes().split(|byte| *byte == b',') {
             if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
-                passed_on.remove(name);
+                forwarded.remove(name);
             }
         }
     }
-    for name in NOT_PASSED_ON {
-        passed_on.remove(name);
+    for name in NOT_FORWARDED {
+        forwarded.remove(name);
     }
-    join_cookies(&mut passed_on);
-    passed_on
+    join_cookies(&mut forwarded);
+    forwarded
 }
 
-/// HTTP/2 splits cookies over several headers, and HTTP/1.1 has one (RFC 9113
-/// section 8.2.3).
+/// Joins cookies, which HTTP/2 splits over several headers, into the single one of
+/// HTTP/1.1 (RFC 9113 section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let cookies: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if cookies.len() > 1
@@ -129,7 +130,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 impl Client {
-    /// `None` for a URL that names no host, which the configuration refuses.
+    /// Returns `None` for a URL without a host, which the configuration refuses.
     pub(super) fn new(url: &Uri) -> Option<Self> {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -141,26 +142,26 @@ impl Client {
             .http1_max_buf_size(MAX_ANSWER)
             .build(connector);
         let authority = url.authority()?.clone();
-        Some(Self { http, authority, condition: Condition::default(), runtime: Handle::current() })
+        Some(Self { http, authority, health: Health::default(), runtime: Handle::current() })
     }
 
-    /// Runs what asks beside whoever wants it asked.
-    pub(super) fn spawn<F>(&self, asking: F) -> JoinHandle<F::Output>
+    /// Runs a request in a task of its own, independent of the caller.
+    pub(super) fn spawn<F>(&self, request: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        self.runtime.spawn(asking)
+        self.runtime.spawn(request)
     }
 
-    /// Asks one endpoint with these headers, which are [`forwardable`].
+    /// Sends a request to an endpoint with these headers, which are [`forwardable`].
     pub(super) async fn ask(
         &self,
         endpoint: Endpoint,
         headers: HeaderMap,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, CallError> {
         let answer = timeout(TIMEOUT, self.exchange(endpoint, headers)).await;
-        let answer = answer.unwrap_or(Err(Failure::TimedOut));
-        match (self.condition.note(answer.is_ok(), Instant::now()), &answer) {
+        let answer = answer.unwrap_or(Err(CallError::TimedOut));
+        match (self.health.note(answer.is_ok(), Instant::now()), &answer) {
             (Some(Change::Failed), Err(error)) => {
                 tracing::warn!(upstream = %self.authority, %error, "shard_core does not answer");
             }
@@ -172,7 +173,7 @@ impl Client {
         answer
     }
 
-    async fn exchange(&self, endpoint: Endpoint, headers: HeaderMap) -> Result<Answer, Failure> {
+    async fn exchange(&self, endpoint: Endpoint, headers: HeaderMap) -> Result<Answer, CallError> {
         let uri = Uri::builder()
             .scheme(Scheme::HTTP)
             .authority(self.authority.clone())
@@ -182,14 +183,14 @@ impl Client {
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         let (head, body) = self.http.request(request).await?.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(Failure::Body)?;
+        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(CallError::Body)?;
         Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::stand_in::{StandIn, Told};
+    use super::super::test_server::{Reply, TestServer};
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -201,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_is_meant_for_one_connection_is_not_passed_on() {
-        let passed_on = forwardable(&headers(&[
+        let forwarded = forwardable(&headers(&[
             ("host", "gate"),
             ("connection", "keep-alive, X-Only-Here ,"),
             ("x-only-here", "1"),
@@ -215,7 +216,7 @@ mod tests {
             ("x-forwarded-host", "notes.x"),
             ("sec-websocket-key", "k"),
         ]));
-        let mut names: Vec<_> = passed_on.keys().map(HeaderName::as_str).collect();
+        let mut names: Vec<_> = forwarded.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["cookie", "sec-websocket-key", "x-forwarded-host"]);
     }
@@ -224,34 +225,37 @@ mod tests {
     fn cookies_that_http2_split_are_one_header_again() {
         let mut split = headers(&[("cookie", "a=1"), ("accept", "*/*")]);
         split.append(COOKIE, HeaderValue::from_static("authorization=t"));
-        let passed_on = forwardable(&split);
-        let cookies: Vec<_> = passed_on.get_all(COOKIE).iter().collect();
+        let forwarded = forwardable(&split);
+        let cookies: Vec<_> = forwarded.get_all(COOKIE).iter().collect();
         assert_eq!(cookies, ["a=1; authorization=t"]);
     }
 
     #[tokio::test]
     async fn an_answer_comes_whole_or_not_at_all() {
-        let core = StandIn::start().await;
+        let core = TestServer::start().await;
         let client = Client::new(&core.url()).unwrap();
         let ask = || client.ask(Endpoint::Terminal, HeaderMap::new());
-        core.tell(Told::status(401).header("X-Ptl-Id", b"\xfc").body(b"{}"));
+        core.reply_with(Reply::status(401).header("X-Ptl-Id", b"\xfc").body(b"{}"));
         let answer = ask().await.unwrap();
         assert_eq!((answer.status.as_u16(), &*answer.body), (401, &b"{}"[..]));
         assert_eq!(answer.headers["x-ptl-id"], b"\xfc"[..]);
-        let [asked] = &core.asked()[..] else { panic!("{:?}", core.asked()) };
-        assert!(asked.starts_with("GET /internal/authenticate_terminal HTTP/1.1\r\n"), "{asked}");
-        assert!(asked.contains(&format!("host: {}\r\n", core.address)), "{asked}");
-        core.tell(Told::status(200).body(&vec![b' '; MAX_ANSWER + 1]));
-        assert!(matches!(ask().await, Err(Failure::Body(_))));
-        core.tell(Told::BrokenOff);
-        assert!(matches!(ask().await, Err(Failure::Body(_))));
-        core.tell(Told::NoHttp);
-        assert!(matches!(ask().await, Err(Failure::Unanswered(_))));
+        let [request] = &core.requests()[..] else { panic!("{:?}", core.requests()) };
+        assert!(
+            request.starts_with("GET /internal/authenticate_terminal HTTP/1.1\r\n"),
+            "{request}"
+        );
+        assert!(request.contains(&format!("host: {}\r\n", core.address)), "{request}");
+        core.reply_with(Reply::status(200).body(&vec![b' '; MAX_ANSWER + 1]));
+        assert!(matches!(ask().await, Err(CallError::Body(_))));
+        core.reply_with(Reply::BrokenOff);
+        assert!(matches!(ask().await, Err(CallError::Body(_))));
+        core.reply_with(Reply::NoHttp);
+        assert!(matches!(ask().await, Err(CallError::Unanswered(_))));
     }
 
     #[tokio::test]
     async fn nobody_listening_is_a_failure_that_says_why() {
-        let core = StandIn::start().await;
+        let core = TestServer::start().await;
         let url = core.url();
         core.stop().await;
         let client = Client::new(&url).unwrap();
@@ -261,17 +265,17 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_never_comes_is_given_up() {
-        let core = StandIn::start().await;
-        core.tell(Told::Hang);
+        let core = TestServer::start().await;
+        core.reply_with(Reply::Hang);
         let client = Client::new(&core.url()).unwrap();
-        let asking = client.ask(Endpoint::Auth, HeaderMap::new());
+        let request = client.ask(Endpoint::Auth, HeaderMap::new());
         let pausing = async {
             // With the clock paused earlier, the connection itself would time out.
-            core.was_asked(1).await;
+            core.wait_for_requests(1).await;
             tokio::time::pause();
             std::future::pending::<()>().await;
         };
-        let failure = tokio::select! { answer = asking => answer, () = pausing => unreachable!() };
-        assert!(matches!(failure, Err(Failure::TimedOut)), "{failure:?}");
+        let failure = tokio::select! { answer = request => answer, () = pausing => unreachable!() };
+        assert!(matches!(failure, Err(CallError::TimedOut)), "{failure:?}");
     }
 }

@@ -1,10 +1,10 @@
-//! Where two verdicts on one question differ, and whether they are meant to.
+//! Compares two verdicts on one request, and decides whether a difference is intended.
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::client::Answer;
-use super::shadow::Ours;
-use crate::domain::endpoint::{Endpoint, Said};
+use super::shadow::OurAnswer;
+use crate::domain::endpoint::{Endpoint, VerdictKind};
 use crate::domain::reason::Reason;
 use crate::domain::request::{Readings, app_label};
 
@@ -14,69 +14,71 @@ const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 const FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// What comparing two verdicts shows.
+/// The outcome of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     Same,
-    /// They differ where nightporter does on purpose.
+    /// They differ in a way that is intended.
     Expected,
     Status,
-    /// Both grant, and these headers differ.
+    /// Both grant, but these headers differ.
     Headers(Vec<HeaderName>),
 }
 
-/// What was asked of both.
+/// The request that both have answered.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Question<'a> {
+pub(super) struct ComparedRequest<'a> {
     pub(super) endpoint: Endpoint,
     pub(super) headers: &'a HeaderMap,
     /// `gate.domain`.
     pub(super) domain: Option<&'a str>,
 }
 
-/// Compares the class of the status and, of grants, the headers that apps are told.
-pub(super) fn compare(question: Question<'_>, ours: &Ours, theirs: &Answer) -> Outcome {
-    if matches!(ours.said, Said::Grant) && theirs.status.is_success() {
+/// Compares the class of the status and, for grants, the headers that are passed to apps.
+pub(super) fn compare(request: ComparedRequest<'_>, ours: &OurAnswer, theirs: &Answer) -> Outcome {
+    if matches!(ours.verdict, VerdictKind::Grant) && theirs.status.is_success() {
         return headers(&ours.headers, &theirs.headers);
     }
-    if ours.status == theirs.status && !matches!(ours.said, Said::Asleep | Said::KeptAsleep) {
+    if ours.status == theirs.status
+        && !matches!(ours.verdict, VerdictKind::Asleep | VerdictKind::KeptAsleep)
+    {
         return Outcome::Same;
     }
-    if is_on_purpose(question, ours, theirs.status) {
+    if is_intended(request, ours, theirs.status) {
         return Outcome::Expected;
     }
     let class = |status: StatusCode| status.as_u16() / 100;
     if class(ours.status) == class(theirs.status) { Outcome::Same } else { Outcome::Status }
 }
 
-/// The differences there are on purpose, as far as question and answers show them.
-/// One that cannot be told from a mistake, such as a replay that only we refuse,
-/// counts as a difference.
+/// Returns whether the difference is intended, as far as request and answers show it. One
+/// that cannot be told from a mistake, such as a replay that only nightporter refuses,
+/// counts as unintended.
 #[expect(clippy::match_same_arms, reason = "a table: one row for one difference")]
-fn is_on_purpose(question: Question<'_>, ours: &Ours, theirs: StatusCode) -> bool {
-    let (said, status) = (ours.said, theirs.as_u16());
-    if question.endpoint != Endpoint::Auth {
-        return said == Said::Grant && status == 500 && has_unsendable(&ours.headers);
+fn is_intended(request: ComparedRequest<'_>, ours: &OurAnswer, theirs: StatusCode) -> bool {
+    let (verdict, status) = (ours.verdict, theirs.as_u16());
+    if request.endpoint != Endpoint::Auth {
+        return verdict == VerdictKind::Grant && status == 500 && has_unsendable(&ours.headers);
     }
-    match (said, status) {
-        // We answer in the app's place, or when it is awake.
-        (Said::Asleep | Said::KeptAsleep, status) => status == 200,
-        // What is missing or there twice is an error there, or goes unseen.
-        (Said::Deny(Reason::MalformedRequest | Reason::AmbiguousPath), _) => true,
-        (Said::Deny(Reason::NoMatchingRule | Reason::BrokenApp), 500) => true,
-        // Only the raw reading counts there.
-        (Said::Deny(_), 200 | 500) if question.has_many_readings() => true,
-        (Said::Deny(Reason::UnknownApp), _) => question.is_outside_domain(),
-        // The host is taken as it was written there.
-        (_, 404) => question.writes_host_otherwise(),
-        (Said::Grant, 500) => {
-            question.lacks_what_signatures_need() || has_unsendable(&ours.headers)
+    match (verdict, status) {
+        // Nightporter answers in place of the app, or once the app is awake.
+        (VerdictKind::Asleep | VerdictKind::KeptAsleep, status) => status == 200,
+        // For the core, a missing or repeated header is an error, or goes unnoticed.
+        (VerdictKind::Deny(Reason::MalformedRequest | Reason::AmbiguousPath), _) => true,
+        (VerdictKind::Deny(Reason::NoMatchingRule | Reason::BrokenApp), 500) => true,
+        // The core considers only the raw reading.
+        (VerdictKind::Deny(_), 200 | 500) if request.has_many_readings() => true,
+        (VerdictKind::Deny(Reason::UnknownApp), _) => request.is_outside_domain(),
+        // The core takes the host as it is written.
+        (_, 404) => request.normalizes_host(),
+        (VerdictKind::Grant, 500) => {
+            request.lacks_signed_headers() || has_unsendable(&ours.headers)
         }
         _ => false,
     }
 }
 
-impl Question<'_> {
+impl ComparedRequest<'_> {
     fn text(&self, name: &HeaderName) -> Option<&str> {
         std::str::from_utf8(self.headers.get(name)?.as_bytes()).ok()
     }
@@ -86,8 +88,8 @@ impl Question<'_> {
         matches!(others, Some(Ok(others)) if !others.is_empty())
     }
 
-    /// In upper case, or with a port right behind the label.
-    fn writes_host_otherwise(&self) -> bool {
+    /// Returns whether the label is in upper case, or directly followed by a port.
+    fn normalizes_host(&self) -> bool {
         self.text(&FORWARDED_HOST).is_some_and(|host| {
             let written = host.split('.').next().unwrap_or_default();
             app_label(host, None).is_ok_and(|label| label != written)
@@ -100,14 +102,14 @@ impl Question<'_> {
         })
     }
 
-    /// The core reads them for unsigned requests too.
-    fn lacks_what_signatures_need(&self) -> bool {
+    /// Returns whether headers are missing that the core reads for unsigned requests too.
+    fn lacks_signed_headers(&self) -> bool {
         !self.headers.contains_key(FORWARDED_METHOD) || !self.headers.contains_key(FORWARDED_PROTO)
     }
 }
 
-/// Whether a value may stand for what the core fails to send: characters outside
-/// latin-1, which become `?` here, or UTF-8.
+/// Returns whether a value may stand for text that the core fails to send: characters
+/// outside latin-1, which are sent as `?` or UTF-8 here.
 fn has_unsendable(headers: &HeaderMap) -> bool {
     headers.values().any(|value| {
         let text = std::str::from_utf8(value.as_bytes());
@@ -140,17 +142,18 @@ fn headers(ours: &HeaderMap, theirs: &HeaderMap) -> Outcome {
     }
 }
 
-/// As they arrive: spaces around a value are not part of it (RFC 9110 section 5.5).
+/// Returns the values without surrounding spaces, which are not part of a value (RFC 9110
+/// section 5.5).
 fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a [u8]> {
     headers.get_all(name).iter().map(|value| value.as_bytes().trim_ascii()).collect()
 }
 
-/// UTF-8, which is a setting here, for latin-1.
+/// Returns whether two values are the same text: UTF-8, which is a setting here, or
+/// latin-1.
 fn is_same_text(ours: &[u8], theirs: &[u8]) -> bool {
     let latin1 = theirs.iter().map(|byte| char::from(*byte));
     ours == theirs || std::str::from_utf8(ours).is_ok_and(|ours| ours.chars().eq(latin1))
 }
 
 #[cfg(test)]
-#[path = "compare_tests.rs"]
 mod tests;

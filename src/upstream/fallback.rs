@@ -1,14 +1,14 @@
-//! Management secrets that are not the stored one, asked of shard_core.
+//! Asks shard_core about management secrets that differ from the stored one.
 //!
-//! The core then fetches the key anew from its controller, stores it, and compares.
-//! Whoever knows the path can send secrets, so questions are rationed: one under way,
-//! one begun in a second, and none in a minute for a secret that was refused. What an
-//! attacker gains is one fetch a second, where the core alone would make one for each
-//! request.
+//! The core then fetches the key again from its controller, stores it, and compares.
+//! Anyone who knows the path can send secrets, so requests are rate-limited: one in
+//! flight, one begun per second, and none within a minute for a secret that was refused.
+//! An attacker can cause one fetch per second, whereas the core alone would make one for
+//! each request.
 //!
-//! Nor does taking every turn lock a controller out that has a new key: it is not the
-//! controller's own question that makes the core fetch the key, but anybody's. Once it
-//! is stored, the controller's next request matches and asks nothing.
+//! An attacker who uses up the limit does not lock out a controller with a new key
+//! either, because any request makes the core fetch the key. Once it is stored, the
+//! controller's next request matches it and needs no fallback.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,24 +24,24 @@ use super::client::{Answer, Client, forwardable};
 use crate::domain::endpoint::Endpoint;
 use crate::telemetry::meters;
 
-/// Shortest time from one question to the next.
-const EVERY: Duration = Duration::from_secs(1);
+/// Shortest interval of requests.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// For so long a refused secret is not asked about again.
+/// How long a refused secret is not asked about again.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
-/// As many as can be refused in that time.
+/// Maximum number of refused secrets: as many as can be refused in that time.
 const MAX_REFUSED: usize = 64;
 
-/// Bytes a secret may have to be asked about: the core refuses shorter ones unseen,
-/// and its own have 64 at most.
-const LENGTHS: std::ops::RangeInclusive<usize> = 8..=1024;
+/// Lengths in bytes of secrets that are asked about: the core refuses shorter ones
+/// without a check, and its own have at most 64.
+const SECRET_LENGTHS: std::ops::RangeInclusive<usize> = 8..=1024;
 
-/// Asks about secrets.
+/// Asks the upstream about secrets.
 #[derive(Debug)]
 pub(super) struct Fallback {
     client: Arc<Client>,
-    ration: Mutex<Ration>,
+    limit: Mutex<RateLimit>,
     outcomes: Outcomes,
 }
 
@@ -59,47 +59,48 @@ impl std::fmt::Debug for Outcomes {
     }
 }
 
-/// Never the secret itself.
+/// The hash of a secret, which is kept instead of the secret itself.
 type Digest = [u8; 32];
 
-/// Who may ask when.
+/// The rate limit of requests.
 #[derive(Debug, Default)]
-struct Ration {
-    is_under_way: bool,
+struct RateLimit {
+    is_in_flight: bool,
     begun: Option<Instant>,
     /// Oldest first.
     refused: VecDeque<(Instant, Digest)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
+enum Admission {
     Ask,
-    /// Refused lately.
+    /// The secret was refused recently.
     Remembered,
     Throttled,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Word {
+enum Decision {
     Granted,
     Refused,
     Failed,
 }
 
-impl Ration {
-    fn turn(&mut self, digest: &Digest, now: Instant) -> Turn {
+impl RateLimit {
+    fn admit(&mut self, digest: &Digest, now: Instant) -> Admission {
         while self.refused.front().is_some_and(|(at, _)| now.duration_since(*at) >= REFUSED_FOR) {
             self.refused.pop_front();
         }
         if self.refused.iter().any(|(_, refused)| refused == digest) {
-            return Turn::Remembered;
+            return Admission::Remembered;
         }
-        if self.is_under_way || self.begun.is_some_and(|begun| now.duration_since(begun) < EVERY) {
-            return Turn::Throttled;
+        if self.is_in_flight || self.begun.is_some_and(|begun| now.duration_since(begun) < INTERVAL)
+        {
+            return Admission::Throttled;
         }
-        self.is_under_way = true;
+        self.is_in_flight = true;
         self.begun = Some(now);
-        Turn::Ask
+        Admission::Ask
     }
 
     fn remember(&mut self, digest: Digest, now: Instant) {
@@ -119,79 +120,80 @@ impl Fallback {
             throttled: meters::management_fallback("throttled"),
             remembered: meters::management_fallback("remembered"),
         };
-        Self { client, ration: Mutex::default(), outcomes }
+        Self { client, limit: Mutex::default(), outcomes }
     }
 
-    /// Whether shard_core accepts the secret of this one request. Whatever is no
-    /// clear word of its own is `false`.
-    pub(super) async fn vouches_for(self: &Arc<Self>, headers: &HeaderMap) -> bool {
+    /// Returns whether shard_core accepts the secret of this one request; `false` unless
+    /// it clearly does.
+    pub(super) async fn accepts_secret(self: &Arc<Self>, headers: &HeaderMap) -> bool {
         let Some(digest) = digest_of_secret(headers) else { return false };
-        let turn = self.ration().turn(&digest, Instant::now());
-        match turn {
-            Turn::Ask => {}
-            Turn::Remembered => {
+        let admission = self.limit().admit(&digest, Instant::now());
+        match admission {
+            Admission::Ask => {}
+            Admission::Remembered => {
                 self.outcomes.remembered.increment(1);
                 return false;
             }
-            Turn::Throttled => {
+            Admission::Throttled => {
                 self.outcomes.throttled.increment(1);
                 return false;
             }
         }
         let (fallback, headers) = (Arc::clone(self), forwardable(headers));
-        // A caller that goes away must not make the refusal forgotten.
-        let asking = self.client.spawn(async move { fallback.ask(headers, digest).await });
-        matches!(asking.await, Ok(Word::Granted))
+        // The refusal must be remembered even if the caller goes away.
+        let request = self.client.spawn(async move { fallback.ask(headers, digest).await });
+        matches!(request.await, Ok(Decision::Granted))
     }
 
-    async fn ask(&self, headers: HeaderMap, digest: Digest) -> Word {
-        let _under_way = UnderWay(self);
+    async fn ask(&self, headers: HeaderMap, digest: Digest) -> Decision {
+        let _in_flight = InFlight(self);
         let answer = self.client.ask(Endpoint::Management, headers).await;
-        let word = answer.as_ref().map_or(Word::Failed, word);
+        let decision = answer.as_ref().map_or(Decision::Failed, decision_of);
         let Outcomes { granted, refused, failed, .. } = &self.outcomes;
-        match word {
-            Word::Granted => {
-                tracing::info!("shard_core accepts a management secret that is not the stored one");
+        match decision {
+            Decision::Granted => {
+                tracing::info!("shard_core accepts a management secret other than the stored one");
                 granted.increment(1);
             }
-            Word::Refused => {
-                self.ration().remember(digest, Instant::now());
+            Decision::Refused => {
+                self.limit().remember(digest, Instant::now());
                 refused.increment(1);
             }
-            Word::Failed => failed.increment(1),
+            Decision::Failed => failed.increment(1),
         }
-        word
+        decision
     }
 
-    fn ration(&self) -> MutexGuard<'_, Ration> {
-        self.ration.lock().unwrap_or_else(PoisonError::into_inner)
+    fn limit(&self) -> MutexGuard<'_, RateLimit> {
+        self.limit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The question that is under way; ended when dropped, by a panic too.
-struct UnderWay<'a>(&'a Fallback);
+/// Marks the request in flight; ends it when dropped, including by a panic.
+struct InFlight<'a>(&'a Fallback);
 
-impl Drop for UnderWay<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.ration().is_under_way = false;
+        self.0.limit().is_in_flight = false;
     }
 }
 
-/// The core grants with 200 and `null`; a web server that answers every path with 200
-/// and a page, because the URL is wrong, grants nothing.
-fn word(answer: &Answer) -> Word {
+/// Interprets an answer. The core grants with 200 and `null`; a web server that answers
+/// every path with 200 and a page, because the URL is wrong, must not grant.
+fn decision_of(answer: &Answer) -> Decision {
     match answer.status {
-        StatusCode::OK if answer.body.trim_ascii() == b"null" => Word::Granted,
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Word::Refused,
-        _ => Word::Failed,
+        StatusCode::OK if answer.body.trim_ascii() == b"null" => Decision::Granted,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Decision::Refused,
+        _ => Decision::Failed,
     }
 }
 
-/// Of two secrets nobody knows which one the core would look at.
+/// Returns the hash of the secret; `None` for two secrets, since it is unknown which one
+/// the core would check.
 fn digest_of_secret(headers: &HeaderMap) -> Option<Digest> {
-    let mut offered = headers.get_all(AUTHORIZATION).iter();
-    let (secret, None) = (offered.next()?, offered.next()) else { return None };
-    if !LENGTHS.contains(&secret.len()) {
+    let mut secrets = headers.get_all(AUTHORIZATION).iter();
+    let (secret, None) = (secrets.next()?, secrets.next()) else { return None };
+    if !SECRET_LENGTHS.contains(&secret.len()) {
         return None;
     }
     digest(&SHA256, secret.as_bytes()).as_ref().try_into().ok()
@@ -200,7 +202,7 @@ fn digest_of_secret(headers: &HeaderMap) -> Option<Digest> {
 #[cfg(test)]
 mod tests {
     use super::super::client::TIMEOUT;
-    use super::super::stand_in::{StandIn, Told};
+    use super::super::test_server::{Reply, TestServer};
     use super::*;
     use http::HeaderValue;
 
@@ -208,8 +210,8 @@ mod tests {
         HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(secret).unwrap())])
     }
 
-    async fn fallback() -> (StandIn, Arc<Fallback>) {
-        let core = StandIn::start().await;
+    async fn fallback() -> (TestServer, Arc<Fallback>) {
+        let core = TestServer::start().await;
         let client = Client::new(&core.url()).unwrap();
         (core, Arc::new(Fallback::new(Arc::new(client))))
     }
@@ -218,29 +220,33 @@ mod tests {
     fn questions_are_rationed() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut ration = Ration::default();
+        let mut limit = RateLimit::default();
         let (one, other) = ([1; 32], [2; 32]);
-        assert_eq!(ration.turn(&one, at(0)), Turn::Ask);
-        assert_eq!(ration.turn(&other, at(5000)), Turn::Throttled, "one is under way");
-        ration.is_under_way = false;
-        ration.remember(one, at(5000));
-        assert_eq!(ration.turn(&other, at(5000)), Turn::Ask);
-        ration.is_under_way = false;
-        assert_eq!(ration.turn(&other, at(5999)), Turn::Throttled, "one began within a second");
-        assert_eq!(ration.turn(&one, at(64_999)), Turn::Remembered);
-        assert_eq!(ration.turn(&one, at(65_000)), Turn::Ask, "a minute has passed");
+        assert_eq!(limit.admit(&one, at(0)), Admission::Ask);
+        assert_eq!(limit.admit(&other, at(5000)), Admission::Throttled, "one is in flight");
+        limit.is_in_flight = false;
+        limit.remember(one, at(5000));
+        assert_eq!(limit.admit(&other, at(5000)), Admission::Ask);
+        limit.is_in_flight = false;
+        assert_eq!(
+            limit.admit(&other, at(5999)),
+            Admission::Throttled,
+            "one began within a second"
+        );
+        assert_eq!(limit.admit(&one, at(64_999)), Admission::Remembered);
+        assert_eq!(limit.admit(&one, at(65_000)), Admission::Ask, "a minute has passed");
     }
 
     #[test]
     fn what_is_remembered_is_bounded_and_the_latest() {
         let now = Instant::now();
-        let mut ration = Ration::default();
+        let mut limit = RateLimit::default();
         for refused in 0..=255 {
-            ration.remember([refused; 32], now);
+            limit.remember([refused; 32], now);
         }
-        assert_eq!(ration.refused.len(), MAX_REFUSED);
-        assert_eq!(ration.turn(&[255; 32], now), Turn::Remembered);
-        assert_eq!(ration.turn(&[0; 32], now), Turn::Ask);
+        assert_eq!(limit.refused.len(), MAX_REFUSED);
+        assert_eq!(limit.admit(&[255; 32], now), Admission::Remembered);
+        assert_eq!(limit.admit(&[0; 32], now), Admission::Ask);
     }
 
     #[test]
@@ -250,9 +256,9 @@ mod tests {
             body: body.into(),
             ..Answer::default()
         };
-        assert_eq!(word(&answer(200, "null")), Word::Granted);
+        assert_eq!(decision_of(&answer(200, "null")), Decision::Granted);
         for status in [401, 403] {
-            assert_eq!(word(&answer(status, "null")), Word::Refused);
+            assert_eq!(decision_of(&answer(status, "null")), Decision::Refused);
         }
         for (status, body) in [
             (200, ""),
@@ -265,7 +271,7 @@ mod tests {
             (404, "null"),
             (500, "null"),
         ] {
-            assert_eq!(word(&answer(status, body)), Word::Failed, "{status} {body}");
+            assert_eq!(decision_of(&answer(status, body)), Decision::Failed, "{status} {body}");
         }
     }
 
@@ -284,37 +290,37 @@ mod tests {
     #[tokio::test]
     async fn a_caller_that_goes_away_leaves_its_refusal() {
         let (core, fallback) = fallback().await;
-        core.tell(Told::status(401));
+        core.reply_with(Reply::status(401));
         let headers = with("wrong-secret");
         {
-            let mut asking = std::pin::pin!(fallback.vouches_for(&headers));
-            assert!(futures_util::poll!(asking.as_mut()).is_pending());
+            let mut request = std::pin::pin!(fallback.accepts_secret(&headers));
+            assert!(futures_util::poll!(request.as_mut()).is_pending());
         }
-        core.was_asked(1).await;
-        while fallback.ration().is_under_way {
+        core.wait_for_requests(1).await;
+        while fallback.limit().is_in_flight {
             tokio::task::yield_now().await;
         }
-        assert_eq!(fallback.ration().refused.len(), 1);
+        assert_eq!(fallback.limit().refused.len(), 1);
     }
 
     #[tokio::test]
     async fn a_question_that_hangs_is_a_denial_and_remembers_nothing() {
         let (core, fallback) = fallback().await;
-        core.tell(Told::Hang);
+        core.reply_with(Reply::Hang);
         let headers = with("new-secret-of-the-controller");
         let hanging = tokio::spawn({
             let (fallback, headers) = (Arc::clone(&fallback), headers.clone());
-            async move { fallback.vouches_for(&headers).await }
+            async move { fallback.accepts_secret(&headers).await }
         });
-        core.was_asked(1).await;
+        core.wait_for_requests(1).await;
         tokio::time::pause();
-        tokio::time::advance(EVERY * 2).await;
-        assert!(!fallback.vouches_for(&headers).await, "another is under way");
+        tokio::time::advance(INTERVAL * 2).await;
+        assert!(!fallback.accepts_secret(&headers).await, "another is in flight");
         tokio::time::advance(TIMEOUT).await;
         assert!(!hanging.await.unwrap());
         tokio::time::resume();
-        core.tell(Told::status(200));
-        assert!(fallback.vouches_for(&headers).await, "the next one is asked at once");
-        assert_eq!(core.asked().len(), 2);
+        core.reply_with(Reply::status(200));
+        assert!(fallback.accepts_secret(&headers).await, "the next one is asked at once");
+        assert_eq!(core.requests().len(), 2);
     }
 }

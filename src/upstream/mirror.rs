@@ -1,7 +1,7 @@
-//! Requests passed on now and then, so that shard_core knows which apps are in use.
+//! Forwards requests now and then, so that shard_core knows which apps are in use.
 //!
-//! Its clock pauses an app after a minute without a request; one in half of that
-//! keeps it awake there.
+//! It pauses an app after a minute without a request; one request every half minute
+//! prevents that.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,30 +17,31 @@ use super::client::{Client, TIMEOUT, forwardable};
 use crate::domain::endpoint::Endpoint;
 use crate::telemetry::meters;
 
-/// Shortest time between two requests passed on for one app. An answer is given up
-/// before, so no app has two under way.
-const EVERY: Duration = Duration::from_secs(30);
-const _: () = assert!(TIMEOUT.as_secs() < EVERY.as_secs());
+/// Shortest interval of requests forwarded for one app. A request times out before, so no
+/// app has two in flight.
+const INTERVAL: Duration = Duration::from_secs(30);
+const _: () = assert!(TIMEOUT.as_secs() < INTERVAL.as_secs());
 
-/// Requests under way, over all apps.
-const MAX_UNDER_WAY: usize = 16;
+/// Maximum number of requests in flight, over all apps.
+const MAX_IN_FLIGHT: usize = 16;
 
-/// When all are under way, the next look of an app that was left out.
+/// Time after which an app that was skipped, because all permits were in use, tries
+/// again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Apps above which those that nobody holds any more are forgotten.
+/// Number of apps above which those that are no longer referenced are forgotten.
 const FORGET_ABOVE: usize = 1024;
 
-/// Passes on what is due.
+/// Forwards the requests that are due.
 #[derive(Debug)]
 pub(super) struct Mirror {
-    outlet: Arc<Outlet>,
+    shared: Arc<Shared>,
     apps: Mutex<HashMap<Arc<str>, Arc<Mirrored>>>,
 }
 
-/// What all apps share.
+/// The state that all apps share.
 #[derive(Debug)]
-struct Outlet {
+struct Shared {
     client: Arc<Client>,
     started: Instant,
     permits: Arc<Semaphore>,
@@ -54,11 +55,11 @@ struct Outcomes {
     skipped: Counter,
 }
 
-/// One app as the upstream gets to know of it. It outlives the rows it is held with,
-/// or every change of one would make the app due.
+/// The mirror of one app's requests. It outlives the cached rows that refer to it, so
+/// that a change of a row does not make the app due.
 #[derive(Debug)]
 pub struct Mirrored {
-    outlet: Arc<Outlet>,
+    shared: Arc<Shared>,
     app: Arc<str>,
     /// When a request is due, in milliseconds since `outlet.started`.
     due: AtomicU64,
@@ -79,9 +80,9 @@ impl Mirror {
             failed: meters::mirrored("failed"),
             skipped: meters::mirrored("skipped"),
         };
-        let permits = Arc::new(Semaphore::new(MAX_UNDER_WAY));
-        let outlet = Outlet { client, started: Instant::now(), permits, outcomes };
-        Self { outlet: Arc::new(outlet), apps: Mutex::default() }
+        let permits = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
+        let shared = Shared { client, started: Instant::now(), permits, outcomes };
+        Self { shared: Arc::new(shared), apps: Mutex::default() }
     }
 
     pub(super) fn of(&self, app: &Arc<str>) -> Arc<Mirrored> {
@@ -91,7 +92,7 @@ impl Mirror {
         }
         let mirrored = apps.entry(Arc::clone(app)).or_insert_with(|| {
             Arc::new(Mirrored {
-                outlet: Arc::clone(&self.outlet),
+                shared: Arc::clone(&self.shared),
                 app: Arc::clone(app),
                 due: AtomicU64::new(0),
                 is_refused: AtomicBool::new(false),
@@ -102,13 +103,13 @@ impl Mirror {
 }
 
 impl Mirrored {
-    /// Passes a granted request on, behind its answer, where one is due. Otherwise
-    /// looks at one number.
-    pub fn pass_on(self: &Arc<Self>, headers: &HeaderMap) {
-        let Outlet { started, permits, outcomes, .. } = &*self.outlet;
+    /// Forwards a granted request after its answer, if one is due. Otherwise only reads
+    /// one number.
+    pub fn forward(self: &Arc<Self>, headers: &HeaderMap) {
+        let Shared { started, permits, outcomes, .. } = &*self.shared;
         let now = started.elapsed();
         let due = self.due.load(Ordering::Relaxed);
-        if millis(now) < due || !self.take(due, now + EVERY) {
+        if millis(now) < due || !self.claim(due, now + INTERVAL) {
             return;
         }
         let Ok(permit) = Arc::clone(permits).try_acquire_owned() else {
@@ -118,22 +119,22 @@ impl Mirrored {
         };
         let mirrored = Arc::clone(self);
         let headers = forwardable(headers);
-        self.outlet.client.spawn(async move {
+        self.shared.client.spawn(async move {
             mirrored.send(headers).await;
             drop(permit);
         });
     }
 
-    fn take(&self, due: u64, next: Duration) -> bool {
+    fn claim(&self, due: u64, next: Duration) -> bool {
         let next = millis(next);
         self.due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     async fn send(&self, headers: HeaderMap) {
-        let Self { outlet, app, is_refused, .. } = self;
-        let Outcomes { granted, denied, failed, .. } = &outlet.outcomes;
-        // The client says when nobody answers at all.
-        let Ok(answer) = outlet.client.ask(Endpoint::Auth, headers).await else {
+        let Self { shared, app, is_refused, .. } = self;
+        let Outcomes { granted, denied, failed, .. } = &shared.outcomes;
+        // The client logs that the upstream does not answer.
+        let Ok(answer) = shared.client.ask(Endpoint::Auth, headers).await else {
             return failed.increment(1);
         };
         let status = answer.status;
@@ -147,7 +148,11 @@ impl Mirrored {
         if is_refused.swap(refused, Ordering::Relaxed) != refused {
             let status = status.as_u16();
             if refused {
-                tracing::warn!(%app, status, "shard_core refuses what was granted here; it may put the app to sleep");
+                tracing::warn!(
+                    %app,
+                    status,
+                    "shard_core denies a request granted here; it may put the app to sleep"
+                );
             } else {
                 tracing::info!(%app, "shard_core grants requests for the app again");
             }
@@ -161,21 +166,21 @@ fn millis(time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stand_in::{StandIn, Told};
+    use super::super::test_server::{Reply, TestServer};
     use super::*;
 
-    async fn mirror() -> (StandIn, Mirror) {
-        let core = StandIn::start().await;
+    async fn mirror() -> (TestServer, Mirror) {
+        let core = TestServer::start().await;
         let client = Client::new(&core.url()).unwrap();
         (core, Mirror::new(Arc::new(client)))
     }
 
-    fn under_way(mirror: &Mirror) -> usize {
-        MAX_UNDER_WAY - mirror.outlet.permits.available_permits()
+    fn in_flight(mirror: &Mirror) -> usize {
+        MAX_IN_FLIGHT - mirror.shared.permits.available_permits()
     }
 
     async fn all_answered(mirror: &Mirror) {
-        while under_way(mirror) > 0 {
+        while in_flight(mirror) > 0 {
             tokio::task::yield_now().await;
         }
     }
@@ -186,46 +191,46 @@ mod tests {
         tokio::time::pause();
         for turn in 1..=3 {
             for _ in 0..1000 {
-                mirror.of(&"notes".into()).pass_on(&HeaderMap::new());
+                mirror.of(&"notes".into()).forward(&HeaderMap::new());
             }
-            core.was_asked(turn).await;
+            core.wait_for_requests(turn).await;
             all_answered(&mirror).await;
-            tokio::time::advance(EVERY / 2).await;
-            mirror.of(&"notes".into()).pass_on(&HeaderMap::new());
-            assert_eq!(under_way(&mirror), 0);
-            tokio::time::advance(EVERY / 2).await;
+            tokio::time::advance(INTERVAL / 2).await;
+            mirror.of(&"notes".into()).forward(&HeaderMap::new());
+            assert_eq!(in_flight(&mirror), 0);
+            tokio::time::advance(INTERVAL / 2).await;
         }
-        mirror.of(&"wiki".into()).pass_on(&HeaderMap::new());
-        core.was_asked(4).await;
-        assert_eq!(core.asked().len(), 4);
+        mirror.of(&"wiki".into()).forward(&HeaderMap::new());
+        core.wait_for_requests(4).await;
+        assert_eq!(core.requests().len(), 4);
     }
 
     #[tokio::test]
     async fn an_upstream_that_hangs_costs_a_bounded_number_of_requests() {
         let (core, mirror) = mirror().await;
-        core.tell(Told::Hang);
+        core.reply_with(Reply::Hang);
         let apps: Vec<Arc<str>> = (0..100).map(|app| format!("app{app}").into()).collect();
-        let all_pass_on = || {
+        let forward_all = || {
             for app in &apps {
                 let host = http::HeaderValue::from_str(app).unwrap();
                 let name = http::HeaderName::from_static("x-forwarded-host");
-                mirror.of(app).pass_on(&HeaderMap::from_iter([(name, host)]));
+                mirror.of(app).forward(&HeaderMap::from_iter([(name, host)]));
             }
         };
-        all_pass_on();
-        core.was_asked(MAX_UNDER_WAY).await;
+        forward_all();
+        core.wait_for_requests(MAX_IN_FLIGHT).await;
         tokio::time::pause();
         tokio::time::advance(RETRY * 2).await;
-        all_pass_on();
-        assert_eq!(under_way(&mirror), MAX_UNDER_WAY);
+        forward_all();
+        assert_eq!(in_flight(&mirror), MAX_IN_FLIGHT);
         tokio::time::advance(TIMEOUT).await;
         all_answered(&mirror).await;
-        // Whoever was left out has the next turns, not those that had theirs.
-        core.tell(Told::status(200));
-        all_pass_on();
-        core.was_asked(2 * MAX_UNDER_WAY).await;
-        let hosts: std::collections::HashSet<_> = core.asked().into_iter().collect();
-        assert_eq!(hosts.len(), 2 * MAX_UNDER_WAY);
+        // The apps that were skipped are next, not those that were served.
+        core.reply_with(Reply::status(200));
+        forward_all();
+        core.wait_for_requests(2 * MAX_IN_FLIGHT).await;
+        let hosts: std::collections::HashSet<_> = core.requests().into_iter().collect();
+        assert_eq!(hosts.len(), 2 * MAX_IN_FLIGHT);
     }
 
     #[tokio::test]

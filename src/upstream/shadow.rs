@@ -1,5 +1,5 @@
-//! Every question asked of shard_core as well, and the two verdicts compared: what a
-//! switch-over would change is known before it is made.
+//! Sends every request to shard_core as well, and compares the two verdicts: this shows
+//! what a switch-over would change before it is made.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
@@ -12,20 +12,20 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::client::{Client, forwardable};
-use super::compare::{Outcome, Question, compare};
-use crate::domain::endpoint::{Endpoint, Said};
+use super::compare::{ComparedRequest, Outcome, compare};
+use crate::domain::endpoint::{Endpoint, VerdictKind};
 use crate::telemetry::meters;
 use crate::throttle::Throttle;
 
-/// Questions under way; further ones are skipped.
-const MAX_UNDER_WAY: usize = 64;
+/// Maximum number of requests in flight; further ones are skipped.
+const MAX_IN_FLIGHT: usize = 64;
 
-/// Management secrets that were denied here are asked about at most this often: each
-/// makes the core ask its controller, and anybody may send them.
-const SECRET_EVERY: Duration = Duration::from_secs(1);
+/// Shortest interval of requests for management secrets that were denied here: each makes
+/// the core ask its controller, and anyone may send them.
+const SECRET_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Differences are logged at most this often.
-const LOG_EVERY: Duration = Duration::from_secs(1);
+/// Shortest interval of log lines about differences.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Compares verdicts.
 #[derive(Debug)]
@@ -33,9 +33,9 @@ pub(crate) struct Shadow {
     client: Arc<Client>,
     /// `gate.domain`.
     domain: Option<String>,
-    /// Marks our questions (RFC 9110 section 7.6.3). An upstream that leads back here
-    /// would otherwise be asked about its own questions for ever. Drawn at the start,
-    /// so that no client can write it.
+    /// Marks our requests (RFC 9110 section 7.6.3). Without it, an upstream that leads
+    /// back here would cause an endless loop. Random for each process, so that no client
+    /// can forge it.
     via: HeaderValue,
     permits: Arc<Semaphore>,
     outcomes: [Outcomes; Endpoint::ALL.len()],
@@ -55,8 +55,8 @@ struct Outcomes {
 
 /// Our answer.
 #[derive(Debug)]
-pub(super) struct Ours {
-    pub(super) said: Said,
+pub(super) struct OurAnswer {
+    pub(super) verdict: VerdictKind,
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
 }
@@ -69,27 +69,27 @@ impl std::fmt::Debug for Outcomes {
 
 impl Outcomes {
     fn new(endpoint: Endpoint) -> Self {
-        let counted = |outcome| meters::shadowed(endpoint, outcome);
+        let counter = |outcome| meters::shadowed(endpoint, outcome);
         Self {
-            same: counted("same"),
-            expected: counted("expected"),
-            status: counted("status"),
-            headers: counted("headers"),
-            skipped: counted("skipped"),
-            failed: counted("failed"),
+            same: counter("same"),
+            expected: counter("expected"),
+            status: counter("status"),
+            headers: counter("headers"),
+            skipped: counter("skipped"),
+            failed: counter("failed"),
         }
     }
 }
 
 impl Shadow {
     pub(super) fn new(client: Arc<Client>, domain: Option<String>) -> Self {
-        let drawn = RandomState::new().build_hasher().finish();
-        let via = HeaderValue::from_str(&format!("1.1 nightporter-{drawn:016x}"));
+        let random = RandomState::new().build_hasher().finish();
+        let via = HeaderValue::from_str(&format!("1.1 nightporter-{random:016x}"));
         Self {
             client,
             domain,
             via: via.unwrap_or(HeaderValue::from_static("1.1 nightporter")),
-            permits: Arc::new(Semaphore::new(MAX_UNDER_WAY)),
+            permits: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             outcomes: Endpoint::ALL.map(Outcomes::new),
             secrets: Throttle::default(),
             differences: Throttle::default(),
@@ -97,52 +97,56 @@ impl Shadow {
         }
     }
 
-    /// Asks the upstream what was asked here, behind our answer, and compares.
+    /// Sends a request to the upstream after it was answered here, and compares the
+    /// answers.
     pub(crate) fn follow(
         self: &Arc<Self>,
         endpoint: Endpoint,
-        question: &HeaderMap,
-        said: Said,
+        request: &HeaderMap,
+        verdict: VerdictKind,
         status: StatusCode,
         answer: &HeaderMap,
     ) {
         let skipped = || self.outcomes[endpoint as usize].skipped.increment(1);
-        if question.get_all(VIA).iter().any(|via| *via == self.via) {
+        if request.get_all(VIA).iter().any(|via| *via == self.via) {
             if self.loops.admit(Instant::now(), Duration::from_secs(60)).is_some() {
                 tracing::warn!("upstream.url leads back to this process, not to shard_core");
             }
             return skipped();
         }
-        if matches!((endpoint, said), (Endpoint::Management, Said::Deny(_)))
-            && self.secrets.admit(Instant::now(), SECRET_EVERY).is_none()
+        if matches!((endpoint, verdict), (Endpoint::Management, VerdictKind::Deny(_)))
+            && self.secrets.admit(Instant::now(), SECRET_INTERVAL).is_none()
         {
             return skipped();
         }
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             return skipped();
         };
-        let headers = match said {
-            Said::Grant => answer.clone(),
-            Said::Asleep | Said::KeptAsleep | Said::Deny(_) => HeaderMap::new(),
+        let headers = match verdict {
+            VerdictKind::Grant => answer.clone(),
+            VerdictKind::Asleep | VerdictKind::KeptAsleep | VerdictKind::Deny(_) => {
+                HeaderMap::new()
+            }
         };
-        let ours = Ours { said, status, headers };
-        let (shadow, question) = (Arc::clone(self), forwardable(question));
+        let ours = OurAnswer { verdict, status, headers };
+        let (shadow, request) = (Arc::clone(self), forwardable(request));
         self.client.spawn(async move {
-            shadow.ask(endpoint, question, &ours).await;
+            shadow.send(endpoint, request, &ours).await;
             drop(permit);
         });
     }
 
-    async fn ask(&self, endpoint: Endpoint, question: HeaderMap, ours: &Ours) {
+    async fn send(&self, endpoint: Endpoint, request: HeaderMap, ours: &OurAnswer) {
         let outcomes = &self.outcomes[endpoint as usize];
-        let mut marked = question.clone();
+        let mut marked = request.clone();
         marked.append(VIA, self.via.clone());
-        // The client says when nobody answers at all.
+        // The client logs that the upstream does not answer.
         let Ok(theirs) = self.client.ask(endpoint, marked).await else {
             return outcomes.failed.increment(1);
         };
-        let question = Question { endpoint, headers: &question, domain: self.domain.as_deref() };
-        let outcome = compare(question, ours, &theirs);
+        let request =
+            ComparedRequest { endpoint, headers: &request, domain: self.domain.as_deref() };
+        let outcome = compare(request, ours, &theirs);
         let (counter, names) = match &outcome {
             Outcome::Same => return outcomes.same.increment(1),
             Outcome::Expected => (&outcomes.expected, &[][..]),
@@ -153,15 +157,15 @@ impl Shadow {
         if matches!(outcome, Outcome::Expected) {
             return;
         }
-        if let Some(kept_back) = self.differences.admit(Instant::now(), LOG_EVERY) {
+        if let Some(suppressed) = self.differences.admit(Instant::now(), LOG_INTERVAL) {
             let names: Vec<_> = names.iter().map(http::HeaderName::as_str).collect();
             tracing::info!(
                 endpoint = endpoint.as_str(),
-                ours = ours.said.as_str(),
+                ours = ours.verdict.as_str(),
                 theirs = theirs.status.as_u16(),
                 headers = names.join(", "),
-                kept_back,
-                "shard_core answers otherwise"
+                suppressed,
+                "shard_core's verdict differs"
             );
         }
     }
@@ -169,52 +173,52 @@ impl Shadow {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stand_in::{StandIn, Told};
+    use super::super::test_server::{Reply, TestServer};
     use super::*;
     use crate::domain::reason::Reason;
 
-    async fn shadow() -> (StandIn, Arc<Shadow>) {
-        let core = StandIn::start().await;
+    async fn shadow() -> (TestServer, Arc<Shadow>) {
+        let core = TestServer::start().await;
         let client = Client::new(&core.url()).unwrap();
         (core, Arc::new(Shadow::new(Arc::new(client), None)))
     }
 
-    fn follow(shadow: &Arc<Shadow>, question: &HeaderMap) {
+    fn follow(shadow: &Arc<Shadow>, request: &HeaderMap) {
         let answer = HeaderMap::new();
-        shadow.follow(Endpoint::Auth, question, Said::Grant, StatusCode::OK, &answer);
+        shadow.follow(Endpoint::Auth, request, VerdictKind::Grant, StatusCode::OK, &answer);
     }
 
     #[tokio::test]
     async fn questions_under_way_are_bounded() {
         let (core, shadow) = shadow().await;
-        core.tell(Told::Hang);
-        for _ in 0..10 * MAX_UNDER_WAY {
+        core.reply_with(Reply::Hang);
+        for _ in 0..10 * MAX_IN_FLIGHT {
             follow(&shadow, &HeaderMap::new());
         }
-        core.was_asked(MAX_UNDER_WAY).await;
+        core.wait_for_requests(MAX_IN_FLIGHT).await;
         tokio::time::pause();
         tokio::time::advance(super::super::client::TIMEOUT).await;
-        while shadow.permits.available_permits() < MAX_UNDER_WAY {
+        while shadow.permits.available_permits() < MAX_IN_FLIGHT {
             tokio::task::yield_now().await;
         }
-        assert_eq!(core.asked().len(), MAX_UNDER_WAY);
+        assert_eq!(core.requests().len(), MAX_IN_FLIGHT);
     }
 
     #[tokio::test]
     async fn secrets_that_anybody_may_send_are_no_flood() {
         let (core, shadow) = shadow().await;
-        let (none, denied) = (HeaderMap::new(), Said::Deny(Reason::ManagementSecret));
+        let (none, denied) = (HeaderMap::new(), VerdictKind::Deny(Reason::ManagementSecret));
         for _ in 0..50 {
             let status = StatusCode::UNAUTHORIZED;
             shadow.follow(Endpoint::Management, &none, denied, status, &none);
         }
-        core.was_asked(1).await;
-        while shadow.permits.available_permits() < MAX_UNDER_WAY {
+        core.wait_for_requests(1).await;
+        while shadow.permits.available_permits() < MAX_IN_FLIGHT {
             tokio::task::yield_now().await;
         }
-        shadow.follow(Endpoint::Management, &none, Said::Grant, StatusCode::OK, &none);
-        core.was_asked(2).await;
-        assert_eq!(core.asked().len(), 2);
+        shadow.follow(Endpoint::Management, &none, VerdictKind::Grant, StatusCode::OK, &none);
+        core.wait_for_requests(2).await;
+        assert_eq!(core.requests().len(), 2);
     }
 
     #[tokio::test]
@@ -222,9 +226,9 @@ mod tests {
         let (core, shadow) = shadow().await;
         let with = |via: HeaderValue| HeaderMap::from_iter([(VIA, via)]);
         follow(&shadow, &with(shadow.via.clone()));
-        assert_eq!(shadow.permits.available_permits(), MAX_UNDER_WAY);
+        assert_eq!(shadow.permits.available_permits(), MAX_IN_FLIGHT);
         follow(&shadow, &with(HeaderValue::from_static("1.1 nightporter-0123456789abcdef")));
-        core.was_asked(1).await;
-        assert!(core.asked()[0].contains(shadow.via.to_str().unwrap()));
+        core.wait_for_requests(1).await;
+        assert!(core.requests()[0].contains(shadow.via.to_str().unwrap()));
     }
 }

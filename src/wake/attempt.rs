@@ -1,14 +1,15 @@
 //! One attempt to wake an app, or to put it to sleep.
 //!
-//! An attempt holds the app's lock while it acts, and acts on what is: the status in
-//! the store and the state in the engine, both read after the lock was taken. Where
-//! the engine says that things were otherwise (404, 409), it looks once more.
+//! An attempt holds the app's lock while it acts, and acts on the current state: the
+//! status in the store and the containers in the engine, both read after the lock was
+//! acquired. If the engine answers that its state has changed (404, 409), the attempt
+//! reads both again and retries once.
 
 mod ready;
 mod recreate;
-mod rest;
+mod sleep;
 
-pub(super) use rest::CANNOT_BE_PAUSED;
+pub(super) use sleep::CANNOT_BE_PAUSED;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,33 +19,33 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, warn};
 
-use super::Wakes;
-use super::app::{AppWake, Facts};
+use super::Registry;
 use super::compose::Compose;
-use super::conditions::free_disk;
 use super::docker::watch::View;
-use super::docker::{Condition, Container, EndedBy, Engine, EngineError, Health, State};
+use super::docker::{Container, DependencyCondition, EndedBy, Engine, EngineError, Health, State};
+use super::handle::{AppHandle, AppSpec};
 use super::observed::{EngineState, Observed, Selector};
-use super::parts::Role;
+use super::resources::free_disk;
+use super::roles::Role;
 use crate::config;
-use crate::domain::lifecycle::{Failure, Phase, is_going};
-use crate::store::{AppLock, Source, Standing, Unavailable};
+use crate::domain::lifecycle::{Phase, WakeError, is_going};
+use crate::store::{AppLock, InstallState, Source, Unavailable};
 
-/// How long an attempt waits for another process's, which acts and then lets go.
-const LOCK_LIMIT: Duration = Duration::from_secs(30);
+/// How long an attempt waits for the lock while another process holds it.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 
 const LOCK_LOST: &str = "the session that holds the app's lock has ended";
 
-/// How long an attempt waits for an engine that went away a moment ago.
-const ENGINE_LIMIT: Duration = Duration::from_secs(3);
+/// How long an attempt waits for an engine that has just become unreachable.
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long the containers that Compose has made may take to be seen.
-const SEEN_LIMIT: Duration = Duration::from_secs(5);
+/// How long containers that Compose has created may take to appear in the snapshot.
+const CREATED_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What all attempts share.
 #[derive(Debug)]
-pub(super) struct Means {
+pub(super) struct Context {
     pub(super) config: config::Wake,
     pub(super) reclaim: bool,
     pub(super) engine: Arc<Engine>,
@@ -52,33 +53,33 @@ pub(super) struct Means {
     pub(super) compose: Arc<Compose>,
 }
 
-/// The way one attempt goes.
+/// One attempt on one app.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    pub(super) means: Arc<Means>,
-    pub(super) wakes: Arc<Wakes>,
-    pub(super) app: Arc<AppWake>,
+    pub(super) context: Arc<Context>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) app: Arc<AppHandle>,
     pub(super) selector: Selector,
     pub(super) view: View,
-    /// Containers that were to be started when it looked first: what has come up since
-    /// must not make others look as if they had been passed over.
+    /// Containers that were selected to be started. A second selection must not drop them
+    /// because other containers have started in the meantime.
     pub(super) chosen: HashSet<Arc<str>>,
     pub(super) progress: mpsc::UnboundedSender<(Arc<str>, Phase)>,
 }
 
-/// What came of an attempt to wake.
+/// The outcome of an attempt to wake an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     Ready,
-    Failed(Failure),
-    /// Nothing was done, for a reason that is no failure: the phase says which.
+    Failed(WakeError),
+    /// Nothing was done, for a reason that is not a failure; the phase gives the reason.
     Declined(Phase),
     /// The app is not installed any more.
     Gone,
 }
 
 impl Outcome {
-    /// Its name in metrics.
+    /// Returns its name in metrics.
     pub(super) fn as_str(&self) -> &'static str {
         match self {
             Self::Ready => "ready",
@@ -89,205 +90,213 @@ impl Outcome {
     }
 }
 
-/// Why a step did not succeed.
-enum Trouble {
-    /// Things were otherwise than was thought.
+/// Why a step failed.
+enum AttemptError {
+    /// The state that the step was based on had changed.
     Stale(String),
-    Failed(Failure),
+    Failed(WakeError),
 }
 
-impl From<Failure> for Trouble {
-    fn from(failure: Failure) -> Self {
+impl From<WakeError> for AttemptError {
+    fn from(failure: WakeError) -> Self {
         Self::Failed(failure)
     }
 }
 
-impl From<EngineError> for Trouble {
+impl From<EngineError> for AttemptError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::NotFound(reason) | EngineError::Conflict(reason) => Self::Stale(reason),
             EngineError::Away(reason) => {
                 debug!(reason, "the engine does not answer");
-                Self::Failed(Failure::EngineAway)
+                Self::Failed(WakeError::EngineAway)
             }
-            EngineError::Refused { message, .. } => Self::Failed(Failure::Engine(message)),
+            EngineError::Refused { message, .. } => Self::Failed(WakeError::Engine(message)),
         }
     }
 }
 
-impl From<Unavailable> for Failure {
+impl From<Unavailable> for WakeError {
     fn from(error: Unavailable) -> Self {
         Self::Store(error.to_string())
     }
 }
 
 impl Attempt {
-    fn facts(&self) -> Arc<Facts> {
-        self.app.facts()
+    fn spec(&self) -> Arc<AppSpec> {
+        self.app.spec()
     }
 
     fn observe(&self) -> Observed {
-        self.selector.observe(&self.facts(), &self.view.snapshot())
+        self.selector.observe(&self.spec(), &self.view.snapshot())
     }
 
-    fn tell(&self, phase: Phase) {
-        // The waker is gone only when the process ends.
+    fn report(&self, phase: Phase) {
+        // The reconciler ends only when the process does.
         let _ = self.progress.send((Arc::clone(&self.app.name), phase));
     }
 
-    /// Brings the app from whatever it does to ready.
+    /// Brings the app from any state to ready.
     pub(super) async fn wake(mut self) -> Outcome {
-        let deadline = Instant::now() + self.means.config.start_timeout;
-        let was_paused = match self.act_alone().await {
+        let deadline = Instant::now() + self.context.config.start_timeout;
+        let was_paused = match self.act_locked().await {
             Ok(was_paused) => was_paused,
             Err(outcome) => return outcome,
         };
-        // What Compose took for pulling an image is not the app's time.
-        let deadline = deadline.max(Instant::now() + self.means.config.start_timeout / 2);
+        // The time that Compose needed to pull an image does not count against the app's
+        // limit.
+        let deadline = deadline.max(Instant::now() + self.context.config.start_timeout / 2);
         self.until_ready(was_paused, deadline).await
     }
 
-    /// Waits for an app that somebody else started.
+    /// Waits until an app that was started from outside is ready.
     pub(super) async fn follow(mut self, was_paused: bool) -> Outcome {
-        let deadline = Instant::now() + self.means.config.start_timeout;
+        let deadline = Instant::now() + self.context.config.start_timeout;
         self.until_ready(was_paused, deadline).await
     }
 
-    async fn lock(&self) -> Result<AppLock, Failure> {
-        let deadline = Instant::now() + LOCK_LIMIT;
+    async fn lock(&self) -> Result<AppLock, WakeError> {
+        let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
-            let tried = timeout_at(deadline, self.means.source.try_lock_app(&self.app.name)).await;
-            let tried = tried.unwrap_or_else(|_| Err(Unavailable::new("a lock took too long")));
-            if let Some(lock) = tried? {
+            let acquired =
+                timeout_at(deadline, self.context.source.try_lock_app(&self.app.name)).await;
+            let acquired = acquired.unwrap_or_else(|_| {
+                Err(Unavailable::new("acquiring the app's lock took too long"))
+            });
+            if let Some(lock) = acquired? {
                 return Ok(lock);
             }
             if Instant::now() >= deadline {
                 let reason = "another process has been waking this app for too long";
-                return Err(Failure::Store(reason.into()));
+                return Err(WakeError::Store(reason.into()));
             }
             sleep(LOCK_RETRY).await;
         }
     }
 
-    /// Acts while the lock is held. Where it is lost in the middle, whatever is being
-    /// done is left, and done with a new lock from where it stands.
-    async fn act_alone(&mut self) -> Result<bool, Outcome> {
-        let deadline = Instant::now() + LOCK_LIMIT;
+    /// Acts while the lock is held. If the lock is lost, the action is cancelled and
+    /// begins again with a new lock, from the state at that time.
+    async fn act_locked(&mut self) -> Result<bool, Outcome> {
+        let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
             let lock = self.lock().await.map_err(Outcome::Failed)?;
-            let acted = tokio::select! {
+            let result = tokio::select! {
                 biased;
                 () = lock.lost() => None,
-                acted = self.act() => Some(acted),
+                result = self.act() => Some(result),
             };
-            if let Some(acted) = acted {
+            if let Some(result) = result {
                 lock.release().await;
-                return acted;
+                return result;
             }
             if Instant::now() >= deadline {
-                return Err(Outcome::Failed(Failure::Store(LOCK_LOST.into())));
+                return Err(Outcome::Failed(WakeError::Store(LOCK_LOST.into())));
             }
-            warn!(app = %self.app.name, "{LOCK_LOST}; it is taken anew");
+            warn!(app = %self.app.name, "{LOCK_LOST}; acquiring it again");
         }
     }
 
-    /// Starts what has to be started; whether the app was paused.
+    /// Starts all containers that have to be started. Returns whether the app was paused.
     async fn act(&mut self) -> Result<bool, Outcome> {
         let began = Instant::now();
         while !self.view.snapshot().live {
-            if timeout_at(began + ENGINE_LIMIT, self.view.changed()).await.is_err() {
-                return Err(Outcome::Failed(Failure::EngineAway));
+            if timeout_at(began + ENGINE_TIMEOUT, self.view.changed()).await.is_err() {
+                return Err(Outcome::Failed(WakeError::EngineAway));
             }
         }
-        let mut is_second_look = false;
+        let mut is_retry = false;
         loop {
-            self.means.compose.files().look(&[&*self.app.name]).await;
+            self.context.compose.files().search(&[&*self.app.name]).await;
             let observed = self.observe();
             self.note_files(&observed);
-            // Each time: what was in the way may be that the app is being removed. After the
-            // containers were looked at: whoever removes an app says so before it removes
-            // them, so none that are missing for that are made anew.
-            self.consult().await?;
+            // Checked in every round, because the conflict may be that the app is being
+            // removed. Checked after the containers were observed: the status is written
+            // before the containers are removed, so containers that are missing because
+            // of a removal are not created again.
+            self.check_allowed().await?;
             let was_paused = observed.state == EngineState::Paused;
             match self.bring_up(&observed).await {
                 Ok(()) => return Ok(was_paused),
-                Err(Trouble::Failed(failure)) => return Err(Outcome::Failed(failure)),
-                Err(Trouble::Stale(reason)) if is_second_look => {
-                    return Err(Outcome::Failed(Failure::Engine(reason)));
+                Err(AttemptError::Failed(failure)) => return Err(Outcome::Failed(failure)),
+                Err(AttemptError::Stale(reason)) if is_retry => {
+                    return Err(Outcome::Failed(WakeError::Engine(reason)));
                 }
-                Err(Trouble::Stale(reason)) => {
-                    debug!(app = %self.app.name, reason, "looking once more");
-                    is_second_look = true;
-                    self.look(&observed).await;
+                Err(AttemptError::Stale(reason)) => {
+                    debug!(app = %self.app.name, reason, "the state has changed; trying once more");
+                    is_retry = true;
+                    self.refresh(&observed).await;
                 }
             }
         }
     }
 
-    /// Whether the store and the box allow it.
-    async fn consult(&self) -> Result<(), Outcome> {
-        let Means { config, source, .. } = &*self.means;
-        let failed = |error: Unavailable| Outcome::Failed(error.into());
-        // The store last of all: whatever is waited for afterwards may be overtaken.
+    /// Checks whether the store's status and the box's resources allow a start.
+    async fn check_allowed(&self) -> Result<(), Outcome> {
+        let Context { config, source, .. } = &*self.context;
+        let unavailable = |error: Unavailable| Outcome::Failed(error.into());
+        // The status is read last: it may be outdated by anything that is awaited
+        // afterwards.
         let free = free_disk(&config.data_dir).await;
         let size = source.box_size().await;
-        match source.standing(&self.app.name).await.map_err(failed)? {
-            Standing::Revivable => {}
-            Standing::Busy { status } => {
+        match source.install_state(&self.app.name).await.map_err(unavailable)? {
+            InstallState::Revivable => {}
+            InstallState::Busy { status } => {
                 return Err(Outcome::Declined(Phase::Unavailable { status }));
             }
-            Standing::Gone => return Err(Outcome::Gone),
+            InstallState::Gone => return Err(Outcome::Gone),
         }
         match free {
             Ok(free) if free < config.min_free_disk => {
                 return Err(Outcome::Declined(Phase::LowDisk));
             }
             Ok(_) => {}
-            // Nobody can say that it is low.
+            // An unknown amount does not count as low.
             Err(error) => {
-                warn!(%error, "free disk space is not known: {}", config.data_dir.display());
+                warn!(%error, "free disk space of {} is unknown", config.data_dir.display());
             }
         }
-        let minimum = self.facts().minimum_size;
-        match size.map_err(failed)? {
+        let minimum = self.spec().minimum_size;
+        match size.map_err(unavailable)? {
             Some(size) if size < minimum => Err(Outcome::Declined(Phase::TooSmall { minimum })),
             _ => Ok(()),
         }
     }
 
-    /// Remembers from which files Compose has made what there is, while it is there.
+    /// Remembers the compose files that the existing containers were created from.
     fn note_files(&self, observed: &Observed) {
         let project = self.selector.project();
-        let made = observed.own().find(|c| c.belongs.project.as_deref() == project);
-        if let Some(container) = made {
-            let files = self.means.compose.files();
-            files.note_made_from(&self.app.name, &container.belongs.config_files);
+        let created = observed.own().find(|c| c.labels.project.as_deref() == project);
+        if let Some(container) = created {
+            let files = self.context.compose.files();
+            files.note_made_from(&self.app.name, &container.labels.config_files);
         }
     }
 
-    async fn look(&self, observed: &Observed) {
-        self.view.look(observed.containers.iter().map(|container| Arc::clone(&container.id))).await;
+    async fn refresh(&self, observed: &Observed) {
+        self.view
+            .refresh(observed.containers.iter().map(|container| Arc::clone(&container.id)))
+            .await;
     }
 
-    async fn bring_up(&mut self, observed: &Observed) -> Result<(), Trouble> {
+    async fn bring_up(&mut self, observed: &Observed) -> Result<(), AttemptError> {
         if !observed.services.is_empty() {
             return self.scale_up(observed).await;
         }
         match observed.state {
             EngineState::Running => Ok(()),
             EngineState::Paused => {
-                self.tell(Phase::Unpausing);
+                self.report(Phase::Unpausing);
                 self.unpause(observed).await
             }
             EngineState::Missing => {
-                self.tell(Phase::Starting);
+                self.report(Phase::Starting);
                 self.compose_up().await
             }
             EngineState::Exited => {
-                self.tell(Phase::Starting);
-                self.thaw(observed).await?;
-                let file = self.means.compose.file(&self.app.name);
-                if observed.is_incomplete(&self.facts()) && file.is_some() {
+                self.report(Phase::Starting);
+                self.unpause_remaining(observed).await?;
+                let file = self.context.compose.file(&self.app.name);
+                if observed.is_incomplete(&self.spec()) && file.is_some() {
                     return self.compose_up().await;
                 }
                 if self.is_outdated(observed).await {
@@ -298,36 +307,38 @@ impl Attempt {
         }
     }
 
-    async fn scale_up(&self, observed: &Observed) -> Result<(), Trouble> {
-        self.tell(Phase::Starting);
+    async fn scale_up(&self, observed: &Observed) -> Result<(), AttemptError> {
+        self.report(Phase::Starting);
         for service in &observed.services {
             if service.replicas == 0 {
-                self.means.engine.scale(&service.id, service.awake_replicas).await?;
+                self.context.engine.scale(&service.id, service.awake_replicas).await?;
             }
         }
-        self.view.look_at_services().await;
+        self.view.refresh_services().await;
         Ok(())
     }
 
-    async fn unpause(&mut self, observed: &Observed) -> Result<(), Trouble> {
+    async fn unpause(&mut self, observed: &Observed) -> Result<(), AttemptError> {
         for container in observed.containers.iter().filter(|c| c.state == State::Paused) {
-            match self.means.engine.unpause(&container.id).await {
-                // So says Docker 20.10 where somebody else was quicker.
+            match self.context.engine.unpause(&container.id).await {
+                // Docker 20.10 answers this if the container was already unpaused by
+                // another client.
                 Err(EngineError::Refused { .. }) if !self.is_still_paused(container).await => {}
                 Err(EngineError::Refused { message, .. }) => {
-                    warn!(app = %self.app.name, message, "cannot be unpaused; started instead");
-                    self.means.engine.gives_up_pausing();
-                    if self.means.compose.file(&self.app.name).is_some() {
+                    warn!(app = %self.app.name, message, "cannot be unpaused; starting it instead");
+                    self.context.engine.disable_pausing();
+                    if self.context.compose.file(&self.app.name).is_some() {
                         return self.compose_up().await;
                     }
-                    // The engine itself lets a paused process go to end it.
-                    self.means.engine.stop(container).await?;
+                    // To stop a paused container, the engine resumes its processes
+                    // itself.
+                    self.context.engine.stop(container).await?;
                 }
                 done => done?,
             }
         }
-        self.look(observed).await;
-        // A part of it may have been stopped besides.
+        self.refresh(observed).await;
+        // Other containers of the app may be stopped.
         let observed = self.observe();
         match observed.state {
             EngineState::Running => Ok(()),
@@ -335,37 +346,39 @@ impl Attempt {
         }
     }
 
-    /// Unpauses what is paused for another app's sake.
-    async fn thaw(&self, observed: &Observed) -> Result<(), Trouble> {
+    /// Unpauses containers that are paused, not stopped, because another app shares them.
+    async fn unpause_remaining(&self, observed: &Observed) -> Result<(), AttemptError> {
         for container in observed.containers.iter().filter(|c| c.state == State::Paused) {
-            match self.means.engine.unpause(&container.id).await {
+            match self.context.engine.unpause(&container.id).await {
                 Err(EngineError::Refused { .. }) if !self.is_still_paused(container).await => {}
                 done => done?,
             }
-            self.view.look([Arc::clone(&container.id)]).await;
+            self.view.refresh([Arc::clone(&container.id)]).await;
         }
         Ok(())
     }
 
-    /// Whether a container that could not be unpaused is paused at all.
+    /// Returns whether a container that could not be unpaused is still paused.
     async fn is_still_paused(&self, container: &Container) -> bool {
-        self.view.look([Arc::clone(&container.id)]).await;
+        self.view.refresh([Arc::clone(&container.id)]).await;
         let snapshot = self.view.snapshot();
         snapshot.containers.get(&container.id).is_some_and(|c| c.state == State::Paused)
     }
 
-    /// Starts what does not run and is to, dependencies first.
-    async fn start(&mut self, observed: &Observed) -> Result<(), Trouble> {
+    /// Starts the containers that are needed and do not run, dependencies first.
+    async fn start(&mut self, observed: &Observed) -> Result<(), AttemptError> {
         let to_start = observed.to_start(&self.chosen);
         self.chosen.extend(to_start.iter().map(|(container, _)| Arc::clone(&container.id)));
-        for (container, part) in to_start {
+        for (container, container_role) in to_start {
             match self.start_one(&container, observed).await {
                 // A partially running app is better than none.
-                Err(Trouble::Failed(failure)) if part.role == Role::Other && !is_away(&failure) => {
+                Err(AttemptError::Failed(failure))
+                    if container_role.role == Role::Other && !is_engine_away(&failure) =>
+                {
                     let (app, container_name) = (&self.app.name, &container.name);
-                    warn!(%app, container = %container_name, %failure, "a part is not started");
+                    warn!(%app, container = %container_name, %failure, "starting without it");
                     self.view.note_end(&container.id, EndedBy::Refused);
-                    self.view.look([Arc::clone(&container.id)]).await;
+                    self.view.refresh([Arc::clone(&container.id)]).await;
                 }
                 done => done?,
             }
@@ -377,51 +390,52 @@ impl Attempt {
         &mut self,
         container: &Container,
         observed: &Observed,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), AttemptError> {
         self.until_dependencies(container, observed).await?;
-        match self.means.engine.start(&container.id).await {
+        match self.context.engine.start(&container.id).await {
             Ok(()) => {
-                self.view.look([Arc::clone(&container.id)]).await;
+                self.view.refresh([Arc::clone(&container.id)]).await;
                 Ok(())
             }
-            Err(error) => self.not_started(container, observed, error).await,
+            Err(error) => self.handle_start_error(container, observed, error).await,
         }
     }
 
-    /// Waits for what a container depends on to have come so far.
+    /// Waits until the dependencies of a container meet their conditions.
     async fn until_dependencies(
         &mut self,
         container: &Container,
         observed: &Observed,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), AttemptError> {
         let began = Instant::now();
-        let deadline = began + self.means.config.start_timeout;
+        let deadline = began + self.context.config.start_timeout;
         let app = Arc::clone(&self.app);
-        let mut engine = ready::Engine::Steady;
-        for dependency in &container.belongs.depends_on {
+        let mut liveness = ready::Liveness::Steady;
+        for dependency in &container.labels.depends_on {
             let is_met = |container: &Container| match dependency.condition {
-                Condition::Started => true,
-                Condition::Healthy => {
+                DependencyCondition::Started => true,
+                DependencyCondition::Healthy => {
                     matches!(container.health, Health::Healthy | Health::Unknown)
-                        || (container.state == State::Running && app.serves_unwell(container))
+                        || (container.state == State::Running && app.serves_unhealthy(container))
                 }
-                Condition::Completed => {
+                DependencyCondition::Completed => {
                     container.state == State::Exited && container.exit_code == 0
                 }
             };
-            let part = observed.containers.iter().find(|c| c.is_called(&dependency.service));
-            let Some(id) = part.map(|part| Arc::clone(&part.id)) else { continue };
+            let required = observed.containers.iter().find(|c| c.is_called(&dependency.service));
+            let Some(id) = required.map(|required| Arc::clone(&required.id)) else { continue };
             loop {
                 let snapshot = self.view.snapshot();
-                let Some(part) = snapshot.containers.get(&id) else {
-                    return Err(Trouble::Stale("a dependency was removed".into()));
+                let Some(required) = snapshot.containers.get(&id) else {
+                    return Err(AttemptError::Stale("a dependency was removed".into()));
                 };
-                if is_met(part) {
+                if is_met(required) {
                     break;
                 }
                 if !snapshot.live {
-                    engine = ready::Engine::Restarted;
-                } else if let Some(failure) = ready::failure_of(part, engine, began.elapsed()) {
+                    liveness = ready::Liveness::Restarted;
+                } else if let Some(failure) = ready::failure_of(required, liveness, began.elapsed())
+                {
                     return Err(failure.into());
                 }
                 let late = Some(began + ready::CRASHING_FOR).filter(|at| *at > Instant::now());
@@ -429,47 +443,49 @@ impl Attempt {
                 if timeout_at(until, self.view.changed()).await.is_err()
                     && Instant::now() >= deadline
                 {
-                    return Err(Failure::Unhealthy { container: part.name.clone() }.into());
+                    return Err(WakeError::Unhealthy { container: required.name.clone() }.into());
                 }
             }
         }
         Ok(())
     }
 
-    /// Makes the containers anew; takes them down again where the app went away
-    /// meanwhile, since whoever removed it did not know of them.
-    async fn compose_up(&mut self) -> Result<(), Trouble> {
+    /// Has Compose create the containers. Removes them again if the app was removed in
+    /// the meantime, because the process that removed it did not know of them.
+    async fn compose_up(&mut self) -> Result<(), AttemptError> {
         let name = Arc::clone(&self.app.name);
         let Some(project) = self.selector.project().map(str::to_owned) else {
-            return Err(Failure::NoComposeFile.into());
+            return Err(WakeError::NoComposeFile.into());
         };
-        let done = self.means.compose.up(&name, &project).await;
-        self.after_compose(&project, done).await
+        let done = self.context.compose.up(&name, &project).await;
+        self.finish_compose(&project, done).await
     }
 
-    async fn after_compose(
+    async fn finish_compose(
         &mut self,
         project: &str,
-        done: Result<(), Failure>,
-    ) -> Result<(), Trouble> {
+        done: Result<(), WakeError>,
+    ) -> Result<(), AttemptError> {
         let name = Arc::clone(&self.app.name);
-        match self.means.source.standing(&name).await {
-            Ok(Standing::Revivable) => {}
-            // Whoever installs it makes what it needs, and may have made it by now.
-            Ok(Standing::Busy { status }) if !is_going(&status) => {
-                return Err(Trouble::Stale(format!("the app is {status}")));
+        match self.context.source.install_state(&name).await {
+            Ok(InstallState::Revivable) => {}
+            // The process that installs the app creates its containers, and may have done
+            // so by now.
+            Ok(InstallState::Busy { status }) if !is_going(&status) => {
+                return Err(AttemptError::Stale(format!("the app is {status}")));
             }
-            Ok(Standing::Busy { .. } | Standing::Gone) => {
-                warn!(app = %name, "was removed while its containers were made; they go too");
-                self.means.engine.remove_project(project).await?;
-                return Err(Trouble::Stale("the app was removed".into()));
+            Ok(InstallState::Busy { .. } | InstallState::Gone) => {
+                warn!(app = %name, "app removed while its containers were created; removing them");
+                self.context.engine.remove_project(project).await?;
+                return Err(AttemptError::Stale("the app was removed".into()));
             }
-            Err(error) => return Err(Failure::from(error).into()),
+            Err(error) => return Err(WakeError::from(error).into()),
         }
         done?;
-        // What Compose has replaced is not taken for what it has made.
-        self.look(&self.observe()).await;
-        let deadline = Instant::now() + SEEN_LIMIT;
+        // Containers that Compose has replaced must not be taken for those that it has
+        // created.
+        self.refresh(&self.observe()).await;
+        let deadline = Instant::now() + CREATED_TIMEOUT;
         while self.observe().state == EngineState::Missing {
             if timeout_at(deadline, self.view.changed()).await.is_err() {
                 break;
@@ -479,6 +495,6 @@ impl Attempt {
     }
 }
 
-fn is_away(failure: &Failure) -> bool {
-    *failure == Failure::EngineAway
+fn is_engine_away(failure: &WakeError) -> bool {
+    *failure == WakeError::EngineAway
 }

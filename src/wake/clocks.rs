@@ -1,80 +1,82 @@
-//! How long ago something was, whatever the wall clock did since.
+//! How long ago a use was, even if the wall clock has been set since.
 //!
-//! Uses are noted, written down and shared by the wall clock, which may be set. Idle
-//! time is counted by the monotonic one: what the wall clock shows is remembered for
-//! each stretch between two of its steps, and a use is placed in the stretch in which it
-//! can have been.
+//! Uses are noted, stored and shared in wall-clock time, which may be set. Idle time is
+//! measured by the monotonic clock: for each segment between two steps of the wall clock
+//! its offset is remembered, and a use is placed in the segment in which it can have
+//! happened.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-/// What differs by less is a clock that is being adjusted, and two that are read one
-/// after the other.
-const STEP: i128 = 2000;
+/// The smallest difference, in milliseconds, that counts as a step. A smaller one comes from
+/// a clock that is being adjusted, or from reading the two clocks one after the other.
+const MIN_STEP: i128 = 2000;
 
-/// Steps that are remembered. A clock that is set more often is no clock.
-const MOST: usize = 16;
+/// How many segments are remembered. A clock that is set more often is unusable.
+const MAX_SEGMENTS: usize = 16;
 
-/// A time between two steps of the wall clock; all in milliseconds.
+/// The time between two steps of the wall clock; all values in milliseconds.
 #[derive(Debug, Clone, Copy)]
-struct Stretch {
-    /// By the monotonic clock, which began with the process; the first one began before.
+struct Segment {
+    /// By the monotonic clock, counted from the start of the process; the first segment
+    /// began before it.
     begins: i128,
     ends: i128,
-    /// What the wall clock is ahead of the monotonic one.
+    /// How far the wall clock is ahead of the monotonic one.
     ahead: i128,
 }
 
-/// Both clocks; looked at again and again.
+/// Tracks both clocks; updated periodically.
 #[derive(Debug)]
 pub(super) struct Clocks {
     began: Instant,
-    stretches: VecDeque<Stretch>,
+    segments: VecDeque<Segment>,
 }
 
 impl Clocks {
     pub(super) fn new(now: Instant, wall: SystemTime) -> Self {
-        let first = Stretch { begins: i128::MIN, ends: 0, ahead: millis(wall) };
-        Self { began: now, stretches: VecDeque::from([first]) }
+        let first = Segment { begins: i128::MIN, ends: 0, ahead: millis(wall) };
+        Self { began: now, segments: VecDeque::from([first]) }
     }
 
-    /// Takes what both clocks show; by how many milliseconds the wall clock was set.
-    pub(super) fn look(&mut self, now: Instant, wall: SystemTime) -> Option<i128> {
+    /// Takes the time of both clocks. If the wall clock was set, returns by how many
+    /// milliseconds.
+    pub(super) fn update(&mut self, now: Instant, wall: SystemTime) -> Option<i128> {
         let now = self.since_start(now);
         let ahead = millis(wall) - now;
-        let last = self.stretches.back_mut()?;
+        let last = self.segments.back_mut()?;
         let step = ahead - last.ahead;
-        // It may have been set at any time since the last look.
+        // It may have been set at any time since the last update.
         let begins = last.ends;
         last.ends = now;
-        if step.abs() < STEP {
+        if step.abs() < MIN_STEP {
             last.ahead = ahead;
             return None;
         }
-        self.stretches.push_back(Stretch { begins, ends: now, ahead });
-        if self.stretches.len() > MOST {
-            self.stretches.pop_front();
+        self.segments.push_back(Segment { begins, ends: now, ahead });
+        if self.segments.len() > MAX_SEGMENTS {
+            self.segments.pop_front();
         }
         Some(step)
     }
 
-    /// How long ago a use was; nothing for what is still to come.
+    /// Returns how long ago a use was; zero if it lies in the future.
     pub(super) fn since(&self, used: SystemTime, now: Instant) -> Duration {
         let (used, now) = (millis(used), self.since_start(now));
-        let latest = self.stretches.len().saturating_sub(1);
-        let stretches = || self.stretches.iter().enumerate().rev();
-        // Of several the one that is the shortest time ago: nobody is put to sleep early.
-        let within = stretches().find_map(|(n, stretch)| {
-            let at = used - stretch.ahead;
-            let ends = if n == latest { now } else { stretch.ends };
-            (at >= stretch.begins && at <= ends).then_some(at)
+        let latest = self.segments.len().saturating_sub(1);
+        let segments = || self.segments.iter().enumerate().rev();
+        // If several segments fit, the latest counts, so that no app is put to sleep early.
+        let within = segments().find_map(|(n, segment)| {
+            let at = used - segment.ahead;
+            let ends = if n == latest { now } else { segment.ends };
+            (at >= segment.begins && at <= ends).then_some(at)
         });
-        // Of a time that the wall clock never showed: then it was set past it.
+        // The wall clock never showed this time, because it was set past it.
         let skipped = || {
-            let after = stretches().find(|(_, stretch)| used - stretch.ahead < stretch.begins);
-            after.map(|(_, stretch)| stretch.begins)
+            let after = segments().find(|(_, segment)| used - segment.ahead < segment.begins);
+            after.map(|(_, segment)| segment.begins)
         };
         let at = within.or_else(skipped).unwrap_or(now);
         Duration::from_millis(u64::try_from(now - at).unwrap_or_default())
@@ -85,7 +87,7 @@ impl Clocks {
     }
 }
 
-/// Since 1970.
+/// Returns milliseconds since 1970.
 fn millis(at: SystemTime) -> i128 {
     let of = |span: Duration| i128::try_from(span.as_millis()).unwrap_or(i128::MAX / 4);
     match at.duration_since(UNIX_EPOCH) {
@@ -100,13 +102,13 @@ mod tests {
 
     const HOUR: i64 = 3600;
 
-    /// A wall clock that shows so many seconds after a common moment.
+    /// Returns the wall-clock time so many seconds after a common moment.
     fn wall(seconds: i64) -> SystemTime {
         let seconds = u64::try_from(1_000_000_000 + seconds).expect("after 1970");
         UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    /// Clocks of a process that looked every ten seconds, and of which the wall clock
+    /// Returns the clocks of a process that updated them every ten seconds; the wall clock
     /// was set by `step` in the fifth second, a hundred seconds after the start.
     fn stepped(step: i64) -> (Clocks, Instant) {
         let began = Instant::now();
@@ -115,7 +117,7 @@ mod tests {
             let is_set = second > 100;
             let shown = second + if is_set { step } else { 0 };
             let now = began + Duration::from_secs(second.unsigned_abs());
-            let seen = clocks.look(now, wall(shown));
+            let seen = clocks.update(now, wall(shown));
             assert_eq!(seen.is_some(), second == 110 && step.abs() > 2, "{step} {second}");
         }
         (clocks, began + Duration::from_secs(200))
@@ -126,17 +128,17 @@ mod tests {
         for step in [HOUR, -HOUR, 10 * 365 * 24 * HOUR, -10 * 365 * 24 * HOUR, 30, -30, 1, -1] {
             let (clocks, now) = stepped(step);
             let since = |shown| i64::try_from(clocks.since(wall(shown), now).as_secs()).unwrap();
-            // What was noted while the old time was shown, and while the new one was.
+            // Uses that were noted while the old time was shown, and while the new one was.
             for (used, shown) in [(50, 50), (104, 104), (106, 106 + step), (150, 150 + step)] {
                 let slip = since(shown) - (200 - used);
-                // What the clock showed twice is taken for the second time.
+                // A time that the clock showed twice is taken for the second one.
                 let is_twice = step == -30 && used == 104;
                 assert!(slip <= 2, "{step}: used at {used}, {} s ago", since(shown));
                 assert!(slip >= -2 || is_twice, "{step}: used at {used}, {} s ago", since(shown));
             }
             // Before the process began.
             assert!((since(-500) - 700).abs() <= 2, "{step}: {}", since(-500));
-            assert_eq!(since(HOUR * 24 * 365 * 20), 0, "{step}: still to come");
+            assert_eq!(since(HOUR * 24 * 365 * 20), 0, "{step}: in the future");
         }
     }
 
@@ -153,9 +155,9 @@ mod tests {
         let mut clocks = Clocks::new(began, wall(0));
         for n in 1..1000 {
             let now = began + Duration::from_secs(n);
-            clocks.look(now, wall(i64::try_from(n * n).unwrap()));
+            clocks.update(now, wall(i64::try_from(n * n).unwrap()));
         }
-        assert_eq!(clocks.stretches.len(), MOST);
+        assert_eq!(clocks.segments.len(), MAX_SEGMENTS);
         assert_eq!(clocks.since(wall(999 * 999), began + Duration::from_secs(999)).as_secs(), 0);
     }
 }

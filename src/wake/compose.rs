@@ -1,7 +1,8 @@
-//! Compose, for apps whose containers are missing: it alone knows how to make them.
+//! Runs Compose for apps whose containers are missing, since only Compose can create
+//! them.
 //!
-//! Only for an app's own file and project. The command is what its owner installed;
-//! nothing here reads the file.
+//! Compose is only called with an app's own files and project. The command is the one
+//! that the operator installed; nightporter itself does not read compose files.
 
 mod changes;
 mod files;
@@ -23,55 +24,54 @@ use self::changes::Checked;
 pub(super) use self::files::ComposeFiles;
 use super::observed::Selector;
 use crate::config::{DockerEndpoint, Wake};
-use crate::domain::lifecycle::Failure;
+use crate::domain::lifecycle::WakeError;
 use crate::store::file_calls::FileCalls;
 
 /// How long Compose may take: an image may have to be pulled.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Begins the names of our own settings, secrets among them.
-const OWN: &str = "NIGHTPORTER_";
+/// Prefix of the variables of nightporter's own settings, which include secrets.
+const OWN_PREFIX: &str = "NIGHTPORTER_";
 
 /// How long Compose may take to read a file.
 const CONFIG_LIMIT: Duration = Duration::from_secs(30);
 
-/// Bytes of what Compose says that are shown, from the end.
-const LONGEST_WORD: usize = 400;
+/// Bytes of Compose's output that are shown, from its end.
+const MAX_SHOWN: usize = 400;
 
-/// Bytes of what Compose says that are kept, from the end.
-const KEPT: usize = 64 * 1024;
+/// Bytes of Compose's output that are kept, from its end.
+const MAX_OUTPUT: usize = 64 * 1024;
 
-/// How long what Compose has said last is waited for after it ended: what it started
-/// may go on and never close its standard error.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How long the rest of Compose's output is waited for after Compose has ended: a process
+/// that it started may keep running and never close the standard error.
+const OUTPUT_GRACE: Duration = Duration::from_millis(200);
 
 /// Runs Compose.
 #[derive(Debug)]
 pub(super) struct Compose {
     installed_apps_dir: PathBuf,
-    /// As configured; empty to look for one.
+    /// As configured; empty if it is to be searched for.
     command: Vec<String>,
     found: OnceCell<Vec<String>>,
     files: Arc<ComposeFiles>,
     calls: FileCalls,
     environment: Vec<(&'static str, OsString)>,
-    /// Variables that it must not see.
+    /// Variables that are removed from its environment.
     hidden: &'static [&'static str],
     /// By app.
     checked: Mutex<HashMap<String, Checked>>,
 }
 
-/// The older Compose believes authorities named here before those of the engine's own
-/// certificates; it talks to nobody but the engine.
+/// Variables with certificate authorities that the older Compose prefers to the engine's
+/// own. Compose connects to nothing but the engine, so they are removed.
 const OTHER_AUTHORITIES: &[&str] = &["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"];
 
-/// Why Compose did not do it.
+/// Why a Compose command failed.
 #[derive(Debug)]
-enum Trouble {
-    /// A network or a name of an earlier time is in the way: taking everything down
-    /// first helps.
+enum RunError {
+    /// A network or container name of an earlier run is in the way; `down` removes it.
     Stale(String),
-    Failed(Failure),
+    Failed(WakeError),
 }
 
 impl Compose {
@@ -92,7 +92,7 @@ impl Compose {
             ],
         };
         let mut command = config.compose_command.clone();
-        // One without a slash is looked for in `PATH`.
+        // A program without a slash is searched for in `PATH`.
         if let Some(program) = command.first_mut().filter(|program| program.contains('/'))
             && let Some(path) = absolute(Path::new(program)).to_str()
         {
@@ -117,83 +117,99 @@ impl Compose {
         self.checked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of compose files.
+    /// Returns the known compose files.
     pub(super) fn files(&self) -> &Arc<ComposeFiles> {
         &self.files
     }
 
-    /// The compose file in an app's own folder, as it was when it was last looked for.
+    /// Returns the compose file in an app's own folder, as of the last search for it.
     pub(super) fn file(&self, app: &str) -> Option<PathBuf> {
         self.files.get(app)
     }
 
-    /// The same as it is now, with the others that the app's containers were made from.
-    async fn files_now(&self, app: &str) -> Result<Vec<PathBuf>, Failure> {
-        self.files.look(&[app]).await;
-        let own = self.file(app).ok_or(Failure::NoComposeFile)?;
-        // Where those are not all there, its own is what there is.
+    /// Searches for the compose file again, and returns it with the further files that
+    /// the app's containers were created from.
+    async fn files_now(&self, app: &str) -> Result<Vec<PathBuf>, WakeError> {
+        self.files.search(&[app]).await;
+        let own = self.file(app).ok_or(WakeError::NoComposeFile)?;
+        // If any of the further files is missing, only the app's own is used.
         Ok(self.files.all(app, &own).await.unwrap_or_else(|| vec![own]))
     }
 
-    /// Whether an app's containers could be made.
+    /// Returns whether Compose could create an app's containers.
     pub(super) fn can_make(&self, app: &str, selector: &Selector) -> bool {
         selector.project().is_some() && self.file(app).is_some()
     }
 
-    /// Makes and starts an app's containers.
-    pub(super) async fn up(&self, app: &str, project: &str) -> Result<(), Failure> {
-        self.up_or_anew(app, project, &["up", "-d"]).await
+    /// Creates and starts an app's containers.
+    pub(super) async fn up(&self, app: &str, project: &str) -> Result<(), WakeError> {
+        self.up_or_retry(app, project, &["up", "-d"]).await
     }
 
-    /// Makes all containers anew, where asked to without those of services that are in
-    /// the file no more. Their volumes are kept, those without a name too.
+    /// Recreates all containers and, if asked to, removes those of services that are no
+    /// longer in the file. Volumes are kept, including anonymous ones.
     pub(super) async fn recreate(
         &self,
         app: &str,
         project: &str,
-        without_orphans: bool,
-    ) -> Result<(), Failure> {
-        let order = ["up", "-d", "--force-recreate", "--remove-orphans"];
-        let order = if without_orphans { &order[..] } else { &order[..3] };
-        self.up_or_anew(app, project, order).await
+        remove_orphans: bool,
+    ) -> Result<(), WakeError> {
+        let arguments = ["up", "-d", "--force-recreate", "--remove-orphans"];
+        let arguments = if remove_orphans { &arguments[..] } else { &arguments[..3] };
+        self.up_or_retry(app, project, arguments).await
     }
 
-    /// Makes the containers of these services anew, and touches no other.
+    /// Recreates the containers of these services and no others.
     pub(super) async fn recreate_only(
         &self,
         app: &str,
         project: &str,
         services: &[String],
-    ) -> Result<(), Failure> {
+    ) -> Result<(), WakeError> {
         let files = self.files_now(app).await?;
-        let order = ["up", "-d", "--force-recreate", "--no-deps"];
+        let arguments = ["up", "-d", "--force-recreate", "--no-deps"];
         let services = services.iter().map(String::as_str);
-        let order: Vec<_> = order.into_iter().chain(services).collect();
-        self.run(&files, project, &order).await.map_err(Failure::from)
+        let arguments: Vec<_> = arguments.into_iter().chain(services).collect();
+        self.run(&files, project, &arguments).await.map_err(WakeError::from)
     }
 
-    async fn up_or_anew(&self, app: &str, project: &str, order: &[&str]) -> Result<(), Failure> {
+    async fn up_or_retry(
+        &self,
+        app: &str,
+        project: &str,
+        arguments: &[&str],
+    ) -> Result<(), WakeError> {
         let files = self.files_now(app).await?;
-        match self.run(&files, project, order).await {
+        match self.run(&files, project, arguments).await {
             Ok(()) => Ok(()),
-            Err(Trouble::Failed(failure)) => Err(failure),
-            Err(Trouble::Stale(reason)) => {
-                tracing::info!(app, reason, "compose is in its own way; taking the app down first");
+            Err(RunError::Failed(failure)) => Err(failure),
+            Err(RunError::Stale(reason)) => {
+                tracing::info!(
+                    app,
+                    reason,
+                    "an earlier run is in the way; running `compose down` first"
+                );
                 self.down(app, project).await?;
-                self.run(&files, project, &["up", "-d"]).await.map_err(Failure::from)
+                self.run(&files, project, &["up", "-d"]).await.map_err(WakeError::from)
             }
         }
     }
 
     /// Removes an app's containers and networks; its volumes stay.
-    async fn down(&self, app: &str, project: &str) -> Result<(), Failure> {
+    async fn down(&self, app: &str, project: &str) -> Result<(), WakeError> {
         let files = self.files_now(app).await?;
-        self.run(&files, project, &["down"]).await.map_err(Failure::from)
+        self.run(&files, project, &["down"]).await.map_err(WakeError::from)
     }
 
-    /// Compose with an order about an app's own files and project, where there is one.
-    async fn command(&self, files: &[PathBuf], project: &str, order: &[&str]) -> Option<Command> {
-        // Where there is none now, one may be installed later.
+    /// Returns a Compose command for an app's own files and project; `None` if Compose is
+    /// not installed.
+    async fn command(
+        &self,
+        files: &[PathBuf],
+        project: &str,
+        arguments: &[&str],
+    ) -> Option<Command> {
+        // If Compose is not found now, it may be installed later.
         let find = async || self.find().await.ok_or(());
         let found = self.found.get_or_try_init(find).await.ok()?;
         let [program, first @ ..] = found.as_slice() else { return None };
@@ -202,14 +218,14 @@ impl Compose {
             .args(first)
             .args(["-p", project])
             .args(files.iter().flat_map(|file| [OsStr::new("-f"), file.as_os_str()]))
-            .args(order)
+            .args(arguments)
             .envs(self.environment.iter().cloned())
             .current_dir(files.first().and_then(|file| file.parent()).unwrap_or(Path::new("/")))
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        // A compose file may name any variable, and comes with the app.
+        // A compose file comes with the app and may refer to any variable.
         for (name, _) in std::env::vars_os() {
-            if name.as_encoded_bytes().starts_with(OWN.as_bytes()) {
+            if name.as_encoded_bytes().starts_with(OWN_PREFIX.as_bytes()) {
                 command.env_remove(name);
             }
         }
@@ -219,49 +235,61 @@ impl Compose {
         Some(command)
     }
 
-    async fn run(&self, files: &[PathBuf], project: &str, order: &[&str]) -> Result<(), Trouble> {
-        let Some(mut command) = self.command(files, project, order).await else {
-            let reason =
-                "neither `docker compose` nor `docker-compose` is here; see `wake.compose_command`";
-            return Err(Trouble::Failed(Failure::Compose(reason.into())));
+    async fn run(
+        &self,
+        files: &[PathBuf],
+        project: &str,
+        arguments: &[&str],
+    ) -> Result<(), RunError> {
+        let Some(mut command) = self.command(files, project, arguments).await else {
+            let reason = "neither `docker compose` nor `docker-compose` was found; see \
+                          `wake.compose_command`";
+            return Err(RunError::Failed(WakeError::Compose(reason.into())));
         };
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let program = command.as_std().get_program().to_string_lossy().into_owned();
-        let failed = |reason: String| Err(Trouble::Failed(Failure::Compose(reason)));
-        let done = async { said_by(&mut self.start(command).await?).await };
-        match timeout(LIMIT, done).await {
-            Err(_) => failed(format!("not done within {LIMIT:?}")),
+        let failed = |reason: String| Err(RunError::Failed(WakeError::Compose(reason)));
+        let run = async { wait_with_stderr(&mut self.start(command).await?).await };
+        match timeout(LIMIT, run).await {
+            Err(_) => failed(format!("not finished within {LIMIT:?}")),
             Ok(Err(error)) => failed(format!("{program}: {error}")),
             Ok(Ok((status, _))) if status.success() => Ok(()),
-            Ok(Ok((_, said))) => {
-                let said = String::from_utf8_lossy(&said);
-                let mut trouble = Trouble::of(&said);
-                if let Trouble::Failed(Failure::ImageNotFetched { image, .. }) = &mut trouble
+            Ok(Ok((_, message))) => {
+                let message = String::from_utf8_lossy(&message);
+                let mut error = RunError::of(&message);
+                if let RunError::Failed(WakeError::ImageNotFetched { image, .. }) = &mut error
                     && image.is_empty()
                 {
-                    *image = self.image_wanted(files, project, &said).await.unwrap_or_default();
+                    *image =
+                        self.unfetched_image(files, project, &message).await.unwrap_or_default();
                 }
-                Err(trouble)
+                Err(error)
             }
         }
     }
 
-    /// Starts a command on a thread that may wait: whoever starts one waits until it has
-    /// entered its folder, and that may be on a mount that hangs.
+    /// Starts a command on a thread that may block: starting one waits until it has
+    /// entered its folder, which may be on a mount that hangs.
     async fn start(&self, mut command: Command) -> io::Result<Child> {
         self.calls.run(move || command.spawn()).await
     }
 
-    /// Which of the file's images could not be fetched, where Compose has not named it.
-    async fn image_wanted(&self, files: &[PathBuf], project: &str, said: &str) -> Option<String> {
+    /// Returns which of the file's images could not be fetched, for a message that does
+    /// not name it.
+    async fn unfetched_image(
+        &self,
+        files: &[PathBuf],
+        project: &str,
+        message: &str,
+    ) -> Option<String> {
         let mut command = self.command(files, project, &["config"]).await?;
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         let output = async { self.start(command).await?.wait_with_output().await };
         let output = timeout(CONFIG_LIMIT, output).await.ok()?.ok()?;
-        image_of(&String::from_utf8_lossy(&output.stdout), said)
+        image_in_config(&String::from_utf8_lossy(&output.stdout), message)
     }
 
-    /// Compose as a plugin of Docker's client, or else as the older program.
+    /// Finds Compose as a plugin of Docker's client, or else as the older program.
     async fn find(&self) -> Option<Vec<String>> {
         if !self.command.is_empty() {
             return Some(self.command.clone());
@@ -281,64 +309,66 @@ impl Compose {
     }
 }
 
-/// Compose runs in the app's folder, where a path relative to ours leads elsewhere.
+/// Makes a path absolute: Compose runs in the app's folder, where a relative path would
+/// lead elsewhere.
 fn absolute(path: &Path) -> PathBuf {
-    // Fails only for an empty path, or where the working directory was removed.
+    // Fails only for an empty path, or if the working directory was removed.
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// How a command ends, and the end of what it says on its standard error.
-async fn said_by(child: &mut Child) -> io::Result<(ExitStatus, Vec<u8>)> {
-    let (mut said, mut heard) = (child.stderr.take(), Vec::new());
+/// Returns the exit status of a command and the end of its standard error.
+async fn wait_with_stderr(child: &mut Child) -> io::Result<(ExitStatus, Vec<u8>)> {
+    let (mut stderr, mut output) = (child.stderr.take(), Vec::new());
     let status = {
-        let listening = keep_end(said.as_mut(), &mut heard);
-        let mut listening = std::pin::pin!(listening);
+        let reading = read_tail(stderr.as_mut(), &mut output);
+        let mut reading = std::pin::pin!(reading);
         tokio::select! {
             biased;
-            () = &mut listening => child.wait().await?,
+            () = &mut reading => child.wait().await?,
             status = child.wait() => {
-                let _ = timeout(LAST_WORDS, listening).await;
+                let _ = timeout(OUTPUT_GRACE, reading).await;
                 status?
             }
         }
     };
-    Ok((status, heard))
+    Ok((status, output))
 }
 
-/// Reads all of it and keeps the end.
-async fn keep_end(from: Option<&mut (impl AsyncRead + Unpin)>, kept: &mut Vec<u8>) {
+/// Reads everything and keeps the end.
+async fn read_tail(from: Option<&mut (impl AsyncRead + Unpin)>, kept: &mut Vec<u8>) {
     let Some(from) = from else { return };
     let mut chunk = [0; 4096];
     while let Ok(count @ 1..) = from.read(&mut chunk).await {
         kept.extend_from_slice(&chunk[..count]);
-        if kept.len() > 2 * KEPT {
-            kept.drain(..kept.len() - KEPT);
+        if kept.len() > 2 * MAX_OUTPUT {
+            kept.drain(..kept.len() - MAX_OUTPUT);
         }
     }
 }
 
-impl From<Trouble> for Failure {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Failed(failure) => failure,
-            Trouble::Stale(reason) => Self::Compose(reason),
+impl From<RunError> for WakeError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Failed(failure) => failure,
+            RunError::Stale(reason) => Self::Compose(reason),
         }
     }
 }
 
-impl Trouble {
-    /// What Compose and the engine behind it say, in words of several versions.
-    fn of(said: &str) -> Self {
-        let said = said.trim();
-        let start = said.len().saturating_sub(LONGEST_WORD);
-        let start = (start..said.len()).find(|at| said.is_char_boundary(*at)).unwrap_or(0);
-        let end = said[start..].to_owned();
-        let lower = said.to_lowercase();
+impl RunError {
+    /// Classifies the output of Compose and the engine behind it, in the words of several
+    /// versions.
+    fn of(message: &str) -> Self {
+        let message = message.trim();
+        let start = message.len().saturating_sub(MAX_SHOWN);
+        let start = (start..message.len()).find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+        let end = message[start..].to_owned();
+        let lower = message.to_lowercase();
         let has = |part: &str| lower.contains(part);
         let unresolved = has("failed to resolve reference") && has("not found");
         let is_missing = has("no such image") || has("pull access denied");
         if is_missing || has("manifest unknown") || unresolved {
-            return Self::Failed(Failure::ImageMissing { image: image_in(said) });
+            return Self::Failed(WakeError::ImageMissing { image: image_or_unknown(message) });
         }
         let stale_network = has("network") && (has("not found") || has("no such network"));
         let stale_neighbour = has("no such container") || has("cannot join network of");
@@ -349,15 +379,15 @@ impl Trouble {
         {
             Self::Stale(end)
         } else if NOT_FETCHED.into_iter().any(has) {
-            Self::Failed(Failure::ImageNotFetched { image: named_in(said), reason: end })
+            Self::Failed(WakeError::ImageNotFetched { image: image_named_in(message), reason: end })
         } else {
-            Self::Failed(Failure::Compose(end))
+            Self::Failed(WakeError::Compose(end))
         }
     }
 }
 
-/// What is said where an image, or the registry that has it, is not reached or does not
-/// give it.
+/// Parts of messages about an image that cannot be fetched, because its registry cannot
+/// be reached or refuses it.
 const NOT_FETCHED: [&str; 11] = [
     "/v2/",
     "failed to resolve reference",
@@ -372,9 +402,9 @@ const NOT_FETCHED: [&str; 11] = [
     "unauthorized",
 ];
 
-/// Of the images in a file as Compose writes it, the one that a message is about: it names
-/// the image, its service or its registry.
-fn image_of(config: &str, said: &str) -> Option<String> {
+/// Returns the image that a message is about, from a configuration as Compose prints it.
+/// The message names the image, its service or its registry.
+fn image_in_config(config: &str, message: &str) -> Option<String> {
     let mut service = "";
     let mut images = Vec::new();
     for line in config.lines() {
@@ -384,32 +414,32 @@ fn image_of(config: &str, said: &str) -> Option<String> {
             images.push((service, image.trim_matches(['"', '\''])));
         }
     }
-    let is_said = |what: &str| said.contains(what);
+    let is_named = |what: &str| message.contains(what);
     let registry = |image: &str| Some(image.split_once('/')?.0.to_owned());
     let found = images
         .iter()
-        .find(|(_, image)| is_said(image))
-        .or_else(|| images.iter().find(|(service, _)| is_said(&format!(" {service} Error"))))
-        .or_else(|| images.iter().find(|(_, image)| registry(image).is_some_and(|r| is_said(&r))))
+        .find(|(_, image)| is_named(image))
+        .or_else(|| images.iter().find(|(service, _)| is_named(&format!(" {service} Error"))))
+        .or_else(|| images.iter().find(|(_, image)| registry(image).is_some_and(|r| is_named(&r))))
         .or_else(|| images.first().filter(|_| images.len() == 1));
     found.map(|(_, image)| (*image).to_owned())
 }
 
-/// The image that a message is about, as far as one can tell.
-fn image_in(said: &str) -> String {
-    let named = named_in(said);
+/// Returns the image that a message names, or `?`.
+fn image_or_unknown(message: &str) -> String {
+    let named = image_named_in(message);
     if named.is_empty() { "?".to_owned() } else { named }
 }
 
-/// The same; empty where it names none.
-fn named_in(said: &str) -> String {
-    // There a platform is named.
-    let said = &*said.replace("no matching manifest for", "");
-    let marks = ["o such image: ", "denied for ", "manifest for ", "resolve reference \""];
-    let after = |mark: &&str| said.split_once(*mark).map(|(_, rest)| rest);
-    // The older Compose has named it before it asked for it: `Pulling web (shop:7)...`.
-    let pulled = || said.rsplit_once("Pulling ")?.1.split_once('(').map(|(_, rest)| rest);
-    let rest = marks.iter().find_map(after).or_else(pulled).unwrap_or_default();
+/// Returns the image that a message names; empty if it names none.
+fn image_named_in(message: &str) -> String {
+    // This phrase is followed by a platform, not an image.
+    let message = &*message.replace("no matching manifest for", "");
+    let markers = ["o such image: ", "denied for ", "manifest for ", "resolve reference \""];
+    let after = |mark: &&str| message.split_once(*mark).map(|(_, rest)| rest);
+    // The older Compose names the image before it fetches it: `Pulling web (shop:7)...`.
+    let pulled = || message.rsplit_once("Pulling ")?.1.split_once('(').map(|(_, rest)| rest);
+    let rest = markers.iter().find_map(after).or_else(pulled).unwrap_or_default();
     let ends = |c: char| c.is_whitespace() || matches!(c, ',' | '"' | ')');
     rest[..rest.find(ends).unwrap_or(rest.len())].to_owned()
 }
@@ -420,8 +450,8 @@ mod tests {
 
     #[test]
     fn what_compose_says_is_told_apart() {
-        let image = |said: &str| match Trouble::of(said) {
-            Trouble::Failed(Failure::ImageMissing { image }) => image,
+        let image = |message: &str| match RunError::of(message) {
+            RunError::Failed(WakeError::ImageMissing { image }) => image,
             other => panic!("{other:?}"),
         };
         assert_eq!(image("ERROR: No such image: shop:7"), "shop:7");
@@ -446,9 +476,9 @@ mod tests {
             "Conflict. The container name \"/web\" is already in use by container \"ab\".",
             "Network \"shop_default\" needs to be recreated - option \"x\" has changed",
         ] {
-            assert!(matches!(Trouble::of(stale), Trouble::Stale(_)), "{stale}");
+            assert!(matches!(RunError::of(stale), RunError::Stale(_)), "{stale}");
         }
-        for (said, named) in [
+        for (message, named) in [
             (
                 "Error response from daemon: Get \"http://127.0.0.1:5000/v2/\": dial tcp \
                  127.0.0.1:5000: connect: connection refused",
@@ -466,30 +496,32 @@ mod tests {
             ("Head \"https://a.test/v2/shop/manifests/7\": unauthorized: access denied", ""),
             ("no matching manifest for linux/arm64/v8 in the manifest list entries", ""),
         ] {
-            match Trouble::of(said) {
-                Trouble::Failed(Failure::ImageNotFetched { image, .. }) => assert_eq!(image, named),
-                other => panic!("{said}: {other:?}"),
+            match RunError::of(message) {
+                RunError::Failed(WakeError::ImageNotFetched { image, .. }) => {
+                    assert_eq!(image, named)
+                }
+                other => panic!("{message}: {other:?}"),
             }
         }
         let long = "ü".repeat(1000);
-        assert!(matches!(Trouble::of(&long), Trouble::Failed(Failure::Compose(_))));
+        assert!(matches!(RunError::of(&long), RunError::Failed(WakeError::Compose(_))));
     }
 
     #[test]
     fn the_image_that_is_not_fetched_is_found_in_the_file() {
         let config = "name: shop\nservices:\n  db:\n    image: postgres:17\n  web:\n    \
                       environment:\n      image: none\n    image: 10.0.0.1:5000/shop:7\n";
-        for (said, image) in [
+        for (message, image) in [
             ("pulling postgres:17: EOF", Some("postgres:17")),
             (" db Error\ntoomanyrequests", Some("postgres:17")),
             ("Get \"http://10.0.0.1:5000/v2/\": connection refused", Some("10.0.0.1:5000/shop:7")),
             ("toomanyrequests", None),
         ] {
-            assert_eq!(image_of(config, said).as_deref(), image, "{said}");
+            assert_eq!(image_in_config(config, message).as_deref(), image, "{message}");
         }
         let one = "services:\n  web:\n    image: 'shop:7'\n";
-        assert_eq!(image_of(one, "toomanyrequests").as_deref(), Some("shop:7"));
-        assert_eq!(image_of("", "toomanyrequests"), None);
+        assert_eq!(image_in_config(one, "toomanyrequests").as_deref(), Some("shop:7"));
+        assert_eq!(image_in_config("", "toomanyrequests"), None);
     }
 
     /// A Compose that is a shell script: `$2` is the project, `$4` the file.
@@ -524,11 +556,14 @@ mod tests {
         let folder = folder_with_app();
         let script = "yes | head -c 10000000 >&2; echo No such image: shop:7 >&2; exit 1";
         let failed = scripted(folder.path(), script).up("shop", "shop").await;
-        assert_eq!(failed, Err(Failure::ImageMissing { image: "shop:7".into() }));
+        assert_eq!(failed, Err(WakeError::ImageMissing { image: "shop:7".into() }));
         let mut kept = Vec::new();
-        let mut much = tokio::io::repeat(b'x').take(100 * KEPT as u64);
-        keep_end(Some(&mut much), &mut kept).await;
-        assert!((KEPT..=3 * KEPT).contains(&kept.len()) && kept.capacity() <= 8 * KEPT);
+        let mut much = tokio::io::repeat(b'x').take(100 * MAX_OUTPUT as u64);
+        read_tail(Some(&mut much), &mut kept).await;
+        assert!(
+            (MAX_OUTPUT..=3 * MAX_OUTPUT).contains(&kept.len())
+                && kept.capacity() <= 8 * MAX_OUTPUT
+        );
     }
 
     #[tokio::test]
@@ -536,6 +571,6 @@ mod tests {
         let folder = folder_with_app();
         let compose = scripted(folder.path(), "sleep 20 & echo no >&2; exit 1");
         let done = timeout(Duration::from_secs(10), compose.up("shop", "shop")).await;
-        assert_eq!(done, Ok(Err(Failure::Compose("no".into()))));
+        assert_eq!(done, Ok(Err(WakeError::Compose("no".into()))));
     }
 }

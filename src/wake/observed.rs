@@ -1,88 +1,88 @@
-//! An app's containers, taken together.
+//! Which containers belong to an app, and their combined state.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::app::{ContainerState, Facts};
-use super::docker::{Belongs, Container, Service, Snapshot, State};
-use super::parts::{self, Need, Part, Role};
-use super::roster::Roster;
+use super::docker::{Container, Labels, Service, Snapshot, State};
+use super::handle::{AppSpec, ContainerState};
+use super::ownership::Ownership;
+use super::roles::{self, ContainerRole, Need, Role};
 use crate::domain::lifecycle::project_of;
 
-/// Which containers are an app's.
+/// Selects the containers that belong to an app.
 ///
-/// Those that its label names; those without a label in the Compose project of the
-/// app's name; and, where requests are sent to none of them, the container without a
-/// label that has the entrypoint's name, else the only service that has it. The last
-/// two may be in a project of any name that is not another app's own.
+/// They are the containers whose label names the app; those without a label in the Compose
+/// project of the app's name; and, if an entrypoint is none of these, the container without
+/// a label that has the entrypoint's name, or else the only service that has it. The last
+/// two may be in any project that does not belong to another app.
 #[derive(Debug, Clone)]
 pub struct Selector {
     name: Arc<str>,
     project: Option<String>,
-    roster: Arc<Roster>,
+    ownership: Arc<Ownership>,
 }
 
-/// What an app's containers do together.
+/// The combined state of an app's containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineState {
-    /// There are none.
+    /// There are no containers.
     Missing,
-    /// Some do not run.
+    /// Some are not running.
     Exited,
     /// Some are paused.
     Paused,
     Running,
 }
 
-/// What was last seen of one app.
+/// One app as last observed in the engine.
 #[derive(Debug, Clone)]
 pub struct Observed {
-    /// In the order in which they are started.
+    /// The app's containers, in the order in which they are started.
     pub containers: Vec<Arc<Container>>,
-    /// What each of them means for the app.
-    pub(super) parts: Vec<Part>,
+    /// The role of each container, in the same order.
+    pub(super) roles: Vec<ContainerRole>,
     pub services: Vec<Arc<Service>>,
     pub state: EngineState,
-    /// The other apps that have a container too, by its id; those of one app alone are
-    /// not in it.
+    /// The other apps that share a container, by its id. Containers of one app alone are
+    /// not listed.
     pub shared: HashMap<Arc<str>, Vec<Arc<str>>>,
 }
 
 impl Selector {
-    pub(super) fn new(name: &Arc<str>, roster: &Arc<Roster>) -> Self {
-        let (name, roster) = (Arc::clone(name), Arc::clone(roster));
-        Self { project: project_of(&name), name, roster }
+    pub(super) fn new(name: &Arc<str>, ownership: &Arc<Ownership>) -> Self {
+        let (name, ownership) = (Arc::clone(name), Arc::clone(ownership));
+        Self { project: project_of(&name), name, ownership }
     }
 
-    /// Compose's name of the app, where it can have one.
+    /// The name of the app's Compose project, if the app's name allows one.
     #[must_use]
     pub fn project(&self) -> Option<&str> {
         self.project.as_deref()
     }
 
-    /// Whether a label says that it is this app's, or else the project does.
-    fn claims(&self, belongs: &Belongs) -> bool {
-        match (&*belongs.apps, &belongs.project) {
+    /// Whether a label assigns the container to this app, or else its project does.
+    fn claims(&self, labels: &Labels) -> bool {
+        match (&*labels.apps, &labels.project) {
             ([], Some(project)) => self.project() == Some(project),
             ([], None) => false,
             (labels, _) => labels.iter().any(|label| label.eq_ignore_ascii_case(&self.name)),
         }
     }
 
-    /// Whether nobody else has more right to it than an app whose entrypoint names it.
-    fn is_open(&self, belongs: &Belongs) -> bool {
-        belongs.apps.is_empty() && self.roster.is_open(belongs.project.as_deref(), &self.name)
+    /// Whether no other app has a stronger claim than an app whose entrypoint names it.
+    fn is_unclaimed(&self, labels: &Labels) -> bool {
+        labels.apps.is_empty() && self.ownership.is_unclaimed(labels.project.as_deref(), &self.name)
     }
 
-    /// The services that the app's entrypoints name.
-    fn services(&self, facts: &Facts, snapshot: &Snapshot) -> Vec<Arc<Service>> {
+    /// Returns the app's services, and those that its entrypoints name.
+    fn services(&self, spec: &AppSpec, snapshot: &Snapshot) -> Vec<Arc<Service>> {
         let all = || snapshot.services.values();
-        let mut ours: Vec<_> = all().filter(|s| self.claims(&s.belongs)).cloned().collect();
-        for target in &facts.entrypoints {
+        let mut ours: Vec<_> = all().filter(|s| self.claims(&s.labels)).cloned().collect();
+        for target in &spec.entrypoints {
             let name = &target.container;
             if !ours.iter().any(|service| service.is_called(name)) {
-                let named = |s: &&Arc<Service>| s.name == *name && self.is_open(&s.belongs);
+                let named = |s: &&Arc<Service>| s.name == *name && self.is_unclaimed(&s.labels);
                 ours.extend(all().filter(named).cloned());
             }
         }
@@ -92,38 +92,38 @@ impl Selector {
     fn containers(&self, targets: &[String], snapshot: &Snapshot) -> Vec<Arc<Container>> {
         let all = || {
             snapshot.containers.values().filter(|container| {
-                let belongs = &container.belongs;
-                // Dead or being removed, it can be started no more.
+                let labels = &container.labels;
+                // A container that is dead or being removed cannot be started again.
                 let can_run = container.state != State::Gone;
-                belongs.swarm_service.is_none() && can_run && !belongs.one_off
+                labels.swarm_service.is_none() && can_run && !labels.one_off
             })
         };
-        let mut ours: Vec<_> = all().filter(|c| self.claims(&c.belongs)).cloned().collect();
+        let mut ours: Vec<_> = all().filter(|c| self.claims(&c.labels)).cloned().collect();
         for name in targets {
             if ours.iter().any(|container| container.is_called(name)) {
                 continue;
             }
-            let open = || all().filter(|container| self.is_open(&container.belongs));
+            let open = || all().filter(|container| self.is_unclaimed(&container.labels));
             if let Some(named) = open().find(|container| container.name == *name) {
                 ours.push(Arc::clone(named));
                 continue;
             }
             let is_service = |container: &&Arc<Container>| {
-                container.belongs.service.as_deref() == Some(name)
-                    && !self.roster.is_named_by_another(&container.name, &self.name)
+                container.labels.service.as_deref() == Some(name)
+                    && !self.ownership.is_named_by_another(&container.name, &self.name)
             };
             let serving: Vec<_> = open().filter(is_service).collect();
-            // The same service of two projects is nobody's, and whoever has a compose
-            // file of its own waits for that to be used.
-            let is_one = serving.windows(2).all(|c| c[0].belongs.project == c[1].belongs.project);
-            if is_one && !serving.is_empty() && !self.roster.has_own_file(&self.name) {
+            // The same service in two projects cannot be assigned, and an app with a compose
+            // file of its own waits until its containers are created from that.
+            let is_one = serving.windows(2).all(|c| c[0].labels.project == c[1].labels.project);
+            if is_one && !serving.is_empty() && !self.ownership.has_own_file(&self.name) {
                 ours.extend(serving.into_iter().cloned());
             }
         }
         ours
     }
 
-    /// Which other apps have these containers too.
+    /// Returns the other apps that share some of these containers, by container id.
     fn shared(
         &self,
         containers: &[Arc<Container>],
@@ -131,11 +131,11 @@ impl Selector {
     ) -> HashMap<Arc<str>, Vec<Arc<str>>> {
         let mut shared = HashMap::new();
         for container in containers {
-            let mut apps = self.roster.others(container, &self.name);
-            if container.belongs.apps.is_empty() {
+            let mut apps = self.ownership.others(container, &self.name);
+            if container.labels.apps.is_empty() {
                 apps.retain(|app| {
-                    let targets = self.roster.targets(app);
-                    let theirs = Self::new(app, &self.roster).containers(&targets, snapshot);
+                    let targets = self.ownership.targets(app);
+                    let theirs = Self::new(app, &self.ownership).containers(&targets, snapshot);
                     theirs.iter().any(|other| other.id == container.id)
                 });
             }
@@ -146,26 +146,29 @@ impl Selector {
         shared
     }
 
-    /// Looks at all there is for what is this app's.
+    /// Finds the app's containers and services in the snapshot, and their combined state.
     #[must_use]
-    pub fn observe(&self, facts: &Facts, snapshot: &Snapshot) -> Observed {
-        let services = self.services(facts, snapshot);
-        let targets: Vec<_> = facts.entrypoints.iter().map(|t| t.container.clone()).collect();
+    pub fn observe(&self, spec: &AppSpec, snapshot: &Snapshot) -> Observed {
+        let services = self.services(spec, snapshot);
+        let targets: Vec<_> = spec.entrypoints.iter().map(|t| t.container.clone()).collect();
         let mut containers = self.containers(&targets, snapshot);
         containers.sort_by(|a, b| (&a.created, &a.name).cmp(&(&b.created, &b.name)));
-        let containers = in_order(containers);
-        let parts = parts::judge(&containers, facts);
-        let state =
-            if services.is_empty() { together(&containers, &parts) } else { scaled(&services) };
+        let containers = in_start_order(containers);
+        let roles = roles::classify(&containers, spec);
+        let state = if services.is_empty() {
+            combined_state(&containers, &roles)
+        } else {
+            services_state(&services)
+        };
         let shared = self.shared(&containers, snapshot);
-        let state = apart_from(&shared, &containers, state);
-        Observed { containers, parts, services, state, shared }
+        let state = without_shared_pause(&shared, &containers, state);
+        Observed { containers, roles, services, state, shared }
     }
 }
 
-/// A container that is paused for another app's sake does not make an app paused whose
-/// own have all ended.
-fn apart_from(
+/// Corrects the combined state: a shared container that is paused for another app does not
+/// make this app paused if all of its own containers have ended.
+fn without_shared_pause(
     shared: &HashMap<Arc<str>, Vec<Arc<str>>>,
     containers: &[Arc<Container>],
     state: EngineState,
@@ -177,22 +180,23 @@ fn apart_from(
 }
 
 impl Observed {
-    /// Those that are no other app's.
+    /// Returns the containers that no other app shares.
     pub(super) fn own(&self) -> impl Iterator<Item = &Arc<Container>> {
         self.containers.iter().filter(|container| !self.shared.contains_key(&container.id))
     }
 
-    /// Whether it has containers, and each is another app's too.
+    /// Whether the app has containers and shares every one of them.
     pub(super) fn is_all_shared(&self) -> bool {
         !self.containers.is_empty() && self.own().next().is_none() && self.services.is_empty()
     }
 
-    /// Whether all of it runs, or is paused, and may do so for other apps alone.
-    pub(super) fn is_kept(&self) -> bool {
+    /// Whether all containers are shared and are running or paused, possibly for other apps
+    /// only.
+    pub(super) fn is_kept_by_others(&self) -> bool {
         self.is_all_shared() && matches!(self.state, EngineState::Running | EngineState::Paused)
     }
 
-    /// The other apps that have some of the containers, each once.
+    /// Returns the other apps that share containers with this one, each once.
     pub(super) fn partners(&self) -> Vec<Arc<str>> {
         let mut partners: Vec<_> = self.shared.values().flatten().cloned().collect();
         partners.sort_unstable();
@@ -200,53 +204,57 @@ impl Observed {
         partners
     }
 
-    /// The containers that requests are sent to, without replicas that the app does
-    /// without; all, where none can be told.
-    pub fn entrypoints<'a>(&'a self, facts: &'a Facts) -> Vec<&'a Arc<Container>> {
-        let needed = self.needed().filter(|c| is_entrypoint(c, facts));
+    /// Returns the containers that requests are sent to, except replicas that the app does
+    /// not need; or all containers, if no entrypoint can be identified.
+    pub fn entrypoints<'a>(&'a self, spec: &'a AppSpec) -> Vec<&'a Arc<Container>> {
+        let needed = self.needed().filter(|c| is_entrypoint(c, spec));
         let needed: Vec<_> = needed.collect();
         if needed.is_empty() { self.containers.iter().collect() } else { needed }
     }
 
-    /// What the app is not awake without.
+    /// Returns the containers that must run for the app to be awake.
     pub(super) fn needed(&self) -> impl Iterator<Item = &Arc<Container>> {
-        needed(&self.containers, &self.parts)
+        needed(&self.containers, &self.roles)
     }
 
-    /// What a wake starts, what the app is not awake without first; `chosen` were to be
-    /// started before.
-    pub(super) fn to_start(&self, chosen: &HashSet<Arc<str>>) -> Vec<(Arc<Container>, Part)> {
+    /// Returns the containers that a wake starts, required ones first. `chosen` are the ids
+    /// that were selected earlier in the same attempt.
+    pub(super) fn to_start(
+        &self,
+        chosen: &HashSet<Arc<str>>,
+    ) -> Vec<(Arc<Container>, ContainerRole)> {
         let idle = |state| matches!(state, State::Exited | State::Created);
-        let is_chosen = |c: &Container, part: &Part| part.is_started || chosen.contains(&c.id);
-        let pairs = self.containers.iter().cloned().zip(self.parts.iter().copied());
+        let is_chosen =
+            |c: &Container, role: &ContainerRole| role.starts_on_wake || chosen.contains(&c.id);
+        let pairs = self.containers.iter().cloned().zip(self.roles.iter().copied());
         let mut all: Vec<_> =
-            pairs.filter(|(c, part)| idle(c.state) && is_chosen(c, part)).collect();
-        all.sort_by_key(|(_, part)| part.role == Role::Other && part.need != Need::Required);
+            pairs.filter(|(c, role)| idle(c.state) && is_chosen(c, role)).collect();
+        all.sort_by_key(|(_, role)| role.role == Role::Other && role.need != Need::Required);
         all
     }
 
-    /// Whether what requests are sent to was started so short ago, in milliseconds
-    /// since 1970, that it may not listen yet.
-    pub(super) fn is_young(&self, facts: &Facts, now: i64, within: Duration) -> bool {
+    /// Whether an entrypoint was started less than `within` before `now`, in milliseconds
+    /// since 1970, so that it may not be listening yet.
+    pub(super) fn is_recently_started(&self, spec: &AppSpec, now: i64, within: Duration) -> bool {
         let within = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
-        let is_young = |at: i64| now.saturating_sub(at) < within;
+        let is_recently_started = |at: i64| now.saturating_sub(at) < within;
         self.state == EngineState::Running
-            && self.entrypoints(facts).iter().any(|c| c.started.is_some_and(is_young))
+            && self.entrypoints(spec).iter().any(|c| c.started.is_some_and(is_recently_started))
     }
 
-    /// Whether a container is known to be missing beside those there are: one that
-    /// requests are sent to, or one that another depends on.
+    /// Whether a container is known to be missing although others exist: one that requests
+    /// are sent to, or one that another container depends on.
     #[must_use]
-    pub fn is_incomplete(&self, facts: &Facts) -> bool {
-        let is_compose = self.containers.iter().any(|c| c.belongs.project.is_some());
+    pub fn is_incomplete(&self, spec: &AppSpec) -> bool {
+        let is_compose = self.containers.iter().any(|c| c.labels.project.is_some());
         let is_there = |name: &str| self.containers.iter().any(|c| c.is_called(name));
-        let mut wanted = self.containers.iter().flat_map(|c| &c.belongs.depends_on);
+        let mut wanted = self.containers.iter().flat_map(|c| &c.labels.depends_on);
         is_compose
             && (wanted.any(|dependency| !is_there(&dependency.service))
-                || facts.entrypoints.first().is_some_and(|target| !is_there(&target.container)))
+                || spec.entrypoints.first().is_some_and(|target| !is_there(&target.container)))
     }
 
-    /// Each container in words.
+    /// Returns the state of each container and service, to be shown.
     #[must_use]
     pub fn states(&self) -> Arc<[ContainerState]> {
         let containers = self.containers.iter().map(|container| ContainerState {
@@ -265,22 +273,22 @@ impl Observed {
 }
 
 /// Whether requests are sent to the container.
-pub(super) fn is_entrypoint(container: &Container, facts: &Facts) -> bool {
-    facts.entrypoints.iter().any(|target| container.is_called(&target.container))
+pub(super) fn is_entrypoint(container: &Container, spec: &AppSpec) -> bool {
+    spec.entrypoints.iter().any(|target| container.is_called(&target.container))
 }
 
-/// Dependencies first; among equals in the order they were made in, which for
-/// Compose is that of the dependencies too. What depends on itself in a circle comes
-/// last, as it was.
-fn in_order(mut waiting: Vec<Arc<Container>>) -> Vec<Arc<Container>> {
+/// Sorts containers so that dependencies come first. Others keep the order of their
+/// creation, which Compose also derives from the dependencies. Containers in a dependency
+/// cycle come last, in their original order.
+fn in_start_order(mut waiting: Vec<Arc<Container>>) -> Vec<Arc<Container>> {
     let mut ordered: Vec<Arc<Container>> = Vec::with_capacity(waiting.len());
     while !waiting.is_empty() {
         let is_free = |container: &Arc<Container>| {
-            let mut dependencies = container.belongs.depends_on.iter();
+            let mut dependencies = container.labels.depends_on.iter();
             dependencies.all(|dependency| {
                 !waiting.iter().any(|other| {
                     other.id != container.id
-                        && other.belongs.service.as_deref() == Some(&dependency.service)
+                        && other.labels.service.as_deref() == Some(&dependency.service)
                 })
             })
         };
@@ -295,16 +303,16 @@ fn in_order(mut waiting: Vec<Arc<Container>>) -> Vec<Arc<Container>> {
 
 fn needed<'a>(
     containers: &'a [Arc<Container>],
-    parts: &'a [Part],
+    roles: &'a [ContainerRole],
 ) -> impl Iterator<Item = &'a Arc<Container>> {
-    let pairs = containers.iter().zip(parts);
-    pairs.filter(|(_, part)| part.need == Need::Required).map(|(container, _)| container)
+    let pairs = containers.iter().zip(roles);
+    pairs.filter(|(_, role)| role.need == Need::Required).map(|(container, _)| container)
 }
 
 /// The contract's rule: any paused → paused; all running → running; else exited;
-/// none → missing. What the app is awake without counts for nothing.
-fn together(containers: &[Arc<Container>], parts: &[Part]) -> EngineState {
-    let mut counted: Vec<_> = needed(containers, parts).collect();
+/// none → missing. Containers that the app does not need are not counted.
+fn combined_state(containers: &[Arc<Container>], roles: &[ContainerRole]) -> EngineState {
+    let mut counted: Vec<_> = needed(containers, roles).collect();
     if counted.is_empty() {
         counted = containers.iter().collect();
     }
@@ -319,8 +327,8 @@ fn together(containers: &[Arc<Container>], parts: &[Part]) -> EngineState {
     }
 }
 
-/// Of services: each must have a task that runs.
-fn scaled(services: &[Arc<Service>]) -> EngineState {
+/// Returns the combined state of services: each must have a running task.
+fn services_state(services: &[Arc<Service>]) -> EngineState {
     if services.iter().all(|service| service.state() == State::Running) {
         EngineState::Running
     } else {
@@ -331,23 +339,23 @@ fn scaled(services: &[Arc<Service>]) -> EngineState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wake::app::Target;
-    use crate::wake::docker::{Condition, Dependency};
+    use crate::wake::docker::{Dependency, DependencyCondition};
+    use crate::wake::handle::Target;
 
     fn container(service: &str, state: State) -> Container {
         Container::sample("wiki", service, state)
     }
 
     fn observe(containers: &[Container]) -> Observed {
-        let facts = Facts {
+        let spec = AppSpec {
             entrypoints: vec![Target { container: "web".into(), port: 80, speaks_http: true }],
-            ..Facts::default()
+            ..AppSpec::default()
         };
         let mut snapshot = Snapshot::default();
         for container in containers {
             snapshot.containers.insert(Arc::clone(&container.id), Arc::new(container.clone()));
         }
-        Selector::new(&"wiki".into(), &Arc::default()).observe(&facts, &snapshot)
+        Selector::new(&"wiki".into(), &Arc::default()).observe(&spec, &snapshot)
     }
 
     #[test]
@@ -360,9 +368,9 @@ mod tests {
             (&[("web", Exited), ("db", Paused)], EngineState::Paused),
             (&[("web", Running), ("db", Created)], EngineState::Exited),
             (&[("web", Restarting), ("db", Running)], EngineState::Exited),
-            // Ran to its end.
+            // It ran to completion.
             (&[("web", Running), ("init", Exited)], EngineState::Running),
-            // Requests are sent to it: it was stopped, whatever its code.
+            // Requests are sent to it: it was stopped, whatever its exit code.
             (&[("web", Exited), ("db", Running)], EngineState::Exited),
             (&[("web", Exited), ("db", Exited)], EngineState::Exited),
         ] {
@@ -373,7 +381,7 @@ mod tests {
         let mut stopped = container("db", Exited);
         stopped.restarts_always = true;
         let observed = observe(&[container("web", Running), stopped]);
-        assert_eq!(observed.state, EngineState::Exited, "somebody stopped it");
+        assert_eq!(observed.state, EngineState::Exited, "it was stopped from outside");
     }
 
     #[test]
@@ -381,10 +389,10 @@ mod tests {
         let of = |app: Option<&str>, project: Option<&str>, name: &str| {
             let mut container = container("x", State::Running);
             container.name = name.into();
-            container.belongs = Belongs {
+            container.labels = Labels {
                 apps: app.map(Into::into).into_iter().collect(),
                 project: project.map(Into::into),
-                ..Belongs::default()
+                ..Labels::default()
             };
             !observe(&[container]).containers.is_empty()
         };
@@ -392,30 +400,30 @@ mod tests {
         assert!(!of(Some("other"), Some("wiki"), "web"));
         assert!(of(None, Some("wiki"), "y"));
         assert!(of(None, Some("other"), "web"), "requests are sent to it");
-        assert!(!of(None, Some("core"), "web"), "the box's own");
+        assert!(!of(None, Some("core"), "web"), "it belongs to the box itself");
         assert!(of(None, None, "web"));
         assert!(!of(None, None, "y"));
         assert!(of(Some("notes"), None, "web") == of(Some("notes, blog"), None, "web"));
     }
 
-    fn facts_of(entrypoint: &str) -> Facts {
+    fn spec_of(entrypoint: &str) -> AppSpec {
         let target = Target { container: entrypoint.into(), port: 80, speaks_http: true };
-        Facts { entrypoints: vec![target], ..Facts::default() }
+        AppSpec { entrypoints: vec![target], ..AppSpec::default() }
     }
 
     #[test]
     fn in_one_big_project_an_app_is_found_by_its_containers_or_its_services_name() {
-        let roster = Arc::new(Roster::default());
-        let facts = [("wiki", "wiki-web"), ("notes", "notes"), ("media", "media")];
-        for (app, entrypoint) in facts {
-            roster.note(&app.into(), &facts_of(entrypoint));
+        let ownership = Arc::new(Ownership::default());
+        let spec = [("wiki", "wiki-web"), ("notes", "notes"), ("media", "media")];
+        for (app, entrypoint) in spec {
+            ownership.insert(&app.into(), &spec_of(entrypoint));
         }
         let part = |id: &str, name: &str, project: &str, service: &str, apps: &[&str]| {
             let mut container = container(service, State::Running);
             container.id = id.into();
             container.name = name.into();
-            container.belongs.project = Some(project.into());
-            container.belongs.apps = apps.iter().map(|app| (*app).to_owned()).collect();
+            container.labels.project = Some(project.into());
+            container.labels.apps = apps.iter().map(|app| (*app).to_owned()).collect();
             container
         };
         let found = |app: &str, entrypoint: &str, containers: &[Container]| {
@@ -423,8 +431,8 @@ mod tests {
             for container in containers {
                 snapshot.containers.insert(Arc::clone(&container.id), Arc::new(container.clone()));
             }
-            let selector = Selector::new(&app.into(), &roster);
-            let observed = selector.observe(&facts_of(entrypoint), &snapshot);
+            let selector = Selector::new(&app.into(), &ownership);
+            let observed = selector.observe(&spec_of(entrypoint), &snapshot);
             let mut ids: Vec<_> = observed.containers.iter().map(|c| c.id.to_string()).collect();
             ids.sort_unstable();
             ids.join(" ")
@@ -437,15 +445,15 @@ mod tests {
         assert_eq!(found("wiki", "wiki-web", &all), "1");
         assert_eq!(found("notes", "notes", &all), "3 4");
         let twice = [service.clone(), part("5", "else_notes_1", "else", "notes", &[])];
-        assert_eq!(found("notes", "notes", &twice), "", "nobody can tell which");
+        assert_eq!(found("notes", "notes", &twice), "", "the service is ambiguous");
         let claimed = [part("6", "wiki-web", "media", "web", &[])];
-        assert_eq!(found("wiki", "wiki-web", &claimed), "", "it is the app media's");
+        assert_eq!(found("wiki", "wiki-web", &claimed), "", "it belongs to the app media");
         assert_eq!(found("media", "media", &claimed), "6");
         let labelled = [part("7", "notes", "stack", "notes", &["Notes"]), service];
-        assert_eq!(found("notes", "notes", &labelled), "7", "a label goes before a name");
+        assert_eq!(found("notes", "notes", &labelled), "7", "a label takes precedence over a name");
         let anothers = [part("8", "wiki-web", "stack", "notes", &[])];
-        assert_eq!(found("notes", "notes", &anothers), "", "requests for another go there");
-        roster.forget(&"wiki".into());
+        assert_eq!(found("notes", "notes", &anothers), "", "it is the entrypoint of another app");
+        ownership.forget(&"wiki".into());
         assert_eq!(found("notes", "notes", &anothers), "8");
         let gone = part("9", "wiki-web", "stack", "web", &["another"]);
         assert_eq!(found("wiki", "wiki-web", &[gone]), "");
@@ -455,18 +463,18 @@ mod tests {
     fn what_others_depend_on_is_started_first() {
         let depends = |service: &str, on: &[&str]| {
             let mut container = container(service, State::Exited);
-            container.belongs.depends_on = on
+            container.labels.depends_on = on
                 .iter()
                 .map(|service| Dependency {
                     service: (*service).into(),
-                    condition: Condition::Started,
+                    condition: DependencyCondition::Started,
                 })
                 .collect();
             container
         };
         let order = |containers: &[Container]| -> Vec<String> {
             let observed = observe(containers);
-            observed.containers.iter().map(|c| c.belongs.service.clone().unwrap()).collect()
+            observed.containers.iter().map(|c| c.labels.service.clone().unwrap()).collect()
         };
         assert_eq!(
             order(&[depends("a", &["b", "c"]), depends("b", &["c"]), depends("c", &[])]),
@@ -483,14 +491,14 @@ mod tests {
     #[test]
     fn a_missing_part_is_noticed() {
         let mut web = container("web", State::Running);
-        let facts = Facts {
+        let spec = AppSpec {
             entrypoints: vec![Target { container: "web".into(), port: 80, speaks_http: true }],
-            ..Facts::default()
+            ..AppSpec::default()
         };
-        assert!(!observe(&[web.clone()]).is_incomplete(&facts));
-        assert!(observe(&[container("db", State::Running)]).is_incomplete(&facts));
-        web.belongs.depends_on =
-            vec![Dependency { service: "db".into(), condition: Condition::Started }];
-        assert!(observe(&[web]).is_incomplete(&facts));
+        assert!(!observe(&[web.clone()]).is_incomplete(&spec));
+        assert!(observe(&[container("db", State::Running)]).is_incomplete(&spec));
+        web.labels.depends_on =
+            vec![Dependency { service: "db".into(), condition: DependencyCondition::Started }];
+        assert!(observe(&[web]).is_incomplete(&spec));
     }
 }

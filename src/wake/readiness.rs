@@ -1,8 +1,8 @@
-//! Whether an app answers, asked of the app itself.
+//! Readiness probes: whether an app answers, found out by connecting to it.
 //!
 //! Whatever comes back is an answer: a TLS alert, an HTTP/2 preface, a greeting, a
-//! connection that is closed or reset at once. Only who is refused, or hears nothing
-//! at all, has found nobody.
+//! connection that is closed or reset at once. The app does not answer only if the
+//! connection is refused or nothing comes back at all.
 
 use std::io;
 use std::net::IpAddr;
@@ -12,28 +12,28 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::app::Target;
+use super::handle::Target;
 
-/// How long a connection within one machine may take; a network that drops what
-/// comes from here takes all of it.
+/// How long a connection within one machine may take. If a network drops the packets, the
+/// probe waits this long.
 const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 
-/// How long an app that was unpaused has for its first byte.
+/// How long an app that was unpaused may take to send its first byte.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// What a probe found.
+/// The result of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Probe {
     Answers,
-    /// Nobody listens there yet.
+    /// No process listens on the port yet.
     Refused,
-    /// It accepts, but says nothing.
+    /// It accepts the connection but sends nothing.
     Silent,
-    /// There is no way from here to there.
+    /// It cannot be reached from here.
     Unreachable,
 }
 
-/// Whether somebody listens at one of the addresses.
+/// Probes whether a process listens on the port of one of the addresses.
 pub(super) async fn listens(addresses: &[IpAddr], port: u16) -> Probe {
     match connect(addresses, port).await {
         Ok(_) => Probe::Answers,
@@ -41,11 +41,11 @@ pub(super) async fn listens(addresses: &[IpAddr], port: u16) -> Probe {
     }
 }
 
-/// Whether the app itself answers: a paused one's port accepts connections still,
-/// since it is the kernel that does.
+/// Probes whether the app itself answers. The port of a paused app still accepts
+/// connections, because the kernel accepts them.
 ///
-/// It is asked by `host`, as its users ask for it: a server of several hosts may hang up
-/// on any other.
+/// The request carries `host`, as the requests of its users do: a server of several hosts
+/// may close connections for any other host.
 pub(super) async fn answers(addresses: &[IpAddr], target: &Target, host: Option<&str>) -> Probe {
     let mut stream = match connect(addresses, target.port).await {
         Ok(stream) => stream,
@@ -54,19 +54,19 @@ pub(super) async fn answers(addresses: &[IpAddr], target: &Target, host: Option<
     if !target.speaks_http {
         return Probe::Answers;
     }
-    // HEAD has no side effects (RFC 9110 section 9.3.2), and any answer will do.
+    // HEAD has no side effects (RFC 9110 section 9.3.2), and any answer is sufficient.
     let own = || stream.peer_addr().map_or_else(|_| String::new(), |own| own.to_string());
     let host = host.map_or_else(own, str::to_owned);
-    let question = format!(
+    let request = format!(
         "HEAD / HTTP/1.1\r\nHost: {host}\r\nUser-Agent: nightporter\r\n\
          Connection: close\r\n\r\n"
     );
     let exchange = async {
-        stream.write_all(question.as_bytes()).await?;
+        stream.write_all(request.as_bytes()).await?;
         stream.read_u8().await
     };
     match timeout(ANSWER_LIMIT, exchange).await {
-        // Closed or reset: by somebody.
+        // Even a connection that is closed or reset was answered.
         Ok(Ok(_) | Err(_)) => Probe::Answers,
         Err(_) => Probe::Silent,
     }
@@ -105,7 +105,7 @@ mod tests {
     async fn a_port_that_accepts_is_no_answer() {
         let listener = TcpListener::bind((HERE, 0)).await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();
-        // The kernel accepts; nobody reads, as in a paused container.
+        // The kernel accepts, but no process reads, as in a paused container.
         assert_eq!(listens(&[HERE], port).await, Probe::Answers);
         assert_eq!(answers(&[HERE], &target(port, false), None).await, Probe::Answers);
         assert_eq!(answers(&[HERE], &target(port, true), None).await, Probe::Silent);
@@ -114,8 +114,8 @@ mod tests {
         assert_eq!(listens(&[], port).await, Probe::Unreachable);
     }
 
-    /// What a server is asked by who asks it for `host`, and what that finds out.
-    async fn asked(
+    /// Probes a server with `host`; returns the result and the server's port.
+    async fn probed(
         host: Option<&str>,
         serve: impl AsyncFnOnce(TcpStream) + Send + 'static,
     ) -> (Probe, u16) {
@@ -142,29 +142,31 @@ mod tests {
             let serve = async move |mut stream: TcpStream| {
                 stream.write_all(answer).await.expect("sent");
             };
-            assert_eq!(asked(None, serve).await.0, Probe::Answers, "{answer:?}");
+            assert_eq!(probed(None, serve).await.0, Probe::Answers, "{answer:?}");
         }
-        // Accepted and closed; the same with what was said still unread, which resets.
+        // Accepted and closed, also with the request still unread, which resets the connection.
         let close = async |stream: TcpStream| drop(stream);
-        assert_eq!(asked(None, close).await.0, Probe::Answers);
+        assert_eq!(probed(None, close).await.0, Probe::Answers);
         let reset = async |stream: TcpStream| {
             stream.readable().await.expect("asked");
             drop(stream);
         };
-        assert_eq!(asked(None, reset).await.0, Probe::Answers);
+        assert_eq!(probed(None, reset).await.0, Probe::Answers);
     }
 
     #[tokio::test]
     async fn an_app_is_asked_by_its_own_host() {
         for host in [Some("wiki.box.example"), None] {
-            let (said, heard) = tokio::sync::oneshot::channel();
+            let (sender, receiver) = tokio::sync::oneshot::channel();
             let serve = async move |mut stream: TcpStream| {
                 let mut head = [0; 512];
                 let length = stream.read(&mut head).await.expect("asked");
-                said.send(String::from_utf8_lossy(&head[..length]).into_owned()).expect("heard");
+                sender
+                    .send(String::from_utf8_lossy(&head[..length]).into_owned())
+                    .expect("a receiver");
             };
-            let (_, port) = asked(host, serve).await;
-            let head = heard.await.expect("said");
+            let (_, port) = probed(host, serve).await;
+            let head = receiver.await.expect("a request");
             let expected = host.map_or(format!("{HERE}:{port}"), str::to_owned);
             assert!(head.contains(&format!("\r\nHost: {expected}\r\n")), "{head}");
         }

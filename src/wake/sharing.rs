@@ -1,50 +1,51 @@
-//! Containers that several apps share, as one database of two apps.
+//! Containers that several apps share, such as one database of two apps.
 //!
-//! Such a container is woken with each of its apps and sleeps as deep as the one of them
-//! that sleeps least. Whoever puts an app to sleep keeps the others from being woken
-//! meanwhile: in one process the waker does, across processes the locks of all of them,
-//! which are tried and never waited for, so that their order is of no matter.
+//! Such a container is woken with each of its apps, and sleeps only as deeply as the app
+//! that sleeps least. While an app is put to sleep, the apps that share containers with it
+//! are not woken: within one process the reconciler ensures that, across processes the
+//! locks of all these apps do. The locks are tried and never waited for, so their order
+//! does not matter.
 
 use std::sync::Arc;
 
-use super::Wakes;
+use super::Registry;
 use super::docker::{Container, Snapshot, State};
 use super::observed::Observed;
 use crate::domain::lifecycle::Phase;
 
-/// What the other apps of a container need of it.
+/// The state in which the other apps of a container need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Need {
-    /// Nothing: all of them are stopped.
+pub(super) enum SharedNeed {
+    /// None of them needs it: all are stopped.
     Nothing,
-    /// One of them is paused, and is to find it as it left it.
+    /// One of them is paused, and must find it unchanged.
     Paused,
     Running,
 }
 
-impl Wakes {
-    /// What the apps that share a container of `observed` need of it.
+impl Registry {
+    /// Returns what the other apps that share a container of `observed` need.
     pub(super) fn need(
         &self,
         container: &Container,
         observed: &Observed,
         snapshot: &Snapshot,
-    ) -> Need {
+    ) -> SharedNeed {
         let apps = observed.shared.get(&container.id).into_iter().flatten();
-        apps.map(|app| self.need_of(app, snapshot)).max().unwrap_or(Need::Nothing)
+        apps.map(|app| self.need_of(app, snapshot)).max().unwrap_or(SharedNeed::Nothing)
     }
 
-    fn need_of(&self, app: &Arc<str>, snapshot: &Snapshot) -> Need {
-        let Some(app) = self.get(app) else { return Need::Nothing };
-        let observed = self.selector(&app.name).observe(&app.facts(), snapshot);
+    fn need_of(&self, app: &Arc<str>, snapshot: &Snapshot) -> SharedNeed {
+        let Some(app) = self.get(app) else { return SharedNeed::Nothing };
+        let observed = self.selector(&app.name).observe(&app.spec(), snapshot);
         let has = |states: &[State]| observed.own().any(|c| states.contains(&c.state));
         // Another process may have woken it a moment ago.
         if app.is_awake() || has(&[State::Running, State::Restarting]) {
-            Need::Running
+            SharedNeed::Running
         } else if app.shown().phase == Phase::Paused || has(&[State::Paused]) {
-            Need::Paused
+            SharedNeed::Paused
         } else {
-            Need::Nothing
+            SharedNeed::Nothing
         }
     }
 }
@@ -52,9 +53,9 @@ impl Wakes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wake::app::{Facts, Target};
+    use crate::wake::handle::{AppSpec, Target};
 
-    /// Two apps, each with a container of its own, and the database of both.
+    /// Two apps, each with a container of its own, and a database that they share.
     fn scene(notes: State, wiki: State, database: State) -> Snapshot {
         let mut snapshot = Snapshot::default();
         for (project, service, state) in
@@ -62,7 +63,7 @@ mod tests {
         {
             let mut container = Container::sample(project, service, state);
             if service == "db" {
-                container.belongs.apps = vec!["notes".into(), "wiki".into()];
+                container.labels.apps = vec!["notes".into(), "wiki".into()];
             }
             snapshot.containers.insert(Arc::clone(&container.id), Arc::new(container));
         }
@@ -72,27 +73,27 @@ mod tests {
     #[test]
     fn a_shared_container_sleeps_as_deep_as_the_app_that_sleeps_least() {
         use State::{Exited, Paused, Running};
-        let (wakes, _orders) = Wakes::new();
+        let (registry, _commands) = Registry::new();
         let target = |name: &str| Target { container: name.into(), port: 80, speaks_http: true };
-        let facts = |name| Facts { entrypoints: vec![target(name)], ..Facts::default() };
-        let notes = wakes.of(&"notes".into(), Some(facts("a")));
-        let wiki = wakes.of(&"wiki".into(), Some(facts("b")));
+        let spec = |name| AppSpec { entrypoints: vec![target(name)], ..AppSpec::default() };
+        let notes = registry.of(&"notes".into(), Some(spec("a")));
+        let wiki = registry.of(&"wiki".into(), Some(spec("b")));
         for (phase, own, expected) in [
-            (Phase::Awake, Running, Need::Running),
-            // Let through although a part of it has ended.
-            (Phase::Awake, Exited, Need::Running),
+            (Phase::Awake, Running, SharedNeed::Running),
+            // Awake although one of its containers has ended.
+            (Phase::Awake, Exited, SharedNeed::Running),
             // Another process has started it.
-            (Phase::Stopped, Running, Need::Running),
-            (Phase::Paused, Paused, Need::Paused),
-            (Phase::Starting, Paused, Need::Paused),
-            (Phase::Stopped, Exited, Need::Nothing),
+            (Phase::Stopped, Running, SharedNeed::Running),
+            (Phase::Paused, Paused, SharedNeed::Paused),
+            (Phase::Starting, Paused, SharedNeed::Paused),
+            (Phase::Stopped, Exited, SharedNeed::Nothing),
         ] {
             wiki.show(phase.clone(), &Arc::default());
             let snapshot = scene(Running, own, Running);
-            let observed = wakes.selector(&notes.name).observe(&notes.facts(), &snapshot);
-            let need = |id: &str| wakes.need(&snapshot.containers[id], &observed, &snapshot);
+            let observed = registry.selector(&notes.name).observe(&notes.spec(), &snapshot);
+            let need = |id: &str| registry.need(&snapshot.containers[id], &observed, &snapshot);
             assert_eq!(need("db"), expected, "{phase:?} {own:?}");
-            assert_eq!(need("a"), Need::Nothing, "nobody else's");
+            assert_eq!(need("a"), SharedNeed::Nothing, "no other app shares it");
             assert_eq!(observed.partners(), [Arc::from("wiki")]);
         }
     }
@@ -101,11 +102,11 @@ mod tests {
     fn what_another_app_paused_does_not_make_a_stopped_app_paused() {
         use crate::wake::observed::EngineState;
         use State::{Exited, Paused, Running};
-        let (wakes, _orders) = Wakes::new();
+        let (registry, _commands) = Registry::new();
         let target = Target { container: "a".into(), port: 80, speaks_http: true };
-        let facts = Facts { entrypoints: vec![target], ..Facts::default() };
-        let notes = wakes.of(&"notes".into(), Some(facts));
-        let _wiki = wakes.of(&"wiki".into(), Some(Facts::default()));
+        let spec = AppSpec { entrypoints: vec![target], ..AppSpec::default() };
+        let notes = registry.of(&"notes".into(), Some(spec));
+        let _wiki = registry.of(&"wiki".into(), Some(AppSpec::default()));
         for (own, database, expected) in [
             (Running, Running, EngineState::Running),
             (Running, Paused, EngineState::Paused),
@@ -114,7 +115,7 @@ mod tests {
             (Exited, Running, EngineState::Exited),
         ] {
             let snapshot = scene(own, Paused, database);
-            let observed = wakes.selector(&notes.name).observe(&notes.facts(), &snapshot);
+            let observed = registry.selector(&notes.name).observe(&notes.spec(), &snapshot);
             assert_eq!(observed.state, expected, "{own:?} {database:?}");
         }
     }

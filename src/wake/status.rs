@@ -1,4 +1,4 @@
-//! Statuses written back, so that what other programs show of an app is so.
+//! Writes the status of apps back to the store, so that other programs show it correctly.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -12,14 +12,14 @@ use tracing::warn;
 use super::observed::EngineState;
 use crate::store::Source;
 
-/// How long a status that could not be written waits.
+/// How long to wait before writing a status again that could not be written.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Takes statuses to be written; never waits.
+/// Accepts statuses to be written; never waits.
 #[derive(Debug, Clone)]
 pub(super) struct Statuses(mpsc::UnboundedSender<(Arc<str>, EngineState)>);
 
-/// Writes them, one after the other and the last one of each app.
+/// Writes the statuses one after the other, only the latest of each app.
 #[derive(Debug)]
 pub(super) struct StatusWriter {
     source: Arc<Source>,
@@ -33,43 +33,44 @@ impl Statuses {
     }
 
     pub(super) fn write(&self, app: &Arc<str>, state: EngineState) {
-        // The writer is gone only when the process ends.
+        // The writer stops only when the process ends.
         let _ = self.0.send((Arc::clone(app), state));
     }
 }
 
 impl StatusWriter {
     pub(super) async fn run(mut self) -> Infallible {
-        let mut waiting = HashMap::new();
+        let mut pending = HashMap::new();
         loop {
-            if waiting.is_empty() {
+            if pending.is_empty() {
                 let Some((app, state)) = self.changes.recv().await else {
                     std::future::pending().await
                 };
-                waiting.insert(app, state);
+                pending.insert(app, state);
             }
             while let Ok((app, state)) = self.changes.try_recv() {
-                waiting.insert(app, state);
+                pending.insert(app, state);
             }
-            // One that cannot be written keeps no other from it.
-            let mut refused = HashMap::new();
+            // A status that cannot be written does not keep the others from being written.
+            let mut failed = HashMap::new();
             let mut reason = None;
-            for (app, state) in waiting.drain() {
+            for (app, state) in pending.drain() {
                 if let Err(error) = self.source.write_status(&app, word(state)).await {
-                    refused.insert(app, state);
+                    failed.insert(app, state);
                     reason = Some(error);
                 }
             }
-            waiting = refused;
+            pending = failed;
             if let Some(error) = reason {
-                warn!(%error, count = waiting.len(), "statuses of apps not written; they wait");
+                let count = pending.len();
+                warn!(%error, count, "cannot write the statuses of apps; will retry");
                 sleep(RETRY).await;
             }
         }
     }
 }
 
-/// The contract's word.
+/// Returns the contract's word for a state.
 fn word(state: EngineState) -> &'static str {
     match state {
         EngineState::Running => "running",

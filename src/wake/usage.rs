@@ -1,4 +1,4 @@
-//! Signs of life in an app's containers besides requests: traffic, commands, processor time.
+//! Activity in an app's containers besides requests: traffic, commands, processor time.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -8,95 +8,96 @@ use futures_util::stream::{self, StreamExt};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::app::Facts;
 use super::docker::{Commands, Container, Engine, EngineError, Snapshot, State, Usage};
+use super::handle::AppSpec;
 use super::observed::Observed;
-use crate::domain::activity::{Activity, Moved};
+use crate::domain::activity::{Activity, Traffic};
 
-/// Containers asked at one time.
-const SAMPLES: usize = 4;
+/// Containers whose counters are read at the same time.
+const CONCURRENT_SAMPLES: usize = 4;
 
-/// The containers of one app.
+/// The containers of one app whose activity is measured.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Subject {
-    /// Those that requests go to.
+pub(super) struct MonitoredApp {
+    /// The containers that requests are sent to.
     pub(super) entrypoints: Vec<Arc<str>>,
-    /// The others, which are no other app's.
-    pub(super) parts: Vec<Arc<str>>,
+    /// The other containers, unless another app shares them.
+    pub(super) internal: Vec<Arc<str>>,
     pub(super) activity: Activity,
 }
 
-impl Subject {
-    /// What of an app is looked at for signs of life.
+impl MonitoredApp {
+    /// Selects the containers of an app whose activity is measured.
     pub(super) fn of(
         observed: &Observed,
-        facts: &Facts,
+        spec: &AppSpec,
         activity: Activity,
         snapshot: &Snapshot,
     ) -> Self {
         let runs = |container: &&Arc<Container>| container.state == State::Running;
-        let reached = observed.entrypoints(facts);
-        // Where none can be told from the others, all count that are no other app's.
-        let is_told = reached.len() < observed.containers.len() || observed.containers.len() == 1;
+        let candidates = observed.entrypoints(spec);
+        // If no entrypoint can be identified, all containers count that no other app shares.
+        let are_distinct =
+            candidates.len() < observed.containers.len() || observed.containers.len() == 1;
         let is_shared = |container: &Arc<Container>| observed.shared.contains_key(&container.id);
         let mut entrypoints: Vec<Arc<str>> = Vec::new();
-        let counted = reached
+        let counted = candidates
             .iter()
-            .filter(|container| is_told || observed.is_all_shared() || !is_shared(container));
+            .filter(|container| are_distinct || observed.is_all_shared() || !is_shared(container));
         for container in counted {
-            // Its bytes are counted where its network is.
-            for one in [container, snapshot.networked(container)] {
-                if !entrypoints.contains(&one.id) {
-                    entrypoints.push(Arc::clone(&one.id));
+            // Its bytes are counted at the container whose network it uses.
+            for counting in [container, snapshot.network_owner(container)] {
+                if !entrypoints.contains(&counting.id) {
+                    entrypoints.push(Arc::clone(&counting.id));
                 }
             }
         }
-        let parts = observed.own().filter(|c| !entrypoints.contains(&c.id)).filter(runs);
-        let parts = parts.map(|container| Arc::clone(&container.id)).collect();
+        let internal = observed.own().filter(|c| !entrypoints.contains(&c.id)).filter(runs);
+        let internal = internal.map(|container| Arc::clone(&container.id)).collect();
         for service in &observed.services {
             let tasks = snapshot.containers.values().filter(runs).filter(|container| {
-                container.belongs.swarm_service.as_deref() == Some(&*service.id)
+                container.labels.swarm_service.as_deref() == Some(&*service.id)
             });
             entrypoints.extend(tasks.map(|task| Arc::clone(&task.id)));
         }
-        Self { entrypoints, parts, activity }
+        Self { entrypoints, internal, activity }
     }
 }
 
-/// What was seen of an app since the last look.
+/// Whether an app has been active since the last measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Seen {
-    Use,
+pub(super) enum ActivityStatus {
+    InUse,
     Quiet,
-    /// It was not looked at twice.
+    /// It has not been measured twice.
     Unknown,
 }
 
-/// Counters of containers, by id.
+/// The counters of containers, by id.
 type Samples = HashMap<Arc<str>, Usage>;
 
-/// What was last seen of all containers that were looked at.
+/// The last measurement of all measured containers.
 #[derive(Debug)]
 pub(super) struct Usages {
     engine: Arc<Engine>,
     at: Instant,
-    /// Of parts: counted before the entrypoints were, and after them. From the one to the
-    /// other of the next look is longer than the entrypoints' time, and the other way
-    /// round it is shorter.
+    /// Internal containers are counted before and after the entrypoints. From `before` to
+    /// the next measurement's `after` is longer than the entrypoints' interval, and from
+    /// `after` to the next `before` is shorter.
     before: Samples,
     after: Samples,
     all: Samples,
-    /// Commands of which nobody could say what they are.
+    /// Commands that could not be distinguished from a health check.
     unclear: HashSet<String>,
-    /// Whether it was said that the engine does not count.
-    is_uncounted: bool,
+    /// Whether it has been logged that the engine has no counters.
+    warned_no_counters: bool,
 }
 
 /// The thresholds of `[sleep]`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Thresholds {
     pub(super) bytes: u64,
-    /// Percentage of one processor.
+    /// In percent of one processor.
     pub(super) cpu: u64,
 }
 
@@ -109,33 +110,38 @@ impl Usages {
             after: Samples::new(),
             all: Samples::new(),
             unclear: HashSet::new(),
-            is_uncounted: false,
+            warned_no_counters: false,
         }
     }
 
-    /// Looks at the counters of these apps; what was seen of each.
-    pub(super) async fn look(&mut self, apps: &[Subject], limits: Thresholds) -> Vec<Seen> {
-        let (mut parts, mut others) = (Vec::new(), Vec::new());
-        for Subject { entrypoints, parts: own, activity } in apps {
+    /// Measures these apps; returns the status of each.
+    pub(super) async fn measure(
+        &mut self,
+        apps: &[MonitoredApp],
+        limits: Thresholds,
+    ) -> Vec<ActivityStatus> {
+        let (mut internals, mut others) = (Vec::new(), Vec::new());
+        for MonitoredApp { entrypoints, internal, activity } in apps {
             if activity.traffic {
-                parts.extend(own.iter().cloned());
+                internals.extend(internal.iter().cloned());
             }
             if activity.traffic || activity.cpu {
                 others.extend(entrypoints.iter().cloned());
             }
             if activity.cpu {
-                others.extend(own.iter().cloned());
+                others.extend(internal.iter().cloned());
             }
         }
-        let before = self.sample(parts.clone()).await;
+        let before = self.sample(internals.clone()).await;
         let all = self.sample(others).await;
         let at = Instant::now();
-        let after = self.sample(parts).await;
+        let after = self.sample(internals).await;
         let elapsed = at.duration_since(self.at);
-        let look = Look { old: self, before: &before, all: &all, after: &after, elapsed, limits };
-        let seen = apps.iter().map(|app| look.at(app)).collect();
+        let comparison =
+            Comparison { old: self, before: &before, all: &all, after: &after, elapsed, limits };
+        let statuses = apps.iter().map(|app| comparison.status_of(app)).collect();
         (self.at, self.before, self.all, self.after) = (at, before, all, after);
-        seen
+        statuses
     }
 
     async fn sample(&mut self, containers: Vec<Arc<str>>) -> Samples {
@@ -145,58 +151,58 @@ impl Usages {
                 let usage = engine.usage(&id).await;
                 (id, usage)
             })
-            .buffer_unordered(SAMPLES);
+            .buffer_unordered(CONCURRENT_SAMPLES);
         let (mut samples, mut refused) = (Samples::new(), None);
         while let Some((id, usage)) = sampled.next().await {
             match usage {
                 Ok(usage) => {
                     samples.insert(id, usage);
                 }
-                // This engine does not count: requests are all there is to go by.
+                // This engine has no counters, so only requests can be counted as use.
                 Err(error @ EngineError::Refused { .. }) => {
                     refused = Some(error);
                     samples.insert(id, Usage::default());
                 }
-                Err(error) => debug!(container = %id, %error, "its traffic is not known"),
+                Err(error) => debug!(container = %id, %error, "cannot read its counters"),
             }
         }
         drop(sampled);
         if let Some(error) = refused
-            && !std::mem::replace(&mut self.is_uncounted, true)
+            && !std::mem::replace(&mut self.warned_no_counters, true)
         {
-            warn!(%error, "the engine does not tell of traffic: only requests keep apps awake");
+            warn!(%error, "the engine has no traffic counters: only requests keep apps awake");
         }
         samples
     }
 
-    /// Whether a command runs in one of an app's containers, which is not to be frozen in
-    /// the middle.
-    pub(super) async fn commands(&mut self, app: &Subject) -> Seen {
-        let mut seen = Seen::Quiet;
-        for id in app.entrypoints.iter().chain(&app.parts) {
+    /// Returns whether a command is running in one of an app's containers, which must not
+    /// be frozen halfway.
+    pub(super) async fn commands(&mut self, app: &MonitoredApp) -> ActivityStatus {
+        let mut status = ActivityStatus::Quiet;
+        for id in app.entrypoints.iter().chain(&app.internal) {
             match self.engine.commands(id).await {
                 Ok(Commands::Nothing) => {}
-                Ok(Commands::Running) => return Seen::Use,
-                // A health check has ended by the next look, and what has not is none.
+                Ok(Commands::Running) => return ActivityStatus::InUse,
+                // A command that is still there at the next check is not a health check.
                 Ok(Commands::Unclear(commands)) => {
                     if commands.iter().any(|command| self.unclear.contains(command)) {
-                        return Seen::Use;
+                        return ActivityStatus::InUse;
                     }
                     self.unclear.extend(commands);
-                    seen = Seen::Unknown;
+                    status = ActivityStatus::Unknown;
                 }
-                Err(error) => debug!(container = %id, %error, "its commands are not known"),
+                Err(error) => debug!(container = %id, %error, "cannot list its commands"),
             }
         }
-        if seen == Seen::Quiet && self.unclear.len() > 1000 {
+        if status == ActivityStatus::Quiet && self.unclear.len() > 1000 {
             self.unclear.clear();
         }
-        seen
+        status
     }
 }
 
-/// Two looks.
-struct Look<'a> {
+/// Compares two measurements.
+struct Comparison<'a> {
     old: &'a Usages,
     before: &'a Samples,
     all: &'a Samples,
@@ -205,38 +211,38 @@ struct Look<'a> {
     limits: Thresholds,
 }
 
-impl Look<'_> {
-    fn at(&self, app: &Subject) -> Seen {
+impl Comparison<'_> {
+    fn status_of(&self, app: &MonitoredApp) -> ActivityStatus {
         let Activity { traffic, exec: _, cpu } = app.activity;
         let by_traffic = if traffic { self.traffic(app) } else { Some(false) };
         let by_cpu = if cpu { self.cpu(app) } else { Some(false) };
         match (by_traffic, by_cpu) {
-            (Some(true), _) | (_, Some(true)) => Seen::Use,
-            (Some(false), Some(false)) => Seen::Quiet,
-            _ => Seen::Unknown,
+            (Some(true), _) | (_, Some(true)) => ActivityStatus::InUse,
+            (Some(false), Some(false)) => ActivityStatus::Quiet,
+            _ => ActivityStatus::Unknown,
         }
     }
 
-    fn traffic(&self, app: &Subject) -> Option<bool> {
-        let (mut most, mut least) = (Moved::default(), Moved::default());
-        for id in &app.parts {
+    fn traffic(&self, app: &MonitoredApp) -> Option<bool> {
+        let (mut most, mut least) = (Traffic::default(), Traffic::default());
+        for id in &app.internal {
             add(&mut most, moved(self.old.before.get(id)?, self.after.get(id)?));
             add(&mut least, moved(self.old.after.get(id)?, self.before.get(id)?));
         }
         let threshold = self.limits.bytes;
-        let mut own = Moved::default();
+        let mut own = Traffic::default();
         let mut is_use = false;
         for id in &app.entrypoints {
             let moved = moved(self.old.all.get(id)?, self.all.get(id)?);
-            is_use |= app.parts.is_empty() && moved.is_use(most, least, threshold);
+            is_use |= app.internal.is_empty() && moved.is_use(most, least, threshold);
             add(&mut own, moved);
         }
-        Some(is_use || (!app.parts.is_empty() && own.is_use(most, least, threshold)))
+        Some(is_use || (!app.internal.is_empty() && own.is_use(most, least, threshold)))
     }
 
-    fn cpu(&self, app: &Subject) -> Option<bool> {
+    fn cpu(&self, app: &MonitoredApp) -> Option<bool> {
         let mut spent = 0;
-        for id in app.entrypoints.iter().chain(&app.parts) {
+        for id in app.entrypoints.iter().chain(&app.internal) {
             let sample = |samples: &Samples| samples.get(id).map(|usage| usage.cpu);
             spent += sample(self.all)?.saturating_sub(sample(&self.old.all)?);
         }
@@ -245,13 +251,13 @@ impl Look<'_> {
     }
 }
 
-fn add(sum: &mut Moved, moved: Moved) {
+fn add(sum: &mut Traffic, moved: Traffic) {
     sum.received += moved.received;
     sum.sent += moved.sent;
 }
 
-fn moved(before: &Usage, after: &Usage) -> Moved {
-    Moved {
+fn moved(before: &Usage, after: &Usage) -> Traffic {
+    Traffic {
         received: after.received.saturating_sub(before.received),
         sent: after.sent.saturating_sub(before.sent),
     }

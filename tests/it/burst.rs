@@ -8,7 +8,7 @@ use nightporter::gate::Gate;
 use nightporter::gate::verdict::Verdict;
 use nightporter::store::touch::Touches;
 use nightporter::store::{Cached, Freshness, Source, Table, Unavailable};
-use nightporter::wake::Wakes;
+use nightporter::wake::Registry;
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -62,8 +62,8 @@ impl Cold {
         let freshness = Arc::new(Freshness::new(config.cache.clone()));
         let source = Arc::new(Source::open(&config, &freshness).expect("a store"));
         let touches = Arc::new(Touches::new(config.touch.clone()));
-        let wakes = Wakes::new().0;
-        let gate = Gate::new(&config, Arc::clone(&source), freshness, touches, wakes, None);
+        let registry = Registry::new().0;
+        let gate = Gate::new(&config, Arc::clone(&source), freshness, touches, registry, None);
         let gate = Arc::new(gate);
         let mut watching = JoinSet::new();
         watching.spawn(async move { match source.watch().await {} });

@@ -298,7 +298,7 @@ async fn explain_names_every_reading_and_its_rule() {
 #[tokio::test(flavor = "multi_thread")]
 async fn check_finds_what_is_wrong_and_what_is_looser_than_it_looks() {
     let home = Home::new(Store::Files, "").await;
-    home.run(&["check"]).expect(0, "nothing to complain about");
+    home.run(&["check"]).expect(0, "no findings");
 
     home.sample.add_peer("abcdef", "Forged", &OTHER_KEY.public_pem).await;
     home.run(&["check"]).expect(1, "`abcdef` is skipped: its public key does not hash to its id");
@@ -310,7 +310,7 @@ async fn check_finds_what_is_wrong_and_what_is_looser_than_it_looks() {
     home.run(&["check"]).expect(1, "wiki/app_meta.json: paths.\"/pub\": is public and ends inside");
     home.run(&["check", "--allow-warnings"]).expect(0, "warning: ");
     let mut segment = home.command(&["check"]);
-    Run::of(segment.env("NIGHTPORTER_GATE__PATH_MATCHING", "segment")).expect(0, "nothing");
+    Run::of(segment.env("NIGHTPORTER_GATE__PATH_MATCHING", "segment")).expect(0, "no findings");
     home.sample.remove_app("wiki").await;
 
     let headers = json!({"X-Ptl-A": "{{ auth.client_id", "x-ptl-a": "b", "X-Other": "c"});
@@ -334,7 +334,7 @@ async fn check_finds_what_is_wrong_and_what_is_looser_than_it_looks() {
         ("error", "broken/app_meta.json", "", "not valid JSON"),
         ("warning", "named/app_meta.json", "name", "is `another`, and the folder is `named`"),
         ("warning", "named/app_meta.json", "paths.\"x\"", "never applies"),
-        ("warning", "twice/app_meta.json", "paths.\"\"", "stands twice"),
+        ("warning", "twice/app_meta.json", "paths.\"\"", "appears twice"),
         ("error", "", "", "peers.toml"),
     ] {
         let is = |finding: &&Value, field: &str, part: &str| {
@@ -384,7 +384,7 @@ async fn check_finds_an_upstream_that_is_the_gate_itself() {
         if itself {
             run.expect(1, problem);
         } else {
-            run.expect(0, "nothing to complain about");
+            run.expect(0, "no findings");
         }
     }
 }
@@ -394,7 +394,7 @@ fn the_shipped_configuration_and_box_have_no_findings() {
     let mut check = nightporter(&["check", "--config", "config/nightporter.toml"]);
     let root = env!("CARGO_MANIFEST_DIR");
     check.current_dir(root).env("NIGHTPORTER_STORE__PATH", "config/box");
-    Run::of(&mut check).expect(0, "nothing to complain about");
+    Run::of(&mut check).expect(0, "no findings");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -458,7 +458,7 @@ async fn traefik_gets_a_route_for_each_app_that_can_have_one() {
         assert!(yaml.contains(part), "{part}\n{yaml}");
     }
     with(&[tls], &[]).expect(0, "https://localhost:8400/internal/auth");
-    with(&[tls], &["--address", "http://nightporter:8400"]).expect(2, "yet TLS is on");
+    with(&[tls], &["--address", "http://nightporter:8400"]).expect(2, "but TLS is on");
     with(&[tls], &["--address", "https://gate:8400"]).expect(2, "add it to `gate.tls.names`");
     with(&[("NIGHTPORTER_GATE__LISTEN", "0.0.0.0:8400")], &[]).expect(2, "--address");
 }

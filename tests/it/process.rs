@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::support::boxes::{SampleBox, Store};
 use crate::support::client::{Request, ask, poll};
 use crate::support::program::Program;
-use crate::support::stand_in::{StandIn, Told};
+use crate::support::test_server::{Reply, TestServer};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -120,7 +120,7 @@ async fn a_lock_that_another_process_holds_does_not_keep_the_program_alive() {
     assert!(program.ended().await.success());
 }
 
-fn beside(core: &StandIn, sample: &SampleBox, further: &str) -> Program {
+fn beside(core: &TestServer, sample: &SampleBox, further: &str) -> Program {
     let upstream = format!("[wake]\nenabled = false\n[upstream]\nurl = \"{}\"\n", core.url());
     Program::start(&write(sample, &format!("{PORTS}{upstream}{further}")), 1024)
 }
@@ -131,7 +131,7 @@ async fn an_upstream_that_is_gone_is_said_once_and_metrics_are_there_for_one_alo
     for app in ["a", "b", "c", "d"] {
         sample.add_app(app, &json!({"": {"access": "public"}})).await;
     }
-    let core = StandIn::start().await;
+    let core = TestServer::start().await;
     let program = beside(&core, &sample, "");
     core.stop().await;
     answers(&program).await;
@@ -156,12 +156,12 @@ async fn a_difference_is_logged_by_the_names_of_headers_and_never_their_values()
     let sample = sample().await;
     let headers = json!({"X-Ptl-Client-Id": "our-id", "X-Ptl-Same": "same"});
     sample.add_app("named", &json!({"": {"access": "public", "headers": headers}})).await;
-    let core = StandIn::start().await;
-    core.tell_by(|head| {
+    let core = TestServer::start().await;
+    core.reply_by(|head| {
         if head.contains("secret-of-nobody") {
-            return Told::status(401);
+            return Reply::status(401);
         }
-        let answer = Told::status(200).header("X-Ptl-Client-Id", "their-id");
+        let answer = Reply::status(200).header("X-Ptl-Client-Id", "their-id");
         answer.header("X-Ptl-Same", "same")
     });
     let program = beside(&core, &sample, "shadow = true\n[log]\nlevel = \"debug\"\n");
@@ -170,9 +170,9 @@ async fn a_difference_is_logged_by_the_names_of_headers_and_never_their_values()
         .await;
     let management = Request::new("GET", "/internal/authenticate_management");
     ask(program.gate, &management.header("Authorization", "secret-of-nobody")).await;
-    poll("it is logged", PATIENCE, async || program.logged("shard_core answers otherwise") > 0)
+    poll("it is logged", PATIENCE, async || program.logged("shard_core's verdict differs") > 0)
         .await;
-    core.was_asked(3).await;
+    core.wait_for_requests(3).await;
     assert!(program.logged("x-ptl-client-id") > 0);
     for kept in ["our-id", "their-id", "x-ptl-same", "secret-"] {
         assert_eq!(program.logged(kept), 0, "{kept}: {}", program.log());

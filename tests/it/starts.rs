@@ -66,7 +66,7 @@ async fn sigterm_is_heard_while_another_process_holds_the_certificates() {
     let mut program = program(&sample, &sample.store_config(), &format!("{tls}{wake}"));
     program.signal("TERM");
     assert!(program.ended().await.success(), "{}", program.log());
-    assert_eq!(program.logged("told to stop while starting"), 1, "{}", program.log());
+    assert_eq!(program.logged("shut down while starting"), 1, "{}", program.log());
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use crate::support::boxes::{self, MANAGEMENT_SECRET, SampleBox, Store, TERMINAL}
 use crate::support::client::{Connection, Request, Response, ask, poll};
 use crate::support::load::{Shot, drive};
 use crate::support::server::Nightporter;
-use crate::support::stand_in::{StandIn, Told};
+use crate::support::test_server::{Reply, TestServer};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -28,7 +28,7 @@ async fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().await
 }
 
-fn upstream(core: &StandIn, further: &str) -> String {
+fn upstream(core: &TestServer, further: &str) -> String {
     format!("[upstream]\nurl = \"{}\"\n{further}", core.url())
 }
 
@@ -70,7 +70,7 @@ async fn ten_thousand_requests_for_five_apps_are_five_at_the_upstream() {
     let _alone = alone().await;
     let apps = ["a", "b", "c", "d", "e"];
     let sample = sample(&apps).await;
-    let core = StandIn::start().await;
+    let core = TestServer::start().await;
     let server = Nightporter::with(&sample, &upstream(&core, "")).await;
     let before = mirrored(&server, "granted").await;
     let host = |app: &str| format!("{app}.box.example");
@@ -86,7 +86,7 @@ async fn ten_thousand_requests_for_five_apps_are_five_at_the_upstream() {
     server.until(200, &Request::auth(host("f"), "/")).await;
     poll("so is a sixth", PATIENCE, async || mirrored(&server, "granted").await >= before + 6)
         .await;
-    let asked = core.asked();
+    let asked = core.requests();
     let hosts: BTreeSet<_> = asked.iter().map(|asked| header(asked, "x-forwarded-host")).collect();
     assert_eq!((asked.len(), hosts.len()), (6, 6), "{asked:#?}");
     assert_eq!(mirrored(&server, "skipped").await, 0);
@@ -96,7 +96,7 @@ async fn ten_thousand_requests_for_five_apps_are_five_at_the_upstream() {
 async fn a_granted_request_arrives_as_a_proxy_would_send_it() {
     let _alone = alone().await;
     let sample = sample(&["notes"]).await;
-    let core = StandIn::start().await;
+    let core = TestServer::start().await;
     let ignore = "[wake.ignore]\nuser_agents = [\"uptime\"]\npaths = [\"/pub/health\"]\n";
     let server = Nightporter::with(&sample, &upstream(&core, ignore)).await;
     let host = "notes.box.example";
@@ -117,8 +117,8 @@ async fn a_granted_request_arrives_as_a_proxy_would_send_it() {
         .header("TE", "trailers")
         .header("Proxy-Authorization", "Basic eA==");
     assert_eq!(server.ask(&asked).await.status, 200);
-    core.was_asked(1).await;
-    let [asked] = &core.asked()[..] else { panic!("{:#?}", core.asked()) };
+    core.wait_for_requests(1).await;
+    let [asked] = &core.requests()[..] else { panic!("{:#?}", core.requests()) };
     assert!(asked.starts_with("GET /internal/auth HTTP/1.1\r\n"), "{asked}");
     let cookie = format!("authorization={token}");
     let address = core.address.to_string();
@@ -166,23 +166,23 @@ async fn an_upstream_that_fails_changes_no_answer() {
     let without = format!("{:#?}", answers(&Nightporter::of(&sample).await).await);
     for shadow in ["", "shadow = true\n"] {
         for told in [
-            Told::status(401),
-            Told::status(500),
-            Told::status(200).header("X-Ptl-Client-Id", "somebody").body(&vec![b'x'; 1 << 20]),
-            Told::BrokenOff,
-            Told::NoHttp,
-            Told::Hang,
+            Reply::status(401),
+            Reply::status(500),
+            Reply::status(200).header("X-Ptl-Client-Id", "somebody").body(&vec![b'x'; 1 << 20]),
+            Reply::BrokenOff,
+            Reply::NoHttp,
+            Reply::Hang,
         ] {
             let mut tries = 0..3;
             loop {
-                let core = StandIn::start().await;
-                core.tell(told.clone());
+                let core = TestServer::start().await;
+                core.reply_with(told.clone());
                 let server = Nightporter::with(&sample, &upstream(&core, shadow)).await;
                 let start = Instant::now();
                 let with = format!("{:#?}", answers(&server).await);
                 let taken = start.elapsed();
                 assert_eq!(with, without, "{told:?}");
-                core.was_asked(2).await;
+                core.wait_for_requests(2).await;
                 if taken < UNDISTURBED {
                     break;
                 }
@@ -196,7 +196,7 @@ async fn an_upstream_that_fails_changes_no_answer() {
 async fn an_upstream_that_is_gone_is_counted_and_costs_no_answer() {
     let _alone = alone().await;
     let sample = sample(&["notes", "wiki"]).await;
-    let core = StandIn::start().await;
+    let core = TestServer::start().await;
     let config = upstream(&core, "");
     core.stop().await;
     let server = Nightporter::with(&sample, &config).await;
@@ -212,15 +212,15 @@ fn with(secret: &str) -> Request {
 }
 
 /// Asks with ever new secrets until the upstream is asked about one; that one's answer.
-async fn asked_about(server: &Nightporter, core: &StandIn, name: &str) -> (String, u16) {
-    let before = core.asked().len();
+async fn asked_about(server: &Nightporter, core: &TestServer, name: &str) -> (String, u16) {
+    let before = core.requests().len();
     let mut answer = (String::new(), 0);
     let mut times = 0;
     poll("a turn", PATIENCE, async || {
         times += 1;
         let secret = format!("secret-of-{name}-{times}");
         let status = server.ask(&with(&secret)).await.status;
-        let asked = core.asked().len() > before;
+        let asked = core.requests().len() > before;
         if !asked {
             assert_eq!(status, 401, "nobody vouched");
         }
@@ -228,7 +228,7 @@ async fn asked_about(server: &Nightporter, core: &StandIn, name: &str) -> (Strin
         asked
     })
     .await;
-    let asked = core.asked().pop().expect("a question");
+    let asked = core.requests().pop().expect("a question");
     assert!(asked.starts_with(&format!("GET {MANAGEMENT} HTTP/1.1\r\n")), "{asked}");
     assert_eq!(header(&asked, "authorization"), Some(&*answer.0));
     answer
@@ -238,7 +238,7 @@ async fn asked_about(server: &Nightporter, core: &StandIn, name: &str) -> (Strin
 async fn the_upstream_vouches_for_a_management_secret_by_a_clear_word_alone() {
     let _alone = alone().await;
     let sample = sample(&[]).await;
-    let core = StandIn::start().await;
+    let core = TestServer::start().await;
     let server = Nightporter::with(&sample, &upstream(&core, "")).await;
     let outcome =
         |word: &str| format!("nightporter_management_fallback_total{{outcome=\"{word}\"}}");
@@ -249,58 +249,58 @@ async fn the_upstream_vouches_for_a_management_secret_by_a_clear_word_alone() {
     }
     assert_eq!(server.ask(&Request::new("GET", MANAGEMENT)).await.status, 401);
     assert_eq!(server.ask(&with(MANAGEMENT_SECRET)).await.status, 200);
-    assert_eq!(core.asked(), [""; 0], "nothing to ask about");
+    assert_eq!(core.requests(), [""; 0], "nothing to ask about");
 
     let (secret, status) = asked_about(&server, &core, "granted").await;
     assert_eq!(status, 200);
     assert_eq!(server.ask(&with(&secret)).await.status, 401, "for one request only");
 
     let failing = [
-        Told::status(500),
-        Told::status(302),
-        Told::status(404),
-        Told::status(204).body(b""),
-        Told::status(200).body(b"<!doctype html>"),
-        Told::BrokenOff,
-        Told::NoHttp,
+        Reply::status(500),
+        Reply::status(302),
+        Reply::status(404),
+        Reply::status(204).body(b""),
+        Reply::status(200).body(b"<!doctype html>"),
+        Reply::BrokenOff,
+        Reply::NoHttp,
     ];
     for told in &failing {
-        core.tell(told.clone());
+        core.reply_with(told.clone());
         assert_eq!(asked_about(&server, &core, "nobody").await.1, 401, "{told:?}");
     }
     assert_eq!(counted(&server, &outcome("failed")).await, before + failing.len() as u64);
 
-    core.tell(Told::status(401));
+    core.reply_with(Reply::status(401));
     let (refused, status) = asked_about(&server, &core, "refused").await;
     assert_eq!(status, 401);
     // By the next turn the core has changed its mind, and is not asked again.
-    core.tell(Told::status(200));
+    core.reply_with(Reply::status(200));
     asked_about(&server, &core, "another").await;
     let remembered = counted(&server, &outcome("remembered")).await;
     assert_eq!(server.ask(&with(&refused)).await.status, 401);
     assert_eq!(counted(&server, &outcome("remembered")).await, remembered + 1);
     let about_it = |asked: &&String| header(asked, "authorization") == Some(&refused);
-    assert_eq!(core.asked().iter().filter(about_it).count(), 1);
+    assert_eq!(core.requests().iter().filter(about_it).count(), 1);
 }
 
 #[tokio::test]
 async fn a_flood_of_secrets_is_a_trickle_at_the_upstream_and_locks_nobody_out() {
     let _alone = alone().await;
     let sample = sample(&[]).await;
-    let core = StandIn::start().await;
-    core.tell(Told::status(401));
+    let core = TestServer::start().await;
+    core.reply_with(Reply::status(401));
     let server = Nightporter::with(&sample, &upstream(&core, "")).await;
     let start = Instant::now();
     let shots: Arc<[_]> =
         (0..2000).map(|n| Shot::new(&with(&format!("wrong-secret-{n}")), 401)).collect();
     let gate = server.gate;
     let flood = tokio::spawn(async move { drive(gate, &shots, 10, 2000).await });
-    core.was_asked(1).await;
+    core.wait_for_requests(1).await;
     // The question of whoever it was made the core fetch the key and store it.
     sample.set_management_secret("the-new-key-of-the-controller").await;
     server.until(200, &with("the-new-key-of-the-controller")).await;
     flood.await.expect("no panic").is_as_expected(2000);
-    let asked = core.asked().len();
+    let asked = core.requests().len();
     let seconds = usize::try_from(start.elapsed().as_secs()).expect("short");
     assert!(asked <= seconds + 1, "{asked} questions in {seconds} s");
 }
@@ -309,18 +309,18 @@ async fn a_flood_of_secrets_is_a_trickle_at_the_upstream_and_locks_nobody_out() 
 async fn a_question_that_hangs_holds_up_nobody_else() {
     let _alone = alone().await;
     let sample = sample(&[]).await;
-    let core = StandIn::start().await;
-    core.tell(Told::Hang);
+    let core = TestServer::start().await;
+    core.reply_with(Reply::Hang);
     let server = Nightporter::with(&sample, &upstream(&core, "")).await;
     let mut hanging = Connection::open(server.gate).await.expect("the gate listens");
     let asking = tokio::spawn(async move { hanging.ask(&with("secret-that-hangs")).await });
-    core.was_asked(1).await;
+    core.wait_for_requests(1).await;
     for n in 0..4 {
         assert_eq!(server.ask(&with(&format!("other-secret-{n}"))).await.status, 401);
         assert_eq!(server.ask(&with(MANAGEMENT_SECRET)).await.status, 200);
     }
     assert!(!asking.is_finished(), "the others were held up until it was over");
-    assert_eq!(core.asked().len(), 1);
+    assert_eq!(core.requests().len(), 1);
     asking.abort();
 }
 
@@ -361,26 +361,26 @@ async fn shadow_counts(server: &Nightporter) -> Vec<u64> {
 async fn a_shadow_compares_every_verdict_and_changes_none() {
     let _alone = alone().await;
     let sample = sample(&["notes"]).await;
-    let core = StandIn::start().await;
+    let core = TestServer::start().await;
     // The core as it is, with mistakes on some paths.
-    core.tell_by(|head| {
+    core.reply_by(|head| {
         let grant = |kind: &str, id: &str| {
-            Told::status(200).header("X-Ptl-Client-Type", kind).header("X-Ptl-Client-Id", id)
+            Reply::status(200).header("X-Ptl-Client-Type", kind).header("X-Ptl-Client-Id", id)
         };
         let knows = head.contains(&boxes::token());
         if head.starts_with("GET /internal/authenticate_management") {
-            return Told::status(if head.contains(MANAGEMENT_SECRET) { 200 } else { 401 });
+            return Reply::status(if head.contains(MANAGEMENT_SECRET) { 200 } else { 401 });
         }
         if head.starts_with("GET /internal/authenticate_terminal") {
             return grant("terminal", TERMINAL).header("X-Ptl-Client-Name", b"B\xfcro-Handy");
         }
         if head.contains("Notes.box.example") {
-            return Told::status(404);
+            return Reply::status(404);
         }
         match header(head, "x-forwarded-uri") {
-            None => Told::status(500),
-            Some("/pub/broken-off") => Told::BrokenOff,
-            Some("/pub/forbidden") => Told::status(401),
+            None => Reply::status(500),
+            Some("/pub/broken-off") => Reply::BrokenOff,
+            Some("/pub/forbidden") => Reply::status(401),
             Some("/pub/other") => grant("terminal", ""),
             Some(uri) if uri.starts_with("/pub") => {
                 if knows {
@@ -390,7 +390,7 @@ async fn a_shadow_compares_every_verdict_and_changes_none() {
                 }
             }
             Some(_) if knows => grant("terminal", TERMINAL),
-            Some(_) => Told::status(401),
+            Some(_) => Reply::status(401),
         }
     });
     let server = Nightporter::with(&sample, &upstream(&core, "shadow = true\n")).await;
@@ -418,9 +418,9 @@ async fn a_shadow_compares_every_verdict_and_changes_none() {
     asks(auth("/pub/other"), 200).await;
     asks(auth("/pub/broken-off"), 200).await;
     shadowed(&server, &before, [5, 3, 2, 1, 1, 0]).await;
-    assert_eq!(core.asked().len(), 12, "each is asked once, and nothing is mirrored");
+    assert_eq!(core.requests().len(), 12, "each is asked once, and nothing is mirrored");
 
-    core.tell(Told::Hang);
+    core.reply_with(Reply::Hang);
     let shots: Arc<[_]> = [Shot::new(&auth("/pub"), 200)].into();
     drive(server.gate, &shots, 4, 100).await.is_as_expected(100);
     shadowed(&server, &before, [5, 3, 2, 1, 1, 36]).await;

@@ -2,7 +2,6 @@
 //! their engine.
 
 mod activity;
-mod again;
 mod answers;
 pub mod browser;
 mod burst;
@@ -30,6 +29,7 @@ mod quiet;
 mod races;
 mod reasons;
 mod recreate;
+mod redirects;
 mod restart;
 mod rows;
 mod selection;

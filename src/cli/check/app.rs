@@ -1,24 +1,24 @@
-//! The apps' descriptions, one by one.
+//! Checks the description of each app.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::Report;
 use super::repeated::repeated_keys;
-use super::rules::{Doubt, doubts};
+use super::rules::{RuleWarning, rule_warnings};
 use crate::config::Config;
 use crate::domain::app::{AppMeta, PathRule};
-use crate::domain::client::{Client, Known};
+use crate::domain::client::{Client, KnownClient};
 use crate::domain::identity::Identity;
 use crate::domain::lifecycle::project_of;
 use crate::domain::request::app_label;
 use crate::gate::headers::HeaderTemplates;
 
-/// What every header's name begins with: proxies pass on nothing else, and
-/// keep clients from sending it.
+/// The prefix of every header's name: proxies pass on only these headers, and
+/// remove those that clients send.
 const GRANTED: &str = "x-ptl-";
 
-/// Looks at every folder of `store.installed_apps_dir`.
+/// Checks every folder of `store.installed_apps_dir`.
 pub(super) fn all(config: &Config, report: &mut Report) {
     let dir = &config.store.installed_apps_dir;
     let folders = match std::fs::read_dir(dir) {
@@ -49,11 +49,11 @@ pub(super) fn all(config: &Config, report: &mut Report) {
         let file = dir.join(name).join("app_meta.json");
         if let Some(other) = labels.insert(name.to_ascii_lowercase(), name) {
             let hint = "hosts are read in lower case; rename one of the two";
-            report.error(&file, "", format!("no host tells it from the app `{other}`"), hint);
+            report.error(&file, "", format!("has the same host as the app `{other}`"), hint);
         } else if let Some(project) = project_of(name)
             && let Some(other) = projects.insert(project, name)
         {
-            let hint = "one would wake the containers of the other; rename one of the two";
+            let hint = "each would wake the containers of the other; rename one of the two";
             report.error(&file, "", format!("shares its Compose project with `{other}`"), hint);
         }
         one(config, name, &file, report);
@@ -64,16 +64,19 @@ fn one(config: &Config, name: &str, file: &Path, report: &mut Report) {
     let json = match std::fs::read(file) {
         Ok(json) => json,
         Err(error) => {
-            let hint = "write the file, or remove the folder if no app is meant";
+            let hint = "write the file, or remove the folder if it is not an app's";
             return report.error(file, "", format!("cannot be read: {error}"), hint);
         }
     };
     let meta = match AppMeta::parse(&json) {
         Ok(meta) => meta,
-        Err(error) => return report.error(file, "", error, "until then the app answers 503"),
+        Err(error) => {
+            let hint = "correct the file; until then the app answers 503";
+            return report.error(file, "", error, hint);
+        }
     };
     for key in repeated_keys(&json) {
-        report.warning(file, key, "stands twice; the last one counts", "remove one of them");
+        report.warning(file, key, "appears twice; the last one counts", "remove one of them");
     }
     let label = app_label(name, None);
     if !label.is_ok_and(|label| label.eq_ignore_ascii_case(name)) {
@@ -84,11 +87,12 @@ fn one(config: &Config, name: &str, file: &Path, report: &mut Report) {
         let problem = format!("is `{}`, and the folder is `{name}`", meta.name);
         report.warning(file, "name", problem, "the folder's name counts; make them the same");
     }
-    if let Some(given) = &meta.foreign_wake {
+    if let Some(value) = &meta.foreign_wake {
         let hint = "use auto, pass, page or hold, unless it is another program's key";
-        report.warning(file, "wake", format!("{given} is not known and ignored"), hint);
+        report.warning(file, "wake", format!("unknown value {value} is ignored"), hint);
     }
-    for Doubt { prefix, problem, hint } in doubts(&meta.paths, config.gate.path_matching) {
+    let warnings = rule_warnings(&meta.paths, config.gate.path_matching);
+    for RuleWarning { prefix, problem, hint } in warnings {
         report.warning(file, key_of(&prefix), problem, &hint);
     }
     for rule in &meta.paths {
@@ -102,25 +106,25 @@ fn headers(config: &Config, rule: &PathRule, file: &Path, report: &mut Report) {
     for (header, template) in &rule.headers {
         let lower = header.to_ascii_lowercase();
         if !lower.starts_with(GRANTED) {
-            let hint = "proxies pass on `X-Ptl-*` only, and keep clients from sending those";
+            let hint = "proxies pass on only `X-Ptl-*`, and remove those that clients send";
             report.warning(file, key(header), "never reaches the app", hint);
         }
         if let Some(other) = names.insert(lower, header) {
-            let hint = "names of headers have no case; remove one of them";
+            let hint = "names of headers are case-insensitive; remove one of them";
             report.warning(file, key(header), format!("is the same header as `{other}`"), hint);
         }
         let alone = BTreeMap::from([(header.clone(), template.clone())]);
         if let Err(problem) = renders(config, &alone) {
-            let hint = "until then the paths of this key answer 503";
+            let hint = "correct the template; until then the paths of this key answer 503";
             report.error(file, key(header), problem, hint);
         }
     }
 }
 
-/// Whether templates render for every kind of client.
+/// Checks that templates render for every kind of client.
 fn renders(config: &Config, headers: &BTreeMap<String, String>) -> Result<(), String> {
     let templates = HeaderTemplates::compile(headers).map_err(|error| error.to_string())?;
-    let known = Known { id: "sample".into(), name: "Sample".into() };
+    let known = KnownClient { id: "sample".into(), name: "Sample".into() };
     let identity = Identity {
         id: "sample".repeat(17),
         domain: "box.example".into(),

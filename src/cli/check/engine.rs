@@ -1,4 +1,4 @@
-//! Apps without containers, where there is an engine to ask.
+//! Finds apps without containers, if there is an engine.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,9 +10,10 @@ use super::Report;
 use crate::config::Config;
 use crate::domain::app::AppMeta;
 use crate::wake::docker::APP_LABEL;
-use crate::wake::{Facts, Survey, survey};
+use crate::wake::{AppSpec, Survey, survey};
 
-/// A check must work before there is an engine, and is not to wait for one that hangs.
+/// How long the engine may take: a check must work before there is an engine, and must not
+/// wait for one that hangs.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Looks for the containers of every app that can be read.
@@ -26,7 +27,7 @@ pub(super) async fn all(config: &Config, report: &mut Report) {
     };
     for name in unmatched {
         let file = config.store.installed_apps_dir.join(&*name).join("app_meta.json");
-        let problem = "no container is this app's: it never sleeps and is never woken";
+        let problem = "no container belongs to this app: it never sleeps and is never woken";
         let hint = format!(
             "label its containers `{APP_LABEL}={name}`, name their Compose project `{name}`, \
              or correct `container_name`"
@@ -43,16 +44,16 @@ pub(super) async fn all(config: &Config, report: &mut Report) {
     }
 }
 
-/// The apps whose descriptions can be read; the others are complained about elsewhere.
-fn installed(dir: &Path) -> Vec<(Arc<str>, Facts)> {
+/// Returns the apps whose descriptions can be read; the others are reported elsewhere.
+fn installed(dir: &Path) -> Vec<(Arc<str>, AppSpec)> {
     let folders = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
     let mut apps: Vec<_> = folders
         .filter_map(|folder| {
             let json = std::fs::read(folder.path().join("app_meta.json")).ok()?;
             let meta = AppMeta::parse(&json).ok()?;
-            Some((folder.file_name().to_str()?.into(), Facts::of(&meta)))
+            Some((folder.file_name().to_str()?.into(), AppSpec::of(&meta)))
         })
         .collect();
-    apps.sort_by(|(a, _), (b, _): &(Arc<str>, Facts)| a.cmp(b));
+    apps.sort_by(|(a, _), (b, _): &(Arc<str>, AppSpec)| a.cmp(b));
     apps
 }

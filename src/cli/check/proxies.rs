@@ -1,4 +1,5 @@
-//! Whom `gate.trusted_proxies` trusts beside proxies, and whom it shuts out.
+//! Checks `gate.trusted_proxies`: which hosts it trusts besides the proxies, and whether it
+//! excludes the proxies.
 
 use std::path::Path;
 
@@ -9,14 +10,14 @@ use crate::config::{Config, ListenAddr};
 
 const KEY: &str = "gate.trusted_proxies";
 
-/// RFC 6598: between a carrier's NAT and its customers, and Tailscale's for the devices
+/// RFC 6598: used between a carrier's NAT and its customers, and by Tailscale for the devices
 /// of a tailnet.
 const SHARED: &str = "100.64.0.0/10";
 
-/// Ranges that home networks and container engines take theirs from.
+/// Ranges from which home networks and container engines take their addresses.
 const PRIVATE: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
 
-/// A single device, or so.
+/// The shortest prefix within [`SHARED`] that counts as a few devices only.
 const FEW_OF_SHARED: u8 = 24;
 
 pub(super) fn trusted(config: &Config, report: &mut Report) {
@@ -30,20 +31,20 @@ pub(super) fn trusted(config: &Config, report: &mut Report) {
         if trusted.iter().any(wider) || trusted[..at].contains(network) {
             warn(format!("{network} is part of another network of the list"), "remove it");
         }
-        // Whoever has a certificate of that authority is a proxy, from wherever.
+        // A client with a certificate of that authority is a proxy, whatever its address.
         if asks_for_certificates {
             continue;
         }
         if network.prefix_len() == 0 {
             warn(
-                format!("{network} lets anyone connect, and write `X-Forwarded-*` as they like"),
-                "name the proxies' own networks, or ask for client certificates",
+                format!("{network} lets anyone connect and write any `X-Forwarded-*` headers"),
+                "name the proxies' own networks, or require client certificates",
             );
         } else if is_of_shared(network) {
             warn(
                 format!(
-                    "{network} has addresses of {SHARED}, which are Tailscale's, and those of \
-                     carriers' NAT (CGNAT): each such device may write `X-Forwarded-*` as it likes"
+                    "{network} contains addresses of {SHARED}, which Tailscale and carriers' NAT \
+                     (CGNAT) use: each such device can write any `X-Forwarded-*` headers"
                 ),
                 "name the proxy's own address",
             );
@@ -55,9 +56,9 @@ pub(super) fn trusted(config: &Config, report: &mut Report) {
             warn(
                 format!(
                     "{network} is a whole private range: every container and every device of the \
-                     home in it may write `X-Forwarded-*` as it likes"
+                     home in it can write any `X-Forwarded-*` headers"
                 ),
-                "give the proxy and the gate a network of their own, and name that",
+                "give the proxy and the gate a network of their own, and name that network",
             );
         }
     }
@@ -66,13 +67,13 @@ pub(super) fn trusted(config: &Config, report: &mut Report) {
         && trusted.iter().all(|network| network.addr().to_canonical().is_loopback())
     {
         warn(
-            format!("trusts this machine alone, yet the gate listens on {listen}"),
-            "add the network that the proxy asks from, or listen on 127.0.0.1",
+            format!("trusts only this machine, but the gate listens on {listen}"),
+            "add the proxy's network, or listen on 127.0.0.1",
         );
     }
 }
 
-/// Whether a network has more than a few of the shared addresses.
+/// Returns whether a network contains more than a few of the shared addresses.
 fn is_of_shared(network: &IpNet) -> bool {
     let shared = SHARED.parse::<IpNet>();
     shared.is_ok_and(|shared| {

@@ -1,12 +1,12 @@
-//! Keys that stand twice in one JSON object: parsers keep the last and say
-//! nothing, so what a reader finds first may not be what counts.
+//! Finds keys that appear twice in one JSON object: parsers silently keep the last one, so
+//! the value that a person reads first may not be the one that counts.
 
 use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-/// The dotted names of all keys that repeat one of the same object; none where
+/// Returns the dotted names of all keys that repeat another one of the same object; none if
 /// the text is not JSON.
 pub(super) fn repeated_keys(json: &[u8]) -> Vec<String> {
     let mut found = Vec::new();

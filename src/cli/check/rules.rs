@@ -1,21 +1,21 @@
-//! Path rules that never apply, or apply to more than they look.
+//! Finds path rules that never apply, or apply to more paths than it seems.
 
 use crate::domain::app::{Access, PathRule};
 use crate::domain::policy::{PathMatching, governing_rule, rule_of_reading};
 use crate::domain::request::Readings;
 
-/// What to know about one rule.
+/// A warning about one rule.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Doubt {
+pub(super) struct RuleWarning {
     pub prefix: String,
     pub problem: String,
     pub hint: String,
 }
 
-/// Everything doubtful about an app's rules; `paths` is ordered longest first.
-pub(super) fn doubts(paths: &[PathRule], matching: PathMatching) -> Vec<Doubt> {
+/// Returns the warnings about an app's rules; `paths` is ordered longest first.
+pub(super) fn rule_warnings(paths: &[PathRule], matching: PathMatching) -> Vec<RuleWarning> {
     let rules = Rules { paths, matching };
-    (0..paths.len()).filter_map(|rule| rules.doubt(rule)).collect()
+    (0..paths.len()).filter_map(|rule| rules.warning(rule)).collect()
 }
 
 struct Rules<'a> {
@@ -24,21 +24,21 @@ struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// The first doubt: one that never applies needs no second.
-    fn doubt(&self, rule: usize) -> Option<Doubt> {
+    /// Returns the first warning about a rule: one that never applies needs no second.
+    fn warning(&self, rule: usize) -> Option<RuleWarning> {
         let (problem, hint) = self
             .unreachable(rule)
             .or_else(|| self.many_readings(rule))
             .or_else(|| self.open_end(rule))
             .or_else(|| self.folder_without_slash(rule))?;
-        Some(Doubt { prefix: self.paths[rule].prefix.clone(), problem, hint })
+        Some(RuleWarning { prefix: self.paths[rule].prefix.clone(), problem, hint })
     }
 
     fn governing(&self, path: &[u8]) -> Option<&PathRule> {
         governing_rule(self.paths, path, self.matching).map(|rule| &self.paths[rule])
     }
 
-    /// The rule that would govern a path if this one were not there.
+    /// Returns the rule that would govern a path if this rule did not exist.
     fn governing_without(&self, rule: usize, path: &[u8]) -> Option<&PathRule> {
         let (before, after) = (&self.paths[..rule], &self.paths[rule + 1..]);
         [before, after]
@@ -50,7 +50,7 @@ impl Rules<'_> {
         let prefix = &self.paths[rule].prefix;
         if prefix.is_empty() {
             let shadow = self.governing(b"/").filter(|governing| !governing.prefix.is_empty())?;
-            let problem = format!("never applies: {} governs every path", named(shadow));
+            let problem = format!("never applies: {} governs every path", describe(shadow));
             return Some((problem, "keep one of the two".into()));
         }
         if !prefix.starts_with('/') {
@@ -58,14 +58,14 @@ impl Rules<'_> {
             return Some((problem, format!("write `/{prefix}`")));
         }
         if prefix.contains(['?', '#']) {
-            let problem = "never applies: query and fragment are no part of a path".into();
-            return Some((problem, "cut the key before the `?` or `#`".into()));
+            let problem = "never applies: query and fragment are not part of a path".into();
+            return Some((problem, "end the key before the `?` or `#`".into()));
         }
         None
     }
 
-    /// The strictest reading wins, so a key that reads as another path is
-    /// governed by that one's rule too.
+    /// Warns about a key that can be read as another path: the strictest reading wins, so
+    /// that path's rule governs it too.
     fn many_readings(&self, rule: usize) -> Option<(String, String)> {
         let PathRule { prefix, access, headers: _ } = &self.paths[rule];
         if prefix.is_empty() {
@@ -78,32 +78,32 @@ impl Rules<'_> {
         let rule_of = |reading: &[u8]| rule_of_reading(self.paths, reading, self.matching);
         let others =
             others.iter().map(|reading| (reading, rule_of(reading).map(|rule| &self.paths[rule])));
-        // The longest says most.
+        // The longest reading is the most informative one.
         let (reading, governing) = others
             .filter(|(_, governing)| governing.is_none_or(|rule| rule.access != *access))
             .max_by_key(|(reading, _)| (reading.len(), *reading))?;
-        let rule = governing.map_or_else(|| "no rule".to_owned(), named);
+        let rule = governing.map_or_else(|| "no rule".to_owned(), describe);
         let reading = String::from_utf8_lossy(reading);
         Some((format!("can be read as `{reading}` too, which {rule} governs"), hint.into()))
     }
 
-    /// A prefix that ends inside a segment takes siblings along.
+    /// Warns about a prefix that ends inside a segment and so includes siblings.
     fn open_end(&self, rule: usize) -> Option<(String, String)> {
         let PathRule { prefix, access, headers: _ } = &self.paths[rule];
         if self.matching == PathMatching::Segment || prefix.is_empty() || prefix.ends_with('/') {
             return None;
         }
-        // A byte that no other key goes on with.
+        // No other key continues with this byte.
         let sibling = [prefix.as_bytes(), b"\x01"].concat();
         let outer = self.governing_without(rule, &sibling);
         if !looser(*access, outer.map(|outer| outer.access)) {
             return None;
         }
-        let outer = outer.map_or_else(|| "no rule".to_owned(), named);
+        let outer = outer.map_or_else(|| "no rule".to_owned(), describe);
         let problem = format!(
             "is {} and ends inside a segment: `{prefix}x` and `{prefix}-y/z` are too, \
              where {outer} would govern",
-            word(*access),
+            access_name(*access),
         );
         let hint = format!(
             "write `{prefix}/` if a folder is meant, or set `gate.path_matching = \"segment\"`"
@@ -111,7 +111,8 @@ impl Rules<'_> {
         Some((problem, hint))
     }
 
-    /// `/admin/` says nothing about `/admin`, which most apps answer the same.
+    /// Warns about a key such as `/admin/`, which does not govern `/admin`: most apps answer
+    /// both in the same way.
     fn folder_without_slash(&self, rule: usize) -> Option<(String, String)> {
         let PathRule { prefix, access, headers: _ } = &self.paths[rule];
         let folder = prefix.strip_suffix('/').filter(|folder| !folder.is_empty())?;
@@ -121,14 +122,14 @@ impl Rules<'_> {
         }
         let problem = format!(
             "is {} and leaves out `{folder}` itself, which {} governs",
-            word(*access),
-            named(outer)
+            access_name(*access),
+            describe(outer)
         );
         Some((problem, format!("write `{folder}`, or add it as a key of its own")))
     }
 }
 
-/// Whether `one` lets someone in whom `other` keeps out.
+/// Returns whether `one` admits a client that `other` denies.
 fn looser(one: Access, other: Option<Access>) -> bool {
     match other {
         Some(Access::Public) => false,
@@ -137,11 +138,11 @@ fn looser(one: Access, other: Option<Access>) -> bool {
     }
 }
 
-fn named(rule: &PathRule) -> String {
-    format!("`{}` ({})", rule.prefix, word(rule.access))
+fn describe(rule: &PathRule) -> String {
+    format!("`{}` ({})", rule.prefix, access_name(rule.access))
 }
 
-fn word(access: Access) -> &'static str {
+fn access_name(access: Access) -> &'static str {
     match access {
         Access::Public => "public",
         Access::Private => "private",
@@ -163,8 +164,8 @@ mod tests {
             })
             .collect();
         paths.sort_by_key(|rule| std::cmp::Reverse(rule.prefix.len()));
-        let doubts = doubts(&paths, matching).into_iter();
-        doubts.map(|Doubt { prefix, problem, .. }| format!("{prefix}: {problem}")).collect()
+        let warnings = rule_warnings(&paths, matching).into_iter();
+        warnings.map(|RuleWarning { prefix, problem, .. }| format!("{prefix}: {problem}")).collect()
     }
 
     use Access::{Peer, Private, Public};

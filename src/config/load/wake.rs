@@ -12,24 +12,25 @@ use crate::config::{
     DockerEndpoint, Environment, Ignore, Sleep, StreamWakes, Streams, Upstream, Wake,
 };
 
-/// Where Docker listens unless told otherwise.
+/// Docker's default socket.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
-/// Longest hold in seconds: Traefik gives an auth request up after 30.
+/// Longest time a request is held: Traefik gives up an auth request after 30 seconds.
 const LONGEST_HOLD: Duration = Duration::from_secs(25);
 
-/// Each is a connection of the proxy's; a page of a hundred assets in forty browsers.
+/// Each held request is a connection of the proxy: enough for a page of a hundred assets in
+/// forty browsers.
 const MAX_HELD: usize = 4096;
 
-/// Clients give up after some redirects: Go's after 10, browsers after 20; the app has
-/// its own.
+/// Clients give up after some redirects: Go's after 10, browsers after 20. Some are left for
+/// redirects of the app itself.
 const MAX_REDIRECTS: u32 = 8;
 
-/// Free disk below which shard_core starts nothing.
+/// Free disk space below which shard_core starts nothing.
 const MIN_FREE_DISK: u64 = 1 << 30;
 
-/// The smallest TCP segment there is, in bytes: Ethernet, IP and TCP headers. What is
-/// smaller is the chatter of a network that nobody uses (ARP has 42).
+/// The smallest TCP segment, in bytes: Ethernet, IP and TCP headers. Anything smaller is
+/// background traffic of an unused network (ARP has 42).
 const ONE_SEGMENT: u64 = 54;
 
 pub(super) fn wake(
@@ -78,21 +79,22 @@ pub(super) fn wake(
             text(wake.longest_backoff),
             text(wake.throttle)
         );
-        let hint = "an app that fails must not be tried more often than others; make it longer";
+        let hint = "a failing app must not be tried more often than others; make it longer";
         reader.refuse_because("wake.longest_backoff", "wake.throttle", problem, hint);
     }
     if wake.ignore.paths.iter().any(|path| !path.starts_with('/')) {
-        let hint = "begin every path with `/`, as in `/health`";
-        reader.refuse("wake.ignore.paths", "holds what is no path", hint);
+        let hint = "begin every path with `/`, such as `/health`";
+        reader.refuse("wake.ignore.paths", "contains an entry that is not a path", hint);
     }
     wake
 }
 
-/// Beside shard_core every request wakes, as it does there, unless told otherwise.
+/// Reads `[wake.streams]`. By default, every request beside shard_core wakes an app, as it
+/// does in shard_core.
 fn streams(reader: &mut Reader, beside_upstream: bool) -> Streams {
-    let unset = if beside_upstream { StreamWakes::All } else { StreamWakes::default() };
+    let default = if beside_upstream { StreamWakes::All } else { StreamWakes::default() };
     Streams {
-        wake: reader.get("wake.streams.wake").unwrap_or(unset),
+        wake: reader.get("wake.streams.wake").unwrap_or(default),
         apps: reader.get("wake.streams.apps").map_or_else(BTreeMap::new, |ByApp(apps)| apps),
     }
 }
@@ -113,14 +115,14 @@ fn lower_cased(parts: &[String]) -> Vec<String> {
     parts.iter().map(|part| part.to_lowercase()).collect()
 }
 
-/// `DOCKER_HOST`, `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` count where no key is
-/// given, as they do for Docker's own client.
+/// Reads the engine's address. `DOCKER_HOST`, `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH`
+/// count if no key is given, as they do for Docker's own client.
 fn docker(reader: &mut Reader, env: &Environment) -> DockerEndpoint {
     let variable = |name| env.get(name).filter(|value: &&String| !value.is_empty());
     let certificates: Option<PathBuf> = reader.get("wake.docker_certificates");
-    let given: Option<DockerHost> = reader.get("wake.docker");
-    let certificates_given = certificates.is_some();
-    let (host, certificates) = match (given, variable("DOCKER_HOST")) {
+    let host: Option<DockerHost> = reader.get("wake.docker");
+    let has_certificates = certificates.is_some();
+    let (host, certificates) = match (host, variable("DOCKER_HOST")) {
         (Some(host), _) => (host, certificates),
         (None, Some(text)) if !reader.is_given("wake.docker") => match text.parse() {
             Ok(host) => {
@@ -135,8 +137,7 @@ fn docker(reader: &mut Reader, env: &Environment) -> DockerEndpoint {
                 (host, certificates)
             }
             Err(hint) => {
-                let problem =
-                    format!("`DOCKER_HOST` is `{text}`, which is no address of an engine");
+                let problem = format!("invalid engine address `{text}` in `DOCKER_HOST`");
                 reader.refuse("wake.docker", problem, hint);
                 return DockerEndpoint::Unix(DOCKER_SOCKET.into());
             }
@@ -145,8 +146,8 @@ fn docker(reader: &mut Reader, env: &Environment) -> DockerEndpoint {
     };
     match (host, certificates) {
         (DockerHost::Unix(path), _) => {
-            if certificates_given {
-                let hint = "remove it, or give `wake.docker` as `tcp://host:2376`";
+            if has_certificates {
+                let hint = "remove it, or set `wake.docker` to `tcp://host:2376`";
                 reader.refuse("wake.docker_certificates", "has no effect with a socket", hint);
             }
             DockerEndpoint::Unix(path)
@@ -166,7 +167,7 @@ fn docker(reader: &mut Reader, env: &Environment) -> DockerEndpoint {
     }
 }
 
-/// Beside shard_core apps are put to sleep by it, unless told otherwise.
+/// Reads `[sleep]`. By default, shard_core puts apps to sleep if it runs beside nightporter.
 pub(super) fn sleep(reader: &mut Reader, beside_upstream: bool) -> Sleep {
     let sleep = Sleep {
         enabled: reader.get("sleep.enabled").unwrap_or(!beside_upstream),

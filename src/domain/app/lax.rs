@@ -1,18 +1,18 @@
-//! Values as pydantic reads them where it is not told to be strict: what the core takes
-//! for a number or a flag is one here too, and what it refuses is refused.
+//! Parses values as pydantic does outside of strict mode: what the core accepts as a
+//! number or a flag is accepted here too, and what it refuses is refused.
 
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Number, Value};
 
-/// A port.
+/// Parses a port.
 pub(super) fn port<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
     let value = Value::deserialize(from)?;
     let number = integer(&value).and_then(|number| u16::try_from(number).ok());
     number.ok_or_else(|| D::Error::custom(format_args!("invalid port {value}")))
 }
 
-/// Seconds, or nothing; what is below zero is kept, and refused by its meaning.
+/// Parses seconds, or null. A negative number is kept, and refused later with a reason.
 pub(super) fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i64>, D::Error> {
     let value = Value::deserialize(from)?;
     if value.is_null() {
@@ -24,10 +24,10 @@ pub(super) fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i64>,
 
 pub(super) fn flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     let value = Value::deserialize(from)?;
-    truth(&value).ok_or_else(|| D::Error::custom(format_args!("invalid flag {value}")))
+    to_bool(&value).ok_or_else(|| D::Error::custom(format_args!("invalid flag {value}")))
 }
 
-/// One of an enumeration's words: serde would take a map of one key for it.
+/// Parses one of an enumeration's words: serde alone would also accept a map of one key.
 pub(super) fn word<'de, T, D>(from: D) -> Result<T, D::Error>
 where
     T: DeserializeOwned,
@@ -35,11 +35,11 @@ where
 {
     match Value::deserialize(from)? {
         word @ Value::String(_) => serde_json::from_value(word).map_err(D::Error::custom),
-        other => Err(D::Error::custom(format_args!("{other} is no word"))),
+        other => Err(D::Error::custom(format_args!("invalid value {other}: expected a string"))),
     }
 }
 
-/// What is written as an object: serde would take an array for a struct.
+/// A value that must be an object: serde alone would also accept an array for a struct.
 #[derive(Debug, Default)]
 pub(super) struct Object<T>(pub(super) T);
 
@@ -49,22 +49,25 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
             object @ Value::Object(_) => {
                 serde_json::from_value(object).map(Self).map_err(D::Error::custom)
             }
-            other => Err(D::Error::custom(format_args!("{other} is no object"))),
+            other => {
+                Err(D::Error::custom(format_args!("invalid value {other}: expected an object")))
+            }
         }
     }
 }
 
-/// A whole number; one beyond 64 bits is the largest or the least of those.
+/// Converts a value to an integer; one beyond 64 bits becomes the largest or smallest of
+/// those.
 fn integer(value: &Value) -> Option<i64> {
     match value {
         Value::Bool(flag) => Some(i64::from(*flag)),
-        Value::Number(number) => whole(number),
-        Value::String(text) => whole_of_text(text),
+        Value::Number(number) => to_integer(number),
+        Value::String(text) => parse_integer(text),
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
 
-fn whole(number: &Number) -> Option<i64> {
+fn to_integer(number: &Number) -> Option<i64> {
     if let Some(integer) = number.as_i64() {
         return Some(integer);
     }
@@ -76,8 +79,9 @@ fn whole(number: &Number) -> Option<i64> {
     number.as_f64().filter(is_whole).map(|float| float as i64)
 }
 
-/// Digits with `_` between them, a sign in front, zeros behind a point, white space around.
-fn whole_of_text(text: &str) -> Option<i64> {
+/// Parses digits with `_` between them, an optional sign, optional zeros after a point,
+/// and surrounding white space.
+fn parse_integer(text: &str) -> Option<i64> {
     let text = text.trim();
     let (text, is_negative) = match text.strip_prefix('-') {
         Some(rest) => (rest, true),
@@ -95,7 +99,7 @@ fn whole_of_text(text: &str) -> Option<i64> {
     Some(if is_negative { -size } else { size })
 }
 
-fn truth(value: &Value) -> Option<bool> {
+fn to_bool(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(flag) => Some(*flag),
         Value::Number(number) => match number.as_f64() {
@@ -112,7 +116,7 @@ fn truth(value: &Value) -> Option<bool> {
     }
 }
 
-/// What Python takes for true in a condition.
+/// Returns whether Python treats the value as true in a condition.
 pub(super) fn is_truthy(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -136,14 +140,15 @@ mod tests {
         for row in made["rows"].as_array().expect("rows") {
             let given = &row["given"];
             let ours = match row["kind"].as_str() {
-                // A number that is no port is refused here, and by nothing there.
+                // A number outside the range of ports is refused here, but not by the
+                // core.
                 Some("port") => integer(given).map(Value::from),
                 Some("seconds") => seconds(given).ok().map(Value::from),
                 Some("flag") => flag(given).ok().map(Value::from),
                 _ => String::deserialize(given).ok().map(Value::from),
             };
             assert_eq!(ours.is_none(), row["refused"] == true, "{row}");
-            // JSON's own numbers end at 64 bits here.
+            // JSON numbers are limited to 64 bits here.
             let is_beyond = row["read"].as_f64().is_some_and(|number| number.abs() > 9e18);
             if let Some(ours) = ours
                 && !is_beyond

@@ -1,15 +1,14 @@
-//! A path in every way a backend might read it.
+//! All readings of a path, that is, every path that a backend might take it for.
 //!
-//! Backends differ in what they do to a path before they act on it: decode it,
-//! once or (behind a proxy that decodes too) twice, IIS's `%u002e` included;
-//! fold `.` and `..`; fold repeated slashes; take `\` for `/`; take overlong
-//! UTF-8 for what it spells; cut matrix parameters; cut again at a `?`, `#` or
-//! NUL that decoding revealed, or not cut at a `#`; take `//x` for the name of a
-//! host. The readings are all results of any sequence of these steps, so that a
-//! rule can be asked of each of them. Letter case is the policy's matter.
+//! Backends differ in what they do to a path before they act on it: decode it, once or
+//! (behind a proxy that decodes too) twice, IIS's `%u002e` included; fold `.` and `..`;
+//! fold repeated slashes; take `\` for `/`; decode overlong UTF-8; cut matrix parameters;
+//! cut again at a `?`, `#` or NUL that decoding revealed, or not cut at a `#`; take `//x`
+//! for the name of a host. The readings are the results of all sequences of these steps,
+//! so that a rule can be found for each. Letter case is left to the policy.
 //!
-//! Anyone may send any path, so what is done for one is bounded: in readings, and
-//! in bytes that are looked at or copied. A path that needs more is refused.
+//! Anyone may send any path, so the work for one is bounded: in readings, and in bytes
+//! that are read or copied. A path that needs more is refused.
 
 mod steps;
 
@@ -17,31 +16,31 @@ use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 
-use self::steps::{Signs, Step};
+use self::steps::{PossibleSteps, Step};
 use crate::domain::reason::Reason;
 
-/// Readings one path may have before it counts as ambiguous. Paths in honest
-/// use have fewer than ten.
+/// Maximum number of readings of a path; with more it counts as ambiguous. Legitimate
+/// paths have fewer than ten.
 const MAX_READINGS: usize = 128;
 
-/// Bytes that may be looked at or copied for the readings of one path. At about
-/// two nanoseconds each this costs ten times what a plain request does.
+/// Maximum number of bytes that may be read or copied for the readings of one path. At
+/// about two nanoseconds each this costs ten times what a plain request does.
 const MAX_WORK: usize = 96 * 1024;
 
 /// Longest path, in bytes, that is read in more than one way.
 const MAX_AMBIGUOUS_LEN: usize = MAX_WORK / 3;
 
-/// What a step costs however short the path is, in bytes.
-const STEP: usize = 32;
+/// Fixed cost of a step for any length of the path, in bytes.
+const STEP_COST: usize = 32;
 
 /// How often a path may be percent-decoded on its way to the code that acts on it.
 const MAX_DECODES: u8 = 2;
 
-/// The path of a request target, to be read in every way.
+/// The path of a request target, from which all readings are derived.
 #[derive(Debug, Clone, Copy)]
 pub struct Readings<'a> {
     raw: &'a [u8],
-    /// With what follows a `#`.
+    /// Including what follows a `#`.
     whole: &'a [u8],
 }
 
@@ -49,17 +48,16 @@ impl<'a> Readings<'a> {
     /// Takes the path of a request target; query and fragment are not part of it.
     ///
     /// # Errors
-    /// [`Reason::MalformedRequest`] where the target is not a path (RFC 9112
-    /// section 3.2.1).
+    /// [`Reason::MalformedRequest`] if the target is not a path (RFC 9112 section 3.2.1).
     pub fn of(target: &'a str) -> Result<Self, Reason> {
-        // No request target has them; two values that a proxy joined would. Without an
-        // early end the loop is one that the compiler vectorizes.
-        let is_out_of_place = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
-        if target.as_bytes().iter().fold(false, |found, byte| found | is_out_of_place(byte)) {
+        // A request target contains none of these bytes, but two values that a proxy has
+        // joined would. Without an early exit, the compiler vectorizes the loop.
+        let is_forbidden = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
+        if target.as_bytes().iter().fold(false, |found, byte| found | is_forbidden(byte)) {
             return Err(Reason::MalformedRequest);
         }
         let whole = target.split('?').next().unwrap_or_default().as_bytes();
-        // Looked for first by what the standard library has for that, which is fast.
+        // The standard library's search is fast, so it comes first.
         let raw = if whole.contains(&b'#') {
             whole.split(|byte| *byte == b'#').next().unwrap_or_default()
         } else {
@@ -71,31 +69,34 @@ impl<'a> Readings<'a> {
         Ok(Self { raw, whole })
     }
 
-    /// The path as it came.
+    /// Returns the path as it was sent.
     #[must_use]
     pub fn raw(&self) -> &'a [u8] {
         self.raw
     }
 
-    /// The readings that differ from the raw one, each once.
+    /// Returns the readings that differ from the raw one, each once.
     ///
     /// # Errors
-    /// [`Reason::AmbiguousPath`] where there are too many.
+    /// [`Reason::AmbiguousPath`] if there are too many.
     pub fn others(&self) -> Result<Vec<Vec<u8>>, Reason> {
         let mut others = HashSet::new();
-        self.each_other(|reading| {
+        self.for_each_other(|reading| {
             others.insert(reading.to_vec());
             ControlFlow::Continue(())
         })?;
         Ok(others.into_iter().collect())
     }
 
-    /// Hands over the readings that differ from the raw one, some of them twice, until
-    /// there are no more or no more are asked for.
+    /// Calls `each` with the readings that differ from the raw one, some of them twice,
+    /// until there are no more or it returns `Break`.
     ///
     /// # Errors
-    /// [`Reason::AmbiguousPath`] where there are too many.
-    pub fn each_other(&self, mut each: impl FnMut(&[u8]) -> ControlFlow<()>) -> Result<(), Reason> {
+    /// [`Reason::AmbiguousPath`] if there are too many.
+    pub fn for_each_other(
+        &self,
+        mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), Reason> {
         if is_plain(self.whole) {
             return Ok(());
         }
@@ -103,25 +104,25 @@ impl<'a> Readings<'a> {
             return Err(Reason::AmbiguousPath);
         }
         let mut states = States::default();
-        let first = (Spent::default(), self.whole.to_vec());
-        let mut ended = self.enter(&mut states, first, &mut each)?;
+        let first = (StepCounts::default(), self.whole.to_vec());
+        let mut ended = self.add(&mut states, first, &mut each)?;
         let (mut at, mut work) = (0, 0);
-        while let (ControlFlow::Continue(()), Some((spent, path))) =
+        while let (ControlFlow::Continue(()), Some((counts, path))) =
             (ended, states.all.get(at).cloned())
         {
-            work += path.len() + STEP;
-            let signs = Signs::of(&path);
+            work += path.len() + STEP_COST;
+            let possible = PossibleSteps::of(&path);
             for step in Step::ALL {
-                if !signs.call_for(step) || !spent.leaves(step) {
+                if !possible.contains(step) || !counts.allows(step) {
                     continue;
                 }
-                work += path.len() + STEP;
+                work += path.len() + STEP_COST;
                 if work > MAX_WORK {
                     return Err(Reason::AmbiguousPath);
                 }
                 let next = step.of(&path);
                 if next != path {
-                    ended = self.enter(&mut states, (spent.and(step), next), &mut each)?;
+                    ended = self.add(&mut states, (counts.after(step), next), &mut each)?;
                 }
                 if ended.is_break() {
                     break;
@@ -132,11 +133,11 @@ impl<'a> Readings<'a> {
         Ok(())
     }
 
-    /// Hands over a reading that was not seen before.
-    fn enter(
+    /// Adds a state, and calls `each` if its reading is new.
+    fn add(
         &self,
         states: &mut States,
-        state: (Spent, Vec<u8>),
+        state: (StepCounts, Vec<u8>),
         each: &mut impl FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Reason> {
         let Some(path) = states.insert(state)? else {
@@ -146,56 +147,57 @@ impl<'a> Readings<'a> {
     }
 }
 
-/// Whether no step changes the path, so that it has one reading.
+/// Returns whether no step changes the path, so that it has a single reading.
 fn is_plain(path: &[u8]) -> bool {
     let is_special = |byte: &u8| matches!(byte, b'%' | b'\\' | b';' | b'#');
     let may_fold = |(one, next): (&u8, &u8)| *one == b'/' && matches!(next, b'/' | b'.');
-    // Without an early end, as above.
+    // No early exit, as above.
     if path.iter().fold(false, |found, byte| found | is_special(byte)) {
         return false;
     }
     let pairs = path.iter().zip(path.iter().skip(1));
-    !pairs.fold(false, |found, pair| found | may_fold(pair)) || !Signs::of(path).any()
+    !pairs.fold(false, |found, pair| found | may_fold(pair)) || !PossibleSteps::of(path).any()
 }
 
-/// The steps of a reading that a backend takes so often and no more.
+/// How often a reading has taken the steps that a backend takes only a limited number of
+/// times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-struct Spent {
+struct StepCounts {
     decodes: u8,
-    /// Whether a URL was made of the path.
-    is_cut: bool,
+    /// Whether the path was parsed as a URL.
+    is_parsed: bool,
 }
 
-impl Spent {
-    fn leaves(self, step: Step) -> bool {
+impl StepCounts {
+    fn allows(self, step: Step) -> bool {
         match step {
             Step::Decode => self.decodes < MAX_DECODES,
-            Step::CutAuthority => !self.is_cut,
+            Step::CutAuthority => !self.is_parsed,
             _ => true,
         }
     }
 
-    fn and(self, step: Step) -> Self {
+    fn after(self, step: Step) -> Self {
         match step {
             Step::Decode => Self { decodes: self.decodes + 1, ..self },
-            Step::CutAuthority => Self { is_cut: true, ..self },
+            Step::CutAuthority => Self { is_parsed: true, ..self },
             _ => self,
         }
     }
 }
 
-/// What was read so far. A path counts once for each way to have spent the steps
-/// that are bounded: fewer leave more to come.
+/// The states found so far. A path is kept once for each count of limited steps, because
+/// fewer steps taken leave more to come.
 #[derive(Default)]
 struct States {
     hasher: foldhash::fast::RandomState,
     hashes: Vec<u64>,
-    all: Vec<(Spent, Vec<u8>)>,
+    all: Vec<(StepCounts, Vec<u8>)>,
 }
 
 impl States {
-    /// The path, where it is new.
-    fn insert(&mut self, state: (Spent, Vec<u8>)) -> Result<Option<&[u8]>, Reason> {
+    /// Adds a state. Returns its path if the state is new.
+    fn insert(&mut self, state: (StepCounts, Vec<u8>)) -> Result<Option<&[u8]>, Reason> {
         let hash = self.hasher.hash_one(&state);
         let mut seen = self.hashes.iter().enumerate().filter(|(_, other)| **other == hash);
         if seen.any(|(at, _)| self.all[at] == state) {
@@ -282,21 +284,21 @@ mod tests {
         let many = "/a%252f..%2f\\..%5c;x%3by/%252e%252e;%253b//".repeat(40);
         let readings = Readings::of(&many).expect("a path");
         assert_eq!(readings.others(), Err(Reason::AmbiguousPath));
-        let mut given = 0;
-        let ended = readings.each_other(|_| {
-            given += 1;
-            if given == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        let mut calls = 0;
+        let ended = readings.for_each_other(|_| {
+            calls += 1;
+            if calls == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        assert_eq!((ended, given), (Ok(()), 3), "whoever has heard enough hears no more");
+        assert_eq!((ended, calls), (Ok(()), 3), "no reading follows a break");
     }
 
     #[test]
     fn a_long_path_with_few_readings_is_read() {
-        for (unit, read) in [("%20", " "), ("%2520", " "), ("/.", ""), ("%C3%A9", "é")] {
+        for (unit, decoded) in [("%20", " "), ("%2520", " "), ("/.", ""), ("%C3%A9", "é")] {
             let long = format!("/{}", unit.repeat(10 * 1024 / unit.len()));
             let shortest = readings(&long).into_iter().min_by_key(String::len);
-            let count = if read.is_empty() { 0 } else { 10 * 1024 / unit.len() };
-            assert_eq!(shortest, Some(format!("/{}", read.repeat(count))), "{unit}");
+            let count = if decoded.is_empty() { 0 } else { 10 * 1024 / unit.len() };
+            assert_eq!(shortest, Some(format!("/{}", decoded.repeat(count))), "{unit}");
         }
     }
 
@@ -307,7 +309,7 @@ mod tests {
             let long = format!("/{}", unit.repeat(79 * 1024 / unit.len()));
             let readings = Readings::of(&long).expect("a path");
             let mut bytes = 0;
-            let outcome = readings.each_other(|reading| {
+            let outcome = readings.for_each_other(|reading| {
                 bytes += reading.len();
                 ControlFlow::Continue(())
             });

@@ -5,10 +5,11 @@ use subtle::ConstantTimeEq;
 
 use crate::config::Secret;
 
-/// Shortest secret that counts, in bytes: a box with a shorter one has no management.
+/// Shortest accepted secret, in bytes: a box with a shorter one has no management.
 const SHORTEST: usize = 8;
 
-/// Whether the header is the secret. The time taken tells its length at most.
+/// Returns whether the header equals the secret. The time this takes reveals at most the
+/// secret's length.
 #[must_use]
 pub fn matches(header: Option<&HeaderValue>, secret: &Secret) -> bool {
     let Some(header) = header.map(HeaderValue::as_bytes) else {
@@ -24,15 +25,16 @@ mod tests {
     #[test]
     fn only_the_whole_secret_matches() {
         let secret = Secret::new("management-secret-ü");
-        let ask = |bytes: &[u8]| matches(HeaderValue::from_bytes(bytes).ok().as_ref(), &secret);
-        assert!(ask("management-secret-ü".as_bytes()));
+        let matches_secret =
+            |bytes: &[u8]| matches(HeaderValue::from_bytes(bytes).ok().as_ref(), &secret);
+        assert!(matches_secret("management-secret-ü".as_bytes()));
         for wrong in
             ["", "management-secret-", "management-secret-u", "management-secret-üx", "Bearer x"]
         {
-            assert!(!ask(wrong.as_bytes()), "{wrong}");
+            assert!(!matches_secret(wrong.as_bytes()), "{wrong}");
         }
-        assert!(!ask("Bearer management-secret-ü".as_bytes()));
-        assert!(!ask(b"management-secret-\xff"));
+        assert!(!matches_secret("Bearer management-secret-ü".as_bytes()));
+        assert!(!matches_secret(b"management-secret-\xff"));
         assert!(!matches(None, &secret));
     }
 

@@ -1,10 +1,10 @@
 //! A peer's signature: HTTP message signatures (RFC 9421) with RSA-PSS and
-//! SHA-512, as `requests-http-signature` makes them.
+//! SHA-512, as `requests-http-signature` creates them.
 //!
 //! The signature covers the request that the peer sent to the proxy, so its
-//! method and URL come from what the proxy says of it. What is not understood
-//! is refused: unknown parameters, component parameters, derived components
-//! other than those of a request's target.
+//! method and URL come from the headers that the proxy forwards. Anything that is
+//! not supported is refused: unknown parameters, component parameters, derived
+//! components other than those of a request's target.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,73 +19,75 @@ use sfv::{
 };
 
 use super::target::{Style, Target};
-use crate::domain::client::Known;
+use crate::domain::client::KnownClient;
 use crate::domain::identity::{Identity, short_id};
 use crate::store;
 
-/// The only algorithm. Its salt is as long as its digest, 64 bytes.
+/// The only supported algorithm. Its salt is as long as its digest, 64 bytes.
 const ALGORITHM: &str = "rsa-pss-sha512";
 
-/// Smallest key, in bits.
-const SMALLEST_KEY: usize = 2048;
+/// Smallest accepted key, in bits.
+const MIN_KEY_BITS: usize = 2048;
 
-/// By how much the clocks of sender and box may differ, in seconds.
+/// Largest allowed difference between the clocks of the sender and the box, in seconds.
 const SKEW: i64 = 5;
 
-/// Age at which a signature ends, in seconds: a day, and the skew.
+/// Largest age of a valid signature, in seconds: one day and the skew.
 pub(super) const MAX_AGE: i64 = 86_400 + SKEW;
 
-/// Longest `Signature-Input` and `Signature`, in bytes. An 8,192-bit key signs in 1,368.
+/// Longest `Signature-Input` and `Signature`, in bytes. An 8,192-bit key's signature takes
+/// 1,368.
 const MAX_FIELD: usize = 4 * 1024;
 
-/// Most components a signature may cover. Senders cover three to six.
+/// Largest number of components that a signature may cover. Senders cover three to six.
 const MAX_COMPONENTS: usize = 32;
 
-/// Longest request target and longest text that can be signed, in bytes: the URL that
-/// everybody has to support (RFC 9110 section 4.1, 8,000), and that in two components.
+/// Longest request target and longest signed text, in bytes: the URL length that every
+/// implementation should support (RFC 9110 section 4.1, 8,000), and that twice, for two
+/// components that contain it.
 const MAX_TARGET: usize = 8 * 1024;
 const MAX_TEXT: usize = 2 * MAX_TARGET;
 
-/// Most that is hashed for one request, in bytes, before anything is known of who sends it.
-/// Of texts that are longer together, the first ones are tried.
+/// Largest number of bytes that are hashed for one request before its sender is known.
+/// If all texts together are longer, only the first ones are tried.
 const MAX_HASHED: usize = 2 * MAX_TEXT;
 
-/// Largest key whose signatures are tried with every text that may have been signed, in
-/// bytes of a signature. A check with a key of 4,096 bits takes about 0.1 ms, with one of
-/// 8,192 bits four times that, so larger keys have one check: their owners sign the URL
-/// as it is sent.
-const LARGE_KEY: usize = 4096 / 8;
+/// Largest key, in bytes of its signature, whose signatures are tried with every text that
+/// may have been signed. A check with a key of 4,096 bits takes about 0.1 ms, with one of
+/// 8,192 bits four times that, so larger keys get only one check: their owners have to
+/// sign the URL as it is sent.
+const MAX_MULTI_TEXT_KEY: usize = 4096 / 8;
 
-/// Components that must be covered, so that a signature fits one request only.
+/// Components that must be covered, so that a signature is valid for one request only.
 const REQUIRED: [&str; 3] = ["@method", "@authority", "@target-uri"];
 
-/// Components that say again, in part, what the required ones say.
-const FURTHER: [&str; 4] = ["@scheme", "@path", "@query", "@request-target"];
+/// Derived components that may be covered; the required ones already contain them.
+const OPTIONAL: [&str; 4] = ["@scheme", "@path", "@query", "@request-target"];
 
-/// A request as it was signed: what the proxy says of it, and its headers.
+/// A signed request: the parts that the proxy forwards, and its headers.
 #[derive(Debug, Clone, Copy)]
 pub struct Signed<'a> {
     pub method: &'a str,
     /// `https` or `http`.
     pub proto: &'a str,
-    /// As the peer wrote it, with the port.
+    /// As the peer sent it, with the port.
     pub host: &'a str,
     /// Path and query.
     pub uri: &'a str,
     pub headers: &'a HeaderMap,
 }
 
-/// A signature that fits its request and a peer.
+/// A signature that is valid for its request and a known peer.
 #[derive(Debug, Clone)]
 pub struct Verified {
-    pub peer: Known,
+    pub peer: KnownClient,
     pub nonce: Option<Box<str>>,
     /// SHA-256 of the signature's bytes.
     pub fingerprint: [u8; 32],
     pub times: Times,
 }
 
-/// When a signature was made and ends, in seconds since 1970.
+/// When a signature was created and when it expires, in seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
     pub created: i64,
@@ -93,10 +95,10 @@ pub struct Times {
 }
 
 impl Times {
-    /// Whether a signature may be used at this time.
+    /// Checks whether a signature is valid at this time.
     ///
     /// # Errors
-    /// Why it may not.
+    /// The reason why it is not.
     pub fn check(self, now: SystemTime) -> Result<(), SignatureError> {
         let now = unix_seconds(now);
         if self.created > now + SKEW {
@@ -112,26 +114,26 @@ impl Times {
     }
 }
 
-/// Why a signature proves nothing.
+/// Why a signature is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     #[error("the request is not signed")]
     Unsigned,
-    #[error("a signature field is there more than once, or longer than {MAX_FIELD} bytes")]
+    #[error("a signature field occurs more than once or is longer than {MAX_FIELD} bytes")]
     Oversized,
-    #[error("a signature field is not a structured dictionary of the right shape")]
+    #[error("a signature field is not a valid structured dictionary")]
     Malformed,
     #[error("there is more than one signature")]
     Several,
     #[error("Signature and Signature-Input have different labels")]
     Label,
-    #[error("a parameter is unknown, or not of its type")]
+    #[error("a parameter is unknown or has the wrong type")]
     Parameter,
     #[error("the algorithm is not {ALGORITHM}")]
     Algorithm,
     #[error("`created` is missing")]
     NoCreated,
-    #[error("the signature is from the future")]
+    #[error("the signature was created in the future")]
     Future,
     #[error("the signature is more than a day old")]
     Old,
@@ -141,30 +143,32 @@ pub enum SignatureError {
     UnknownKey,
     #[error("@method, @authority and @target-uri must be covered")]
     Coverage,
-    #[error("a covered component is not supported, repeated, or one of too many")]
+    #[error("a covered component is unsupported or repeated, or there are too many")]
     Component,
     #[error("a covered header is missing")]
     MissingHeader,
-    #[error("a covered header has bytes that cannot be signed")]
+    #[error("a covered header contains bytes that cannot be signed")]
     HeaderValue,
-    #[error("method, protocol, host and path make no URL")]
+    #[error("method, protocol, host and path do not form a URL")]
     Target,
-    #[error("the target is longer than {MAX_TARGET} bytes, or the signed text than {MAX_TEXT}")]
+    #[error(
+        "the target is longer than {MAX_TARGET} bytes or the signed text longer than {MAX_TEXT}"
+    )]
     TooLong,
     #[error("the signature does not match")]
     Mismatch,
 }
 
-/// The keys of all peers, ready for use.
+/// The parsed public keys of all peers.
 #[derive(Default)]
 pub struct PeerKeys {
     by_key_id: HashMap<Box<str>, Vec<PeerKey>, foldhash::fast::RandomState>,
 }
 
 struct PeerKey {
-    peer: Known,
+    peer: KnownClient,
     key: ParsedPublicKey,
-    /// Bytes of its signatures.
+    /// Length of the key's signatures, in bytes.
     signature_len: usize,
 }
 
@@ -174,19 +178,20 @@ impl fmt::Debug for PeerKeys {
     }
 }
 
-/// Why the row of a peer cannot be used.
+/// Why a peer's row cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 enum KeyError {
     #[error("its id is shorter than {} characters", Identity::SHORT)]
     Id,
-    #[error("its public key is not PEM of a SubjectPublicKeyInfo")]
+    #[error("its public key is not a SubjectPublicKeyInfo in PEM")]
     Pem,
-    #[error("its public key is not RSA of {SMALLEST_KEY} to 8192 bits")]
+    #[error("its public key is not an RSA key of {MIN_KEY_BITS} to 8192 bits")]
     Key,
 }
 
 impl PeerKeys {
-    /// Skips the rows that cannot be used, with a warning each.
+    /// Parses the keys of all peers. Logs a warning for each row that cannot be used and
+    /// skips it.
     #[must_use]
     pub fn new(peers: &[store::Peer]) -> Self {
         let mut keys = Self::default();
@@ -194,8 +199,8 @@ impl PeerKeys {
             match parse_key(peer) {
                 Ok((key_id, key)) => keys.by_key_id.entry(key_id).or_default().push(key),
                 Err(error) => {
-                    let begins: String = peer.id.chars().take(3).collect();
-                    tracing::warn!("the peer whose id begins with {begins:?} is skipped: {error}");
+                    let prefix: String = peer.id.chars().take(3).collect();
+                    tracing::warn!("the peer whose id begins with {prefix:?} is skipped: {error}");
                 }
             }
         }
@@ -217,11 +222,11 @@ fn parse_key(peer: &store::Peer) -> Result<(Box<str>, PeerKey), KeyError> {
     if pem.tag() != "PUBLIC KEY" {
         return Err(KeyError::Pem);
     }
-    // The range of sizes is checked again by each verification.
+    // Each verification checks the range of sizes again.
     let key = ParsedPublicKey::new(&RSA_PSS_2048_8192_SHA512, pem.contents())
         .map_err(|_| KeyError::Key)?;
     let signature_len = signature_len(pem.contents())?;
-    let peer = Known { id: Arc::clone(&peer.id), name: Arc::clone(&peer.name) };
+    let peer = KnownClient { id: Arc::clone(&peer.id), name: Arc::clone(&peer.name) };
     Ok((key_id.into(), PeerKey { peer, key, signature_len }))
 }
 
@@ -232,18 +237,18 @@ fn signature_len(spki: &[u8]) -> Result<usize, KeyError> {
 
     let (_, spki) = SubjectPublicKeyInfo::from_der(spki).map_err(|_| KeyError::Pem)?;
     match spki.parsed() {
-        Ok(PublicKey::RSA(key)) if (SMALLEST_KEY..=8192).contains(&key.key_size()) => {
+        Ok(PublicKey::RSA(key)) if (MIN_KEY_BITS..=8192).contains(&key.key_size()) => {
             Ok(key.key_size().div_ceil(8))
         }
         _ => Err(KeyError::Key),
     }
 }
 
-/// Verifies a request's signature. Cheap checks come first: without a known key, a
-/// signature of that key's length and all else in order, nothing is hashed.
+/// Verifies a request's signature. Cheap checks come first: nothing is hashed unless the
+/// key is known, the signature has the length of that key and all else is valid.
 ///
 /// # Errors
-/// The first rule that the signature breaks.
+/// The first rule that the signature violates.
 pub fn verify(
     signed: &Signed<'_>,
     keys: &PeerKeys,
@@ -259,7 +264,7 @@ pub fn verify(
     if candidates.is_empty() {
         return Err(SignatureError::Mismatch);
     }
-    // Most senders sign the first. A text is hashed once, for however many keys.
+    // Most senders sign the first text. Each text is hashed once for all keys.
     let matching = texts.iter().find_map(|text| {
         let digest = digest(&SHA512, text.as_bytes());
         let fits = |key: &&&PeerKey| key.key.verify_digest_sig(&digest, &signature).is_ok();
@@ -287,7 +292,7 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     fingerprint
 }
 
-/// The one signature: what it covers, and its bytes.
+/// Returns the components and parameters of the only signature, and its bytes.
 fn fields(headers: &HeaderMap) -> Result<(InnerList, Vec<u8>), SignatureError> {
     let input = dictionary(headers, &HeaderName::from_static("signature-input"))?;
     let signature = dictionary(headers, &HeaderName::from_static("signature"))?;
@@ -305,7 +310,7 @@ fn fields(headers: &HeaderMap) -> Result<(InnerList, Vec<u8>), SignatureError> {
     }
 }
 
-/// The only member of a header that is a structured dictionary.
+/// Returns the only member of a header that is a structured dictionary.
 fn dictionary(
     headers: &HeaderMap,
     name: &HeaderName,
@@ -321,15 +326,15 @@ fn dictionary(
         .map_err(|_| SignatureError::Malformed)?
         .into_iter();
     let (label, entry) = members.next().ok_or(SignatureError::Malformed)?;
-    // A label given twice is one member to the parser: the comma tells.
+    // The parser merges two members with the same label; a comma reveals the second.
     if members.next().is_some() || has_bare_comma(value) {
         return Err(SignatureError::Several);
     }
     Ok((label.as_str().to_owned(), entry))
 }
 
-/// Whether there is a comma outside of strings; in a well-formed dictionary
-/// there are none but those between members.
+/// Returns whether there is a comma outside of strings; in a well-formed dictionary,
+/// only commas between members are.
 fn has_bare_comma(value: &[u8]) -> bool {
     let (mut in_string, mut escaped) = (false, false);
     for byte in value {
@@ -386,8 +391,8 @@ impl<'a> SignatureParameters<'a> {
     }
 }
 
-/// The texts that may be signed (RFC 9421 section 2.5) and are tried: one for each form
-/// that senders give the parts, without those that come out the same.
+/// Returns the texts that may have been signed (RFC 9421 section 2.5) and are tried: one for
+/// each form in which senders write the parts, without duplicates.
 fn signed_texts(
     signed: &Signed<'_>,
     input: &InnerList,
@@ -409,10 +414,10 @@ fn signed_texts(
     let parts = forms.iter().flat_map(|form| {
         form.styles.iter().take(styles).map(|style| (&*names, &form.target, *style))
     });
-    let most = if signature_len > LARGE_KEY { 1 } else { usize::MAX };
+    let max_texts = if signature_len > MAX_MULTI_TEXT_KEY { 1 } else { usize::MAX };
     let mut hashed = 0;
     let mut texts: Vec<String> = Vec::with_capacity(3);
-    for parts in parts.take(most) {
+    for parts in parts.take(max_texts) {
         let text = signed_text(signed, parts, &parameters)?;
         hashed += text.len();
         if hashed > MAX_HASHED {
@@ -423,7 +428,8 @@ fn signed_texts(
     Ok(texts)
 }
 
-/// The signature's input as it is signed: in its canonical form, however it was sent.
+/// Returns the signature's input in its canonical form, which is what is signed however it
+/// was sent.
 fn serialized(input: &InnerList) -> Result<String, SignatureError> {
     let mut list = ListSerializer::new();
     list.members([&ListEntry::InnerList(input.clone())]);
@@ -457,7 +463,7 @@ fn signed_text(
     if text.len() > MAX_TEXT { Err(SignatureError::TooLong) } else { Ok(text) }
 }
 
-/// The covered components, in the sender's order.
+/// Returns the names of the covered components, in the sender's order.
 fn component_names(input: &InnerList) -> Result<Vec<&str>, SignatureError> {
     if input.items.len() > MAX_COMPONENTS {
         return Err(SignatureError::Component);
@@ -465,7 +471,7 @@ fn component_names(input: &InnerList) -> Result<Vec<&str>, SignatureError> {
     let mut names: Vec<&str> = Vec::with_capacity(input.items.len());
     for item in &input.items {
         let name = item.bare_item.as_string().ok_or(SignatureError::Component)?.as_str();
-        let supported = REQUIRED.contains(&name) || FURTHER.contains(&name) || is_field_name(name);
+        let supported = REQUIRED.contains(&name) || OPTIONAL.contains(&name) || is_field_name(name);
         if !supported || !item.params.is_empty() || names.contains(&name) {
             return Err(SignatureError::Component);
         }
@@ -478,12 +484,13 @@ fn component_names(input: &InnerList) -> Result<Vec<&str>, SignatureError> {
     }
 }
 
-/// Field names are signed in lower case (RFC 9421 section 2.1).
+/// Returns whether this is a field name; they are signed in lower case (RFC 9421 section 2.1).
 fn is_field_name(name: &str) -> bool {
     HeaderName::from_lowercase(name.as_bytes()).is_ok()
 }
 
-/// The combined value of a header (RFC 9421 section 2.1): each line trimmed, joined by `, `.
+/// Appends the combined value of a header (RFC 9421 section 2.1): each line trimmed, joined
+/// by `, `.
 fn push_header(base: &mut String, headers: &HeaderMap, name: &str) -> Result<(), SignatureError> {
     let mut values = headers.get_all(name).iter().peekable();
     if values.peek().is_none() {

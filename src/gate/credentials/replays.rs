@@ -1,12 +1,11 @@
-//! Which signatures have been used already.
+//! Remembers which signatures have been used already.
 //!
-//! Memory is bounded without forgetting anything that counts: when it is full,
-//! the oldest signatures of the peer that has most are forgotten, and from then
-//! on that peer's signatures made no later than those are refused as if they
-//! had been seen. An honest sender signs anew for each request and notices
-//! nothing.
+//! The memory is bounded without admitting a replay: when it is full, the oldest
+//! signatures of the peer that has the most are dropped, and from then on all
+//! signatures of that peer that are not newer than those are refused as if they
+//! had been used. An honest sender signs each request anew and is not affected.
 //!
-//! The memory is this process's own, and a restart empties it.
+//! The memory belongs to this process, and a restart empties it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -17,10 +16,10 @@ use aws_lc_rs::digest::{Context, SHA256};
 
 use super::peer::{MAX_AGE, Verified, unix_seconds};
 
-/// Signatures remembered in all; each takes about 50 bytes.
+/// Largest number of remembered signatures; each takes about 50 bytes.
 const CAPACITY: usize = 65_536;
 
-/// The signatures used while they were valid.
+/// The used signatures that are still valid.
 pub struct Replays {
     seen: Mutex<Seen>,
     capacity: usize,
@@ -30,20 +29,20 @@ pub struct Replays {
 struct Seen {
     /// By the peer's id.
     windows: HashMap<Arc<str>, Window>,
-    /// Entries of all windows.
+    /// Number of entries in all windows.
     entries: usize,
 }
 
 /// The used signatures of one peer.
 #[derive(Default)]
 struct Window {
-    /// When signed, in seconds since 1970, and what it is known by.
+    /// When each was signed, in seconds since 1970, and its fingerprint.
     used: BTreeSet<(i64, Fingerprint)>,
-    /// What was signed then or earlier is no longer told apart: all of it counts as used.
+    /// Every signature made at this time or earlier counts as used.
     floor: Option<i64>,
 }
 
-/// What a signature is known by: a digest, cut to 128 bits.
+/// Identifies a signature: a digest, truncated to 128 bits.
 type Fingerprint = [u8; 16];
 
 impl Default for Replays {
@@ -59,14 +58,14 @@ impl fmt::Debug for Replays {
 }
 
 impl Replays {
-    /// Room for at least one entry.
+    /// Creates a memory for `capacity` signatures, but for at least one.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
         Self { seen: Mutex::default(), capacity: capacity.max(1) }
     }
 
-    /// Marks the signature as used: `true` for the first caller, and for no
-    /// other as long as the signature is valid, however many ask at once.
+    /// Marks the signature as used. Returns `true` to the first caller and `false` to every
+    /// other while the signature is valid, also if many call at once.
     #[must_use]
     pub fn admit(&self, verified: &Verified, now: SystemTime) -> bool {
         let fingerprint = fingerprint(verified);
@@ -86,7 +85,7 @@ impl Replays {
         admitted
     }
 
-    /// Signatures remembered.
+    /// Returns the number of remembered signatures.
     #[must_use]
     pub fn len(&self) -> usize {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).entries
@@ -99,7 +98,7 @@ impl Replays {
 }
 
 impl Seen {
-    /// Drops the windows in which nothing is valid any more, of peers that
+    /// Drops the windows that contain no valid signature any more, of peers that
     /// have been removed or are silent.
     fn drop_idle(&mut self, oldest_valid: i64) {
         let entries = &mut self.entries;
@@ -117,7 +116,7 @@ impl Seen {
 }
 
 impl Window {
-    /// Forgets what is too old to be valid; returns how many those were.
+    /// Drops the signatures that are too old to be valid and returns their number.
     fn prune(&mut self, oldest_valid: i64) -> usize {
         let before = self.used.len();
         while self.used.first().is_some_and(|(created, _)| *created < oldest_valid) {
@@ -126,7 +125,7 @@ impl Window {
         before - self.used.len()
     }
 
-    /// Forgets the older quarter, and all of the same second; returns how many those were.
+    /// Drops the oldest quarter, and all others of the same second, and returns their number.
     fn shrink(&mut self) -> usize {
         let before = self.used.len();
         let Some((floor, _)) = self.used.iter().nth(before / 4).copied() else {
@@ -138,8 +137,9 @@ impl Window {
     }
 }
 
-/// By its nonce, where it has one: the sender promises not to use that twice,
-/// and a second signature over the same nonce is a replay too.
+/// Returns the digest of the nonce if there is one, else of the signature: the sender
+/// promises not to use a nonce twice, so a second signature over the same nonce is a
+/// replay too.
 fn fingerprint(verified: &Verified) -> Fingerprint {
     let mut context = Context::new(&SHA256);
     if let Some(nonce) = &verified.nonce {
@@ -165,7 +165,7 @@ mod tests {
 
     use super::super::peer::Times;
     use super::*;
-    use crate::domain::client::Known;
+    use crate::domain::client::KnownClient;
 
     const CREATED: i64 = 1_795_251_867;
 
@@ -179,7 +179,7 @@ mod tests {
 
     fn used(id: &str, created: i64, nonce: Option<&str>, fingerprint: u8) -> Verified {
         Verified {
-            peer: Known { id: id.into(), name: "Peer".into() },
+            peer: KnownClient { id: id.into(), name: "Peer".into() },
             nonce: nonce.map(Into::into),
             fingerprint: [fingerprint; 32],
             times: Times { created, expires: None },
@@ -193,10 +193,10 @@ mod tests {
         assert!(!replays.admit(&used("a", CREATED, None, 1), now()));
         assert!(!replays.admit(&used("a", CREATED, None, 1), at(CREATED + MAX_AGE)));
 
-        // Signed anew, the same request has another signature.
+        // If the same request is signed again, it has another signature.
         assert!(replays.admit(&used("a", CREATED, None, 2), now()));
 
-        // A nonce counts whatever the signature over it, but for one peer only.
+        // A nonce is used up by any signature over it, but for one peer only.
         assert!(replays.admit(&used("a", CREATED, Some("n"), 1), now()));
         assert!(!replays.admit(&used("a", CREATED, Some("n"), 2), now()));
         assert!(replays.admit(&used("a", CREATED, Some("m"), 1), now()));
@@ -227,7 +227,7 @@ mod tests {
         for verified in &loud {
             assert!(!replays.admit(verified, now()), "none is admitted twice");
         }
-        assert!(!replays.admit(&quiet, now()), "one peer does not push out another");
+        assert!(!replays.admit(&quiet, now()), "one peer does not displace another");
         assert!(replays.len() <= 100);
     }
 

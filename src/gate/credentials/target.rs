@@ -1,17 +1,17 @@
-//! `@authority`, `@target-uri` and its parts of a signed request (RFC 9421 section
-//! 2.2), put together from what the proxy says of it.
+//! Builds `@authority`, `@target-uri` and its parts of a signed request (RFC 9421 section
+//! 2.2) from the headers that the proxy forwards.
 //!
-//! The sender signs the URL as its library has normalised it, so the same is
-//! done here: byte for byte what Python's `requests` makes of it, which is
-//! RFC 3986 section 6.2.2 with two turns: dot segments go before percent
-//! signs are decoded, and an empty query goes.
+//! The sender signs the URL as normalised by its library, so the same is done here,
+//! byte for byte as Python's `requests` does it. That is RFC 3986 section 6.2.2 with two
+//! differences: dot segments are removed before percent signs are decoded, and an empty
+//! query is removed.
 
 use std::borrow::Cow;
 
-/// A form of the target that a sender may have signed, and how those senders write
-/// `@request-target`.
+/// A form of the target that a sender may have signed, and the styles in which such
+/// senders write `@request-target`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Form {
+pub struct TargetForm {
     pub target: Target,
     pub styles: &'static [Style],
 }
@@ -21,8 +21,8 @@ pub struct Form {
 pub enum Style {
     /// RFC 9421 section 2.2.5: path and query.
     Rfc,
-    /// Python's http-message-signatures puts a `?` between the path and the query, which
-    /// has one already.
+    /// Python's http-message-signatures inserts a `?` between the path and the query, which
+    /// already begins with one.
     Python,
 }
 
@@ -30,7 +30,7 @@ pub enum Style {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     pub scheme: &'static str,
-    /// Lower-cased host, with the port or without.
+    /// The host in lower case, with or without the port.
     pub authority: String,
     pub uri: String,
     /// Where the path begins in `uri`, and where it ends.
@@ -38,18 +38,19 @@ pub struct Target {
 }
 
 impl Target {
-    /// The forms that a sender may have signed, the most likely one first: the scheme's own
-    /// port is part of the URL where it was written there, and reaches the proxy or does not;
-    /// RFC 9421 section 2.2.3 leaves it out of the authority, and senders do not.
+    /// Returns the forms that a sender may have signed, the most likely one first. They
+    /// differ in the default port of the scheme: if the URL contains it, the proxy may or
+    /// may not receive it, and RFC 9421 section 2.2.3 omits it from the authority, which
+    /// not all senders do.
     ///
-    /// A port that was signed and not sent is Python's doing alone: its HTTP client leaves
-    /// the port out of `Host`, and its URL keeps it. A port that was sent and not signed is
-    /// left out by senders who follow the RFC. So each of these has one style.
+    /// Only Python senders sign the port without sending it: its HTTP client omits the
+    /// port from `Host`, and its URL keeps it. Only senders that follow the RFC send the
+    /// port without signing it. So each of these two forms has one style.
     ///
-    /// `None` where the parts make no URL, or one that no sender writes so:
+    /// Returns `None` if the parts do not form a URL, or one that no sender writes:
     /// a stray `%`, a fragment, bytes that are not visible ASCII.
     #[must_use]
-    pub fn forms(proto: &str, host: &str, uri: &str) -> Option<Vec<Form>> {
+    pub fn forms(proto: &str, host: &str, uri: &str) -> Option<Vec<TargetForm>> {
         let (scheme, default_port) = scheme(proto)?;
         let (name, port) = match host.split_once(':') {
             Some((name, port)) => (name, port_number(port)?),
@@ -63,7 +64,7 @@ impl Target {
         let sent = port.map_or_else(|| name.clone(), |port| format!("{name}:{port}"));
         let with_default = format!("{name}:{default_port}");
         let resource = resource(uri)?;
-        let form = |authority: &str, host: &str, styles| Form {
+        let form = |authority: &str, host: &str, styles| TargetForm {
             target: Self::new(scheme, authority.to_owned(), host, &resource),
             styles,
         };
@@ -83,13 +84,13 @@ impl Target {
         Self { scheme, authority, uri, path }
     }
 
-    /// RFC 9421 section 2.2.6.
+    /// The path (RFC 9421 section 2.2.6).
     #[must_use]
     pub fn path(&self) -> &str {
         &self.uri[self.path.0..self.path.1]
     }
 
-    /// RFC 9421 section 2.2.7: with its `?`, which is there without a query too.
+    /// The query (RFC 9421 section 2.2.7): with its `?`, which is present even without a query.
     #[must_use]
     pub fn query(&self) -> &str {
         match &self.uri[self.path.1..] {
@@ -98,7 +99,7 @@ impl Target {
         }
     }
 
-    /// RFC 9421 section 2.2.5, or as Python's package has it.
+    /// `@request-target` as in RFC 9421 section 2.2.5, or as Python's package writes it.
     #[must_use]
     pub fn request_target(&self, style: Style) -> Cow<'_, str> {
         match style {
@@ -108,7 +109,7 @@ impl Target {
     }
 }
 
-/// The scheme as it is signed, and its own port. A proxy names an upgrade to
+/// Returns the scheme as it is signed, and its default port. A proxy calls an upgrade to
 /// WebSocket `ws` or `wss`.
 fn scheme(proto: &str) -> Option<(&'static str, u16)> {
     [("https", 443), ("http", 80), ("wss", 443), ("ws", 80)]
@@ -116,7 +117,8 @@ fn scheme(proto: &str) -> Option<(&'static str, u16)> {
         .find(|(scheme, _)| scheme.eq_ignore_ascii_case(proto))
 }
 
-/// The outer `None` is of text that is no port; an empty port is none at all.
+/// Parses a port. The outer `None` means that the text is not a port, the inner one that
+/// it is empty.
 #[expect(clippy::option_option, reason = "the two are told apart in one place, just above")]
 fn port_number(text: &str) -> Option<Option<u16>> {
     if text.is_empty() {
@@ -125,7 +127,7 @@ fn port_number(text: &str) -> Option<Option<u16>> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten().map(Some)
 }
 
-/// Path and query, normalised.
+/// Returns path and query, normalised.
 fn resource(uri: &str) -> Option<String> {
     let visible = uri.bytes().all(|byte| byte.is_ascii_graphic());
     if !uri.starts_with('/') || !visible || uri.contains('#') {
@@ -141,8 +143,8 @@ fn resource(uri: &str) -> Option<String> {
     Some(resource)
 }
 
-/// `urllib3`'s reading of RFC 3986 section 5.2.4; it differs from the RFC where
-/// an empty segment follows a `..` at the root.
+/// Removes dot segments as `urllib3` implements RFC 3986 section 5.2.4; it differs from the
+/// RFC if an empty segment follows a `..` at the root.
 fn remove_dot_segments(path: &str) -> String {
     if !path.contains("/.") {
         return path.to_owned();
@@ -169,7 +171,8 @@ fn remove_dot_segments(path: &str) -> String {
     }
 }
 
-/// Decodes what need not be encoded, encodes what must be, upper-cases the rest.
+/// Decodes escapes that are not needed, encodes characters that need it, and writes the
+/// remaining escapes in upper case.
 fn normalise_escapes(text: &str, allowed: &str, into: &mut String) -> Option<()> {
     let mut rest = text.as_bytes();
     while let Some((byte, after)) = rest.split_first() {
@@ -202,7 +205,7 @@ fn push_escape(byte: u8, into: &mut String) {
     into.push(char::from(DIGITS[usize::from(byte & 15)]));
 }
 
-/// RFC 3986 section 2.3.
+/// Returns whether a character is unreserved (RFC 3986 section 2.3).
 fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
@@ -265,7 +268,7 @@ mod tests {
             let forms = Target::forms(proto, host, "/").expect(host);
             let forms: Vec<_> = forms
                 .into_iter()
-                .map(|Form { target, styles }| (target.authority, target.uri, styles))
+                .map(|TargetForm { target, styles }| (target.authority, target.uri, styles))
                 .collect();
             assert_eq!(forms, expected, "{proto} {host}");
         }

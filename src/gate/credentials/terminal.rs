@@ -1,8 +1,8 @@
 //! A terminal's token: a JWT in the `authorization` cookie.
 //!
-//! The rules for claims are those of `PyJWT`, which signs and checks the same
-//! tokens elsewhere, except that nothing doubtful is let through: `jsonwebtoken`
-//! does the signature, the claims are read here, against the caller's clock.
+//! The rules for claims are those of `PyJWT`, which signs and verifies the same
+//! tokens elsewhere, except that anything ambiguous is refused: `jsonwebtoken`
+//! verifies the signature, and the claims are checked here, against the caller's clock.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,27 +22,27 @@ use crate::config::Secret;
 /// The cookie's name; case-sensitive (RFC 6265 section 5.3).
 const COOKIE_NAME: &[u8] = b"authorization";
 
-/// Longest token, in bytes, that is looked at. A real one has about 250.
+/// Longest accepted token, in bytes. A real one has about 250.
 const MAX_LEN: usize = 8 * 1024;
 
-/// For how long a browser keeps the cookie: 3,560 days, as at pairing.
+/// How long a browser keeps the cookie: 3,560 days, as at pairing.
 const COOKIE_LIFETIME: Duration = Duration::from_hours(3560 * 24);
 
 /// The token's header, as `PyJWT` writes it.
 const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 
-/// The key that terminals' tokens are signed with.
+/// The key that the tokens of terminals are signed with.
 #[derive(Clone)]
 pub struct TokenKey(DecodingKey);
 
 impl TokenKey {
-    /// The key is the secret's UTF-8 bytes as they are, not decoded.
+    /// Creates the key from the secret's UTF-8 bytes as they are, not decoded.
     #[must_use]
     pub fn new(secret: &Secret) -> Self {
         Self(DecodingKey::from_secret(secret.expose().as_bytes()))
     }
 
-    /// A key without bytes would let anyone sign.
+    /// Returns whether the key has no bytes, with which anyone could sign.
     fn is_empty(&self) -> bool {
         self.0.try_get_as_bytes().map_or(true, <[u8]>::is_empty)
     }
@@ -54,7 +54,7 @@ impl fmt::Debug for TokenKey {
     }
 }
 
-/// What a verified token says.
+/// The claims of a verified token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
     /// The terminal's id.
@@ -64,14 +64,14 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// Whether the token has not expired; a cached token is asked again each time.
+    /// Returns whether the token has not expired; a cached token is checked each time.
     #[must_use]
     pub fn is_valid_at(&self, now: SystemTime) -> bool {
         self.expires.is_none_or(|expires| expires > seconds(now))
     }
 }
 
-/// Why a token proves nothing.
+/// Why a token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     #[error("the token is longer than {MAX_LEN} bytes")]
@@ -80,31 +80,31 @@ pub enum TokenError {
     Malformed,
     #[error("the token's algorithm is not HS256")]
     Algorithm,
-    #[error("the token's `kid` is no text")]
+    #[error("the token's `kid` is not a string")]
     KeyId,
-    #[error("the token's header has extensions that must be understood")]
+    #[error("the token's header has critical extensions that are not supported")]
     Critical,
     #[error("the box has no key to verify tokens with")]
     NoKey,
     #[error("the token's signature does not match")]
     Signature,
-    #[error("a claim is of the wrong type, or there twice")]
+    #[error("a claim has the wrong type or occurs twice")]
     Claims,
-    #[error("the token names no terminal")]
+    #[error("the token does not name a terminal")]
     Subject,
-    #[error("the token is meant for an audience")]
+    #[error("the token has an audience")]
     Audience,
     #[error("the token has expired")]
     Expired,
-    #[error("the token is from the future")]
+    #[error("the token is not valid yet")]
     Immature,
 }
 
-/// The token that a request carries: the last `authorization` cookie of all
-/// `Cookie` headers, unquoted, without one `Bearer ` in front.
+/// Returns the token of a request: the last `authorization` cookie of all
+/// `Cookie` headers, without quotes and without one leading `Bearer `.
 ///
-/// Cookies may hold any bytes; a token that is not UTF-8 comes back mangled,
-/// and so will not verify.
+/// Cookies may contain any bytes; a token that is not UTF-8 is returned mangled,
+/// so it fails verification.
 #[must_use]
 pub fn token(headers: &HeaderMap) -> Option<Cow<'_, str>> {
     let cookie = headers
@@ -148,14 +148,15 @@ pub fn verify(token: &str, key: &TokenKey, now: SystemTime) -> Result<Claims, To
     claims.check(seconds(now))
 }
 
-/// The outer error is of the encoding, the inner one of the members.
+/// Decodes one part of a token. The outer error is one of the encoding, the inner one of
+/// the JSON members.
 fn decode<T: DeserializeOwned>(part: &str) -> Result<serde_json::Result<T>, TokenError> {
     let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)?;
-    // What serde skips it does not look at.
+    // serde does not validate what it skips.
     if std::str::from_utf8(&json).is_err() {
         return Err(TokenError::Malformed);
     }
-    // serde would take an array for a struct.
+    // serde would accept an array for a struct.
     if json.trim_ascii_start().first() != Some(&b'{') {
         return Err(TokenError::Malformed);
     }
@@ -176,7 +177,7 @@ struct RawHeader {
     kid: Option<Value>,
     #[serde(default, deserialize_with = "present")]
     crit: Option<IgnoredAny>,
-    /// RFC 7797: the payload would not be base64.
+    /// RFC 7797: the payload might not be base64.
     #[serde(default, deserialize_with = "present")]
     b64: Option<IgnoredAny>,
 }
@@ -214,7 +215,7 @@ struct RawClaims {
 }
 
 impl RawClaims {
-    /// No leeway, as in `PyJWT`.
+    /// Checks the claims without leeway, as `PyJWT` does.
     fn check(self, now: i64) -> Result<Claims, TokenError> {
         let Self { sub, jti, aud, exp, nbf, iat } = self;
         if [iat, nbf].into_iter().flatten().any(|NumericDate(from)| from > now) {
@@ -238,12 +239,12 @@ impl RawClaims {
     }
 }
 
-/// Tells `null` from absent: a claim that is there must have its type.
+/// Distinguishes `null` from an absent claim: a claim that is present must have its type.
 fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
 }
 
-/// Seconds since 1970, where a fraction is cut off (RFC 7519 section 2; `int()` in `PyJWT`).
+/// Seconds since 1970, with a fraction cut off (RFC 7519 section 2; `int()` in `PyJWT`).
 #[derive(Clone, Copy)]
 struct NumericDate(i64);
 
@@ -276,10 +277,10 @@ impl<'de> Deserialize<'de> for NumericDate {
     }
 }
 
-/// A new token for a terminal; it has no end.
+/// Issues a new token for a terminal; it does not expire.
 ///
 /// # Errors
-/// [`TokenError::NoKey`] where the secret is empty.
+/// [`TokenError::NoKey`] if the secret is empty.
 pub fn issue(secret: &Secret, terminal_id: &str, now: SystemTime) -> Result<String, TokenError> {
     if secret.expose().is_empty() {
         return Err(TokenError::NoKey);
@@ -292,7 +293,7 @@ pub fn issue(secret: &Secret, terminal_id: &str, now: SystemTime) -> Result<Stri
     Ok(format!("{message}.{signature}"))
 }
 
-/// The value of `Set-Cookie` that pairs a browser.
+/// Returns the value of `Set-Cookie` that pairs a browser.
 #[must_use]
 pub fn cookie(token: &str, domain: &str, now: SystemTime) -> String {
     let expires = httpdate::fmt_http_date(now + COOKIE_LIFETIME);

@@ -1,4 +1,4 @@
-//! What one connection does, noted by its socket and its service.
+//! What one connection is doing, as recorded by its socket and its service.
 
 use std::io;
 use std::pin::Pin;
@@ -19,40 +19,40 @@ use crate::telemetry::meters;
 pub(in crate::http) struct Activity {
     pub(super) pulse: Arc<Pulse>,
     admission: Arc<Admission>,
-    /// Tick of the last byte in or out; with HTTP/2, where pings go on for ever,
-    /// of the last request's beginning or end.
+    /// The tick of the last byte received or sent; with HTTP/2, where pings go on forever,
+    /// the tick when the last request began or ended.
     last: AtomicU32,
-    /// Tick when bytes of a head began to come; 0 while none is under way.
+    /// The tick when the first bytes of an incomplete head arrived; 0 if there is none.
     head_since: AtomicU32,
-    /// Requests whose answer has not been taken for writing yet.
+    /// Requests whose response has not been fully handed over for writing.
     in_flight: AtomicU32,
-    /// HTTP/2: a head is under way where one takes several frames.
+    /// The connection speaks HTTP/2; then only a head of several frames can be incomplete.
     multiplexed: AtomicBool,
-    /// A request came with a body, which nobody reads.
+    /// A request came with a body, which is not read.
     body_unread: AtomicBool,
-    /// The peer does not take what is written.
+    /// The peer does not accept written bytes.
     stuck: AtomicBool,
-    /// Our half is closed, and the peer's end is waited for.
+    /// Our half is closed, and the peer's half is not.
     lingering: AtomicBool,
-    /// Bytes of a head that is under way.
+    /// Bytes received of an incomplete head.
     head_bytes: AtomicUsize,
-    /// Whether that is one of the few that may be large.
+    /// Whether that head occupies slots of [`Admission::begin_large_head`].
     head_is_large: AtomicBool,
-    /// Requests in a row that no answer but a refusal was possible to.
-    pointless: AtomicU32,
-    /// The connection is to end, with what has been asked answered.
+    /// The number of consecutive requests that were answered with a rejection.
+    rejections: AtomicU32,
+    /// The connection has to end after its outstanding requests are answered.
     ending: AtomicBool,
 }
 
-/// A head that is larger, and not complete, is one of the few that may be.
+/// The size in bytes above which an incomplete head counts as large.
 const SMALL_HEAD: usize = 16 * 1024;
 
-/// Places among those few that a head of several HTTP/2 frames takes: compressed, it can
-/// come to thousands of fields, and its last frames are kept beside them.
-const PLACES_OF_HTTP2_HEAD: usize = 8;
+/// How many slots a head of several HTTP/2 frames occupies: it is compressed, can unfold to
+/// thousands of fields, and its last frames are kept beside them.
+const HTTP2_HEAD_SLOTS: usize = 8;
 
-/// After so many pointless requests in a row a connection ends.
-const MAX_POINTLESS: u32 = 100;
+/// The number of consecutive rejections after which a connection ends.
+const MAX_REJECTIONS: u32 = 100;
 
 impl Activity {
     pub(in crate::http) fn new(pulse: Arc<Pulse>, admission: Arc<Admission>) -> Self {
@@ -69,12 +69,12 @@ impl Activity {
             lingering: AtomicBool::new(false),
             head_bytes: AtomicUsize::new(0),
             head_is_large: AtomicBool::new(false),
-            pointless: AtomicU32::new(0),
+            rejections: AtomicU32::new(0),
             ending: AtomicBool::new(false),
         }
     }
 
-    pub(super) fn bytes_came(&self, count: usize) -> io::Result<()> {
+    pub(super) fn bytes_received(&self, count: usize) -> io::Result<()> {
         let tick = self.pulse.tick();
         if self.is_multiplexed() {
             return Ok(());
@@ -90,13 +90,14 @@ impl Activity {
         if bytes > SMALL_HEAD { self.begin_large_head() } else { Ok(()) }
     }
 
-    /// Over HTTP/2, whether a head has begun of which more frames have to come. Most heads
-    /// are one frame; how much the frames of one unfold to is not known from their length.
-    pub(super) fn head_goes_on(&self, goes_on: bool) -> io::Result<()> {
-        if goes_on == (self.head_since.load(Ordering::Relaxed) != 0) {
+    /// For HTTP/2: records whether a head is incomplete because more of its frames have to
+    /// follow. Most heads are one frame; the length of the frames does not tell how much
+    /// they unfold to.
+    pub(super) fn set_head_incomplete(&self, is_incomplete: bool) -> io::Result<()> {
+        if is_incomplete == (self.head_since.load(Ordering::Relaxed) != 0) {
             return Ok(());
         }
-        if goes_on {
+        if is_incomplete {
             self.head_since.store(self.pulse.tick(), Ordering::Relaxed);
             self.begin_large_head()
         } else {
@@ -109,16 +110,16 @@ impl Activity {
         if self.head_is_large.load(Ordering::Relaxed) {
             return Ok(());
         }
-        if !self.admission.begin_large_head(self.places_of_large_head()) {
-            meters::cut("heads").increment(1);
-            return Err(io::Error::other("too many large heads are under way"));
+        if !self.admission.begin_large_head(self.large_head_slots()) {
+            meters::connections_cut("heads").increment(1);
+            return Err(io::Error::other("too many large heads are incomplete"));
         }
         self.head_is_large.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    fn places_of_large_head(&self) -> usize {
-        if self.is_multiplexed() { PLACES_OF_HTTP2_HEAD } else { 1 }
+    fn large_head_slots(&self) -> usize {
+        if self.is_multiplexed() { HTTP2_HEAD_SLOTS } else { 1 }
     }
 
     fn end_head(&self) {
@@ -126,20 +127,20 @@ impl Activity {
         self.head_bytes.store(0, Ordering::Relaxed);
         if self.head_is_large.load(Ordering::Relaxed) {
             self.head_is_large.store(false, Ordering::Relaxed);
-            self.admission.end_large_head(self.places_of_large_head());
+            self.admission.end_large_head(self.large_head_slots());
         }
     }
 
-    /// Notes whether a request could be answered at all.
-    pub(super) fn note_answer(&self, is_pointless: bool) {
-        if !is_pointless {
-            if self.pointless.load(Ordering::Relaxed) > 0 {
-                self.pointless.store(0, Ordering::Relaxed);
+    /// Counts consecutive rejections; too many end the connection.
+    pub(super) fn note_response(&self, is_rejection: bool) {
+        if !is_rejection {
+            if self.rejections.load(Ordering::Relaxed) > 0 {
+                self.rejections.store(0, Ordering::Relaxed);
             }
-        } else if self.pointless.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_POINTLESS
+        } else if self.rejections.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_REJECTIONS
             && !self.ending.swap(true, Ordering::Relaxed)
         {
-            meters::cut("refused").increment(1);
+            meters::connections_cut("refused").increment(1);
         }
     }
 
@@ -147,7 +148,7 @@ impl Activity {
         self.ending.load(Ordering::Relaxed)
     }
 
-    /// What came of a write or a flush.
+    /// Records the outcome of a write or a flush.
     pub(super) fn wrote<T>(&self, outcome: &Poll<T>) {
         let stuck = outcome.is_pending();
         if self.stuck.load(Ordering::Relaxed) != stuck {
@@ -155,14 +156,14 @@ impl Activity {
         }
     }
 
-    pub(super) fn bytes_went(&self) {
+    pub(super) fn bytes_sent(&self) {
         if !self.is_multiplexed() {
             self.last.store(self.pulse.tick(), Ordering::Relaxed);
         }
     }
 
     pub(super) fn head_complete(self: &Arc<Self>) -> InFlight {
-        // Over HTTP/2 another head may have begun meanwhile; its frames tell when it ends.
+        // With HTTP/2 another head may have begun meanwhile; its frames tell when it ends.
         if !self.is_multiplexed() {
             self.end_head();
         }
@@ -174,7 +175,7 @@ impl Activity {
         self.multiplexed.load(Ordering::Relaxed)
     }
 
-    /// Before the first frame is read.
+    /// Must be called before the first frame is read.
     pub(super) fn set_multiplexed(&self) {
         self.end_head();
         self.multiplexed.store(true, Ordering::Relaxed);
@@ -192,16 +193,17 @@ impl Activity {
         self.lingering.load(Ordering::Relaxed)
     }
 
-    /// Whether a request runs, or its answer is still on its way out.
+    /// Whether a request is running, or its response is still being written.
     pub(super) fn is_answering(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) > 0 || self.stuck.load(Ordering::Relaxed)
     }
 
-    /// Why the connection should end now, if it should.
+    /// Returns why the connection should end now, if it should.
     pub(super) fn overdue(&self, tick: u32, limits: &Limits) -> Option<&'static str> {
         let is_busy = self.in_flight.load(Ordering::Relaxed) > 0;
         let head_since = self.head_since.load(Ordering::Relaxed);
-        // What runs over HTTP/2 goes on, but a head that has begun admits no other frames.
+        // HTTP/2 requests keep running, but until a begun head is complete no other frames
+        // may arrive.
         if (self.is_multiplexed() || !is_busy)
             && head_since != 0
             && tick.saturating_sub(head_since) > BEATS_PER_HEAD
@@ -213,7 +215,7 @@ impl Activity {
         }
         let idle = tick.saturating_sub(self.last.load(Ordering::Relaxed));
         if idle > 1 && self.admission.is_crowded() {
-            return Some("idle, and its place is needed");
+            return Some("idle while the listener is crowded");
         }
         let idle_ticks = limits.idle.div_duration_f64(beat_period(limits));
         (f64::from(idle) > idle_ticks).then_some("idle")
@@ -241,21 +243,21 @@ impl Drop for InFlight {
     }
 }
 
-/// The body of an answer. It is dropped when all of it has been taken for writing, and
+/// The body of a response. It is dropped when all of it has been handed over for writing;
 /// until then its request is in flight.
 #[derive(Debug)]
-pub(super) struct Tracked {
+pub(super) struct TrackedBody {
     body: Full<Bytes>,
     _in_flight: InFlight,
 }
 
-impl Tracked {
+impl TrackedBody {
     pub(super) fn new(body: Full<Bytes>, in_flight: InFlight) -> Self {
         Self { body, _in_flight: in_flight }
     }
 }
 
-impl Body for Tracked {
+impl Body for TrackedBody {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
@@ -287,20 +289,20 @@ mod tests {
         let pulse = Arc::new(Pulse::new());
         let begun = || {
             let activity = Activity::new(Arc::clone(&pulse), Arc::clone(&admission));
-            activity.bytes_came(SMALL_HEAD).expect("as most are");
+            activity.bytes_received(SMALL_HEAD).expect("a small head");
             Arc::new(activity)
         };
         let mut large: Vec<_> = (0..MAX_LARGE_HEADS).map(|_| begun()).collect();
         for activity in &large {
-            activity.bytes_came(1).expect("one of the few");
-            activity.bytes_came(1).expect("is counted once");
+            activity.bytes_received(1).expect("a free slot");
+            activity.bytes_received(1).expect("counted once");
         }
-        assert!(begun().bytes_came(1).is_err());
+        assert!(begun().bytes_received(1).is_err());
         drop(large[0].head_complete());
         large.pop();
         let two = [begun(), begun()];
-        assert!(two.iter().all(|activity| activity.bytes_came(1).is_ok()));
-        assert!(begun().bytes_came(1).is_err());
+        assert!(two.iter().all(|activity| activity.bytes_received(1).is_ok()));
+        assert!(begun().bytes_received(1).is_err());
     }
 
     #[test]
@@ -309,27 +311,27 @@ mod tests {
         let pulse = Arc::new(Pulse::new());
         let http2 = || {
             let activity = Activity::new(Arc::clone(&pulse), Arc::clone(&admission));
-            activity.bytes_came(0).expect("the preface");
+            activity.bytes_received(0).expect("the preface");
             activity.set_multiplexed();
             Arc::new(activity)
         };
         let connections: Vec<_> =
-            (0..=MAX_LARGE_HEADS / PLACES_OF_HTTP2_HEAD).map(|_| http2()).collect();
+            (0..=MAX_LARGE_HEADS / HTTP2_HEAD_SLOTS).map(|_| http2()).collect();
         let (last, first) = connections.split_last().expect("several");
         for activity in first {
-            activity.head_goes_on(true).expect("one of the few");
-            activity.head_goes_on(true).expect("is counted once");
+            activity.set_head_incomplete(true).expect("free slots");
+            activity.set_head_incomplete(true).expect("counted once");
             drop(activity.head_complete());
         }
-        assert!(last.head_goes_on(true).is_err(), "a request of another stream ends no head");
+        assert!(last.set_head_incomplete(true).is_err(), "another stream's request ends no head");
         let large = Activity::new(Arc::clone(&pulse), Arc::clone(&admission));
-        assert!(large.bytes_came(SMALL_HEAD + 1).is_err());
-        first[0].head_goes_on(false).expect("ends");
-        assert!(large.bytes_came(1).is_ok());
-        assert!(http2().head_goes_on(true).is_err(), "one place of eight is taken");
+        assert!(large.bytes_received(SMALL_HEAD + 1).is_err());
+        first[0].set_head_incomplete(false).expect("ends");
+        assert!(large.bytes_received(1).is_ok());
+        assert!(http2().set_head_incomplete(true).is_err(), "one slot of eight is occupied");
         drop((connections, large));
-        let again: Vec<_> = (0..MAX_LARGE_HEADS / PLACES_OF_HTTP2_HEAD).map(|_| http2()).collect();
-        assert!(again.iter().all(|activity| activity.head_goes_on(true).is_ok()));
+        let new: Vec<_> = (0..MAX_LARGE_HEADS / HTTP2_HEAD_SLOTS).map(|_| http2()).collect();
+        assert!(new.iter().all(|activity| activity.set_head_incomplete(true).is_ok()));
     }
 
     #[test]
@@ -338,15 +340,15 @@ mod tests {
         let activity = Activity::new(Arc::new(Pulse::new()), admission);
         let activity = Arc::new(activity);
         let tick = activity.pulse.tick();
-        activity.bytes_came(0).expect("the preface");
+        activity.bytes_received(0).expect("the preface");
         activity.set_multiplexed();
         let _running = activity.head_complete();
         let overdue = || activity.overdue(tick + BEATS_PER_HEAD + 1, &Limits::default());
         assert_eq!(overdue(), None);
-        activity.head_goes_on(true).expect("one of the few");
+        activity.set_head_incomplete(true).expect("free slots");
         assert_eq!(activity.overdue(tick + BEATS_PER_HEAD, &Limits::default()), None);
         assert_eq!(overdue(), Some("a request head took too long"));
-        activity.head_goes_on(false).expect("ends");
+        activity.set_head_incomplete(false).expect("ends");
         assert_eq!(overdue(), None);
     }
 }

@@ -1,57 +1,63 @@
-//! Frames of an HTTP/2 connection that ask for nothing.
+//! Limits the frames of an HTTP/2 connection that carry no request.
 //!
-//! The protocol has a dozen ways to keep its peer busy without a request: priorities,
-//! pings, settings, windows, empty data, frames of unknown types, which must be
+//! The protocol has a dozen ways to keep a peer busy without a request: priorities,
+//! pings, settings, window updates, empty data, and frames of unknown types, which must be
 //! ignored. Proxies send a few of them with each request. A connection has a credit of
-//! such frames, each request adds to it, and without any left the connection ends.
+//! such frames, each request adds to it, and when none is left the connection ends.
 //!
-//! It is also told here whether a head is under way that takes several frames: until the
-//! last of them nothing else may come, and all of it is kept.
+//! This module also tells whether a head of several frames is incomplete: until its last
+//! frame no others may arrive, and all of it is kept in memory.
 
-/// What a connection begins with and has at most.
-const CREDIT: u32 = 1000;
+/// The credit, in frames, that a connection begins with and can have at most.
+const MAX_CREDIT: u32 = 1000;
 
-/// What a request adds.
-const OF_REQUEST: u32 = 20;
+/// The credit that a request adds.
+const REQUEST_CREDIT: u32 = 20;
 
-/// Bytes of an unknown frame that cost as much as a frame.
-const BYTES_OF_UNKNOWN: u32 = 1024;
+/// How many bytes of an unknown frame cost as much as one more frame.
+const UNKNOWN_BYTES_PER_CREDIT: u32 = 1024;
 
-/// The client's preface, before the first frame (RFC 9113 section 3.4).
+/// The length of the client's preface before the first frame (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
 
-/// Length, type, flags and stream (RFC 9113 section 4.1).
+/// The size of a frame's header: length, type, flags and stream (RFC 9113 section 4.1).
 const HEADER: usize = 9;
 
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const LAST_KNOWN: u8 = CONTINUATION;
 
-/// A flag of both: the head ends with this frame (RFC 9113 section 6.2).
+/// The flag of both types that marks the last frame of a head (RFC 9113 section 6.2).
 const END_HEADERS: u8 = 4;
 
-/// Follows the bytes that a client sends, from the first on.
+/// Parses the frame headers in the bytes that a client sends, from the first byte on.
 #[derive(Debug)]
 pub(super) struct Frames {
-    /// Bytes to come that are no frame's header.
+    /// The number of bytes before the next frame header.
     skip: usize,
     header: [u8; HEADER],
     filled: usize,
     credit: u32,
-    head_goes_on: bool,
+    head_is_incomplete: bool,
 }
 
 impl Frames {
     pub(super) fn new() -> Self {
-        Self { skip: PREFACE, header: [0; HEADER], filled: 0, credit: CREDIT, head_goes_on: false }
+        Self {
+            skip: PREFACE,
+            header: [0; HEADER],
+            filled: 0,
+            credit: MAX_CREDIT,
+            head_is_incomplete: false,
+        }
     }
 
-    /// Whether more frames of a head that has begun have to come.
-    pub(super) fn head_goes_on(&self) -> bool {
-        self.head_goes_on
+    /// Whether a head has begun and more of its frames have to follow.
+    pub(super) fn head_is_incomplete(&self) -> bool {
+        self.head_is_incomplete
     }
 
-    /// Whether the connection may go on after these bytes.
+    /// Parses more bytes. Returns whether the connection may go on.
     pub(super) fn follow(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             if self.skip > 0 {
@@ -60,30 +66,32 @@ impl Frames {
                 bytes = &bytes[skipped..];
                 continue;
             }
-            let taken = (HEADER - self.filled).min(bytes.len());
-            self.header[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
-            self.filled += taken;
-            bytes = &bytes[taken..];
-            if self.filled == HEADER && !self.pay() {
+            let copied = (HEADER - self.filled).min(bytes.len());
+            self.header[self.filled..self.filled + copied].copy_from_slice(&bytes[..copied]);
+            self.filled += copied;
+            bytes = &bytes[copied..];
+            if self.filled == HEADER && !self.charge() {
                 return false;
             }
         }
         true
     }
 
-    fn pay(&mut self) -> bool {
+    /// Charges the credit for the frame whose header is complete. Returns whether any is
+    /// left.
+    fn charge(&mut self) -> bool {
         let [high, middle, low, kind, flags, ..] = self.header;
         let length = u32::from_be_bytes([0, high, middle, low]);
         self.filled = 0;
         self.skip = length as usize;
         if matches!(kind, HEADERS | CONTINUATION) {
-            self.head_goes_on = flags & END_HEADERS == 0;
+            self.head_is_incomplete = flags & END_HEADERS == 0;
         }
         if kind == HEADERS {
-            self.credit = (self.credit + OF_REQUEST).min(CREDIT);
+            self.credit = (self.credit + REQUEST_CREDIT).min(MAX_CREDIT);
             return true;
         }
-        let cost = if kind > LAST_KNOWN { 1 + length / BYTES_OF_UNKNOWN } else { 1 };
+        let cost = if kind > LAST_KNOWN { 1 + length / UNKNOWN_BYTES_PER_CREDIT } else { 1 };
         self.credit = self.credit.saturating_sub(cost);
         self.credit > 0
     }
@@ -145,7 +153,7 @@ mod tests {
             for byte in flagged(kind, flags) {
                 assert!(frames.follow(&[byte]));
             }
-            assert_eq!(frames.head_goes_on(), goes_on, "type {kind}, flags {flags}");
+            assert_eq!(frames.head_is_incomplete(), goes_on, "type {kind}, flags {flags}");
         }
     }
 

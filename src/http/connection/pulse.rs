@@ -1,4 +1,4 @@
-//! What all connections of a listener share: the tick and the phase.
+//! The state that all connections of a listener share: the tick and the phase.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,17 +8,16 @@ use tokio::sync::Notify;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::http) enum Phase {
     Running,
-    /// Finish what has begun.
+    /// Connections finish the requests that have begun.
     Draining,
-    /// Stop at once.
+    /// Connections end immediately.
     Aborting,
 }
 
-/// The tick and the phase in one word, so that looking at both is one load on the way
-/// of a request.
+/// The tick and the phase in one word, so that a request reads both with one load.
 #[derive(Debug)]
 pub(in crate::http) struct Pulse {
-    /// Ticks in the upper bits, the phase in the lower two.
+    /// The tick in the upper bits, the phase in the lower two.
     word: AtomicU32,
     pub(super) beat: Notify,
 }

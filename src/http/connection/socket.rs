@@ -1,4 +1,4 @@
-//! A socket that notes what passes through it.
+//! A socket that records the activity of its connection.
 
 use std::io;
 use std::pin::Pin;
@@ -12,38 +12,39 @@ use super::activity::Activity;
 use super::frames::Frames;
 use crate::telemetry::meters;
 
-/// What an HTTP/2 connection begins with (RFC 9113 section 3.4), as far as no
-/// HTTP/1 request does.
+/// The beginning of the HTTP/2 preface (RFC 9113 section 3.4), long enough to differ from
+/// every HTTP/1 request.
 const PREFACE: &[u8; 12] = b"PRI * HTTP/2";
 
-/// Most that is read and thrown away before a connection with an unread rest
-/// is closed. Closing at once would make the kernel send a reset, which takes
-/// the answer with it (RFC 9112 section 9.6).
+/// How many unread bytes at most are read and dropped before a connection is closed.
+/// Closing it immediately would make the kernel send a reset, which can destroy the
+/// response (RFC 9112 section 9.6).
 const MAX_LINGER: usize = 1024 * 1024;
 
-/// A socket that notes what passes through it.
-pub(super) struct Watched<IO> {
+/// A socket that records the activity of its connection.
+pub(super) struct TrackedIo<IO> {
     inner: IO,
     activity: Arc<Activity>,
-    /// The first bytes, read to tell the protocol and not passed on yet.
+    /// The first bytes, which were read to detect the protocol and not passed on yet.
     sniffed: ([u8; PREFACE.len()], std::ops::Range<usize>),
-    /// Bytes thrown away after the last answer.
+    /// Bytes dropped after the last response.
     lingered: usize,
-    /// What comes over HTTP/2.
+    /// Set for HTTP/2: the frames that the peer sends.
     frames: Option<Frames>,
 }
 
-impl<IO: AsyncRead + Unpin> Watched<IO> {
+impl<IO: AsyncRead + Unpin> TrackedIo<IO> {
     pub(super) fn new(inner: IO, activity: Arc<Activity>) -> Self {
         Self { inner, activity, sniffed: ([0; PREFACE.len()], 0..0), lingered: 0, frames: None }
     }
 
-    /// Ends the connection where too much comes that asks for nothing.
+    /// Starts counting HTTP/2 frames: the connection ends if too many of them carry no
+    /// request.
     pub(super) fn count_frames(&mut self) {
         self.frames = Some(Frames::new());
     }
 
-    /// Reads until the first bytes tell the protocol.
+    /// Reads until the protocol can be detected from the first bytes.
     pub(super) async fn sniff(&mut self) -> io::Result<Protocol> {
         let Self { inner, activity, sniffed: (bytes, filled), .. } = self;
         while PREFACE.starts_with(&bytes[..filled.end]) {
@@ -54,13 +55,13 @@ impl<IO: AsyncRead + Unpin> Watched<IO> {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 read => filled.end += read,
             }
-            activity.bytes_came(0)?;
+            activity.bytes_received(0)?;
         }
         Ok(Protocol::Http1)
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
+impl<IO: AsyncRead + Unpin> AsyncRead for TrackedIo<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -75,22 +76,22 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
             Poll::Pending if passed_on > 0 => {}
             polled => ready!(polled)?,
         }
-        let came = &buf.filled()[start..];
+        let received = &buf.filled()[start..];
         if let Some(frames) = frames {
-            if !frames.follow(came) {
-                meters::cut("frames").increment(1);
-                return Poll::Ready(Err(io::Error::other("too many frames that ask for nothing")));
+            if !frames.follow(received) {
+                meters::connections_cut("frames").increment(1);
+                return Poll::Ready(Err(io::Error::other("too many frames without a request")));
             }
-            activity.head_goes_on(frames.head_goes_on())?;
+            activity.set_head_incomplete(frames.head_is_incomplete())?;
         }
-        if !came.is_empty() {
-            activity.bytes_came(came.len())?;
+        if !received.is_empty() {
+            activity.bytes_received(received.len())?;
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TrackedIo<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -99,7 +100,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.activity.wrote(&written);
         let written = ready!(written);
-        self.activity.bytes_went();
+        self.activity.bytes_sent();
         Poll::Ready(written)
     }
 
@@ -111,7 +112,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         self.activity.wrote(&written);
         let written = ready!(written);
-        self.activity.bytes_went();
+        self.activity.bytes_sent();
         Poll::Ready(written)
     }
 
@@ -125,8 +126,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
         flushed
     }
 
-    /// Closes our half and, where the peer may still be sending, waits for its
-    /// end; the beat bounds how long.
+    /// Closes our half and, if the peer may still be sending, waits until it closes its
+    /// half; the beat bounds how long.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
         if !self.activity.has_unread() {

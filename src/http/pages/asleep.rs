@@ -1,5 +1,5 @@
-//! What is told of an app that sleeps, as it is meant to, to whom it is not woken for: to
-//! a monitor that all is well, to a stream that it is to come later.
+//! Responses for a sleeping app to clients that do not wake it: a monitor is told that all
+//! is well, a stream is told to come back later.
 
 use http::header::RETRY_AFTER;
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -7,10 +7,11 @@ use serde_json::json;
 
 use crate::http::{Response, answer};
 
-/// Says what the answer is in place of.
+/// Names the state that the response stands for.
 const STATE: HeaderName = HeaderName::from_static("x-nightporter-state");
 
-/// As long as a script that heeds it may leave an app alone that its user opens again.
+/// The retry time of a stream in seconds; a script that respects it leaves an app alone
+/// for so long even after its user opens the app again.
 const STREAM_RETRY: HeaderValue = HeaderValue::from_static("30");
 
 pub(super) fn answer(status: StatusCode, app: &str) -> Response {
@@ -21,8 +22,8 @@ pub(super) fn answer(status: StatusCode, app: &str) -> Response {
     response
 }
 
-/// To a stream of a page that may have been forgotten.
-pub(super) fn refused(app: &str) -> Response {
+/// Answers a stream of a page that its user may have forgotten.
+pub(super) fn kept_asleep(app: &str) -> Response {
     let mut response = answer(StatusCode::SERVICE_UNAVAILABLE, app);
     response.headers_mut().insert(RETRY_AFTER, STREAM_RETRY);
     response

@@ -1,5 +1,5 @@
-//! A sentence with a time in it that goes on: by the page's script each second, else
-//! each time that the page is loaded.
+//! A sentence with a running time: the page's script updates it every second; without the
+//! script it changes each time the page is loaded.
 
 use std::time::Duration;
 
@@ -8,24 +8,25 @@ use serde::Serialize;
 use super::template::fill;
 use super::words::Words;
 
-/// A time in seconds, and what is said at it.
+/// A time in seconds, and the sentences to show as it changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Clock {
     at: u64,
-    /// What each second adds.
+    /// The amount that each second adds.
     by: i8,
-    /// From which time on which sentence is said; `{{time}}` in it is that time.
+    /// Each sentence with the time from which on it is shown; `{{time}}` in it stands for
+    /// the current time.
     said: Vec<(u64, String)>,
-    /// How seconds and minutes are written; the page knows.
+    /// The texts for seconds and minutes; the page has its own copy.
     #[serde(skip)]
     units: [&'static str; 2],
 }
 
-/// From so many seconds on, times are said in minutes.
+/// The number of seconds from which on times are written in minutes.
 const MINUTES: u64 = 120;
 
-/// An app is not said to have taken so long already before.
-const WORTH_SAYING: u64 = 3;
+/// The number of seconds from which on the duration of a start is shown.
+const SHOWN_FROM: u64 = 3;
 
 impl Clock {
     pub fn until_next_attempt(seconds: u64, words: &Words) -> Self {
@@ -33,10 +34,11 @@ impl Clock {
         Self { at: seconds, by: -1, said, units: units(words) }
     }
 
-    /// Of an app that began to start so long ago, and took so long the last time.
+    /// Describes a start that has taken `elapsed` so far; `usual` is how long the last one
+    /// took.
     pub fn of_start(elapsed: Duration, usual: Option<Duration>, words: &Words) -> Self {
-        let said = match usual.map(|usual| about(usual.as_secs())) {
-            Some(usual) if usual >= WORTH_SAYING => {
+        let said = match usual.map(|usual| estimate(usual.as_secs())) {
+            Some(usual) if usual >= SHOWN_FROM => {
                 let with_usual = |text: &str| {
                     fill(text, |hole| match hole {
                         "usual" => time(usual, words),
@@ -45,24 +47,24 @@ impl Clock {
                 };
                 vec![
                     (0, with_usual(words.usual)),
-                    (WORTH_SAYING, with_usual(words.usual_so_far)),
-                    (usual + usual / 2 + WORTH_SAYING, words.longer.to_owned()),
+                    (SHOWN_FROM, with_usual(words.usual_so_far)),
+                    (usual + usual / 2 + SHOWN_FROM, words.longer.to_owned()),
                 ]
             }
-            _ => vec![(0, String::new()), (WORTH_SAYING, words.so_far.to_owned())],
+            _ => vec![(0, String::new()), (SHOWN_FROM, words.so_far.to_owned())],
         };
         Self { at: elapsed.as_secs(), by: 1, said, units: units(words) }
     }
 
-    /// What is said now.
+    /// Returns the current sentence.
     pub fn now(&self) -> String {
         let Self { at, said, units, .. } = self;
         let (_, text) = said.iter().rev().find(|(from, _)| from <= at).unwrap_or(&said[0]);
-        fill(text, |_| written(*at, units))
+        fill(text, |_| format_time(*at, units))
     }
 
     pub fn to_json(&self) -> String {
-        // Strings and numbers alone always become JSON.
+        // Serializing strings and numbers does not fail.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
@@ -71,12 +73,12 @@ fn units(words: &Words) -> [&'static str; 2] {
     [words.seconds, words.minutes]
 }
 
-/// Seconds as people say them.
+/// Formats a time for people.
 pub(super) fn time(seconds: u64, words: &Words) -> String {
-    written(seconds, &units(words))
+    format_time(seconds, &units(words))
 }
 
-fn written(seconds: u64, [in_seconds, in_minutes]: &[&str; 2]) -> String {
+fn format_time(seconds: u64, [in_seconds, in_minutes]: &[&str; 2]) -> String {
     if seconds < MINUTES {
         fill(in_seconds, |_| seconds.to_string())
     } else {
@@ -84,8 +86,8 @@ fn written(seconds: u64, [in_seconds, in_minutes]: &[&str; 2]) -> String {
     }
 }
 
-/// As a person would guess it.
-fn about(seconds: u64) -> u64 {
+/// Rounds a time up to an estimate as a person would give it.
+fn estimate(seconds: u64) -> u64 {
     match seconds {
         0..10 => seconds + 1,
         10..60 => (seconds + 5) / 5 * 5,
@@ -93,7 +95,7 @@ fn about(seconds: u64) -> u64 {
     }
 }
 
-/// Whole seconds, at least one.
+/// Rounds up to whole seconds, at least one.
 pub(super) fn rounded_up(duration: Duration) -> u64 {
     let seconds = duration.as_secs();
     if duration.subsec_nanos() > 0 { seconds.saturating_add(1) } else { seconds.max(1) }

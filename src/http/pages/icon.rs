@@ -1,4 +1,4 @@
-//! The picture of an app.
+//! The icon of an app.
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::LazyLock;
@@ -11,23 +11,23 @@ use tokio::time::timeout;
 
 use crate::gate::PageApp;
 use crate::store::file_calls::FileCalls;
-use crate::store::regular;
+use crate::store::regular_file;
 
-/// Largest icon shown, in bytes; it travels with every page.
+/// The maximum size of an icon in bytes; it is embedded in every page.
 const MAX_ICON: u64 = 512 * 1024;
 
 static CALLS: LazyLock<FileCalls> = LazyLock::new(FileCalls::new);
 
-/// A page does not wait longer for its picture.
+/// The longest time that a page waits for its icon.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// An app's icon as a `data:` address, where it has one that may be shown.
+/// Returns an app's icon as a `data:` URL, if it has one that may be shown.
 pub(super) async fn of(installed_apps_dir: &Path, app: &PageApp) -> Option<String> {
     let (folder, icon) = file(installed_apps_dir, app)?;
     data_uri(&folder, &icon).await
 }
 
-/// The app's own folder and the icon's path in it.
+/// Returns the app's own folder and the path of the icon in it.
 fn file(installed_apps_dir: &Path, app: &PageApp) -> Option<(PathBuf, PathBuf)> {
     let inside = |text: &str| {
         let mut parts = Path::new(text).components();
@@ -41,7 +41,8 @@ fn file(installed_apps_dir: &Path, app: &PageApp) -> Option<(PathBuf, PathBuf)> 
     })
 }
 
-/// The page is shown to anyone, so a link out of the folder is not followed.
+/// Reads the icon. Since anyone can see the page, a symbolic link that leads out of the
+/// folder is not followed.
 async fn data_uri(folder: &Path, path: &Path) -> Option<String> {
     let kind = match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
         "svg" => "svg+xml",
@@ -58,35 +59,36 @@ async fn data_uri(folder: &Path, path: &Path) -> Option<String> {
         let path = path.canonicalize()?;
         Ok(path.starts_with(folder.canonicalize()?).then_some(path))
     });
-    let read = async { regular::read(&CALLS, inside.await.ok()??, MAX_ICON).await.ok() };
+    let read = async { regular_file::read(&CALLS, inside.await.ok()??, MAX_ICON).await.ok() };
     let bytes = timeout(LIMIT, read).await.ok()?.filter(|bytes| !bytes.is_empty())?;
     Some(format!("data:image/{kind};base64,{}", BASE64_STANDARD.encode(bytes)))
 }
 
-/// Words that a name is not known by.
-const SMALL: [&str; 22] = [
+/// Words that do not contribute to the initials of a name.
+const STOP_WORDS: [&str; 22] = [
     "a", "an", "the", "and", "of", "for", "in", "on", "to", "with", "by", "der", "die", "das",
     "den", "dem", "des", "und", "von", "für", "im", "mit",
 ];
 
-/// Up to two letters that stand for a name without an icon.
+/// Returns up to two letters of a name, which are shown if the app has no icon.
 pub(super) fn initials(name: &str) -> String {
     let words = || name.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-    let is_small = |word: &&str| SMALL.contains(&&*word.to_lowercase());
+    let is_stop_word = |word: &&str| STOP_WORDS.contains(&&*word.to_lowercase());
     let first = |word: &str| word.chars().next();
-    let mut letters: Vec<_> = words().filter(|w| !is_small(w)).filter_map(first).take(2).collect();
+    let mut letters: Vec<_> =
+        words().filter(|w| !is_stop_word(w)).filter_map(first).take(2).collect();
     if letters.is_empty() {
         letters = words().filter_map(first).take(2).collect();
     }
     if letters.is_empty() {
-        // A name of signs alone, as of one emoji.
+        // The name has no letters or digits; it may be a single emoji.
         letters.extend(name.chars().find(|c| is_visible(*c)));
     }
     letters.into_iter().flat_map(char::to_uppercase).collect()
 }
 
-/// Whether anything of a character is seen: a name that is nothing but spaces, controls and
-/// marks of direction is none.
+/// Whether a character is visible: a name that consists of spaces, control characters and
+/// direction marks only cannot be shown.
 pub(super) fn is_visible(character: char) -> bool {
     let is_mark = matches!(
         character,
@@ -95,7 +97,7 @@ pub(super) fn is_visible(character: char) -> bool {
     !character.is_whitespace() && !character.is_control() && !is_mark
 }
 
-/// The initials as a picture, in the address itself.
+/// Returns a picture of the initials as a `data:` URL.
 pub(super) fn favicon(name: &str) -> String {
     let letters = initials(name);
     let letters = utf8_percent_encode(&letters, NON_ALPHANUMERIC);

@@ -1,5 +1,5 @@
-//! What is said in an app's place: the same to a person, to a waiting page and to a
-//! program.
+//! The message that is shown in place of an app: the same for a person, for a waiting page
+//! and for a program.
 
 use std::time::Duration;
 
@@ -7,36 +7,36 @@ use http::StatusCode;
 
 use super::clock::{Clock, rounded_up, time};
 use super::template::{fill, fill_or_leave_out};
-use super::words::{Said, Words};
+use super::words::{Message, Words};
 use crate::domain::app::Size;
-use crate::domain::lifecycle::{Failure, FailureKind, Phase};
+use crate::domain::lifecycle::{Phase, WakeError, WakeErrorKind};
 use crate::gate::PageApp;
 
-/// One state of an app in words, and what a client may do about it.
+/// One state of an app in words, and how a client should proceed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Notice {
-    /// The word for programs: the phase's, or `denied`.
+    /// The state for programs: the phase's word, or `denied`.
     pub state: &'static str,
     pub text: String,
     pub detail: String,
     pub clock: Option<Clock>,
     pub tone: Tone,
     pub sign: Sign,
-    /// Which of [`STEPS`] is under way; one more where all are done, 0 where none is.
+    /// Which of [`STEPS`] is in progress; one more if all are done, 0 if none is.
     pub step: u8,
-    /// Whether waiting longer changes nothing.
+    /// Whether waiting will not change the state.
     pub is_final: bool,
-    /// Whether the containers say more about it.
+    /// Whether the page lists the containers' states as details.
     pub has_details: bool,
     pub follow: Follow,
-    /// Seconds after which it is worth asking again.
+    /// Seconds after which a client should ask again.
     pub retry_after: Option<u64>,
 }
 
-/// Queued, starting, checked.
+/// The number of steps of a start: queued, starting, awaiting readiness.
 pub(super) const STEPS: u8 = 3;
 
-/// How it looks.
+/// The color scheme of a notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Tone {
@@ -46,7 +46,7 @@ pub(super) enum Tone {
     Closed,
 }
 
-/// The shape that says the same as the tone to those who see no colours.
+/// A symbol that conveys the tone without colors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Sign {
@@ -58,50 +58,51 @@ pub(super) enum Sign {
     Size,
 }
 
-/// How a page learns what comes next.
+/// How a page is updated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Follow {
-    /// It asks, by its script; without one it is loaded again from time to time.
+    /// Its script polls; without scripts the page is reloaded periodically.
     Poll,
-    /// It is loaded again from time to time.
+    /// The page is reloaded periodically.
     Reload,
-    /// Not by itself.
+    /// The page does not update by itself.
     Stay,
 }
 
-/// Between two attempts to see an app that the proxy cannot reach.
+/// Seconds between two attempts to open an app that the proxy cannot reach.
 const RELOAD: u64 = 5;
 
-/// Shortest time after which a page without a script is loaded again.
+/// The shortest time in seconds after which a page without a script is reloaded.
 const SHORTEST: u64 = 2;
 
-/// After that many seconds a person may have freed disk space.
+/// Seconds after which a client should ask again about a final state: the operator may
+/// have freed disk space by then.
 const FINAL_RETRY: u64 = 60;
 
-/// An app that has not answered for so long is not about to.
+/// If an app has not answered for this long, its notice reports a problem.
 const LATE: Duration = Duration::from_secs(30);
 
 impl Notice {
-    /// An app that is not awake, to a client that may use it.
+    /// Describes an app that is not awake to a client that may use it.
     pub fn of_phase(app: &PageApp, words: &Words) -> Self {
         let phase = &app.shown.phase;
-        let said = &words.phases;
-        let (Said { text, detail }, step, retry_after) = match phase {
-            Phase::Awake => (said.awake, STEPS + 1, 1),
-            Phase::Stopped => (said.stopped, 1, SHORTEST),
-            Phase::Paused => (said.paused, 1, SHORTEST),
-            Phase::Missing => (said.missing, 1, SHORTEST),
-            Phase::Queued { place: ..=1 } => (said.next, 1, 3),
-            Phase::Queued { .. } => (said.queued, 1, 5),
-            Phase::Starting => (said.starting, 2, 3),
-            Phase::Unpausing => (said.unpausing, 2, SHORTEST),
-            Phase::AwaitingHealth => (said.awaiting_health, 3, SHORTEST),
-            Phase::AwaitingPort => (said.awaiting_port, 3, SHORTEST),
+        let texts = &words.phases;
+        let (Message { text, detail }, step, retry_after) = match phase {
+            Phase::Awake => (texts.awake, STEPS + 1, 1),
+            Phase::Stopped => (texts.stopped, 1, SHORTEST),
+            Phase::Paused => (texts.paused, 1, SHORTEST),
+            Phase::Missing => (texts.missing, 1, SHORTEST),
+            Phase::Queued { place: ..=1 } => (texts.next, 1, 3),
+            Phase::Queued { .. } => (texts.queued, 1, 5),
+            Phase::Starting => (texts.starting, 2, 3),
+            Phase::Unpausing => (texts.unpausing, 2, SHORTEST),
+            Phase::AwaitingHealth => (texts.awaiting_health, 3, SHORTEST),
+            Phase::AwaitingPort => (texts.awaiting_port, 3, SHORTEST),
             Phase::Failed { retry_after, .. } => {
-                (Said { text: said.failed, detail: "" }, 0, rounded_up(*retry_after))
+                (Message { text: texts.failed, detail: "" }, 0, rounded_up(*retry_after))
             }
-            Phase::LowDisk => (said.low_disk, 0, FINAL_RETRY),
-            Phase::TooSmall { .. } => (said.too_small, 0, FINAL_RETRY),
+            Phase::LowDisk => (texts.low_disk, 0, FINAL_RETRY),
+            Phase::TooSmall { .. } => (texts.too_small, 0, FINAL_RETRY),
             Phase::Unavailable { status } => (words.status(status), 0, 10),
         };
         let filled = |text: &str| match phase {
@@ -114,7 +115,7 @@ impl Notice {
             Phase::Failed { failure, .. } => reason(failure, words),
             _ => with_last_failure(app, filled(detail), words),
         };
-        let (tone, sign) = look(phase);
+        let (tone, sign) = appearance(phase);
         Self {
             state: phase.as_str(),
             text: filled(text),
@@ -130,8 +131,8 @@ impl Notice {
         }
     }
 
-    /// An app whose proxy has shown that status instead of an answer, in the
-    /// contract's order.
+    /// Describes an app for which the proxy responded with this status instead of the app's
+    /// response. The cases are in the contract's order.
     pub fn of_error(
         status: StatusCode,
         app: &PageApp,
@@ -150,8 +151,8 @@ impl Notice {
             let follow = Follow::Stay;
             return Self { follow, retry_after: None, ..Self::of_phase(app, words) };
         }
-        let (Said { text, detail }, is_trouble) =
-            if is_error { (words.error, true) } else { in_vain(status, app, words) };
+        let (Message { text, detail }, is_trouble) =
+            if is_error { (words.error, true) } else { unreachable_app(status, app, words) };
         let detail = fill_or_leave_out(detail, &on_port(app, words));
         let waited = app.unanswered.unwrap_or_default().as_secs();
         Self {
@@ -169,25 +170,25 @@ impl Notice {
         }
     }
 
-    /// For whoever may not use the app, or where it cannot be said who may: nothing of
-    /// what the app does. `domain` is where to sign in.
+    /// Describes an app to a client that may not use it, or if access cannot be decided:
+    /// reveals nothing about the app's state. `domain` is where to sign in.
     pub fn withheld(status: StatusCode, domain: Option<&str>, words: &Words) -> Self {
-        let may_pass = status.is_server_error();
+        let is_temporary = status.is_server_error();
         let base = Self {
             state: "unavailable",
             text: words.statuses.other.text.into(),
             detail: words.statuses.other.detail.into(),
             clock: None,
-            tone: if may_pass { Tone::Busy } else { Tone::Closed },
-            sign: if may_pass { Sign::None } else { Sign::Alert },
+            tone: if is_temporary { Tone::Busy } else { Tone::Closed },
+            sign: if is_temporary { Sign::None } else { Sign::Alert },
             step: 0,
-            is_final: !may_pass,
+            is_final: !is_temporary,
             has_details: false,
-            follow: if may_pass { Follow::Reload } else { Follow::Stay },
-            retry_after: may_pass.then_some(RELOAD),
+            follow: if is_temporary { Follow::Reload } else { Follow::Stay },
+            retry_after: is_temporary.then_some(RELOAD),
         };
         let detail = match (status, domain) {
-            // No rule of the app names the address: signing in changes nothing.
+            // No rule of the app covers the path: signing in would not help.
             (StatusCode::FORBIDDEN, _) => words.forbidden.into(),
             (StatusCode::UNAUTHORIZED, Some(domain)) => {
                 format!("{} {}", words.denied.detail, fill(words.sign_in_at, |_| domain.into()))
@@ -200,7 +201,7 @@ impl Notice {
         Self { state: "denied", text: words.denied.text.into(), detail, sign: Sign::Lock, ..base }
     }
 
-    /// All of it as one text.
+    /// Returns the detail and the clock's sentence as one text.
     pub fn sentences(&self) -> String {
         let Self { detail, clock, .. } = self;
         let clock = clock.as_ref().map(Clock::now).unwrap_or_default();
@@ -208,7 +209,7 @@ impl Notice {
     }
 }
 
-fn look(phase: &Phase) -> (Tone, Sign) {
+fn appearance(phase: &Phase) -> (Tone, Sign) {
     match phase {
         Phase::Awake => (Tone::Ready, Sign::Check),
         Phase::Failed { .. } => (Tone::Trouble, Sign::Alert),
@@ -219,7 +220,7 @@ fn look(phase: &Phase) -> (Tone, Sign) {
     }
 }
 
-/// How long it takes, as far as that is known.
+/// Returns how long the phase takes, if that is known.
 fn clock(app: &PageApp, retry_after: u64, words: &Words) -> Option<Clock> {
     match &app.shown.phase {
         Phase::Failed { .. } => Some(Clock::until_next_attempt(retry_after, words)),
@@ -244,9 +245,9 @@ fn with_last_failure(app: &PageApp, detail: String, words: &Words) -> String {
     }
 }
 
-/// Where an app that counts as awake was not reached; and whether it is to be said that
-/// something is wrong.
-fn in_vain(status: StatusCode, app: &PageApp, words: &Words) -> (Said, bool) {
+/// Returns the message for an app that counts as awake but was not reached, and whether it
+/// reports a problem.
+fn unreachable_app(status: StatusCode, app: &PageApp, words: &Words) -> (Message, bool) {
     let is_up = matches!(&*app.status, "running" | "unknown");
     let runs = !app.shown.containers.is_empty();
     let unanswered = app.unanswered.filter(|_| is_up || runs);
@@ -264,30 +265,30 @@ fn on_port(app: &PageApp, words: &Words) -> String {
     port.unwrap_or_default()
 }
 
-/// The reason of a failure as far as visitors may know it.
-fn reason(failure: &Failure, words: &Words) -> String {
+/// Returns the reason of a failure without details that visitors must not know.
+fn reason(failure: &WakeError, words: &Words) -> String {
     let reasons = &words.failures;
     let of_image = |text: &str, image: &str| fill_or_leave_out(text, without_registry(image));
     match failure.kind() {
-        FailureKind::Exited => reasons.exited.into(),
-        FailureKind::OutOfMemory => reasons.out_of_memory.into(),
-        FailureKind::ImageMissing { image } => of_image(reasons.image_missing, image),
-        FailureKind::ImageNotFetched { image } => of_image(reasons.image_not_fetched, image),
-        FailureKind::Unhealthy => reasons.unhealthy.into(),
-        FailureKind::NotReady { after } => {
+        WakeErrorKind::Exited => reasons.exited.into(),
+        WakeErrorKind::OutOfMemory => reasons.out_of_memory.into(),
+        WakeErrorKind::ImageMissing { image } => of_image(reasons.image_missing, image),
+        WakeErrorKind::ImageNotFetched { image } => of_image(reasons.image_not_fetched, image),
+        WakeErrorKind::Unhealthy => reasons.unhealthy.into(),
+        WakeErrorKind::NotReady { after } => {
             fill(reasons.not_ready, |_| time(rounded_up(after), words))
         }
-        FailureKind::Interrupted => reasons.interrupted.into(),
-        FailureKind::Refused => reasons.refused.into(),
-        FailureKind::EngineAway => reasons.engine_away.into(),
-        FailureKind::NotMade => reasons.not_made.into(),
-        FailureKind::StoreAway => reasons.store_away.into(),
-        FailureKind::Internal => reasons.internal.into(),
+        WakeErrorKind::Interrupted => reasons.interrupted.into(),
+        WakeErrorKind::Refused => reasons.refused.into(),
+        WakeErrorKind::EngineAway => reasons.engine_away.into(),
+        WakeErrorKind::NotMade => reasons.not_made.into(),
+        WakeErrorKind::StoreAway => reasons.store_away.into(),
+        WakeErrorKind::Internal => reasons.internal.into(),
     }
 }
 
-/// An image's name without the host that it comes from, which is the box's own affair, and
-/// without its digest, which says nothing to people.
+/// Returns an image's name without its registry, which visitors need not know, and without
+/// its digest, which means nothing to people.
 fn without_registry(image: &str) -> &str {
     let image = image.split('@').next().unwrap_or_default();
     match image.split_once('/') {

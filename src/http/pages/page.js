@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  // Without the credentials that an address may hold, and the fragment.
+  // The page's URL without the credentials that it may contain, and without the fragment.
   const here = location.origin + location.pathname + location.search;
   const longest = 5000, patience = 60000, enough = 4, seconds = 15;
   const find = (selector) => document.querySelector(selector);
@@ -11,7 +11,7 @@
   icon?.decode().then(() => {
     find("link[rel=icon]").href = icon.src;
   }, () => {
-    // It is no picture, whatever its name says.
+    // The file is not an image, despite its name.
     const letters = document.createElement("div");
     letters.className = "icon";
     letters.setAttribute("aria-hidden", "true");
@@ -22,27 +22,27 @@
 
   let version = data.version;
   let retryAfter = Number(data.retryAfter);
-  // Questions without an answer, one after the other, and what is done about that.
+  // The number of consecutive polls without an answer, and the timer of the reload.
   let lost = 0;
   let giveUp = null;
-  // Whether another attempt is to be asked for, and what takes back the question under way.
+  // Whether the next poll requests another attempt, and the controller of the current poll.
   let wanted = false;
   let limit = null;
 
   const pause = (time) => new Promise((done) => setTimeout(done, time));
 
-  // When a page of this tab opened the app last; read early, since that takes time.
+  // When a page of this tab last opened the app; read early, since reading takes time.
   const key = "nightporter-opened";
   let opened = null;
   try {
     opened = Number(sessionStorage.getItem(key));
   } catch {
-    // The browser is told to keep nothing.
+    // The browser is configured to store nothing.
   }
 
   function say(id, text) {
     const place = document.getElementById(id);
-    // What does not change is not read out again.
+    // Screen readers repeat a text if it is set again, even to the same value.
     if (place.textContent !== text) place.textContent = text;
   }
 
@@ -52,7 +52,7 @@
     document.title = text + " – " + name;
   }
 
-  // A sentence with a time in it, as the page was sent with one.
+  // A sentence with a time that counts; the page contains the first one.
   let clock = JSON.parse(find("#clock").dataset.clock || "null");
   let since = performance.now();
   function tick() {
@@ -70,7 +70,7 @@
   }
   setInterval(tick, 1000);
 
-  // What is downloaded leaves this page where it is.
+  // If the response is a download, the browser stays on this page.
   function load() {
     location.reload();
     setTimeout(() => {
@@ -80,7 +80,7 @@
     }, longest);
   }
 
-  // At once; but should that bring this page again, then in no hurry.
+  // Opens the app immediately, or after a pause if that has brought this page again.
   async function open() {
     const early = opened === null
       ? 1000 - performance.now()
@@ -89,7 +89,7 @@
     try {
       if (opened !== null) sessionStorage.setItem(key, Date.now());
     } catch {
-      // The app shares this store, and may have filled it.
+      // The app shares this storage and may have filled it.
     }
     load();
   }
@@ -97,7 +97,7 @@
   function show(news) {
     version = String(news.version);
     retryAfter = Number(news.retry_after) || 0;
-    // Nothing moves when the app opens.
+    // Keeps the layout stable when the app opens.
     const said = find("[role=status]");
     if (news.state === "awake") said.style.minHeight = said.offsetHeight + "px";
     data.tone = news.tone;
@@ -116,27 +116,27 @@
     details.hidden = !news.rows.length;
   }
 
-  // Something keeps questions or answers away: the page is loaded again, in time.
+  // Counts lost polls: after too many of them in a row the page is reloaded.
   function lose(count) {
     lost += count;
     if (lost < enough || giveUp) return;
     wind({ at: seconds, by: -1, said: [[0, data.noNews]] });
     giveUp = setTimeout(() => {
       if (navigator.onLine) return load();
-      // The browser's own page would come in place of this one.
+      // A reload would replace this page by the browser's own error page.
       wind({ at: 0, by: 0, said: [[0, data.offline]] });
       lost = 0;
       giveUp = null;
     }, seconds * 1000);
   }
 
-  // The state, where there is news of it.
+  // Polls once. Returns the app's state if it has changed, otherwise null.
   async function ask() {
     const asking = limit = new AbortController();
     const headers = { "X-Nightporter-Poll": version };
     if (wanted) headers["X-Nightporter-Retry"] = "1";
     wanted = false;
-    // To ask again after a failure is to have the next attempt made.
+    // After a failure, the next poll triggers the next attempt.
     const failed = data.state === "failed";
     const time = failed ? Math.min(patience, retryAfter * 1000 + 250) : patience;
     const timer = setTimeout(() => asking.abort("late"), time);
@@ -149,7 +149,7 @@
         signal: asking.signal,
       });
       if (response.status === 401) return "denied";
-      // Whatever its status: a proxy may have put another answer in its place.
+      // The status does not matter: a proxy may have replaced the response.
       const news = await response.json().catch(() => null);
       if (typeof news?.state === "string") {
         const same = String(news.version) === version;
@@ -178,12 +178,12 @@
       if (state === "awake" || state === "denied") return open();
       if (took >= 1000) quick = 25;
       if (state) {
-        // So short that readiness is seen at once, and longer the faster news comes.
+        // Short enough to notice readiness immediately; longer if the state changes often.
         await pause(quick);
         quick = Math.min(longest, quick * 1.2);
         idle = 250;
       } else if (took >= longest) {
-        // The gate has let the question wait for as long as it does.
+        // The gate has held the poll for its full time.
         idle = 250;
       } else {
         await pause(idle);
@@ -192,7 +192,7 @@
     }
   }
 
-  // Without another entry in the history, and with the fragment.
+  // Reloads without another history entry, and keeps the fragment.
   find(".again a").addEventListener("click", (event) => {
     event.preventDefault();
     if (data.state !== "failed") return load();
@@ -206,7 +206,7 @@
     history.back();
   });
 
-  // Whoever has signed in elsewhere meanwhile need not be told so.
+  // A visitor who has signed in elsewhere meanwhile sees the app without another click.
   document.addEventListener("visibilitychange", async () => {
     if (document.visibilityState !== "visible" || data.state !== "denied") return;
     const state = await ask();
@@ -214,8 +214,8 @@
   });
 
   addEventListener("load", () => {
-    // Takes back the reload that is meant for browsers where this does not run, and which
-    // loses the fragment, or, where it names no address, loads nothing.
+    // Cancels the reload for browsers that do not run this script. That reload loses the
+    // fragment, or, if it has no URL, does nothing.
     for (const meta of document.querySelectorAll("meta[http-equiv=refresh]")) meta.remove();
     if (data.follow !== "stay") stop();
     if (data.follow === "poll") follow();

@@ -1,4 +1,4 @@
-//! The page: one template, one script.
+//! The page about an app, made of one template and one script.
 
 use std::fmt::{self, Display, Formatter, Write};
 use std::sync::LazyLock;
@@ -10,7 +10,7 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
-use super::Place;
+use super::PageContext;
 use super::clock::Clock;
 use super::icon::{favicon, initials, is_visible};
 use super::notice::{Follow, Notice, STEPS};
@@ -22,25 +22,25 @@ use crate::wake::ContainerState;
 const TEMPLATE: &str = include_str!("page.html");
 const SCRIPT: &str = include_str!("page.js");
 
-/// The page brings all it needs; whatever an app's name or icon may hold, it runs no
-/// script but its own, which speaks to its own origin alone. An SVG in an `img` runs none
-/// either.
+/// The page's Content-Security-Policy. The page contains everything it needs. Whatever an
+/// app's name or icon contains, it runs no script but its own, which may only contact its
+/// own origin. An SVG in an `img` element runs no scripts either.
 pub(super) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
                       base-uri 'none'; form-action 'none'; connect-src 'self'";
 
-/// The same with leave for the script. Without it the page is loaded again from time to
-/// time.
+/// The same policy with permission for the page's script. Without the script the page is
+/// reloaded periodically.
 static WITH_SCRIPT: LazyLock<String> = LazyLock::new(|| {
     let hash = BASE64_STANDARD.encode(digest(&SHA256, SCRIPT.as_bytes()));
     format!("{POLICY}; script-src 'sha256-{hash}'")
 });
 
-/// Longest time in seconds after which a page without a script is loaded again.
+/// The longest time in seconds after which a page without a script is reloaded.
 const LONGEST_RELOAD: u64 = 60;
 
-/// As long, where a script is expected to ask and take that back; for browsers that
-/// run scripts but not this one, whatever a proxy or a person has set up.
-const WITHOUT_NEWS: u64 = 15;
+/// The shortest time in seconds for the reload that the script cancels. It serves browsers
+/// that run scripts but not this one, whatever the reason.
+const FALLBACK_RELOAD: u64 = 15;
 
 /// A page about an app.
 #[derive(Debug)]
@@ -48,11 +48,11 @@ pub(super) struct Page<'a> {
     pub status: StatusCode,
     pub app: &'a PageApp,
     pub containers: &'a [ContainerState],
-    /// As a `data:` address.
+    /// As a `data:` URL.
     pub icon: Option<&'a str>,
     pub notice: &'a Notice,
     pub words: &'a Words,
-    pub place: Place<'a>,
+    pub context: PageContext<'a>,
 }
 
 /// A line of the page's table.
@@ -62,7 +62,7 @@ pub(super) struct Row<'a> {
     text: String,
 }
 
-/// The containers in words, where they say more than the notice does.
+/// Returns the containers' states in words if the notice has details.
 pub(super) fn rows<'a>(
     containers: &'a [ContainerState],
     notice: &Notice,
@@ -82,10 +82,11 @@ pub(super) fn rows<'a>(
 }
 
 impl Page<'_> {
-    /// A dashboard of the box's own may show the page in a frame; nobody else's may, who
-    /// could have a visitor click in it unawares.
+    /// Returns the page's Content-Security-Policy. A dashboard of the box itself may show
+    /// the page in a frame; other sites may not, since they could trick a visitor into
+    /// clicking in it.
     pub fn policy(&self) -> HeaderValue {
-        let domain = self.place.domain.filter(|domain| is_host_name(domain));
+        let domain = self.context.domain.filter(|domain| is_host_name(domain));
         let hosts = domain.map_or_else(String::new, |domain| format!(" {domain}:* *.{domain}:*"));
         let policy = format!("{}; frame-ancestors 'self'{hosts}", *WITH_SCRIPT);
         HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static(POLICY))
@@ -96,9 +97,10 @@ impl Page<'_> {
         if pretty_name.chars().any(is_visible) { pretty_name } else { name }
     }
 
-    /// How the browser itself loads the page again.
+    /// Returns the `meta` elements that make the browser reload the page.
     fn reload(&self) -> String {
-        let target = self.place.uri.map_or_else(String::new, |uri| format!(";url={}", own(uri)));
+        let target =
+            self.context.uri.map_or_else(String::new, |uri| format!(";url={}", reload_url(uri)));
         let refresh = |after: u64| {
             let after = after.min(LONGEST_RELOAD);
             format!(r#"<meta http-equiv="refresh" content="{after}{}">"#, escaped(&target))
@@ -112,7 +114,7 @@ impl Page<'_> {
                 format!(
                     "<noscript>{}</noscript>{}",
                     refresh(*after),
-                    refresh((*after).clamp(WITHOUT_NEWS, LONGEST_RELOAD))
+                    refresh((*after).clamp(FALLBACK_RELOAD, LONGEST_RELOAD))
                 )
             }
         }
@@ -173,7 +175,7 @@ impl Display for Page<'_> {
             "details" => escaped(words.details),
             "no_details" => if notice.has_details { "" } else { " hidden" }.into(),
             "opens_itself" => escaped(words.opens_itself),
-            "own" => escaped(&self.place.uri.map_or_else(String::new, own)),
+            "own" => escaped(&self.context.uri.map_or_else(String::new, reload_url)),
             "try_again" => escaped(words.try_again),
             "status" => escaped(words.status),
             "code" => status.as_str().into(),
@@ -185,15 +187,15 @@ impl Display for Page<'_> {
     }
 }
 
-/// A request's path and query as an address relative to itself: loading that loads the
-/// page again even where its address has a fragment, which a refresh that names none does
-/// not. What begins with two slashes would name a host.
-pub(super) fn own(uri: &str) -> String {
+/// Returns a request's path and query as a relative URL: loading it reloads the page even
+/// if the current URL has a fragment; a refresh without a URL does not. A path that begins
+/// with two slashes would otherwise name a host.
+pub(super) fn reload_url(uri: &str) -> String {
     let is_host = uri.starts_with("//") || uri.starts_with("/\\");
     if is_host { format!("/.{uri}") } else { uri.to_owned() }
 }
 
-/// Whether a name can stand in a policy as it is.
+/// Whether a name can be used in a policy unchanged.
 fn is_host_name(name: &str) -> bool {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
     !name.is_empty() && name.bytes().all(is_part)
@@ -207,13 +209,13 @@ fn follow(follow: Follow) -> &'static str {
     }
 }
 
-/// The word that a value has in JSON.
+/// Returns the word that represents a value in JSON.
 fn word(value: &impl Serialize) -> String {
     let word = serde_json::to_value(value).unwrap_or_default();
     word.as_str().unwrap_or_default().to_owned()
 }
 
-/// The class of a heading that is to be three lines at most.
+/// Returns the class that keeps a heading within three lines.
 fn long(name: &str) -> &'static str {
     match name.chars().count() {
         0..=36 => "",

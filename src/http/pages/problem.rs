@@ -1,4 +1,4 @@
-//! The same in JSON: for programs, and for a waiting page.
+//! The JSON forms of a notice: for programs, and for a waiting page.
 
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
@@ -10,7 +10,8 @@ use super::words::Words;
 use crate::gate::PageApp;
 use crate::wake::ContainerState;
 
-/// RFC 9457. Where the type is `about:blank`, the title is the status's own.
+/// A problem as in RFC 9457. If its type is `about:blank`, the title is the status's reason
+/// phrase.
 #[derive(Debug, Serialize)]
 pub(super) struct Problem<'a> {
     r#type: &'static str,
@@ -62,9 +63,9 @@ impl<'a> Problem<'a> {
     }
 }
 
-/// What a waiting page shows next, in its language.
+/// The state that a waiting page shows next, in its language.
 #[derive(Debug, Serialize)]
-pub(super) struct News<'a> {
+pub(super) struct PageState<'a> {
     state: &'static str,
     version: u64,
     text: &'a str,
@@ -79,7 +80,7 @@ pub(super) struct News<'a> {
     retry_after: Option<u64>,
 }
 
-impl<'a> News<'a> {
+impl<'a> PageState<'a> {
     pub fn of(
         app: &'a PageApp,
         containers: &'a [ContainerState],
@@ -107,6 +108,6 @@ impl<'a> News<'a> {
 }
 
 fn to_json(value: &impl Serialize) -> Vec<u8> {
-    // Strings, numbers and lists alone always become JSON.
+    // Serializing strings, numbers and lists does not fail.
     serde_json::to_vec(value).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Every state of the page, for the tests that look at them and for the contact sheet.
+//! Samples of the page in every state, for visual tests and for the contact sheet.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::{BodyExt as _, Collected};
 use tokio::time::Instant;
 
-use super::{Pages, Place};
+use super::{PageContext, Pages};
 use crate::domain::app::Size;
-use crate::domain::lifecycle::{Failure, Phase};
+use crate::domain::lifecycle::{Phase, WakeError};
 use crate::gate::PageApp;
-use crate::gate::verdict::{Asleep, Form};
+use crate::gate::verdict::{Asleep, AsleepResponse};
 use crate::http::Response;
 use crate::wake::{ContainerState, Shown};
 
@@ -24,11 +24,11 @@ pub struct Sample {
     pub policy: String,
 }
 
-/// Longer than any name that fits.
+/// A name that is too long to fit.
 const LONG_NAME: &str = "Donaudampfschifffahrtsgesellschaftskapitänsverwaltung and the Photographs \
                          of everybody who has ever been there, in alphabetical order, second part";
 
-/// All of them.
+/// Renders all samples.
 pub async fn samples() -> Vec<Sample> {
     let pages = Pages::new("/nonexistent".into());
     let english = HeaderMap::new();
@@ -36,9 +36,9 @@ pub async fn samples() -> Vec<Sample> {
     german.insert(ACCEPT_LANGUAGE, HeaderValue::from_static("de"));
     let mut samples = Vec::new();
     for (lang, headers) in [("en", &english), ("de", &german)] {
-        let place = Place { uri: Some("/deep/link"), domain: Some("box.example") };
+        let place = PageContext { uri: Some("/deep/link"), domain: Some("box.example") };
         for (name, app) in asleep() {
-            let asleep = Asleep { app, form: Form::Page };
+            let asleep = Asleep { app, form: AsleepResponse::Page };
             let page = pages.asleep(&asleep, headers, place).await;
             samples.push(sample(format!("{name}-{lang}"), page).await);
         }
@@ -53,7 +53,7 @@ pub async fn samples() -> Vec<Sample> {
             ("withheld", StatusCode::SERVICE_UNAVAILABLE, None),
         ] {
             let app = PageApp { is_granted: false, ..app(Phase::Awake) };
-            let place = Place { domain, ..place };
+            let place = PageContext { domain, ..place };
             let page = pages.denied(status, &app, headers, place).await;
             samples.push(sample(format!("{name}-{lang}"), page).await);
         }
@@ -96,7 +96,7 @@ pub(super) fn app(phase: Phase) -> PageApp {
     }
 }
 
-/// A start that began so long ago.
+/// Returns an app whose start began this many seconds ago.
 fn under_way(phase: Phase, seconds: u64, usual: Option<u64>) -> PageApp {
     let mut app = app(phase);
     app.shown.began = Instant::now().checked_sub(Duration::from_secs(seconds));
@@ -104,29 +104,29 @@ fn under_way(phase: Phase, seconds: u64, usual: Option<u64>) -> PageApp {
     app
 }
 
-/// Every kind of failure.
-pub(super) fn failures() -> Vec<(&'static str, Failure)> {
+/// Returns every kind of failure with a name.
+pub(super) fn failures() -> Vec<(&'static str, WakeError)> {
     let container = || "db".to_owned();
     let image = || "registry.example/notes:7".to_owned();
     vec![
-        ("exited", Failure::Exited { container: container(), code: 137 }),
-        ("out-of-memory", Failure::OutOfMemory { container: container() }),
-        ("image-missing", Failure::ImageMissing { image: image() }),
-        ("image-not-fetched", Failure::ImageNotFetched { image: image(), reason: "x".into() }),
-        ("unhealthy", Failure::Unhealthy { container: container() }),
-        ("not-ready", Failure::NotReady { after: Duration::from_secs(120) }),
-        ("interrupted", Failure::Interrupted { container: container(), what: "stopped" }),
-        ("refused", Failure::Engine("no such network".into())),
-        ("engine-away", Failure::EngineAway),
-        ("not-made", Failure::Compose("no such file".into())),
-        ("no-compose-file", Failure::NoComposeFile),
-        ("store-away", Failure::Store("gone".into())),
-        ("panicked", Failure::Panicked),
-        ("declined", Failure::Declined("not now")),
+        ("exited", WakeError::Exited { container: container(), code: 137 }),
+        ("out-of-memory", WakeError::OutOfMemory { container: container() }),
+        ("image-missing", WakeError::ImageMissing { image: image() }),
+        ("image-not-fetched", WakeError::ImageNotFetched { image: image(), reason: "x".into() }),
+        ("unhealthy", WakeError::Unhealthy { container: container() }),
+        ("not-ready", WakeError::NotReady { after: Duration::from_secs(120) }),
+        ("interrupted", WakeError::Interrupted { container: container(), what: "stopped" }),
+        ("refused", WakeError::Engine("no such network".into())),
+        ("engine-away", WakeError::EngineAway),
+        ("not-made", WakeError::Compose("no such file".into())),
+        ("no-compose-file", WakeError::NoComposeFile),
+        ("store-away", WakeError::Store("gone".into())),
+        ("panicked", WakeError::Panicked),
+        ("declined", WakeError::Declined("not now")),
     ]
 }
 
-/// What the gate answers itself.
+/// The states in which the gate answers itself.
 fn asleep() -> Vec<(String, PageApp)> {
     let unavailable = |status: &str| Phase::Unavailable { status: status.into() };
     let mut all: Vec<(String, PageApp)> = [
@@ -155,7 +155,7 @@ fn asleep() -> Vec<(String, PageApp)> {
         all.push((format!("failed-{name}"), app(Phase::Failed { failure, retry_after })));
     }
     let mut again = under_way(Phase::Starting, 4, Some(18));
-    again.shown.last_failure = Some(Failure::Exited { container: "db".into(), code: 1 });
+    again.shown.last_failure = Some(WakeError::Exited { container: "db".into(), code: 1 });
     all.push(("starting-after-a-failure".into(), again));
     let mut long = under_way(Phase::Starting, 7, Some(18));
     long.pretty_name = LONG_NAME.into();
@@ -163,7 +163,7 @@ fn asleep() -> Vec<(String, PageApp)> {
     all
 }
 
-/// What is said in place of an error that a proxy made, or an app.
+/// The states in which an error response of a proxy or an app is replaced.
 fn in_error() -> Vec<(&'static str, u16, PageApp)> {
     let unanswered =
         |seconds| PageApp { unanswered: Some(Duration::from_secs(seconds)), ..app(Phase::Awake) };

@@ -1,16 +1,16 @@
 "use strict";
 (() => {
-  // Without the credentials that an address may hold, and the fragment.
+  // The page's URL without the credentials that it may contain, and without the fragment.
   const here = location.origin + location.pathname + location.search;
   const longest = 5000;
   let pause = 500, strange = 0;
   if (/^de\b/i.test(navigator.language)) document.documentElement.lang = "de";
 
-  // The page stays while nothing better would come: a reload would lose it to the
-  // proxy's own error.
+  // The page stays until the gate is back: an earlier reload could replace it by the
+  // proxy's own error page.
   async function isBack() {
     const response = await fetch(here, {
-      // Answered at once and with JSON, as soon as anybody does.
+      // The gate answers this immediately and with JSON.
       headers: { "X-Nightporter-Poll": "0" },
       cache: "no-store",
       credentials: "same-origin",
@@ -25,7 +25,7 @@
   }
 
   async function look() {
-    // Cut off is no answer either.
+    // A broken connection is not an answer either.
     if (await isBack().catch(() => false)) return location.reload();
     pause = Math.min(longest, pause * 1.5);
     setTimeout(look, pause);

@@ -1,15 +1,16 @@
-//! Filling templates.
+//! A minimal template engine.
 
 use std::fmt::Write;
 
-/// Fills the holes `{{name}}` of a template; what is filled in is not read again.
+/// Replaces the placeholders `{{name}}` of a template; inserted values are not expanded
+/// again.
 pub(super) fn fill(template: &str, value: impl Fn(&str) -> String) -> String {
     let mut parts = template.split("{{");
     let mut filled = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         match part.split_once("}}") {
-            Some((hole, rest)) => {
-                filled.push_str(&value(hole));
+            Some((placeholder, rest)) => {
+                filled.push_str(&value(placeholder));
                 filled.push_str(rest);
             }
             None => filled.push_str(part),
@@ -18,7 +19,7 @@ pub(super) fn fill(template: &str, value: impl Fn(&str) -> String) -> String {
     filled
 }
 
-/// Fills the one hole of a sentence, or leaves it out where there is nothing to say.
+/// Replaces the first placeholder of a sentence, or removes it if the value is empty.
 pub(super) fn fill_or_leave_out(template: &str, value: &str) -> String {
     let Some((before, rest)) = template.split_once("{{") else { return template.to_owned() };
     let Some((_, after)) = rest.split_once("}}") else { return template.to_owned() };
@@ -29,7 +30,7 @@ pub(super) fn fill_or_leave_out(template: &str, value: &str) -> String {
     }
 }
 
-/// Text as HTML content or a quoted attribute.
+/// Escapes text for HTML content or a quoted attribute.
 pub(super) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -50,9 +51,9 @@ mod tests {
 
     #[test]
     fn holes_are_filled_once() {
-        let value = |hole: &str| format!("<{hole}{{{{b}}}}>");
+        let value = |placeholder: &str| format!("<{placeholder}{{{{b}}}}>");
         assert_eq!(fill("x{{a}}y{{b}}", value), "x<a{{b}}>y<b{{b}}>");
-        assert_eq!(fill("no hole } } {{open", value), "no hole } } open");
+        assert_eq!(fill("no placeholder } } {{open", value), "no placeholder } } open");
     }
 
     #[test]

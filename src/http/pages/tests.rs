@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::domain::app::Size;
-use crate::domain::lifecycle::{Failure, Phase};
+use crate::domain::lifecycle::{Phase, WakeError};
 use crate::wake::{ContainerState, Shown};
 
 const REFRESH: &str = "http-equiv=\"refresh\"";
@@ -45,12 +45,12 @@ fn in_phase(phase: Phase) -> PageApp {
     app
 }
 
-fn failed(failure: Failure) -> Phase {
+fn failed(failure: WakeError) -> Phase {
     Phase::Failed { failure, retry_after: Duration::from_millis(11_001) }
 }
 
-fn engine_says(text: &str) -> Failure {
-    Failure::Engine(text.into())
+fn engine_says(text: &str) -> WakeError {
+    WakeError::Engine(text.into())
 }
 
 fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -71,25 +71,30 @@ async fn read(mut response: Response) -> (Response, String) {
 }
 
 async fn page(pages: &Pages, code: u16, app: PageApp) -> (Response, String) {
-    read(pages.app_error(Some(code), Some(app), &HeaderMap::new(), Place::default()).await).await
-}
-
-async fn error(code: u16, phase: Phase, headers: &HeaderMap) -> (Response, String) {
-    read(no_icons().app_error(Some(code), Some(in_phase(phase)), headers, Place::default()).await)
+    read(pages.app_error(Some(code), Some(app), &HeaderMap::new(), PageContext::default()).await)
         .await
 }
 
-async fn asleep(form: Form, phase: Phase, headers: &HeaderMap) -> (Response, String) {
+async fn error(code: u16, phase: Phase, headers: &HeaderMap) -> (Response, String) {
+    read(
+        no_icons()
+            .app_error(Some(code), Some(in_phase(phase)), headers, PageContext::default())
+            .await,
+    )
+    .await
+}
+
+async fn asleep(form: AsleepResponse, phase: Phase, headers: &HeaderMap) -> (Response, String) {
     let asleep = Asleep { app: in_phase(phase), form };
-    read(no_icons().asleep(&asleep, headers, Place::default()).await).await
+    read(no_icons().asleep(&asleep, headers, PageContext::default()).await).await
 }
 
 fn parsed(text: &str) -> Value {
     serde_json::from_str(text).expect("JSON")
 }
 
-/// Whether a page asks by its script, the seconds after which the browser itself
-/// loads it again where no script may, and where one may.
+/// Returns whether a page's script polls, and the seconds after which the browser itself
+/// reloads the page if scripts are disabled, and if they are enabled.
 fn following(html: &str) -> (bool, Option<u64>, Option<u64>) {
     let seconds = |html: &str| -> Option<u64> {
         let (_, rest) = html.split_once("http-equiv=\"refresh\" content=\"")?;
@@ -120,7 +125,7 @@ async fn the_state_is_the_contracts() {
         assert_eq!(response.status(), code);
         assert!(html.contains(text), "{code} {status}: {html}");
         assert!(html.contains(&format!(">{code}<")), "{html}");
-        // The gate says that it is awake: a page that asked would open it for ever.
+        // The gate reports the app as awake: a polling page would open it in a loop.
         assert_eq!(following(&html), (false, None, reloads.then_some(5)), "{code} {status}");
         assert!(html.contains(&code.to_string()));
         let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str().expect("ASCII");
@@ -159,7 +164,8 @@ async fn a_proxys_error_page_is_the_waiting_page_and_a_denial_is_not() {
             (response.status().as_u16(), &response.headers()[RETRY_AFTER]),
             (code, &"5".parse().expect("a value"))
         );
-        let (_, own) = asleep(Form::Page, Phase::Queued { place: 2 }, &HeaderMap::new()).await;
+        let (_, own) =
+            asleep(AsleepResponse::Page, Phase::Queued { place: 2 }, &HeaderMap::new()).await;
         assert_eq!(html, own.replace(">503<", &format!(">{code}<")));
     }
     let (response, html) = error(401, Phase::Queued { place: 2 }, &HeaderMap::new()).await;
@@ -169,15 +175,15 @@ async fn a_proxys_error_page_is_the_waiting_page_and_a_denial_is_not() {
     assert!(!response.headers().contains_key(RETRY_AFTER));
 }
 
-/// An app as the gate hands it out to whoever may not use it, should it ever forget to
-/// leave the rest empty.
+/// Returns an app for a client that may not use it, in case the gate fails to leave out the
+/// app's state.
 fn not_granted(phase: Phase) -> PageApp {
     PageApp { is_granted: false, ..in_phase(phase) }
 }
 
 #[tokio::test]
 async fn whoever_may_not_use_an_app_sees_its_name_and_nothing_of_what_it_does() {
-    let failure = || failed(Failure::OutOfMemory { container: "db".into() });
+    let failure = || failed(WakeError::OutOfMemory { container: "db".into() });
     let (html, json) = (HeaderMap::new(), headers(&[("accept", "application/json")]));
     let poll = headers(&[("x-nightporter-poll", "6")]);
     for phase in [failure(), Phase::Starting, Phase::LowDisk, Phase::Awake] {
@@ -185,7 +191,8 @@ async fn whoever_may_not_use_an_app_sees_its_name_and_nothing_of_what_it_does() 
             for asked in [&html, &json, &poll] {
                 let app = Some(not_granted(phase.clone()));
                 let pages = no_icons();
-                let response = pages.app_error(Some(code), app, asked, Place::default()).await;
+                let response =
+                    pages.app_error(Some(code), app, asked, PageContext::default()).await;
                 let (response, text) = read(response).await;
                 assert_eq!(response.status(), code);
                 for secret in ["notes<i>", "notes&#60;", "database", "137", "memory", "Disk"] {
@@ -196,7 +203,7 @@ async fn whoever_may_not_use_an_app_sees_its_name_and_nothing_of_what_it_does() 
         }
         for code in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
             let app = not_granted(phase.clone());
-            let page = no_icons().denied(code, &app, &html, Place::default()).await;
+            let page = no_icons().denied(code, &app, &html, PageContext::default()).await;
             let (response, text) = read(page).await;
             assert_eq!(response.status(), code);
             assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
@@ -215,8 +222,8 @@ async fn a_page_loads_its_own_address_again_whatever_that_is() {
         ("/\\evil.example", "/./\\evil.example"),
         ("/\"><script>", "/&#34;&#62;&#60;script&#62;"),
     ] {
-        let place = Place { uri: Some(uri), domain: None };
-        let (app, form) = (in_phase(Phase::Starting), Form::Page);
+        let place = PageContext { uri: Some(uri), domain: None };
+        let (app, form) = (in_phase(Phase::Starting), AsleepResponse::Page);
         let waiting = no_icons().asleep(&Asleep { app, form }, &HeaderMap::new(), place).await;
         let (_, html) = read(waiting).await;
         assert!(html.contains(&format!("content=\"3;url={target}\"></noscript>")), "{html}");
@@ -239,7 +246,7 @@ async fn only_the_boxs_own_hosts_may_frame_a_page() {
         (Some("x; script-src *"), "'self'"),
         (Some("*"), "'self'"),
     ] {
-        let place = Place { uri: None, domain };
+        let place = PageContext { uri: None, domain };
         let app = in_phase(Phase::Starting);
         let (pages, headers) = (no_icons(), HeaderMap::new());
         let denied = pages.denied(StatusCode::UNAUTHORIZED, &app, &headers, place).await;
@@ -255,14 +262,14 @@ async fn only_the_boxs_own_hosts_may_frame_a_page() {
 #[tokio::test]
 async fn a_request_is_sent_again_by_an_answer_that_nobody_keeps() {
     let location = HeaderValue::from_static("https://notes.box.example/a?b");
-    let form = Form::Again(location.clone());
+    let form = AsleepResponse::Redirect(location.clone());
     let (response, _) = asleep(form, Phase::Starting, &HeaderMap::new()).await;
     assert_eq!(response.status(), 307);
     assert_eq!(response.headers()[LOCATION], location);
     assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
 }
 
-/// Every phase: its text, Retry-After, and the reload without a script.
+/// Checks for every phase its text, `Retry-After`, and the reload without a script.
 #[tokio::test]
 async fn each_phase_says_what_happens() {
     let unavailable = |status: &str| Phase::Unavailable { status: status.into() };
@@ -282,15 +289,20 @@ async fn each_phase_says_what_happens() {
         (unavailable("installing"), "Installing…", 10, Some(10)),
         (unavailable("unknown"), "Initializing…", 10, Some(10)),
         (unavailable("x<y"), "Not available now", 10, Some(10)),
-        (failed(Failure::Exited { container: "db".into(), code: 3 }), "by itself", 12, Some(12)),
-        (failed(Failure::OutOfMemory { container: "db".into() }), "out of memory", 12, Some(12)),
-        (failed(Failure::ImageMissing { image: "i".into() }), "no image i", 12, Some(12)),
-        (failed(Failure::Unhealthy { container: "db".into() }), "check fails", 12, Some(12)),
-        (failed(Failure::NotReady { after: Duration::ZERO }), "not ready within 1 s", 12, Some(12)),
-        (failed(Failure::EngineAway), "engine does not answer", 12, Some(12)),
-        (failed(Failure::Panicked), "Something went wrong", 12, Some(12)),
+        (failed(WakeError::Exited { container: "db".into(), code: 3 }), "by itself", 12, Some(12)),
+        (failed(WakeError::OutOfMemory { container: "db".into() }), "out of memory", 12, Some(12)),
+        (failed(WakeError::ImageMissing { image: "i".into() }), "no image i", 12, Some(12)),
+        (failed(WakeError::Unhealthy { container: "db".into() }), "check fails", 12, Some(12)),
+        (
+            failed(WakeError::NotReady { after: Duration::ZERO }),
+            "not ready within 1 s",
+            12,
+            Some(12),
+        ),
+        (failed(WakeError::EngineAway), "engine does not answer", 12, Some(12)),
+        (failed(WakeError::Panicked), "Something went wrong", 12, Some(12)),
     ] {
-        let (response, html) = asleep(Form::Page, phase.clone(), &HeaderMap::new()).await;
+        let (response, html) = asleep(AsleepResponse::Page, phase.clone(), &HeaderMap::new()).await;
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()[RETRY_AFTER], retry.to_string(), "{phase:?}");
         assert_eq!(response.headers()[VARY], "*");
@@ -318,8 +330,8 @@ async fn the_next_attempt_is_promised_in_whole_units_and_awaited_for_a_minute_at
         (150_000, 150, "2 min", 60, 60),
     ] {
         let retry_after = Duration::from_millis(millis);
-        let phase = Phase::Failed { failure: Failure::EngineAway, retry_after };
-        let (response, html) = asleep(Form::Page, phase, &HeaderMap::new()).await;
+        let phase = Phase::Failed { failure: WakeError::EngineAway, retry_after };
+        let (response, html) = asleep(AsleepResponse::Page, phase, &HeaderMap::new()).await;
         assert_eq!(response.headers()[RETRY_AFTER], retry.to_string());
         assert!(html.contains(&format!("Next attempt within {said}.")), "{html}");
         assert_eq!(following(&html), (true, Some(reload), Some(fallback)));
@@ -328,11 +340,11 @@ async fn the_next_attempt_is_promised_in_whole_units_and_awaited_for_a_minute_at
 
 #[tokio::test]
 async fn no_form_repeats_what_the_engine_says() {
-    for form in [Form::Page, Form::Problem, Form::Poll] {
+    for form in [AsleepResponse::Page, AsleepResponse::Problem, AsleepResponse::Poll] {
         let failure = engine_says("no such network");
         let (_, text) = asleep(form.clone(), failed(failure), &HeaderMap::new()).await;
         assert!(!text.contains("no such network"), "{text}");
-        let failure = Failure::ImageMissing { image: "registry.secret:5000/notes:7".into() };
+        let failure = WakeError::ImageMissing { image: "registry.secret:5000/notes:7".into() };
         let (_, text) = asleep(form, failed(failure), &HeaderMap::new()).await;
         assert!(!text.contains("secret") && text.contains("notes:7"), "{text}");
     }
@@ -340,7 +352,7 @@ async fn no_form_repeats_what_the_engine_says() {
 
 #[tokio::test]
 async fn the_only_script_is_the_pages_own() {
-    let (response, html) = asleep(Form::Page, Phase::Starting, &HeaderMap::new()).await;
+    let (response, html) = asleep(AsleepResponse::Page, Phase::Starting, &HeaderMap::new()).await;
     let (_, rest) = html.split_once("<script>").expect("a script");
     let (script, after) = rest.split_once("</script>").expect("its end");
     assert!(!after.contains("<script"));
@@ -381,9 +393,9 @@ async fn a_question_is_answered_with_news_that_no_proxy_replaces() {
         ],
         "retry_after": 12,
     });
-    let phase = failed(Failure::OutOfMemory { container: "db".into() });
-    let asked = asleep(Form::Poll, phase.clone(), &german).await;
-    // Where the proxy asks for the page instead, it has the same news.
+    let phase = failed(WakeError::OutOfMemory { container: "db".into() });
+    let asked = asleep(AsleepResponse::Poll, phase.clone(), &german).await;
+    // If the proxy requests the page instead, the response is the same.
     let replaced = error(300, phase.clone(), &german).await;
     let replaced_by_503 = error(503, phase, &german).await;
     for (response, text) in [asked, replaced, replaced_by_503] {
@@ -398,7 +410,7 @@ async fn a_question_is_answered_with_news_that_no_proxy_replaces() {
         (Phase::LowDisk, "low_disk", true),
         (Phase::TooSmall { minimum: Size::M }, "too_small", true),
     ] {
-        let (_, text) = asleep(Form::Poll, phase, &german).await;
+        let (_, text) = asleep(AsleepResponse::Poll, phase, &german).await;
         let news = parsed(&text);
         assert_eq!((&news["state"], &news["final"]), (&json!(state), &json!(is_final)));
     }
@@ -414,7 +426,7 @@ async fn a_denied_question_learns_that_alone() {
         assert_eq!((&news["state"], &news["final"]), (&json!("denied"), &json!(true)));
         assert!(!text.contains("database"), "{text}");
     }
-    // A question that was not understood may be anyone's.
+    // A malformed poll may come from any client.
     let (response, text) = error(400, Phase::Starting, &marked).await;
     assert_eq!(response.status(), 300);
     assert!(!text.contains("database"), "{text}");
@@ -422,7 +434,7 @@ async fn a_denied_question_learns_that_alone() {
 
 #[tokio::test]
 async fn a_program_gets_a_problem() {
-    let phase = || failed(Failure::Exited { container: "db".into(), code: 137 });
+    let phase = || failed(WakeError::Exited { container: "db".into(), code: 137 });
     let expected = json!({
         "type": "about:blank",
         "title": "Service Unavailable",
@@ -437,7 +449,7 @@ async fn a_program_gets_a_problem() {
         ],
         "retry_after": 12,
     });
-    let own = asleep(Form::Problem, phase(), &HeaderMap::new()).await;
+    let own = asleep(AsleepResponse::Problem, phase(), &HeaderMap::new()).await;
     let json = headers(&[("accept", "application/json")]);
     let replaced = error(503, phase(), &json).await;
     for (response, text) in [own, replaced] {
@@ -478,7 +490,7 @@ async fn only_programs_get_problems_in_place_of_an_error() {
 #[tokio::test]
 async fn a_page_speaks_the_visitors_language() {
     let german = headers(&[("accept-language", "de-CH, en;q=0.5")]);
-    let (response, html) = asleep(Form::Page, Phase::Starting, &german).await;
+    let (response, html) = asleep(AsleepResponse::Page, Phase::Starting, &german).await;
     assert!(html.contains("<html lang=\"de\">") && html.contains("Wird gestartet"), "{html}");
     assert!(!html.contains("Starting…") && !html.contains("running"), "{html}");
     assert_eq!(response.headers()[CONTENT_LANGUAGE], "de");
@@ -486,7 +498,7 @@ async fn a_page_speaks_the_visitors_language() {
     assert!(html.contains("Zugriff verweigert"), "{html}");
     assert_eq!(response.headers()[VARY], "*");
     let french = headers(&[("accept-language", "fr")]);
-    let (_, html) = asleep(Form::Page, Phase::Starting, &french).await;
+    let (_, html) = asleep(AsleepResponse::Page, Phase::Starting, &french).await;
     assert!(html.contains("<html lang=\"en\">") && html.contains("Starting…"), "{html}");
 }
 
@@ -559,12 +571,15 @@ async fn an_icon_is_embedded_and_never_read_from_elsewhere() {
 async fn what_is_no_status_is_not_found() {
     for status in [None, Some(0), Some(99), Some(600), Some(u16::MAX)] {
         let response = no_icons()
-            .app_error(status, Some(app("running")), &HeaderMap::new(), Place::default())
+            .app_error(status, Some(app("running")), &HeaderMap::new(), PageContext::default())
             .await;
         assert_eq!(response.status(), 404, "{status:?}");
     }
     assert_eq!(
-        no_icons().app_error(Some(502), None, &HeaderMap::new(), Place::default()).await.status(),
+        no_icons()
+            .app_error(Some(502), None, &HeaderMap::new(), PageContext::default())
+            .await
+            .status(),
         404
     );
     for status in [100, 204, 304] {

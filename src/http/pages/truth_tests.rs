@@ -1,5 +1,5 @@
-//! Which words are said of what: every phase, every kind of failure, every answer that a
-//! proxy makes in an app's place. English and German.
+//! The exact words for every phase, every kind of failure and every response of a proxy in
+//! place of an app, in English and German.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::notice::{Notice, Sign, Tone};
 use super::samples::{app, failures};
 use super::words::Words;
 use crate::domain::app::Size;
-use crate::domain::lifecycle::{Failure, Phase};
+use crate::domain::lifecycle::{Phase, WakeError};
 use crate::gate::PageApp;
 
 fn english() -> &'static Words {
@@ -187,7 +187,7 @@ fn each_kind_of_failure_has_its_words() {
             ],
             "{name}"
         );
-        // It is said until an attempt has succeeded.
+        // The last failure is shown until an attempt has succeeded.
         failed.shown.phase = Phase::Starting;
         failed.shown.last_failure = Some(failure);
         let [english, german] = of_phase(&failed);
@@ -199,9 +199,9 @@ fn each_kind_of_failure_has_its_words() {
 #[test]
 fn an_image_without_a_name_is_an_image_all_the_same() {
     let unknown = [
-        (Failure::ImageMissing { image: "?".into() }, "There is no image to start it from."),
+        (WakeError::ImageMissing { image: "?".into() }, "There is no image to start it from."),
         (
-            Failure::ImageNotFetched { image: String::new(), reason: String::new() },
+            WakeError::ImageNotFetched { image: String::new(), reason: String::new() },
             "Its image could not be downloaded.",
         ),
     ];
@@ -221,10 +221,10 @@ fn a_slow_start_is_said_to_be_one() {
     assert!(english.ends_with("yet. Usually ready in about 50 s, 20 s so far."), "{english}");
     assert!(german.ends_with("nicht. Meist in etwa 50 s bereit, bisher 20 s."), "{german}");
     let notice = Notice::of_phase(&app, super::words::Words::for_client(&HeaderMap::new()));
-    assert_eq!(notice.step, super::notice::STEPS, "the last step is under way, and not done");
+    assert_eq!(notice.step, super::notice::STEPS, "the last step is in progress, not done");
 }
 
-/// An app that counts as awake, and an answer that is not its own.
+/// The app counts as awake, and the response is not its own.
 #[test]
 fn an_app_that_runs_and_does_not_answer_is_said_to() {
     let running = |unanswered: u64| PageApp {
@@ -326,7 +326,7 @@ fn whoever_is_denied_learns_how_to_get_in() {
             "Access Denied: This page is for those who are signed in and allowed to see it. Sign \
              in or pair this device on the start page of this machine, then come back here.",
         ),
-        // There nobody gets in.
+        // No client has access there.
         (
             StatusCode::FORBIDDEN,
             Some("box.example"),

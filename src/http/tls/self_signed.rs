@@ -1,8 +1,8 @@
-//! An authority of the box's own and the certificate it signs for the gate.
+//! The box's own certificate authority, and the certificate that it signs for the gate.
 //!
-//! The proxy is given `ca.pem` once; the certificate beneath it is renewed
-//! without anybody noticing. All files are written under a lock, so that
-//! processes that start at once agree on one authority.
+//! The proxy is configured with `ca.pem` once; the gate's certificate is renewed without
+//! further action. All files are written under a lock, so that processes that start at the
+//! same time agree on one authority.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -26,13 +26,14 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_LIFE: Duration = DAY.saturating_mul(3650);
 const LEAF_LIFE: Duration = DAY.saturating_mul(90);
 
-/// Certificates begin this long ago, for proxies whose clock is slow.
+/// Certificates are valid from this long before they are issued, for proxies whose clock
+/// is slow.
 const BACKDATED: Duration = Duration::from_secs(60 * 60);
 
 const PUBLIC: u32 = 0o644;
 const PRIVATE: u32 = 0o600;
 
-/// Where the certificate and its key are.
+/// Returns the paths of the certificate and its key.
 pub(super) fn leaf_files(directory: &Path) -> (PathBuf, PathBuf) {
     (directory.join("cert.pem"), directory.join("key.pem"))
 }
@@ -40,8 +41,8 @@ pub(super) fn leaf_files(directory: &Path) -> (PathBuf, PathBuf) {
 /// A certificate and its key, in PEM.
 type Pair = (Vec<u8>, Vec<u8>);
 
-/// The same as [`ensure`]; where that fails and the stored certificate is valid for now,
-/// that, and what failed: somebody has time until it ends.
+/// Does the same as [`ensure`]. If that fails and the stored certificate is still valid,
+/// returns the stored one together with the error: the operator has time until it expires.
 pub(super) fn ensure_or_stored(
     directory: &Path,
     names: &[String],
@@ -56,7 +57,7 @@ pub(super) fn ensure_or_stored(
     }
 }
 
-/// The stored certificate and key, where they belong together and are valid.
+/// Returns the stored certificate and key if they match and are valid.
 fn stored_leaf(directory: &Path, now: SystemTime) -> Option<Pair> {
     let (certificate, key) = leaf_files(directory);
     let (certificate, key) = (text(&certificate).ok()??, text(&key).ok()??);
@@ -67,7 +68,7 @@ fn stored_leaf(directory: &Path, now: SystemTime) -> Option<Pair> {
     is_usable.then(|| (certificate.into_bytes(), key.into_bytes()))
 }
 
-/// The certificate and its key in PEM, made or renewed where they must be.
+/// Returns the certificate and its key in PEM, and creates or renews them if necessary.
 fn ensure(directory: &Path, names: &[String], now: SystemTime) -> Result<Pair, TlsError> {
     fs::create_dir_all(directory).map_err(|source| cannot_write(directory, source))?;
     let _lock = lock(directory)?;
@@ -78,14 +79,14 @@ fn ensure(directory: &Path, names: &[String], now: SystemTime) -> Result<Pair, T
     let (certificate, key) = leaf_files(directory);
     match reason_to_issue(&certificate, &key, &authority, names, now)? {
         Some(reason) => {
-            info!(reason, "a new certificate for the gate");
+            info!(reason, "issuing a new certificate for the gate");
             issue(&certificate, &key, &authority, names, now)
         }
         None => Ok((read(&certificate)?, read(&key)?)),
     }
 }
 
-/// Held until dropped.
+/// Locks the folder until the returned file is dropped.
 fn lock(directory: &Path) -> Result<File, TlsError> {
     let path = directory.join(".lock");
     let open = || {
@@ -96,7 +97,7 @@ fn lock(directory: &Path) -> Result<File, TlsError> {
     open().map_err(|source| cannot_write(&path, source))
 }
 
-/// Who signs.
+/// The certificate authority.
 struct Authority {
     key: KeyPair,
     certificate_pem: String,
@@ -108,16 +109,16 @@ impl Authority {
         (directory.join("ca.pem"), directory.join("ca.key"))
     }
 
-    /// The authority in the folder; `None` where there is none or it would not
-    /// outlive what it signs.
+    /// Returns the authority in the folder; `None` if there is none, or if it would expire
+    /// before a certificate that it signs.
     fn stored(directory: &Path, now: SystemTime) -> Result<Option<Self>, TlsError> {
         let (certificate, key) = Self::files(directory);
-        // Whatever is wrong with it, replacing an authority cuts off every proxy
-        // that trusts it: that is for a person to do.
+        // Replacing an authority cuts off every proxy that trusts it, so whatever is wrong
+        // with it, that is left to the operator.
         let missing = |one: &Path, other: &Path| {
             let problem = format!(
-                "is missing, and nothing can be signed without it; restore it, or remove {} too \
-                 to begin anew with an authority that proxies do not trust yet",
+                "the file is missing, and certificates cannot be signed without it; restore it, \
+                 or remove {} too to create an authority that proxies do not trust yet",
                 other.display()
             );
             Err(unusable(one, problem))
@@ -126,21 +127,23 @@ impl Authority {
             (Some(certificate_pem), Some(key_pem)) => (certificate_pem, key_pem),
             (None, None) => return Ok(None),
             (Some(_), None) => return missing(&key, &certificate),
-            // A first start that ended halfway: nobody has seen that authority.
+            // The first start was interrupted: no proxy has seen that authority.
             (None, Some(_)) if !leaf_files(directory).0.exists() => return Ok(None),
             (None, Some(_)) => return missing(&certificate, &key),
         };
         let signer = KeyPair::from_pem(&key_pem)
-            .map_err(|error| unusable(&key, format!("no private key in PEM: {error}")))?;
+            .map_err(|error| unusable(&key, format!("no PEM private key found: {error}")))?;
         let parsed = Parsed::read(certificate_pem.as_bytes())
-            .ok_or_else(|| unusable(&certificate, "no certificate in PEM".into()))?;
+            .ok_or_else(|| unusable(&certificate, "no PEM certificate found".into()))?;
         if parsed.public_key != signer.subject_public_key_info() {
-            let problem =
-                format!("does not belong to {}; remove both to begin anew", key.display());
+            let problem = format!(
+                "the certificate does not belong to {}; remove both files to create new ones",
+                key.display()
+            );
             return Err(unusable(&certificate, problem));
         }
         if parsed.not_after < now + LEAF_LIFE {
-            warn!("the certificate authority is about to expire; proxies need the new ca.pem");
+            warn!("the certificate authority expires soon; proxies need the new ca.pem");
             return Ok(None);
         }
         Ok(Some(Self { key: signer, key_id: parsed.subject_key_id, certificate_pem }))
@@ -157,12 +160,12 @@ impl Authority {
         let (certificate_file, key_file) = Self::files(directory);
         write(&key_file, key.serialize_pem().as_bytes(), PRIVATE)?;
         write(&certificate_file, certificate_pem.as_bytes(), PUBLIC)?;
-        info!(file = %certificate_file.display(), "a new certificate authority");
+        info!(file = %certificate_file.display(), "created a new certificate authority");
         Ok(Self { key, certificate_pem, key_id })
     }
 }
 
-/// Why the stored certificate cannot go on, if it cannot.
+/// Returns why the stored certificate must be replaced, if it must.
 fn reason_to_issue(
     certificate: &Path,
     key: &Path,
@@ -171,23 +174,23 @@ fn reason_to_issue(
     now: SystemTime,
 ) -> Result<Option<&'static str>, TlsError> {
     let (Some(certificate), Some(key)) = (text(certificate)?, text(key)?) else {
-        return Ok(Some("there was none"));
+        return Ok(Some("there is none yet"));
     };
     let (Some(leaf), Ok(key)) = (Parsed::read(certificate.as_bytes()), KeyPair::from_pem(&key))
     else {
-        return Ok(Some("the former was damaged"));
+        return Ok(Some("the stored one is damaged"));
     };
     let life = leaf.not_after.duration_since(leaf.not_before).unwrap_or_default();
     Ok(if leaf.public_key != key.subject_public_key_info() {
-        Some("the former did not belong to its key")
+        Some("the stored one does not belong to its key")
     } else if leaf.authority_key_id != authority.key_id {
         Some("the authority has changed")
     } else if leaf.names != names.iter().map(|name| canonical(name)).collect() {
         Some("the names have changed")
     } else if now >= leaf.not_before + life * 2 / 3 {
-        Some("two thirds of the former's life are over")
+        Some("two thirds of its lifetime are over")
     } else if now < leaf.not_before {
-        Some("the former is not valid yet")
+        Some("the stored one is not valid yet")
     } else {
         None
     })
@@ -208,8 +211,8 @@ fn issue(
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let certificate_pem = params.signed_by(&pair, &issuer)?.pem().into_bytes();
     let key_pem = pair.serialize_pem().into_bytes();
-    // A crash between the two leaves a pair that does not match: the next
-    // start sees it and issues again.
+    // A crash between the two writes leaves a pair that does not match: the next
+    // start detects that and issues a new one.
     write(key, &key_pem, PRIVATE)?;
     write(certificate, &certificate_pem, PUBLIC)?;
     Ok((certificate_pem, key_pem))
@@ -228,7 +231,7 @@ fn params(
     Ok(params)
 }
 
-/// What is asked of a stored certificate.
+/// The fields of a stored certificate that are checked.
 struct Parsed {
     not_before: SystemTime,
     not_after: SystemTime,
@@ -281,12 +284,12 @@ fn name(general: &GeneralName<'_>) -> Option<String> {
     }
 }
 
-/// One spelling of each name.
+/// Returns the canonical spelling of a name.
 fn canonical(name: &str) -> String {
     name.parse::<IpAddr>().map_or_else(|_| name.to_ascii_lowercase(), |ip| ip.to_string())
 }
 
-/// A file's text; `None` where there is no file.
+/// Returns a file's text; `None` if the file does not exist.
 fn text(path: &Path) -> Result<Option<String>, TlsError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -295,18 +298,19 @@ fn text(path: &Path) -> Result<Option<String>, TlsError> {
     }
 }
 
-/// Replaces a file whole: readers see the former or the new one.
+/// Replaces a file atomically: readers see either the old or the new content.
 fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), TlsError> {
-    let beside = path.with_extension("new");
+    let temporary = path.with_extension("new");
     let replace = || {
-        match fs::remove_file(&beside) {
+        match fs::remove_file(&temporary) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         file.write_all(contents)?;
         file.sync_all()?;
-        fs::rename(&beside, path)
+        fs::rename(&temporary, path)
     };
     replace().map_err(|source| cannot_write(path, source))
 }
@@ -316,5 +320,4 @@ fn cannot_write(path: &Path, source: std::io::Error) -> TlsError {
 }
 
 #[cfg(test)]
-#[path = "self_signed_tests.rs"]
 mod tests;

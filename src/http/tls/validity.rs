@@ -1,11 +1,11 @@
-//! When a certificate is valid.
+//! The validity period of a certificate.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// In seconds since 1970; what cannot be read bounds nothing.
+/// A validity period in seconds since 1970; a bound that cannot be read is `None`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Validity {
     from: Option<u64>,
@@ -18,7 +18,7 @@ impl Validity {
             return Self::default();
         };
         let validity = certificate.validity();
-        // A time before 1970 is over, whatever the clock says.
+        // A time before 1970 is in the past, whatever the clock says.
         let seconds = |time: i64| Some(u64::try_from(time).unwrap_or(0));
         Self {
             from: seconds(validity.not_before.timestamp()),
@@ -26,23 +26,23 @@ impl Validity {
         }
     }
 
-    /// Why it is not valid now, if it is not.
+    /// Returns why the certificate is not valid now, if it is not.
     pub(super) fn problem(self, now: SystemTime) -> Option<String> {
         let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         match self {
             Self { until: Some(until), .. } if seconds > until => {
-                Some(format!("the certificate expired at {}", written(until)))
+                Some(format!("the certificate expired at {}", formatted(until)))
             }
             Self { from: Some(from), .. } if seconds < from => {
-                Some(format!("the certificate is not valid before {}", written(from)))
+                Some(format!("the certificate is not valid before {}", formatted(from)))
             }
             _ => None,
         }
     }
 }
 
-fn written(seconds: u64) -> String {
-    // The year 9999 is the last that RFC 3339 and certificates can write.
+fn formatted(seconds: u64) -> String {
+    // The year 9999 is the last that RFC 3339 and certificates can express.
     let end = Duration::from_secs(seconds.min(253_402_300_799));
     humantime::format_rfc3339_seconds(UNIX_EPOCH + end).to_string()
 }

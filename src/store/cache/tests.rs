@@ -84,10 +84,10 @@ async fn a_change_during_a_load_is_never_lost() {
     let cached = cached(&freshness, &row);
     freshness.verify(freshness.now());
     let change = async {
-        // The load has read the row by now and waits.
+        // By now the load has read the row and is waiting.
         tokio::time::sleep(Duration::from_millis(5)).await;
         row.value.store(7, Ordering::SeqCst);
-        freshness.outdate(Table::Apps, "key");
+        freshness.invalidate(Table::Apps, "key");
     };
     let (answer, ()) = tokio::join!(ask(&cached, &freshness), change);
     assert_eq!(answer.expect("loaded"), 7);
@@ -110,7 +110,7 @@ async fn a_dead_store_serves_what_is_kept_up_to_max_stale_and_then_nothing() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(ask(&cached, &freshness).await.is_err());
     row.fails.store(false, Ordering::SeqCst);
-    tokio::time::sleep(2 * FAILURE_SHARED).await;
+    tokio::time::sleep(2 * FAILURE_TTL).await;
     assert!(ask(&cached, &freshness).await.is_ok(), "recovers by itself");
 }
 
@@ -121,7 +121,7 @@ async fn a_dead_store_serves_nothing_that_is_known_to_have_changed() {
     freshness.verify(freshness.now());
     ask(&cached, &freshness).await.expect("loaded");
     row.fails.store(true, Ordering::SeqCst);
-    freshness.outdate(Table::Apps, "key");
+    freshness.invalidate(Table::Apps, "key");
     assert!(ask(&cached, &freshness).await.is_err());
 }
 
@@ -136,10 +136,10 @@ async fn a_stalled_store_delays_nobody_for_long_while_something_is_kept() {
     freshness.degrade();
     tokio::time::advance(Duration::from_secs(2)).await;
     let began = Instant::now();
-    ask(&cached, &freshness).await.expect("what is kept serves");
+    ask(&cached, &freshness).await.expect("the cached entry is served");
     assert!(began.elapsed() <= Duration::from_millis(1010), "{:?}", began.elapsed());
     let began = Instant::now();
-    ask(&cached, &freshness).await.expect("what is kept serves");
+    ask(&cached, &freshness).await.expect("the cached entry is served");
     assert!(began.elapsed() <= Duration::from_millis(10), "{:?}", began.elapsed());
 }
 
@@ -188,9 +188,9 @@ async fn a_loader_of_another_cache_is_given_nothing_young_but_stale() {
 }
 
 /// Forces the race, 40,000 times under `tests/run --soak`: every load reads the row, then the row
-/// changes and the notification is processed, and only then the load ends.
-/// Readers on other threads meanwhile check that nobody ever sees a value
-/// older than the last change that was announced before it asked.
+/// changes and the notification is processed, and only then does the load end.
+/// Meanwhile readers on other threads check that they never get a value
+/// older than the last change that was announced before they called.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn forced_races_leave_no_stale_entry() {
     let races = u64::from(soak::CACHE_RACES.count());
@@ -230,11 +230,11 @@ async fn forced_races_leave_no_stale_entry() {
     for race in 1..=races {
         freshness.verify(freshness.now());
         armed.store(true, Ordering::SeqCst);
-        freshness.outdate(Table::Apps, "key");
+        freshness.invalidate(Table::Apps, "key");
         let change = async {
             has_read.notified().await;
             truth.store(race, Ordering::SeqCst);
-            freshness.outdate(Table::Apps, "key");
+            freshness.invalidate(Table::Apps, "key");
             announced.store(race, Ordering::SeqCst);
             may_end.notify_one();
         };
@@ -246,5 +246,5 @@ async fn forced_races_leave_no_stale_entry() {
         reader.expect("no reader saw a stale value");
     }
     let counts = cached.counts();
-    assert!(counts.memo_hits > 0, "the memo took part: {counts:?}");
+    assert!(counts.memo_hits > 0, "the memo was used: {counts:?}");
 }

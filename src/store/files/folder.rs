@@ -1,4 +1,4 @@
-//! The folder's files: what is in them, and how they are read and written.
+//! The folder's files: their formats, and how they are read and written.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Write};
@@ -14,25 +14,25 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::{
-    BEING_WRITTEN, IDENTITY, LAST_ACCESS, LAST_CONNECTION, PEERS, TERMINALS, USES, UsesFile,
-    WATCHED,
+    IDENTITY, LAST_ACCESS, LAST_CONNECTION, PEERS, TERMINALS, USES, UsesFile, WATCHED, WRITE_GRACE,
 };
 use crate::config::Secret;
 use crate::descriptors;
 use crate::domain::identity::{Identity, derive_domain};
 use crate::store::app_meta::{self, FileState};
 use crate::store::file_calls::FileCalls;
-use crate::store::{BadPeer, Peer, Terminal, Touched, Unavailable, regular};
+use crate::store::{BadPeer, Peer, Terminal, Touched, Unavailable, regular_file};
 
-/// Largest file of the store, in bytes: room for some 100,000 terminals.
+/// Largest file of the store, in bytes: enough for some 100,000 terminals.
 const MAX_SIZE: u64 = 16 * 1024 * 1024;
 
 const EMPTY_SECRET: &str = "the file is empty; write a secret into it, or delete it";
 
-/// How long a use is remembered of an app or a terminal that is gone: a folder may be
-/// away for a while, and an app be installed again.
-const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// How long the use of a removed app or terminal is kept: its folder may be missing for a
+/// while, and an app may be installed again.
+const USE_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// The folder of a file store.
 #[derive(Debug)]
 pub(super) struct Folder {
     pub(super) path: PathBuf,
@@ -42,13 +42,13 @@ pub(super) struct Folder {
     pub(super) prefix_length: usize,
 }
 
-/// What a look at the folder shows.
+/// The result of a scan of the folder.
 pub(super) struct Scan {
-    pub(super) is_there: bool,
+    pub(super) folder_exists: bool,
     pub(super) states: [Option<FileState>; WATCHED.len()],
 }
 
-/// The kernel's watch, and the inode of the folder that it follows.
+/// The inode of the watched folder, and the kernel's watch on it.
 pub(super) type FolderWatch = Option<(u64, RecommendedWatcher)>;
 
 #[derive(Deserialize)]
@@ -92,24 +92,24 @@ struct PeerEntry {
 }
 
 impl Folder {
-    /// Looks at every file, on a thread that may wait.
-    pub(super) fn scan(&self, watch: &mut FolderWatch, wake: &Arc<Notify>) -> Scan {
+    /// Scans every file, on a thread that may block, and watches the folder.
+    pub(super) fn scan(&self, watch: &mut FolderWatch, changed: &Arc<Notify>) -> Scan {
         let inode = std::fs::metadata(&self.path).map(|folder| folder.ino()).ok();
-        // Another folder may have been put in its place.
+        // Another folder may have replaced the watched one.
         if watch.as_ref().is_none_or(|(followed, _)| Some(*followed) != inode) {
-            *watch = inode.zip(follow(&self.path, wake));
+            *watch = inode.zip(watch_folder(&self.path, changed));
         }
         Scan {
             states: WATCHED.map(|(file, _)| FileState::of(&self.path.join(file))),
-            is_there: self.path.is_dir(),
+            folder_exists: self.path.is_dir(),
         }
     }
 
     pub(super) async fn text(&self, file: &str) -> Result<Option<String>, Unavailable> {
         let (folder, path) = (self.path.clone(), self.path.join(file));
-        let read = self.calls.run(move || match regular::read_now(&path, MAX_SIZE) {
+        let read = self.calls.run(move || match regular_file::read_now(&path, MAX_SIZE) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Missing files are empty ones, but a folder that is away (not
+                // A missing file counts as empty, but a missing folder (not
                 // mounted yet, renamed) says nothing about its files.
                 if folder.is_dir() { Ok(None) } else { Err(error) }
             }
@@ -144,8 +144,8 @@ impl Folder {
             let id: Arc<str> = id.into();
             let terminal = Terminal { id: Arc::clone(&id), name: name.into() };
             if terminals.insert(id, terminal).is_some() {
-                let twice = "two terminals have the same `id`; remove one of them";
-                return Err(unavailable(&self.path.join(TERMINALS), &twice));
+                let problem = "two terminals have the same `id`; remove one of them";
+                return Err(unavailable(&self.path.join(TERMINALS), &problem));
             }
         }
         Ok(terminals)
@@ -156,19 +156,19 @@ impl Folder {
         let peers = file.peer.into_iter();
         Ok(peers
             .map(|PeerEntry { id, name, public_key_pem }| {
-                Peer::of_row(id.into(), name.into(), &public_key_pem)
+                Peer::from_row(id.into(), name.into(), &public_key_pem)
             })
             .collect())
     }
 
-    /// An empty file holds no secret: everyone knows it.
+    /// Reads a secret. An empty file does not count as a secret, since anyone could guess it.
     pub(super) async fn secret(&self, file: &str) -> Result<Option<Secret>, Unavailable> {
         let text = self.text(file).await?;
         let text = text.map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
         Ok(text.filter(|text| !text.trim().is_empty()).map(Secret::new))
     }
 
-    /// Whether a file can be used.
+    /// Checks whether a file is usable.
     pub(super) async fn probe(&self, file: &str) -> Result<(), Unavailable> {
         match file {
             IDENTITY => self.identity().await.map(drop),
@@ -183,25 +183,25 @@ impl Folder {
         }
     }
 
-    /// Whether there is no descriptor to open a file with.
-    pub(super) async fn is_out_of_reach(&self, file: &str) -> bool {
+    /// Returns whether a file cannot be opened because no file descriptor is free.
+    pub(super) async fn lacks_descriptor(&self, file: &str) -> bool {
         let path = self.path.join(file);
-        let read = self.calls.run(move || regular::read_now(&path, MAX_SIZE)).await;
+        let read = self.calls.run(move || regular_file::read_now(&path, MAX_SIZE)).await;
         matches!(read, Err(error) if descriptors::is_shortage(&error))
     }
 
-    pub(super) async fn until_usable(&self, file: &str) {
+    pub(super) async fn wait_until_usable(&self, file: &str) {
         while self.probe(file).await.is_err() {
-            sleep(BEING_WRITTEN / 10).await;
+            sleep(WRITE_GRACE / 10).await;
         }
     }
 
     pub(super) fn make_secret(&self, file: &str, secret: &Secret) -> io::Result<()> {
-        let _alone = self.lock()?;
+        let _lock = self.lock()?;
         let path = self.path.join(file);
         match std::fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // Somebody may be about to write into it.
+            // The operator may be about to write a secret into the empty file.
             Ok(text) if text.trim().is_empty() => {
                 return Err(io::Error::other(format!("{}: {EMPTY_SECRET}", path.display())));
             }
@@ -214,7 +214,7 @@ impl Folder {
         &self,
         edit: impl FnOnce(&mut toml_edit::DocumentMut) -> io::Result<bool>,
     ) -> io::Result<bool> {
-        let _alone = self.lock()?;
+        let _lock = self.lock()?;
         let path = self.path.join(TERMINALS);
         let text = match std::fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -235,9 +235,9 @@ impl Folder {
         touched: Touched,
         uses: &[(Arc<str>, SystemTime)],
     ) -> io::Result<()> {
-        let _alone = self.lock()?;
+        let _lock = self.lock()?;
         let mut all: UsesFile = match std::fs::read(self.path.join(USES)) {
-            // A file nobody can read is no reason to lose the uses to come.
+            // A file that cannot be parsed must not keep new uses from being written.
             Ok(json) => serde_json::from_slice(&json).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(error),
@@ -254,32 +254,32 @@ impl Folder {
             *latest = seconds.max(*latest);
             newest = newest.max(seconds);
         }
-        let forgotten = newest.saturating_sub(REMEMBERED.as_secs());
-        if table.values().any(|at| *at < forgotten) {
-            // Where nobody can say who is gone, all are remembered.
-            if let Ok(known) = self.known(touched) {
-                table.retain(|key, at| *at >= forgotten || known.contains(key));
+        let cutoff = newest.saturating_sub(USE_RETENTION.as_secs());
+        if table.values().any(|at| *at < cutoff) {
+            // If it is unknown which apps or terminals exist, all uses are kept.
+            if let Ok(existing) = self.existing(touched) {
+                table.retain(|key, at| *at >= cutoff || existing.contains(key));
             }
         }
         self.replace(USES, &serde_json::to_vec_pretty(&all)?, 0o600)
     }
 
-    /// The apps or terminals that there are, on a thread that may wait.
-    fn known(&self, touched: Touched) -> io::Result<HashSet<String>> {
+    /// Returns the apps or terminals that exist, on a thread that may block.
+    fn existing(&self, touched: Touched) -> io::Result<HashSet<String>> {
         match touched {
             Touched::App => {
                 let apps = app_meta::list(&self.installed_apps_dir)?;
                 Ok(apps.into_iter().map(|(app, _)| app).collect())
             }
             Touched::Terminal => {
-                let text = regular::read_now(&self.path.join(TERMINALS), MAX_SIZE)?;
+                let text = regular_file::read_now(&self.path.join(TERMINALS), MAX_SIZE)?;
                 let file: TerminalsFile = toml::from_slice(&text).map_err(io::Error::other)?;
                 Ok(file.terminal.into_iter().map(|terminal| terminal.id).collect())
             }
         }
     }
 
-    /// Keeps other processes from editing meanwhile, until it is dropped.
+    /// Locks the folder, so that no other process edits its files until the lock is dropped.
     fn lock(&self) -> io::Result<std::fs::File> {
         let file = std::fs::OpenOptions::new()
             .create(true)
@@ -291,7 +291,7 @@ impl Folder {
         Ok(file)
     }
 
-    /// Writes a file so that a reader sees the old or the new one, whole.
+    /// Replaces a file atomically: a reader sees either the old or the new content.
     fn replace(&self, file: &str, content: &[u8], mode: u32) -> io::Result<()> {
         let new = self.path.join(format!(".{file}.new"));
         let mut options = std::fs::OpenOptions::new();
@@ -302,12 +302,12 @@ impl Folder {
     }
 }
 
-/// Wakes the scan when anything in the folder is saved.
-fn follow(folder: &Path, wake: &Arc<Notify>) -> Option<RecommendedWatcher> {
-    let wake = Arc::clone(wake);
+/// Watches a folder and notifies `changed` when anything in it is saved.
+fn watch_folder(folder: &Path, changed: &Arc<Notify>) -> Option<RecommendedWatcher> {
+    let changed = Arc::clone(changed);
     let handler = move |event: notify::Result<notify::Event>| match event {
         Ok(event) if event.kind.is_access() => {}
-        _ => wake.notify_one(),
+        _ => changed.notify_one(),
     };
     let mut watcher = notify::recommended_watcher(handler).ok()?;
     watcher.watch(folder, RecursiveMode::NonRecursive).ok()?;
@@ -319,7 +319,11 @@ fn entries(document: &mut toml_edit::DocumentMut) -> io::Result<&mut toml_edit::
         .entry("terminal")
         .or_insert_with(|| toml_edit::Item::ArrayOfTables(toml_edit::ArrayOfTables::new()))
         .as_array_of_tables_mut()
-        .ok_or_else(|| io::Error::other(format!("{TERMINALS}: write terminals as `[[terminal]]`")))
+        .ok_or_else(|| {
+            io::Error::other(format!(
+                "{TERMINALS}: invalid `terminal`: expected `[[terminal]]` tables"
+            ))
+        })
 }
 
 fn has_id(entry: &toml_edit::Table, id: &str) -> bool {

@@ -65,7 +65,7 @@ impl House {
 async fn poll<F: Future<Output = bool>>(condition: impl Fn() -> F) {
     let began = Instant::now();
     while !condition().await {
-        assert!(began.elapsed() < DEADLINE, "did not come to pass");
+        assert!(began.elapsed() < DEADLINE, "the condition was not met in time");
         sleep(Duration::from_millis(1)).await;
     }
 }
@@ -122,7 +122,7 @@ async fn a_broken_file_is_doubt_and_then_unavailable_but_never_empty() {
     poll(|| async { !house.files.health().problems.is_empty() }).await;
     assert!(house.files.health().problems[0].contains(TERMINALS));
     let terminal = house.files.terminal("a").await;
-    assert!(terminal.is_err(), "what was read before is for the gate's own memory to serve");
+    assert!(terminal.is_err(), "stale entries are served by the gate's own caches");
     house.write(TERMINALS, "[[terminal]]\nid = \"b\"");
     poll(|| house.has_terminal("b")).await;
     assert!(!house.has_terminal("a").await);
@@ -182,7 +182,7 @@ async fn apps_come_change_and_go_with_their_folders() {
         .await;
         poll(|| async { house.files.app_names().await.is_ok_and(|names| names == ["notes"]) })
             .await;
-        // Saved in place, and saved as editors do.
+        // Saved in place, and saved by renaming, as editors do.
         let meta = origin(Table::AppMeta);
         std::fs::write(apps.join("notes/app_meta.json"), "{ }").expect("written");
         poll(|| async { !house.freshness.is_current(&meta) }).await;
@@ -197,7 +197,7 @@ async fn apps_come_change_and_go_with_their_folders() {
     }
 }
 
-/// Names a folder by the way to it from the working directory.
+/// Returns the path of a folder relative to the working directory.
 fn relative(path: &Path) -> PathBuf {
     let here = std::env::current_dir().expect("a working directory");
     let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
@@ -206,7 +206,7 @@ fn relative(path: &Path) -> PathBuf {
 
 #[tokio::test]
 async fn an_app_is_followed_where_its_folder_is_named_relatively() {
-    // No second scan before the deadline: only the kernel's watch can tell.
+    // No second scan before the deadline: only the kernel's watch can report the change.
     let house = house_beating(6 * DEADLINE);
     let origin = || house.freshness.origin([Table::AppMeta; 2], "notes");
     let apps = house.dir.path().join("installed_apps");
@@ -256,7 +256,7 @@ async fn a_folder_put_in_the_place_of_another_is_followed() {
     let house = house().watched().await;
     let (path, aside) = (house.dir.path().to_owned(), house.dir.path().with_extension("aside"));
     std::fs::rename(&path, &aside).expect("moved away");
-    std::fs::create_dir(&path).expect("made anew");
+    std::fs::create_dir(&path).expect("created again");
     for id in ["a", "b"] {
         house.write(TERMINALS, &format!("[[terminal]]\nid = \"{id}\""));
         poll(|| house.has_terminal(id)).await;
@@ -299,7 +299,7 @@ async fn a_plain_file_beside_the_apps_outdates_no_names() {
     copied.set_permissions(std::fs::Permissions::from_mode(0o600)).expect("set");
     copied.set_modified(UNIX_EPOCH).expect("set");
     drop(copied);
-    // What is written afterwards is heard afterwards.
+    // Events arrive in order: once this one has arrived, so have the earlier ones.
     let meta = house.freshness.origin([Table::AppMeta; 2], "notes");
     std::fs::write(apps.join("notes/app_meta.json"), "{ }").expect("written");
     poll(|| async { !house.freshness.is_current(&meta) }).await;
@@ -308,7 +308,7 @@ async fn a_plain_file_beside_the_apps_outdates_no_names() {
 
 #[tokio::test]
 async fn an_app_that_is_a_link_to_a_folder_is_heard_of_at_once() {
-    // No second scan before the deadline: only the kernel's watch can tell.
+    // No second scan before the deadline: only the kernel's watch can report the change.
     let house = house_beating(6 * DEADLINE);
     let (apps, elsewhere) = (house.dir.path().join("installed_apps"), house.dir.path().join("w"));
     std::fs::create_dir(&elsewhere).expect("made");
@@ -370,7 +370,7 @@ async fn uses_of_what_is_gone_are_forgotten_in_the_end() {
     let expected = serde_json::json!({"there": 110 * day, "young": 106 * day});
     assert_eq!(uses, serde_json::json!({"last_access": expected, "last_connection": expected}));
 
-    // Where nobody can say which there are, none is forgotten.
+    // If the existing apps are unknown, no use is removed.
     std::fs::rename(&apps, house.dir.path().join("aside")).expect("moved");
     let later = [(Arc::from("there"), UNIX_EPOCH + Duration::from_secs(200 * day))];
     house.files.write_touches(Touched::App, &later).await.expect("written");

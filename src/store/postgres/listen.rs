@@ -1,15 +1,16 @@
-//! The link over which the database tells of changes.
+//! The link: the connection on which the database notifies of changes.
 //!
-//! It has a connection of its own, since a pool's connections drop
-//! notifications. It is believed only while heartbeats sent through the pool
-//! come back over it: that tells a live link from a half-open one, and from a
-//! proxy that swallows LISTEN. Whatever goes wrong has one answer: the link is
-//! made anew, triggers and all, and what may have been missed is read again.
+//! The link has its own connection, since a pool's connections drop
+//! notifications. It is trusted only while heartbeats that are sent through the pool
+//! come back over it: that distinguishes a live link from a half-open one, and from a
+//! proxy that swallows LISTEN. Every fault is handled the same way: the link is
+//! re-established, its triggers are repaired, and cache entries whose changes may have
+//! been missed become stale.
 //!
-//! Any role may notify on any channel, so what comes is not trusted either. What is
-//! not ours is ignored; what cannot be read counts as something missed, but not more
-//! often than a degraded store would be read anyway; and a heartbeat is a random
-//! number that nobody knows before it is sent.
+//! Any role may notify on any channel, so notifications are not trusted either. A
+//! notification that is not nightporter's is ignored. One that cannot be parsed counts as a
+//! missed change, but not more often than entries are read again while the link is degraded.
+//! A heartbeat is a random number that no other process knows before it is sent.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,20 +28,20 @@ use tracing::{info, warn};
 use super::super::{Freshness, Table};
 use super::migrate::{MigrateError, migrate};
 use super::triggers::{INSPECT, Triggers, inspect};
-use super::{Postgres, Subject, random_number};
+use super::{Postgres, ProblemKind, random_number};
 use crate::backoff::jittered;
 use crate::postgres::{ConnectError, Error, explain};
 
 const CHANNEL: &str = "nightporter";
 
-/// Waits between attempts: doubled from the first to the longest, and each
-/// shortened by up to half at random, so that many processes do not knock at once.
+/// Backoff between attempts: doubled from the first to the longest, and each wait
+/// shortened by up to half at random, so that many processes do not connect at once.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Why the link is no more, in words for the operator.
+/// Why the link was lost, worded for the operator.
 #[derive(Debug, thiserror::Error)]
-enum Lost {
+enum LinkError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("{}", explain(.0))]
@@ -49,23 +50,23 @@ enum Lost {
     Migrate(#[from] MigrateError),
     #[error("the server closed the connection")]
     Closed,
-    #[error("LISTEN was not answered within {0:?}")]
-    Silent(Duration),
-    #[error("triggers are missing, switched off or were replaced")]
+    #[error("the server did not respond within {0:?}")]
+    NoResponse(Duration),
+    #[error("triggers are missing, disabled or were replaced")]
     Triggers,
     #[error("sending a heartbeat: {0}")]
     Heartbeat(Error),
     #[error("a heartbeat did not come back within {0:?}")]
-    Missed(Duration),
+    HeartbeatTimeout(Duration),
     #[error(
-        "the first heartbeat did not come back within {0:?}; where a transaction-pooling proxy \
-         stands in between, give `store.url` the address of the server itself"
+        "the first heartbeat did not come back within {0:?}; if a transaction-pooling proxy is \
+         in between, set `store.url` to the address of the server itself"
     )]
-    NeverHeard(Duration),
+    FirstHeartbeatTimeout(Duration),
 }
 
-/// What is said on [`CHANNEL`], as long as the connection lives; reading it also drives the
-/// connection.
+/// Returns the notifications on [`CHANNEL`] for as long as the connection is open. Reading
+/// the stream also drives the connection.
 fn notifications<T>(
     mut connection: Connection<Socket, T>,
 ) -> impl Stream<Item = Result<Notification, tokio_postgres::Error>> + Unpin
@@ -73,13 +74,15 @@ where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     poll_fn(move |context| connection.poll_message(context)).filter_map(|message| match message {
-        Ok(AsyncMessage::Notification(heard)) => (heard.channel() == CHANNEL).then_some(Ok(heard)),
+        Ok(AsyncMessage::Notification(received)) => {
+            (received.channel() == CHANNEL).then_some(Ok(received))
+        }
         Ok(_) => None,
         Err(error) => Some(Err(error)),
     })
 }
 
-/// What comes over [`CHANNEL`].
+/// The payload of a notification on [`CHANNEL`].
 #[derive(Debug, PartialEq, Eq)]
 enum Payload {
     Heartbeat(String),
@@ -88,9 +91,9 @@ enum Payload {
         op: Operation,
         key: Option<String>,
     },
-    /// Of a table that is not followed, or from somebody else altogether.
+    /// From a table that is not followed, or from another program.
     Foreign,
-    /// It may have been one of ours.
+    /// May have been one of nightporter's.
     Unreadable,
 }
 
@@ -106,9 +109,9 @@ enum Watched {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operation {
     Update,
-    /// A key came or went.
+    /// A key was added or removed.
     Other,
-    /// Any number of keys.
+    /// Any number of keys changed.
     Reset,
 }
 
@@ -133,213 +136,219 @@ impl Payload {
         let op = match text("op") {
             Some("update") => Operation::Update,
             Some("insert" | "delete") => Operation::Other,
-            // Whatever else it may be, it concerns this table.
+            // An unknown operation changed this table in some way.
             _ => Operation::Reset,
         };
         Self::Change { table, op, key }
     }
 }
 
-/// Notifications that could not be read, and when what they may have said is made up for.
+/// Throttles the resets that notifications with unreadable payloads cause.
 #[derive(Debug, Default)]
-struct Unread {
+struct ResetThrottle {
     due: Option<Instant>,
-    made_up_for: Option<Instant>,
+    last_reset: Option<Instant>,
 }
 
-impl Unread {
-    /// One more. Those that come within `period` of the last time wait for its end.
-    fn note(&mut self, period: Duration) {
+impl ResetThrottle {
+    /// Schedules a reset: at once, or if the last reset was less than `period` ago, at the
+    /// end of that period.
+    fn schedule(&mut self, period: Duration) {
         let now = Instant::now();
-        let earliest = self.made_up_for.map_or(now, |last| last + period);
+        let earliest = self.last_reset.map_or(now, |last| last + period);
         self.due.get_or_insert(earliest.max(now));
     }
 
-    /// Returns when something is due, and forgets it.
+    /// Returns when a reset is due, and clears it.
     async fn due(&mut self) {
         match self.due {
             Some(due) => sleep_until(due).await,
             None => std::future::pending().await,
         }
         self.due = None;
-        self.made_up_for = Some(Instant::now());
+        self.last_reset = Some(Instant::now());
     }
 }
 
 impl Postgres {
-    /// Keeps the link, through every fault, for as long as the process lives.
+    /// Maintains the link for the life of the process and re-establishes it after every
+    /// fault.
     pub async fn watch(&self) -> Infallible {
         let mut wait = FIRST_WAIT;
         loop {
-            let proven = AtomicBool::new(false);
-            let Err(lost) = self.follow(&proven).await;
+            let was_live = AtomicBool::new(false);
+            let Err(error) = self.run_link(&was_live).await;
             self.freshness.degrade();
-            if proven.into_inner() {
+            if was_live.into_inner() {
                 wait = FIRST_WAIT;
             }
-            self.problems.set(Subject::Link, format!("no word of changes from Postgres: {lost}"));
+            let problem = format!("not receiving change notifications from Postgres: {error}");
+            self.problems.set(ProblemKind::Link, problem);
             sleep(jittered(wait)).await;
             wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 
-    /// One life of the link.
-    async fn follow(&self, proven: &AtomicBool) -> Result<Infallible, Lost> {
+    /// Establishes the link and runs it until it is lost.
+    async fn run_link(&self, was_live: &AtomicBool) -> Result<Infallible, LinkError> {
         let connect = async |config: tokio_postgres::Config, tls| config.connect(tls).await;
         let (client, connection) = self.server.connect(connect).await?;
         let (expected, expectations) = watch::channel(String::new());
-        let (heard, echoes) = watch::channel(String::new());
+        let (received, echoes) = watch::channel(String::new());
         tokio::select! {
             // Notifications first: a heartbeat must not overtake them.
             biased;
-            lost = self.hear(connection, &expectations, &heard) => lost,
-            lost = self.prove(client, &expected, echoes, proven) => lost,
+            result = self.receive(connection, &expectations, &received) => result,
+            result = self.send_heartbeats(client, &expected, echoes, was_live) => result,
         }
     }
 
-    /// Applies notifications the moment they arrive; also drives the connection.
-    async fn hear<T>(
+    /// Applies notifications as soon as they arrive; also drives the connection.
+    async fn receive<T>(
         &self,
         connection: Connection<Socket, T>,
         expected: &watch::Receiver<String>,
-        heard: &watch::Sender<String>,
-    ) -> Result<Infallible, Lost>
+        received: &watch::Sender<String>,
+    ) -> Result<Infallible, LinkError>
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
         let mut notifications = notifications(connection);
-        let mut unread = Unread::default();
-        let mut was_told = false;
+        let mut throttle = ResetThrottle::default();
+        let mut has_warned = false;
         loop {
             let notification = tokio::select! {
-                // A flood must not put off what it is the reason for.
+                // Resets first: a flood of notifications must not delay the reset it causes.
                 biased;
-                () = unread.due() => {
+                () = throttle.due() => {
                     self.freshness.reset();
                     continue;
                 }
                 notification = notifications.next() => notification,
             };
-            let notification = notification.ok_or(Lost::Closed)??;
+            let notification = notification.ok_or(LinkError::Closed)??;
             match Payload::parse(notification.payload()) {
-                // Any other is another process's.
+                // Any other heartbeat is another process's.
                 Payload::Heartbeat(beat) if beat == *expected.borrow() => {
-                    heard.send_replace(beat);
+                    received.send_replace(beat);
                 }
                 Payload::Heartbeat(_) | Payload::Foreign => {}
                 Payload::Change { table, op, key } => {
                     apply(&self.freshness, table, op, key.as_deref());
                 }
                 Payload::Unreadable => {
-                    unread.note(self.freshness.times().degraded_ttl);
-                    if !std::mem::replace(&mut was_told, true) {
-                        warn!("somebody sends notifications on `{CHANNEL}` that cannot be read");
+                    throttle.schedule(self.freshness.times().degraded_ttl);
+                    if !std::mem::replace(&mut has_warned, true) {
+                        warn!("received a notification on `{CHANNEL}` that cannot be parsed");
                     }
                 }
             }
         }
     }
 
-    /// Sets the link up, then proves it again and again.
-    async fn prove(
+    /// Sets the link up, then sends a heartbeat in every period and waits for it to come
+    /// back.
+    async fn send_heartbeats(
         &self,
         mut client: Client,
         expected: &watch::Sender<String>,
         mut echoes: watch::Receiver<String>,
-        proven: &AtomicBool,
-    ) -> Result<Infallible, Lost> {
+        was_live: &AtomicBool,
+    ) -> Result<Infallible, LinkError> {
         let limit = self.query_timeout;
         let listen = timeout(limit, client.batch_execute(LISTEN)).await;
-        listen.map_err(|_| Lost::Silent(limit))??;
+        listen.map_err(|_| LinkError::NoResponse(limit))??;
         for applied in migrate(&mut client, self.create_tables).await? {
             info!(migration = applied, "migration applied");
         }
         let installed = timeout(limit, inspect(&client)).await;
-        let installed = installed.map_err(|_| Lost::Silent(limit))??;
+        let installed = installed.map_err(|_| LinkError::NoResponse(limit))??;
         self.freshness.reset();
         let period = self.freshness.times().heartbeat;
         for beat in 1.. {
             let (sent, next) = (self.freshness.now(), Instant::now() + period);
-            // Unknown to anyone before it is sent: what comes back has made the round.
+            // No other process knows the number before it is sent, so a heartbeat that comes
+            // back has made the round trip.
             let number = random_number();
             expected.send_replace(number.clone());
-            let round = async {
+            let round_trip = async {
                 let triggers = self.beat(&number, beat).await?;
-                let _outlived_by_its_sender = echoes.wait_for(|echo| *echo == number).await;
-                Ok::<_, Lost>(triggers)
+                // The sender outlives this wait.
+                let _result = echoes.wait_for(|echo| *echo == number).await;
+                Ok::<_, LinkError>(triggers)
             };
-            let Ok(triggers) = timeout_at(next, round).await else {
-                // The pool's connections went the same way.
-                self.pool.suspect_all();
+            let Ok(triggers) = timeout_at(next, round_trip).await else {
+                // The pool's connections may be dead too.
+                self.pool.discard_all();
                 return Err(if beat == 1 {
-                    Lost::NeverHeard(period)
+                    LinkError::FirstHeartbeatTimeout(period)
                 } else {
-                    Lost::Missed(period)
+                    LinkError::HeartbeatTimeout(period)
                 });
             };
             let triggers = triggers?;
             if triggers != installed || !triggers.are_complete() {
-                // A search path that was changed holds for new connections only.
-                self.pool.suspect_all();
-                return Err(Lost::Triggers);
+                // If the search path was changed, only new connections use the new one.
+                self.pool.discard_all();
+                return Err(LinkError::Triggers);
             }
             self.freshness.verify(sent);
-            if !proven.swap(true, Ordering::Relaxed) {
-                self.problems.clear(Subject::Link);
-                info!("changes in Postgres are heard");
+            if !was_live.swap(true, Ordering::Relaxed) {
+                self.problems.clear(ProblemKind::Link);
+                info!("receiving change notifications from Postgres");
             }
             sleep_until(next).await;
         }
-        Err(Lost::Closed)
+        Err(LinkError::Closed)
     }
 
-    /// Sends a heartbeat and, in the same statement, looks at the triggers.
-    async fn beat(&self, number: &str, beat: u64) -> Result<Triggers, Lost> {
-        // The count is for whoever reads along.
+    /// Sends a heartbeat and, in the same statement, inspects the triggers.
+    async fn beat(&self, number: &str, beat: u64) -> Result<Triggers, LinkError> {
+        // The count only helps a person who watches the channel.
         let payload = serde_json::json!({ "heartbeat": number, "beat": beat }).to_string();
         let sql = format!("SELECT t.*, pg_notify('{CHANNEL}', $1) FROM ({INSPECT}) AS t");
         let rows =
-            self.pool.query(&sql, &[(&payload, Type::TEXT)]).await.map_err(Lost::Heartbeat)?;
-        let row = rows.first().ok_or(Lost::Triggers)?;
-        Ok(Triggers::of(row)?)
+            self.pool.query(&sql, &[(&payload, Type::TEXT)]).await.map_err(LinkError::Heartbeat)?;
+        let row = rows.first().ok_or(LinkError::Triggers)?;
+        Ok(Triggers::from_row(row)?)
     }
 }
 
 const LISTEN: &str = "LISTEN nightporter";
 
-/// Outdates what a change has changed.
+/// Invalidates the entries that a change affects.
 fn apply(freshness: &Freshness, table: Watched, op: Operation, key: Option<&str>) {
     let key = key.filter(|_| op != Operation::Reset);
-    let outdate = |table| match key {
-        Some(key) => freshness.outdate(table, key),
-        None => freshness.outdate_table(table),
+    let invalidate = |table| match key {
+        Some(key) => freshness.invalidate(table, key),
+        None => freshness.invalidate_table(table),
     };
     match table {
         Watched::InstalledApps => {
-            outdate(Table::Apps);
+            invalidate(Table::Apps);
             if op != Operation::Update {
-                freshness.outdate_table(Table::AppNames);
+                freshness.invalidate_table(Table::AppNames);
             }
         }
-        Watched::Terminals => outdate(Table::Terminals),
-        Watched::Identities => freshness.outdate_table(Table::Identity),
-        Watched::Peers => freshness.outdate_table(Table::Peers),
+        Watched::Terminals => invalidate(Table::Terminals),
+        Watched::Identities => freshness.invalidate_table(Table::Identity),
+        Watched::Peers => freshness.invalidate_table(Table::Peers),
         Watched::KvStore => match key {
-            Some("terminal_jwt_secret") => freshness.outdate_table(Table::TerminalSecret),
+            Some("terminal_jwt_secret") => freshness.invalidate_table(Table::TerminalSecret),
             Some("freeshard_controller_shared_key") => {
-                freshness.outdate_table(Table::ManagementSecret);
+                freshness.invalidate_table(Table::ManagementSecret);
             }
-            // `profile`: the gate keeps nothing of it.
+            // `profile`: the gate caches nothing from it.
             Some(_) => {}
             None => {
-                freshness.outdate_table(Table::TerminalSecret);
-                freshness.outdate_table(Table::ManagementSecret);
+                freshness.invalidate_table(Table::TerminalSecret);
+                freshness.invalidate_table(Table::ManagementSecret);
             }
         },
     }
 }
 
-/// Takes a payload as the link does, for the fuzz targets.
+/// Handles a payload as the link does, for the fuzz targets.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz_payload(text: &str) {
     if let Payload::Change { table, op, key } = Payload::parse(text) {
@@ -373,7 +382,7 @@ mod tests {
             ),
             (r#"{"table":"peers","op":"insert","key":"p"}"#, change(Peers, Other, Some("p"))),
             (r#"{"table":"kv_store","op":"reset"}"#, change(KvStore, Reset, None)),
-            // Of another version.
+            // From another version.
             (
                 r#"{"table":"terminals","op":"merge","key":"t"}"#,
                 change(Terminals, Reset, Some("t")),
@@ -398,20 +407,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flood_that_cannot_be_read_is_made_up_for_once_a_period_and_at_the_end() {
         let period = Duration::from_secs(1);
-        let (mut unread, mut times) = (Unread::default(), 0);
+        let (mut throttle, mut resets) = (ResetThrottle::default(), 0);
         let began = Instant::now();
         let flood = began + Duration::from_millis(9_500);
         while Instant::now() < flood {
-            unread.note(period);
+            throttle.schedule(period);
             tokio::select! {
                 biased;
-                () = unread.due() => times += 1,
+                () = throttle.due() => resets += 1,
                 () = sleep(Duration::from_millis(1)) => {}
             }
         }
-        assert!((9..=11).contains(&times), "{times}");
-        // The last of them is not forgotten.
-        assert!(timeout(period, unread.due()).await.is_ok());
-        assert!(timeout(period * 10, unread.due()).await.is_err(), "there were no more");
+        assert!((9..=11).contains(&resets), "{resets}");
+        // The reset for the last notification is still due.
+        assert!(timeout(period, throttle.due()).await.is_ok());
+        assert!(timeout(period * 10, throttle.due()).await.is_err(), "there were no more");
     }
 }

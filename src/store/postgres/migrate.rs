@@ -1,11 +1,11 @@
-//! What nightporter needs in the database: its own schema, the tables it reads
+//! Creates what nightporter needs in the database: its own schema, the tables it reads
 //! and the triggers on them.
 //!
 //! Everything is done in one transaction under an advisory lock, so that any
-//! number of processes may start at once. Triggers are no migration: a table
-//! may be dropped, restored or recreated at any time, so they are compared and
-//! put back whenever the link is made and whenever a heartbeat misses one.
-//! Where all is in place nothing is locked and no privilege beyond reading is
+//! number of processes may start at once. Triggers are not part of a migration: a table
+//! may be dropped, restored or re-created at any time, so triggers are compared and
+//! repaired whenever the link is established and whenever a heartbeat finds one missing.
+//! If everything is in place, nothing is locked and no privilege beyond reading is
 //! needed.
 
 use std::cmp::Ordering;
@@ -23,21 +23,21 @@ use tracing::warn;
 use super::triggers::{FUNCTIONS, Fault, Function, TABLES, Table, inspect};
 use crate::postgres::{Parameter, explain};
 
-/// Where migrations that were applied are remembered.
+/// The table that records the applied migrations.
 const HISTORY: &str = "nightporter.migrations";
 const HAS_HISTORY: &str = "SELECT to_regclass('nightporter.migrations') IS NOT NULL";
 
-/// Names the advisory lock of this module: "nightport" read as a number, cut to 63 bits.
+/// The key of this module's advisory lock: "nightport" read as a number, cut to 63 bits.
 const LOCK: i64 = 0x6e69_6768_7470_6f72;
 
-/// How long a whole run may take, other processes' before it included.
+/// Time limit of a whole run, including the wait for other processes' runs.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
-/// How long a trigger may wait for its table. While it waits, so do all
-/// writers that come after it.
+/// How long creating a trigger may wait for the lock of its table. While it waits, all
+/// later writers wait too.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '500ms'";
 
-/// Migrations, first to last. One that was released is never changed.
+/// The migrations, in order. A released migration is never changed.
 const MIGRATIONS: [(&str, &str); 1] = [("V1__notifications", FUNCTIONS)];
 
 #[derive(Debug, thiserror::Error)]
@@ -49,8 +49,8 @@ pub(super) enum MigrateError {
     #[error("table `{0}` is missing; create it, or set `store.create_tables = true`")]
     MissingTable(&'static str),
     #[error(
-        "the trigger `{trigger}` on `{table}` {fault}, and making it anew fails: {}; its owner can \
-         run `nightporter migrate`",
+        "the trigger `{trigger}` on `{table}` {fault}, and re-creating it fails: {}; the owner of \
+         the table can run `nightporter migrate`",
         explain(.error)
     )]
     Trigger {
@@ -60,16 +60,17 @@ pub(super) enum MigrateError {
         error: tokio_postgres::Error,
     },
     #[error(
-        "the function `nightporter.{function}` {fault}, and making it anew fails: {}; its owner \
+        "the function `nightporter.{function}` {fault}, and re-creating it fails: {}; its owner \
          can run `nightporter migrate`",
         explain(.error)
     )]
     Function { function: &'static str, fault: Fault, error: tokio_postgres::Error },
-    #[error("not done within {TIME_LIMIT:?}")]
+    #[error("not finished within {TIME_LIMIT:?}")]
     TooSlow,
 }
 
-/// refinery's text and the database's own, which it only carries along.
+/// Returns refinery's text and that of the database error inside it, which refinery leaves
+/// out.
 fn migration_text(error: &refinery::Error) -> String {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -81,7 +82,7 @@ fn migration_text(error: &refinery::Error) -> String {
     error.to_string()
 }
 
-/// Puts in place what is missing and names the migrations that were applied.
+/// Creates what is missing and returns the names of the migrations that were applied.
 pub(super) async fn migrate(
     client: &mut Client,
     create_tables: bool,
@@ -112,31 +113,32 @@ pub(super) async fn migrate(
 }
 
 async fn is_in_place(client: &Client) -> Result<bool, tokio_postgres::Error> {
-    if !is_so(client, HAS_HISTORY, &[]).await? {
+    if !query_bool(client, HAS_HISTORY, &[]).await? {
         return Ok(false);
     }
-    Ok(match newest(client).await?.cmp(&wanted()) {
+    Ok(match newest_applied(client).await?.cmp(&newest_known()) {
         Ordering::Less => false,
         Ordering::Equal => {
             Function::faults(client).await?.is_empty() && Table::faults(client).await?.is_empty()
         }
-        // The definitions are a newer process's.
+        // The definitions come from a newer process.
         Ordering::Greater => inspect(client).await?.are_complete(),
     })
 }
 
-fn wanted() -> i32 {
+/// Returns the version of the newest migration that this process has.
+fn newest_known() -> i32 {
     i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX)
 }
 
-/// The newest migration that was applied.
-async fn newest(client: &impl GenericClient) -> Result<i32, tokio_postgres::Error> {
+/// Returns the version of the newest migration that was applied.
+async fn newest_applied(client: &impl GenericClient) -> Result<i32, tokio_postgres::Error> {
     let sql = "SELECT coalesce(max(version), 0) FROM nightporter.migrations";
     client.query_typed(sql, &[]).await?.first().map_or(Ok(0), |row| row.try_get(0))
 }
 
-/// The answer to a question of yes or no.
-async fn is_so(
+/// Runs a query for a boolean; no row counts as `false`.
+async fn query_bool(
     client: &impl GenericClient,
     sql: &str,
     parameters: &[Parameter<'_>],
@@ -145,27 +147,31 @@ async fn is_so(
     rows.first().map_or(Ok(false), |row| row.try_get(0))
 }
 
-/// The schema, the migrations in it, and the functions should they be gone. Where no
-/// migration is to be applied nothing of that needs a privilege.
+/// Creates the schema, applies the migrations, and repairs the functions. If no
+/// migration is to be applied and the functions are in order, no privilege is needed.
 async fn apply(transaction: &mut Transaction<'_>) -> Result<Vec<String>, MigrateError> {
     let mut applied = Vec::new();
-    if !is_so(&*transaction, HAS_HISTORY, &[]).await? || newest(&*transaction).await? < wanted() {
+    if !query_bool(&*transaction, HAS_HISTORY, &[]).await?
+        || newest_applied(&*transaction).await? < newest_known()
+    {
         applied = apply_migrations(transaction).await?;
     }
-    let is_ours = newest(&*transaction).await? <= wanted();
+    let may_replace = newest_applied(&*transaction).await? <= newest_known();
     let mut faults = Function::faults(&*transaction).await?.into_iter();
-    if let Some((function, fault)) = faults.find(|(_, fault)| is_ours || fault.is_plain()) {
-        let made = transaction.batch_execute(FUNCTIONS).await;
-        made.map_err(|error| MigrateError::Function { function, fault, error })?;
-        warn!(function, "a function that {fault} is made anew");
+    if let Some((function, fault)) =
+        faults.find(|(_, fault)| may_replace || fault.is_version_independent())
+    {
+        let created = transaction.batch_execute(FUNCTIONS).await;
+        created.map_err(|error| MigrateError::Function { function, fault, error })?;
+        warn!(function, "replaced a function that {fault}");
     }
     Ok(applied)
 }
 
 async fn apply_migrations(transaction: &mut Transaction<'_>) -> Result<Vec<String>, MigrateError> {
-    // CREATE SCHEMA IF NOT EXISTS would need the privilege even where it exists.
+    // CREATE SCHEMA IF NOT EXISTS would need the privilege even if the schema exists.
     let schema = "SELECT to_regnamespace('nightporter') IS NOT NULL";
-    if !is_so(&*transaction, schema, &[]).await? {
+    if !query_bool(&*transaction, schema, &[]).await? {
         transaction.batch_execute("CREATE SCHEMA nightporter").await?;
     }
     let migrations = MIGRATIONS
@@ -173,24 +179,24 @@ async fn apply_migrations(transaction: &mut Transaction<'_>) -> Result<Vec<Strin
         .map(|(name, sql)| Migration::unapplied(name, sql))
         .collect::<Result<Vec<_>, _>>()?;
     let report = Runner::new(&migrations)
-        // A newer process may have been here: its migrations only add.
+        // A newer process may have applied migrations that are unknown here: they only add.
         .set_abort_missing(false)
         .set_migration_table_name(HISTORY)
-        .run_async(&mut Within(transaction))
+        .run_async(&mut InTransaction(transaction))
         .await?;
     let applied = report.applied_migrations().iter();
     Ok(applied.map(|migration| format!("V{}__{}", migration.version(), migration.name())).collect())
 }
 
-/// Makes the table where it is missing and that is allowed.
+/// Creates the table if it is missing and `create_tables` allows it.
 async fn create(
     transaction: &Transaction<'_>,
     table: &Table,
     create_tables: bool,
 ) -> Result<(), MigrateError> {
     let Table { name, columns, .. } = table;
-    let there = "SELECT to_regclass($1) IS NOT NULL";
-    if is_so(transaction, there, &[(name, Type::TEXT)]).await? {
+    let exists = "SELECT to_regclass($1) IS NOT NULL";
+    if query_bool(transaction, exists, &[(name, Type::TEXT)]).await? {
         return Ok(());
     }
     if !create_tables {
@@ -200,35 +206,33 @@ async fn create(
     Ok(transaction.batch_execute(&create).await?)
 }
 
-/// Makes anew what is missing or is not as it has to be; what is in order is not
-/// touched, since that would lock its table.
+/// Creates the triggers that are missing and replaces those that differ. The others are
+/// not touched, since that would lock their tables.
 async fn repair(transaction: &Transaction<'_>) -> Result<(), MigrateError> {
-    let is_ours = newest(transaction).await? <= wanted();
+    let may_replace = newest_applied(transaction).await? <= newest_known();
     let faults = Table::faults(transaction).await?.into_iter();
-    for (table, trigger, fault) in faults.filter(|(.., fault)| is_ours || fault.is_plain()) {
-        let made = transaction.batch_execute(&trigger.sql(table.name, fault)).await;
-        made.map_err(|error| MigrateError::Trigger {
+    for (table, trigger, fault) in
+        faults.filter(|(.., fault)| may_replace || fault.is_version_independent())
+    {
+        let created = transaction.batch_execute(&trigger.sql(table.name, fault)).await;
+        created.map_err(|error| MigrateError::Trigger {
             table: table.name,
             trigger: trigger.name,
             fault,
             error,
         })?;
         if fault != Fault::Missing {
-            warn!(
-                table = table.name,
-                trigger = trigger.name,
-                "a trigger that {fault} is made anew"
-            );
+            warn!(table = table.name, trigger = trigger.name, "replaced a trigger that {fault}");
         }
     }
     Ok(())
 }
 
-/// Lets refinery work within a transaction that is already open: it would
-/// begin its own, and the lock would not cover it.
-struct Within<'a, 'b>(&'a Transaction<'b>);
+/// Makes refinery use a transaction that is already open. Otherwise it would
+/// begin its own, which the lock would not cover.
+struct InTransaction<'a, 'b>(&'a Transaction<'b>);
 
-impl AsyncTransaction for Within<'_, '_> {
+impl AsyncTransaction for InTransaction<'_, '_> {
     type Error = tokio_postgres::Error;
 
     async fn execute<'a, T: Iterator<Item = &'a str> + Send + 'a>(
@@ -244,7 +248,7 @@ impl AsyncTransaction for Within<'_, '_> {
     }
 }
 
-impl AsyncQuery<Vec<Migration>> for Within<'_, '_> {
+impl AsyncQuery<Vec<Migration>> for InTransaction<'_, '_> {
     async fn query<'a>(&'a mut self, query: &'a str) -> Result<Vec<Migration>, Self::Error> {
         let rows = self.0.query_typed(query, &[]).await?;
         rows.iter()
@@ -252,7 +256,7 @@ impl AsyncQuery<Vec<Migration>> for Within<'_, '_> {
                 let (version, name) = (row.try_get("version")?, row.try_get("name")?);
                 let applied_on: &str = row.try_get("applied_on")?;
                 let checksum: &str = row.try_get("checksum")?;
-                // Garbage becomes a checksum that differs, which refinery reports.
+                // An invalid checksum becomes one that differs, which refinery reports.
                 let applied_on = OffsetDateTime::parse(applied_on, &Rfc3339)
                     .unwrap_or(OffsetDateTime::UNIX_EPOCH);
                 let checksum = checksum.parse().unwrap_or_default();
@@ -262,4 +266,4 @@ impl AsyncQuery<Vec<Migration>> for Within<'_, '_> {
     }
 }
 
-impl AsyncMigrate for Within<'_, '_> {}
+impl AsyncMigrate for InTransaction<'_, '_> {}

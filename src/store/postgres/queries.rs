@@ -1,7 +1,7 @@
-//! What the gate asks of the tables, and the little it writes.
+//! The gate's queries and its few writes.
 //!
 //! Each is one statement and one round trip. Columns are cast to the type that
-//! is read, so that a table with `varchar` or an enum serves too.
+//! is read, so that a table with `varchar` or an enum works too.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, Type};
 
-use super::super::peers::{parted, spki_pem};
+use super::super::peers::{spki_pem, split_rows};
 use super::super::{AppRow, BadPeer, Peer, Terminal, Touched, Unavailable, random_secret};
-use super::{Postgres, Subject};
+use super::{Postgres, ProblemKind};
 use crate::config::Secret;
 use crate::domain::app::Size;
 use crate::domain::identity::{Identity, derive_domain};
@@ -25,8 +25,8 @@ const TERMINAL_SECRET: &str = "terminal_jwt_secret";
 const MANAGEMENT_SECRET: &str = "freeshard_controller_shared_key";
 const PROFILE: &str = "profile";
 
-/// Locks the rows in the order of their keys, so that two writers cannot wait
-/// for each other, and passes over rows that are as recent already.
+/// Locks the rows in the order of their keys, so that two writers cannot deadlock,
+/// and skips rows whose time is already as recent.
 macro_rules! touch {
     ($table:literal, $key:literal, $column:literal) => {
         concat!(
@@ -71,29 +71,30 @@ impl Postgres {
     pub async fn app(&self, name: &str) -> Result<Option<AppRow>, Unavailable> {
         let sql = "SELECT name::text, coalesce(status::text, 'unknown') FROM installed_apps \
                    WHERE name = $1";
-        let row = self.row_of(sql, name).await?;
+        let row = self.row_by_key(sql, name).await?;
         row.map(|row| Ok(AppRow { name: arc(&row, 0)?, status: get(&row, 1)? })).transpose()
     }
 
     pub async fn write_status(&self, name: &str, status: &str) -> Result<(), Unavailable> {
-        // The column may be of any type that is written as text, an enum among them: the
-        // server finds the type of $2 by itself.
+        // The column may be of any type that can be written as text, including an enum: the
+        // server infers the type of $2.
         let sql = "UPDATE installed_apps SET status = $2 WHERE name = $1 AND status::text <> $3 \
                    AND status::text IN ('stopped', 'running', 'down', 'paused')";
-        if !can_be_text(name) {
+        if !is_valid_text(name) {
             return Ok(());
         }
         let parameters: &[Parameter<'_>] =
             &[(&name, Type::TEXT), (&status, Type::UNKNOWN), (&status, Type::TEXT)];
         match self.pool.query(sql, parameters).await {
             Ok(_) => {
-                self.problems.clear(Subject::Status);
+                self.problems.clear(ProblemKind::Status);
                 Ok(())
             }
-            // To try again would be refused again.
-            Err(error) if is_of_the_value(&error) => {
-                let problem = format!("`installed_apps.status` does not take `{status}`: {error}");
-                self.problems.set(Subject::Status, problem);
+            // The server would refuse the value again, so this is not an error to retry.
+            Err(error) if is_value_refused(&error) => {
+                let problem =
+                    format!("`installed_apps.status` does not accept `{status}`: {error}");
+                self.problems.set(ProblemKind::Status, problem);
                 Ok(())
             }
             Err(error) => Err(error.into()),
@@ -102,9 +103,9 @@ impl Postgres {
 
     pub async fn box_size(&self) -> Result<Option<Size>, Unavailable> {
         let sql = "SELECT value ->> 'vm_size' FROM kv_store WHERE key = $1";
-        let row = self.row_of(sql, PROFILE).await?;
+        let row = self.row_by_key(sql, PROFILE).await?;
         let word: Option<Option<String>> = row.map(|row| get(&row, 0)).transpose()?;
-        // A word that is no size is as good as none: nothing is kept asleep for it.
+        // An unknown size counts as none, so that it keeps no app asleep.
         Ok(word.flatten().and_then(|word| serde_json::from_value(word.into()).ok()))
     }
 
@@ -123,7 +124,7 @@ impl Postgres {
         Ok(uses)
     }
 
-    /// Takes the advisory lock of an app, if no other session has it.
+    /// Takes the advisory lock of an app; returns `None` if another session holds it.
     pub async fn try_lock_app(&self, name: &str) -> Result<Option<AdvisoryLock>, Unavailable> {
         let name = name.replace('\0', "");
         Ok(self.locks.try_lock(&name).await?)
@@ -134,7 +135,7 @@ impl Postgres {
                    WHERE is_default ORDER BY id LIMIT 1";
         let rows = self.pool.query(sql, &[]).await?;
         let Some(row) = rows.first() else {
-            self.problems.clear(Subject::Identity);
+            self.problems.clear(ProblemKind::Identity);
             return Ok(None);
         };
         let (id, private_key): (String, &str) = (get(row, 0)?, get(row, 1)?);
@@ -144,14 +145,14 @@ impl Postgres {
                 (String::new(), Some(format!("the private key of the default identity {reason}")))
             }
         };
-        self.problems.note(Subject::Identity, problem);
+        self.problems.note(ProblemKind::Identity, problem);
         let domain = derive_domain(&id, self.prefix_length, &self.zone);
         Ok(Some(Identity { id, domain, public_key_pem }))
     }
 
     pub async fn terminal(&self, id: &str) -> Result<Option<Terminal>, Unavailable> {
         let sql = "SELECT id::text, coalesce(name::text, '') FROM terminals WHERE id = $1";
-        let row = self.row_of(sql, id).await?;
+        let row = self.row_by_key(sql, id).await?;
         row.as_ref().map(terminal).transpose()
     }
 
@@ -161,8 +162,8 @@ impl Postgres {
     }
 
     pub async fn peers(&self) -> Result<Vec<Peer>, Unavailable> {
-        let (peers, problem) = parted(self.peer_rows().await?);
-        self.problems.note(Subject::Peers, problem);
+        let (peers, problem) = split_rows(self.peer_rows().await?);
+        self.problems.note(ProblemKind::Peers, problem);
         Ok(peers)
     }
 
@@ -170,11 +171,13 @@ impl Postgres {
         let sql = "SELECT id::text, coalesce(name::text, ''), public_bytes_b64::text FROM peers \
                    WHERE public_bytes_b64 IS NOT NULL ORDER BY id";
         let rows = self.pool.query(sql, &[]).await?;
-        rows.iter().map(|row| Ok(Peer::of_row(arc(row, 0)?, arc(row, 1)?, get(row, 2)?))).collect()
+        rows.iter()
+            .map(|row| Ok(Peer::from_row(arc(row, 0)?, arc(row, 1)?, get(row, 2)?)))
+            .collect()
     }
 
     pub async fn terminal_secret(&self) -> Result<Option<Secret>, Unavailable> {
-        self.secret(TERMINAL_SECRET, Subject::TerminalSecret).await
+        self.secret(TERMINAL_SECRET, ProblemKind::TerminalSecret).await
     }
 
     pub async fn ensure_terminal_secret(&self) -> Result<Secret, Unavailable> {
@@ -186,14 +189,14 @@ impl Postgres {
         let random = random_secret()?;
         let random = random.expose();
         self.pool.query(sql, &[(&TERMINAL_SECRET, Type::TEXT), (&random, Type::TEXT)]).await?;
-        // Whoever came first has won: what is in the table counts.
+        // Another process may have inserted a secret first: the one in the table counts.
         self.terminal_secret().await?.ok_or_else(|| {
-            Unavailable::new(format_args!("kv_store['{TERMINAL_SECRET}'] cannot be used as it is"))
+            Unavailable::new(format_args!("kv_store['{TERMINAL_SECRET}'] is not a usable secret"))
         })
     }
 
     pub async fn management_secret(&self) -> Result<Option<Secret>, Unavailable> {
-        self.secret(MANAGEMENT_SECRET, Subject::ManagementSecret).await
+        self.secret(MANAGEMENT_SECRET, ProblemKind::ManagementSecret).await
     }
 
     pub async fn add_terminal(&self, terminal: &Terminal) -> Result<bool, Unavailable> {
@@ -204,8 +207,8 @@ impl Postgres {
             Ok(added) => Ok(!added.is_empty()),
             Err(error) => Err(match missing_column(&error) {
                 Some(column) => Unavailable::new(format_args!(
-                    "a terminal needs a `{column}` here, of which only the program that made the \
-                     table knows: pair the device there"
+                    "the table `terminals` requires a `{column}`, which nightporter does not \
+                     know: pair the device with the program that created the table"
                 )),
                 None => error.into(),
             }),
@@ -214,7 +217,7 @@ impl Postgres {
 
     pub async fn remove_terminal(&self, id: &str) -> Result<bool, Unavailable> {
         let sql = "DELETE FROM terminals WHERE id = $1 RETURNING true";
-        Ok(self.row_of(sql, id).await?.is_some())
+        Ok(self.row_by_key(sql, id).await?.is_some())
     }
 
     pub async fn write_touches(
@@ -223,14 +226,14 @@ impl Postgres {
         uses: &[(Arc<str>, SystemTime)],
     ) -> Result<(), Unavailable> {
         let (sql, every) = match touched {
-            // Times lose up to a microsecond on their way: who asks at the very
-            // end of the interval is not turned away.
+            // Times lose up to a microsecond in conversion: a write at exactly the
+            // end of the interval must not be skipped.
             Touched::App => {
                 (TOUCH_APPS, self.last_access_every.saturating_sub(Duration::from_millis(1)))
             }
             Touched::Terminal => (TOUCH_TERMINALS, Duration::ZERO),
         };
-        let uses = uses.iter().filter(|(key, _)| can_be_text(key));
+        let uses = uses.iter().filter(|(key, _)| is_valid_text(key));
         let (keys, times): (Vec<&str>, Vec<f64>) =
             uses.map(|(key, at)| (&**key, seconds(*at))).unzip();
         if keys.is_empty() {
@@ -246,23 +249,24 @@ impl Postgres {
         Ok(())
     }
 
-    /// The row of a key, where there is one.
-    async fn row_of(&self, sql: &str, key: &str) -> Result<Option<Row>, Unavailable> {
-        if !can_be_text(key) {
+    /// Returns the row of a key, if there is one.
+    async fn row_by_key(&self, sql: &str, key: &str) -> Result<Option<Row>, Unavailable> {
+        if !is_valid_text(key) {
             return Ok(None);
         }
         Ok(self.pool.query(sql, &[(&key, Type::TEXT)]).await?.into_iter().next())
     }
 
-    /// A text of `kv_store`. An empty one is no secret: everyone knows it.
-    async fn secret(&self, key: &str, subject: Subject) -> Result<Option<Secret>, Unavailable> {
+    /// Returns a secret from `kv_store`. An empty text does not count as a secret, since
+    /// anyone could guess it.
+    async fn secret(&self, key: &str, kind: ProblemKind) -> Result<Option<Secret>, Unavailable> {
         let sql = "SELECT CASE jsonb_typeof(value) WHEN 'string' THEN value #>> '{}' END \
                    FROM kv_store WHERE key = $1";
-        let row = self.row_of(sql, key).await?;
+        let row = self.row_by_key(sql, key).await?;
         let text: Option<Option<String>> = row.map(|row| get(&row, 0)).transpose()?;
         let is_unusable = matches!(text.as_ref().map(Option::as_deref), Some(None | Some("")));
-        let problem = is_unusable.then(|| format!("kv_store['{key}'] is not a text with content"));
-        self.problems.note(subject, problem);
+        let problem = is_unusable.then(|| format!("kv_store['{key}'] is not a non-empty string"));
+        self.problems.note(kind, problem);
         Ok(text.flatten().filter(|text| !text.is_empty()).map(Secret::new))
     }
 }
@@ -279,29 +283,30 @@ fn arc(row: &Row, column: usize) -> Result<Arc<str>, Unavailable> {
     get::<&str>(row, column).map(Arc::from)
 }
 
-/// Whether Postgres can hold it as text; nothing that it cannot is a key of a row.
-fn can_be_text(key: &str) -> bool {
+/// Returns whether Postgres can store the key as text. If not, no row has that key.
+fn is_valid_text(key: &str) -> bool {
     !key.contains('\0')
 }
 
-/// Whether the server refused a value and not the statement: SQLSTATE classes 22 (data
+/// Returns whether the server refused a value and not the statement: SQLSTATE classes 22 (data
 /// exception) and 23 (integrity constraint violation).
-fn is_of_the_value(error: &Error) -> bool {
+fn is_value_refused(error: &Error) -> bool {
     error.sqlstate().is_some_and(|code| matches!(code.code().get(..2), Some("22" | "23")))
 }
 
-/// The column that must not be null, and was not given.
+/// Returns the NOT NULL column that the statement gave no value, if that was the error.
 fn missing_column(error: &Error) -> Option<&str> {
     let is_null = error.sqlstate() == Some(&SqlState::NOT_NULL_VIOLATION);
     error.column().filter(|_| is_null)
 }
 
-/// Seconds since 1970; a time before that counts as 1970.
+/// Returns seconds since 1970; a time before that counts as 1970.
 fn seconds(at: SystemTime) -> f64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// SPKI PEM of a PKCS#8 PEM, or what is wrong with it.
+/// Returns the SPKI PEM of a private key's public key, or what is wrong with the private
+/// key.
 fn public_key_pem(private_key: &str) -> Result<String, &'static str> {
     if private_key.is_empty() {
         return Err("is missing");
@@ -312,8 +317,8 @@ fn public_key_pem(private_key: &str) -> Result<String, &'static str> {
         "RSA PRIVATE KEY" => RsaKeyPair::from_der(pem.contents()),
         _ => return Err("is not PKCS#8"),
     };
-    let pair = pair.map_err(|_| "is not an RSA key that can be used")?;
+    let pair = pair.map_err(|_| "is not a usable RSA key")?;
     let der: PublicKeyX509Der<'_> =
-        pair.public_key().as_der().map_err(|_| "has no public key that can be encoded")?;
+        pair.public_key().as_der().map_err(|_| "has a public key that cannot be encoded")?;
     Ok(spki_pem(der.as_ref()))
 }

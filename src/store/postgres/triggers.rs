@@ -1,9 +1,10 @@
-//! The triggers that tell of changes: what they have to be, and what they are.
+//! The triggers that notify of changes: the expected definitions, and the installed ones.
 //!
-//! A trigger that is there is not enough. One with another condition, other events or
-//! another function's text leaves changes unheard, and nothing else would show it. So
-//! each is compared with what it has to be, member by member; the condition by its
-//! normal form, since the server writes it in its own spelling.
+//! It is not enough that a trigger exists. A trigger with a different condition, different
+//! events or a function with a different body does not notify of all changes, and nothing
+//! else would reveal it. So each installed trigger is compared with the expected one,
+//! attribute by attribute. Conditions are compared in a normal form, since the server
+//! stores them in its own spelling.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,10 +12,10 @@ use std::fmt;
 use tokio_postgres::types::Type;
 use tokio_postgres::{GenericClient, Row};
 
-/// The trigger functions: also put back where somebody dropped or changed them.
+/// The trigger functions. They are also re-created if they were dropped or changed.
 pub(super) const FUNCTIONS: &str = include_str!("migrations/V1__notifications.sql");
 
-/// A table of FreeShard's that the gate reads.
+/// A FreeShard table that the gate reads.
 pub(super) struct Table {
     pub(super) name: &'static str,
     pub(super) columns: &'static str,
@@ -25,8 +26,8 @@ pub(super) struct Table {
     keys: &'static [&'static str],
 }
 
-/// A row's coming, change and going, and TRUNCATE.
-const TRIGGERS_A_TABLE: usize = 4;
+/// INSERT, UPDATE, DELETE and TRUNCATE.
+const TRIGGERS_PER_TABLE: usize = 4;
 
 pub(super) const TABLES: [Table; 5] = [
     Table {
@@ -68,12 +69,14 @@ pub(super) const TABLES: [Table; 5] = [
     },
 ];
 
-/// Counts our triggers on the tables as this connection resolves their names, and takes
-/// a fingerprint of them and their functions. `xmin` changes with every `ALTER` and
-/// `REPLACE`, so that a trigger that was away for a moment is told from one that was not.
+/// Counts nightporter's triggers on the tables to which this connection resolves their
+/// names, and computes a fingerprint of the triggers and their functions. `xmin` changes
+/// with every `ALTER` and `REPLACE`, so a trigger that was removed and restored changes the
+/// fingerprint.
 pub(super) const INSPECT: &str = "\
     SELECT count(*) AS found, coalesce(hashtextextended(string_agg(\
-        concat_ws(':', t.oid, t.xmin, t.tgrelid, p.xmin), ',' ORDER BY t.oid), 0), 0) AS print \
+        concat_ws(':', t.oid, t.xmin, t.tgrelid, p.xmin), ',' ORDER BY t.oid), 0), 0) \
+        AS fingerprint \
     FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid \
     WHERE t.tgrelid IN (to_regclass('installed_apps'), to_regclass('identities'), \
             to_regclass('terminals'), to_regclass('peers'), to_regclass('kv_store')) \
@@ -83,48 +86,50 @@ pub(super) const INSPECT: &str = "\
         AND t.tgfoid IN (to_regprocedure('nightporter.notify_row()'), \
             to_regprocedure('nightporter.notify_table()'))";
 
-/// What [`INSPECT`] found.
+/// The result of [`INSPECT`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Triggers {
     found: i64,
-    print: i64,
+    fingerprint: i64,
 }
 
 impl Triggers {
-    pub(super) fn of(row: &Row) -> Result<Self, tokio_postgres::Error> {
-        Ok(Self { found: row.try_get("found")?, print: row.try_get("print")? })
+    pub(super) fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self { found: row.try_get("found")?, fingerprint: row.try_get("fingerprint")? })
     }
 
     pub(super) fn are_complete(self) -> bool {
-        usize::try_from(self.found) == Ok(TRIGGERS_A_TABLE * TABLES.len())
+        usize::try_from(self.found) == Ok(TRIGGERS_PER_TABLE * TABLES.len())
     }
 }
 
-/// The state of the triggers now.
+/// Returns the current state of the triggers.
 pub(super) async fn inspect(
     client: &impl GenericClient,
 ) -> Result<Triggers, tokio_postgres::Error> {
     let rows = client.query_typed(INSPECT, &[]).await?;
-    rows.first().map_or(Ok(Triggers { found: 0, print: 0 }), Triggers::of)
+    rows.first().map_or(Ok(Triggers { found: 0, fingerprint: 0 }), Triggers::from_row)
 }
 
-/// In what a trigger or a function is not what it has to be; completes "a trigger that …".
+/// How a trigger or a function differs from the expected one. The text completes "a trigger
+/// that …".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
     Missing,
-    SwitchedOff,
+    Disabled,
     Events,
     Condition,
     Function,
-    /// `CREATE OR REPLACE` does not replace it.
+    /// `CREATE OR REPLACE` does not replace a constraint trigger.
     Constraint,
-    Text,
+    Body,
 }
 
 impl Fault {
-    /// Whether it is one whatever the definition is: a newer process's may differ.
-    pub(super) fn is_plain(self) -> bool {
-        matches!(self, Self::Missing | Self::SwitchedOff)
+    /// Returns whether this is a fault in any version. Other differences may come from the
+    /// definition of a newer process.
+    pub(super) fn is_version_independent(self) -> bool {
+        matches!(self, Self::Missing | Self::Disabled)
     }
 }
 
@@ -132,17 +137,17 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Missing => "is missing",
-            Self::SwitchedOff => "is not enabled always",
-            Self::Events => "has other events",
-            Self::Condition => "has another condition",
-            Self::Function => "calls another function",
+            Self::Disabled => "is not enabled with ENABLE ALWAYS",
+            Self::Events => "has different events",
+            Self::Condition => "has a different condition",
+            Self::Function => "calls a different function",
             Self::Constraint => "is a constraint trigger",
-            Self::Text => "has another text",
+            Self::Body => "has a different body",
         })
     }
 }
 
-/// A trigger as it has to be.
+/// A trigger as it is expected.
 pub(super) struct Trigger {
     pub(super) name: &'static str,
     event: &'static str,
@@ -153,9 +158,9 @@ pub(super) struct Trigger {
     arguments: Vec<&'static str>,
 }
 
-/// A trigger as it is.
+/// A trigger as it is installed.
 #[derive(Debug, Clone)]
-struct Found {
+struct InstalledTrigger {
     bits: i16,
     enabled: String,
     columns: String,
@@ -165,8 +170,8 @@ struct Found {
     definition: String,
 }
 
-impl Found {
-    fn of(row: &Row) -> Result<Self, tokio_postgres::Error> {
+impl InstalledTrigger {
+    fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
         Ok(Self {
             bits: row.try_get(2)?,
             enabled: row.try_get(3)?,
@@ -178,7 +183,7 @@ impl Found {
         })
     }
 
-    /// What stands between WHEN and EXECUTE.
+    /// Returns the text between WHEN and EXECUTE.
     fn condition(&self) -> Option<&str> {
         let (definition, _) = self.definition.rsplit_once(" EXECUTE FUNCTION ")?;
         definition.split_once(" WHEN ").map(|(_, condition)| condition)
@@ -186,7 +191,7 @@ impl Found {
 }
 
 impl Table {
-    /// Every trigger that is not what it has to be.
+    /// Returns every trigger that differs from the expected one.
     pub(super) async fn faults(
         client: &impl GenericClient,
     ) -> Result<Vec<(&'static Self, Trigger, Fault)>, tokio_postgres::Error> {
@@ -203,13 +208,13 @@ impl Table {
         let mut found = HashMap::new();
         for row in &rows {
             let (table, name): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-            found.insert((table, name), Found::of(row)?);
+            found.insert((table, name), InstalledTrigger::from_row(row)?);
         }
         let mut faults = Vec::new();
         for table in &TABLES {
             for trigger in table.triggers() {
                 let found = found.get(&(table.name.to_owned(), trigger.name.to_owned()));
-                if let Some(fault) = trigger.fault(found) {
+                if let Some(fault) = trigger.compare(found) {
                     faults.push((table, trigger, fault));
                 }
             }
@@ -217,7 +222,7 @@ impl Table {
         Ok(faults)
     }
 
-    fn triggers(&self) -> [Trigger; TRIGGERS_A_TABLE] {
+    fn triggers(&self) -> [Trigger; TRIGGERS_PER_TABLE] {
         let Self { name, key, .. } = self;
         let row = |name, event, bits, condition| Trigger {
             name,
@@ -228,9 +233,9 @@ impl Table {
             arguments: vec![self.name, key],
         };
         [
-            row("nightporter_insert", "INSERT", 1 | 4, self.is_read("NEW")),
-            row("nightporter_update", "UPDATE", 1 | 16, Some(self.is_changed())),
-            row("nightporter_delete", "DELETE", 1 | 8, self.is_read("OLD")),
+            row("nightporter_insert", "INSERT", 1 | 4, self.key_condition("NEW")),
+            row("nightporter_update", "UPDATE", 1 | 16, Some(self.update_condition())),
+            row("nightporter_delete", "DELETE", 1 | 8, self.key_condition("OLD")),
             Trigger {
                 name: "nightporter_truncate",
                 event: "TRUNCATE",
@@ -242,19 +247,19 @@ impl Table {
         ]
     }
 
-    /// The condition on a row's key, where only some keys are read.
-    fn is_read(&self, row: &str) -> Option<String> {
+    /// Returns the condition on a row's key, if only some keys are read.
+    fn key_condition(&self, row: &str) -> Option<String> {
         let Self { key, keys, .. } = self;
         (!keys.is_empty()).then(|| format!("{row}.{key} = ANY (ARRAY['{}'])", keys.join("', '")))
     }
 
-    /// The condition on an update: something that is read has changed.
-    fn is_changed(&self) -> String {
+    /// Returns the condition on an update: a column that is read has changed.
+    fn update_condition(&self) -> String {
         let columns = self.read.iter();
         let changed: Vec<_> =
             columns.map(|column| format!("OLD.{column} IS DISTINCT FROM NEW.{column}")).collect();
         let changed = changed.join(" OR ");
-        match (self.is_read("OLD"), self.is_read("NEW")) {
+        match (self.key_condition("OLD"), self.key_condition("NEW")) {
             (Some(old), Some(new)) => format!("({changed}) AND ({old} OR {new})"),
             _ => changed,
         }
@@ -262,7 +267,7 @@ impl Table {
 }
 
 impl Trigger {
-    /// Makes it, in the place of the one there is.
+    /// Returns the SQL that creates the trigger, replacing an existing one.
     pub(super) fn sql(&self, table: &str, fault: Fault) -> String {
         let Self { name, event, bits, condition, function, arguments } = self;
         let drop = match fault {
@@ -279,7 +284,8 @@ impl Trigger {
         )
     }
 
-    fn fault(&self, found: Option<&Found>) -> Option<Fault> {
+    /// Returns how the installed trigger differs from this one, if it does.
+    fn compare(&self, found: Option<&InstalledTrigger>) -> Option<Fault> {
         let Some(found) = found else {
             return Some(Fault::Missing);
         };
@@ -292,7 +298,7 @@ impl Trigger {
         if found.is_constraint {
             Some(Fault::Constraint)
         } else if found.enabled != "A" {
-            Some(Fault::SwitchedOff)
+            Some(Fault::Disabled)
         } else if found.bits != self.bits || !found.columns.is_empty() {
             Some(Fault::Events)
         } else if found.function != self.function || found.arguments != arguments {
@@ -305,11 +311,11 @@ impl Trigger {
     }
 }
 
-/// A function that triggers call.
+/// The functions that the triggers call.
 pub(super) struct Function;
 
 impl Function {
-    /// Every function that is not what [`FUNCTIONS`] makes.
+    /// Returns every function that differs from its definition in [`FUNCTIONS`].
     pub(super) async fn faults(
         client: &impl GenericClient,
     ) -> Result<Vec<(&'static str, Fault)>, tokio_postgres::Error> {
@@ -320,24 +326,24 @@ impl Function {
                 to_regprocedure('nightporter.notify_table()'))";
         let mut found = HashMap::new();
         for row in client.query_typed(sql, &[]).await? {
-            let (name, text): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-            let is_set_up: bool = row.try_get(2)?;
-            found.insert(name, is_set_up.then_some(text));
+            let (name, body): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+            let has_expected_settings: bool = row.try_get(2)?;
+            found.insert(name, has_expected_settings.then_some(body));
         }
-        // Each text stands between two `$$`, in the order of the file.
-        let texts = FUNCTIONS.split("$$").skip(1).step_by(2);
+        // Each body is between two `$$`, in the order of the file.
+        let bodies = FUNCTIONS.split("$$").skip(1).step_by(2);
         let names = ["notify_row", "notify_table"];
         let faults =
-            names.into_iter().zip(texts).filter_map(|(name, text)| match found.get(name) {
+            names.into_iter().zip(bodies).filter_map(|(name, body)| match found.get(name) {
                 None => Some((name, Fault::Missing)),
-                Some(Some(found)) if found == text => None,
-                Some(_) => Some((name, Fault::Text)),
+                Some(Some(found)) if found == body => None,
+                Some(_) => Some((name, Fault::Body)),
             });
         Ok(faults.collect())
     }
 }
 
-/// A condition without what depends on the server and the types of columns: case,
+/// Returns a condition without what depends on the server and the types of columns: case,
 /// spaces, parentheses and casts.
 fn normal_form(condition: &str) -> String {
     let condition = condition.to_lowercase();
@@ -356,7 +362,7 @@ fn normal_form(condition: &str) -> String {
     normal
 }
 
-/// What follows the name of a type: `text`, `public."My Type"`, `character varying(9)[]`.
+/// Returns what follows the name of a type: `text`, `public."My Type"`, `character varying(9)[]`.
 fn after_type(text: &str) -> &str {
     let mut rest = text;
     loop {
@@ -385,7 +391,7 @@ mod tests {
     #[test]
     fn conditions_are_the_same_in_every_spelling_of_the_server() {
         let [.., kv_store] = &TABLES;
-        let ours = kv_store.is_changed();
+        let ours = kv_store.update_condition();
         for theirs in [
             "((((old.key IS DISTINCT FROM new.key) OR (old.value IS DISTINCT FROM new.value)) AND \
              ((old.key = ANY (ARRAY['terminal_jwt_secret'::text, \

@@ -1,7 +1,8 @@
-//! Verdicts and how long they took, counted by each thread for itself.
+//! Counts of verdicts and their durations, kept per thread.
 //!
-//! A counter that all threads share travels from core to core with every request. Here a
-//! thread writes to its own line of numbers, and who asks for the metrics adds them up.
+//! The cache line of a counter that all threads share would move from core to core with
+//! every request. Here each thread writes to its own counters, and rendering the metrics
+//! adds them up.
 
 use std::fmt::Write as _;
 use std::sync::OnceLock;
@@ -13,14 +14,14 @@ use metrics_exporter_prometheus::formatting::{write_help_line, write_type_line};
 use thread_local::ThreadLocal;
 
 use super::recorder;
-use crate::domain::endpoint::{Endpoint, Said};
+use crate::domain::endpoint::{Endpoint, VerdictKind};
 use crate::domain::reason::Reason;
 
 const VERDICTS: &str = "nightporter_verdicts_total";
 const DURATION: &str = "nightporter_request_duration_seconds";
 
-/// Upper bounds of the durations' histogram, in nanoseconds: a cached answer takes
-/// microseconds, a cold one a query, a timed-out one `store.pool_timeout`.
+/// Upper bounds of the duration histogram, in nanoseconds: a verdict from the cache takes
+/// microseconds, a cold one takes a query, a timed-out one takes `store.pool_timeout`.
 const BOUNDS: [u64; 12] = [
     5_000,
     10_000,
@@ -36,25 +37,25 @@ const BOUNDS: [u64; 12] = [
     10_000_000_000,
 ];
 
-/// Durations up to each of [`BOUNDS`], and longer ones.
+/// The number of buckets: one for each of [`BOUNDS`], and one for longer durations.
 const BUCKETS: usize = BOUNDS.len() + 1;
 
-/// Grants, sleeping apps, those kept asleep, and each reason of a denial.
+/// The number of outcomes: granted, asleep, kept asleep, and each reason of a denial.
 const KINDS: usize = 3 + Reason::ALL.len();
 
-/// What is counted of verdicts, in the whole process.
+/// The counts of verdicts by thread and endpoint.
 #[derive(Debug, Default)]
-pub(crate) struct Verdicts(ThreadLocal<[OfEndpoint; Endpoint::ALL.len()]>);
+pub(crate) struct Verdicts(ThreadLocal<[EndpointCounts; Endpoint::ALL.len()]>);
 
-/// The numbers of one thread, which alone writes them.
+/// The counts of one endpoint on one thread, which alone writes them.
 #[derive(Debug, Default)]
-struct OfEndpoint {
-    said: [Count; KINDS],
+struct EndpointCounts {
+    verdicts: [Count; KINDS],
     durations: [Count; BUCKETS],
     nanoseconds: Count,
 }
 
-/// A number with one writer.
+/// A counter with a single writer.
 #[derive(Debug, Default)]
 struct Count(AtomicU64);
 
@@ -69,53 +70,53 @@ impl Count {
 }
 
 impl Verdicts {
-    /// Those of this process.
-    pub(crate) fn of_process() -> &'static Self {
-        static OF_PROCESS: OnceLock<Verdicts> = OnceLock::new();
-        OF_PROCESS.get_or_init(|| {
+    /// Returns the counts of this process.
+    pub(crate) fn global() -> &'static Self {
+        static GLOBAL: OnceLock<Verdicts> = OnceLock::new();
+        GLOBAL.get_or_init(|| {
             recorder();
             describe_counter!(
                 VERDICTS,
-                "Verdicts by endpoint and reason; `grant`, `asleep` and `kept_asleep` are no denials."
+                "Verdicts by endpoint and reason; `grant`, `asleep` and `kept_asleep` are grants."
             );
             Self::default()
         })
     }
 
-    pub(crate) fn count(&self, endpoint: Endpoint, said: Said, took: Duration) {
-        let of_endpoint = &self.0.get_or_default()[endpoint as usize];
+    pub(crate) fn count(&self, endpoint: Endpoint, verdict: VerdictKind, took: Duration) {
+        let counts = &self.0.get_or_default()[endpoint as usize];
         let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let bucket = BOUNDS.partition_point(|bound| *bound < nanoseconds);
-        of_endpoint.said[kind(said)].add(1);
-        of_endpoint.durations[bucket].add(1);
-        of_endpoint.nanoseconds.add(nanoseconds);
+        counts.verdicts[kind(verdict)].add(1);
+        counts.durations[bucket].add(1);
+        counts.nanoseconds.add(nanoseconds);
     }
 
-    /// Tells the recorder how many verdicts there were so far.
-    pub(super) fn note(&self) {
+    /// Updates the recorder's counters of verdicts.
+    pub(super) fn update_recorder(&self) {
         for endpoint in Endpoint::ALL {
-            for said in all_said() {
-                let count = self.sum(endpoint, |of_endpoint| &of_endpoint.said[kind(said)]);
-                let (endpoint, reason) = (endpoint.as_str(), said.as_str());
+            for verdict in all_verdict_kinds() {
+                let count = self.sum(endpoint, |counts| &counts.verdicts[kind(verdict)]);
+                let (endpoint, reason) = (endpoint.as_str(), verdict.as_str());
                 counter!(VERDICTS, "endpoint" => endpoint, "reason" => reason).absolute(count);
             }
         }
     }
 
-    /// The histogram of the durations, as text. (A histogram of the recorder keeps every
-    /// single duration until it is next asked.)
+    /// Renders the duration histogram as text. (The recorder's own histograms keep every
+    /// single duration until they are next rendered.)
     pub(super) fn render(&self) -> String {
         let mut text = String::with_capacity(4096);
         let help = "Time from a request's head to its verdict.";
         write_help_line(&mut text, DURATION, None, None, help);
         write_type_line(&mut text, DURATION, None, None, "histogram");
         for endpoint in Endpoint::ALL {
-            self.render_of(endpoint, &mut text);
+            self.render_endpoint(endpoint, &mut text);
         }
         text
     }
 
-    fn render_of(&self, endpoint: Endpoint, text: &mut String) {
+    fn render_endpoint(&self, endpoint: Endpoint, text: &mut String) {
         let label = endpoint.as_str();
         let mut line = |suffix: &str, le: &str, value: &dyn std::fmt::Display| {
             // Writing to a string does not fail.
@@ -123,34 +124,34 @@ impl Verdicts {
         };
         let mut count = 0;
         for bucket in 0..BUCKETS {
-            count += self.sum(endpoint, |of_endpoint| &of_endpoint.durations[bucket]);
+            count += self.sum(endpoint, |counts| &counts.durations[bucket]);
             let bound = BOUNDS.get(bucket).copied().map(seconds);
             let bound = bound.map_or_else(|| "+Inf".to_owned(), |bound| bound.to_string());
             line("bucket", &format!(",le=\"{bound}\""), &count);
         }
-        let sum = seconds(self.sum(endpoint, |of_endpoint| &of_endpoint.nanoseconds));
+        let sum = seconds(self.sum(endpoint, |counts| &counts.nanoseconds));
         line("sum", "", &sum);
         line("count", "", &count);
     }
 
-    fn sum(&self, endpoint: Endpoint, number: impl Fn(&OfEndpoint) -> &Count) -> u64 {
+    fn sum(&self, endpoint: Endpoint, number: impl Fn(&EndpointCounts) -> &Count) -> u64 {
         self.0.iter().map(|thread| number(&thread[endpoint as usize]).get()).sum()
     }
 }
 
-/// Where a kind of verdict is counted.
-fn kind(said: Said) -> usize {
-    match said {
-        Said::Grant => 0,
-        Said::Asleep => 1,
-        Said::KeptAsleep => 2,
-        Said::Deny(reason) => 3 + reason as usize,
+/// Returns the index at which an outcome is counted.
+fn kind(verdict: VerdictKind) -> usize {
+    match verdict {
+        VerdictKind::Grant => 0,
+        VerdictKind::Asleep => 1,
+        VerdictKind::KeptAsleep => 2,
+        VerdictKind::Deny(reason) => 3 + reason as usize,
     }
 }
 
-fn all_said() -> impl Iterator<Item = Said> {
-    let granted = [Said::Grant, Said::Asleep, Said::KeptAsleep];
-    granted.into_iter().chain(Reason::ALL.map(Said::Deny))
+fn all_verdict_kinds() -> impl Iterator<Item = VerdictKind> {
+    let granted = [VerdictKind::Grant, VerdictKind::Asleep, VerdictKind::KeptAsleep];
+    granted.into_iter().chain(Reason::ALL.map(VerdictKind::Deny))
 }
 
 fn seconds(nanoseconds: u64) -> f64 {
@@ -163,7 +164,10 @@ mod tests {
 
     #[test]
     fn kinds_are_indexed_by_what_they_count() {
-        assert_eq!(all_said().map(kind).collect::<Vec<_>>(), (0..KINDS).collect::<Vec<_>>());
+        assert_eq!(
+            all_verdict_kinds().map(kind).collect::<Vec<_>>(),
+            (0..KINDS).collect::<Vec<_>>()
+        );
         for (index, endpoint) in Endpoint::ALL.into_iter().enumerate() {
             assert_eq!(endpoint as usize, index, "{endpoint:?}");
         }
@@ -174,7 +178,7 @@ mod tests {
         let verdicts = Verdicts::default();
         let count = |times: u32, took| {
             for _ in 0..times {
-                verdicts.count(Endpoint::Auth, Said::Grant, took);
+                verdicts.count(Endpoint::Auth, VerdictKind::Grant, took);
             }
         };
         std::thread::scope(|scope| {
@@ -182,7 +186,7 @@ mod tests {
             scope.spawn(|| count(2000, Duration::from_micros(6)));
         });
         count(1, Duration::from_secs(11));
-        verdicts.count(Endpoint::Terminal, Said::Deny(Reason::UnknownApp), Duration::ZERO);
+        verdicts.count(Endpoint::Terminal, VerdictKind::Deny(Reason::UnknownApp), Duration::ZERO);
         let text = verdicts.render();
         for (line, value) in [
             (r#"bucket{endpoint="auth",le="0.000005"}"#, "1000"),
@@ -201,8 +205,8 @@ mod tests {
 
     #[test]
     fn a_denial_is_rendered_under_its_reason() {
-        let denied = Said::Deny(Reason::AmbiguousPath);
-        Verdicts::of_process().count(Endpoint::Management, denied, Duration::ZERO);
+        let denied = VerdictKind::Deny(Reason::AmbiguousPath);
+        Verdicts::global().count(Endpoint::Management, denied, Duration::ZERO);
         let text = super::super::render();
         let line = r#"nightporter_verdicts_total{endpoint="authenticate_management",reason="ambiguous_path"} 1"#;
         assert!(text.contains(line), "{text}");

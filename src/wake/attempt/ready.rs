@@ -1,8 +1,8 @@
 //! From running to ready.
 //!
-//! The engine's events say when a container runs, ends or passes its health check;
-//! a port tells nobody when it opens, so it is asked. Whoever waits for the app is
-//! told by a notification and asks nothing.
+//! The engine's events report when a container runs, ends or passes its health check.
+//! Nothing reports when a port opens, so the port is probed. Requests that wait for the
+//! app are notified and do not poll.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,80 +12,84 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use super::{Attempt, Outcome};
-use crate::domain::lifecycle::{Failure, Phase};
-use crate::wake::app::{Facts, Target};
+use crate::domain::lifecycle::{Phase, WakeError};
 use crate::wake::docker::{Container, EndedBy, Health, Snapshot, State};
+use crate::wake::handle::{AppSpec, Target};
 use crate::wake::observed::{EngineState, Observed, is_entrypoint};
 use crate::wake::readiness::{Probe, answers, listens};
 
-/// Shortest and longest time between two questions to a port that nobody listens at yet.
+/// Shortest and longest time between two probes of a port on which nothing listens yet.
 const PROBE_EVERY: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(25)];
 
-/// An app that cannot be reached from here for so long is taken for ready once it runs.
+/// An app that runs, and that nightporter could not reach for this long, counts as ready.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(2);
 
 /// Restarts by the engine itself after which an app counts as failing.
 const CRASHES: i64 = 3;
 
-/// The same as time: an app that waits for its database by crashing comes up within it. The
-/// engine restarts it after 0.1 s, 0.2 s, and so on; a held request waits for longer.
+/// Time before which restarts do not count as failing: an app that crashes until its
+/// database is up comes up within it. The engine restarts it after 0.1 s, 0.2 s, and so
+/// on; a held request waits for longer.
 pub(super) const CRASHING_FOR: Duration = Duration::from_secs(20);
 
-/// How long a port has to answer while the health check says nothing yet: its first word
-/// may come minutes later.
+/// How long a port has to answer before the app counts as ready without a result of its
+/// health check: the first result may come minutes later.
 const STARTING_GRACE: Duration = Duration::from_secs(3);
 
-/// The same while the health check says no: it may be right, and the app be well soon.
+/// The same while the health check fails: it may be right, and the app may become healthy
+/// soon.
 const UNHEALTHY_GRACE: Duration = Duration::from_secs(10);
 
-/// How often a port that answers is asked again, while the health check is waited for.
+/// Time between two probes of a port that answers, while the health check has not passed.
 const ANSWERING_EVERY: Duration = Duration::from_millis(250);
 
-/// What a look at the containers says.
+/// What to do next, by the state of the containers.
 enum Stage {
-    Ended(Outcome),
-    /// Nothing to do before the engine tells of a change.
+    Completion(Outcome),
+    /// Nothing to do until the engine reports a change.
     Wait(Option<Phase>),
     Probe {
-        /// Where the entrypoint can be asked, if it can.
+        /// Where the entrypoint can be probed; `None` if it has no address.
         at: Option<(Target, Vec<IpAddr>)>,
-        /// Whose health check has not passed.
-        unwell: Option<Arc<Container>>,
+        /// The container whose health check has not passed.
+        unhealthy: Option<Arc<Container>>,
     },
 }
 
-/// What was found out while an app was waited for.
+/// The results of the probes of an app that is being waited for.
 #[derive(Default)]
-struct Found {
+struct ProbeHistory {
     unreachable_since: Option<Instant>,
-    /// Since when its port answers, whatever its health check says.
+    /// Since when its port answers, regardless of its health check.
     answers_since: Option<Instant>,
 }
 
-/// Whether a container that ends has a reason of its own, when nobody has heard who ended it.
+/// Whether the engine was reachable all the time. Decides whether a container ended by
+/// itself if no event reported who ended it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Engine {
-    /// It was there all the time.
+pub(super) enum Liveness {
+    /// The engine was reachable all the time.
     Steady,
-    /// It was away in between, and has ended what it ran.
+    /// The engine was unreachable in between, and has ended the containers that it ran.
     Restarted,
 }
 
-/// What counts beside what the engine shows now.
+/// What is considered besides the current state of the engine.
 #[derive(Clone, Copy)]
-struct Seen {
+struct WaitState {
     was_paused: bool,
-    engine: Engine,
-    /// For how long it was waited.
+    liveness: Liveness,
+    /// How long the app has been waited for.
     waited: Duration,
 }
 
-impl Found {
+impl ProbeHistory {
     fn note(&mut self, probe: Probe) {
         let now = Instant::now();
         let since = |before: Option<Instant>| Some(before.unwrap_or(now));
         *self = match probe {
-            // One that is silent is slow, and not paused: that would have been seen.
+            // A port that accepts connections without an answer is slow. The app is not
+            // paused: that would have been observed.
             Probe::Answers | Probe::Silent => {
                 Self { answers_since: since(self.answers_since), unreachable_since: None }
             }
@@ -105,53 +109,54 @@ impl Found {
     }
 }
 
-/// When a port that has been asked for so long is asked again: after a hundredth of that
-/// time. Who waits does not notice it, and an app that is slow is asked less often.
-fn probe_after(asked_for: Duration) -> Duration {
+/// Returns the time to the next probe of a port that has been probed for this long: a
+/// hundredth of it. That is too short to be noticed by those who wait, and slow apps are
+/// probed less often.
+fn probe_after(probed_for: Duration) -> Duration {
     let [shortest, longest] = PROBE_EVERY;
-    (asked_for / 100).clamp(shortest, longest)
+    (probed_for / 100).clamp(shortest, longest)
 }
 
 impl Attempt {
     pub(super) async fn until_ready(&mut self, was_paused: bool, deadline: Instant) -> Outcome {
-        let mut told = None;
-        let mut found = Found::default();
-        let mut engine = Engine::Steady;
-        let mut asked_since = None;
+        let mut reported = None;
+        let mut probes = ProbeHistory::default();
+        let mut liveness = Liveness::Steady;
+        let mut probing_since = None;
         let began = Instant::now();
         loop {
             let snapshot = self.view.snapshot();
             let stage = if snapshot.live {
-                let observed = self.selector.observe(&self.facts(), &snapshot);
-                let seen = Seen { was_paused, engine, waited: began.elapsed() };
-                stage(&observed, &snapshot, &self.facts(), seen)
+                let observed = self.selector.observe(&self.spec(), &snapshot);
+                let wait = WaitState { was_paused, liveness, waited: began.elapsed() };
+                stage(&observed, &snapshot, &self.spec(), wait)
             } else {
-                engine = Engine::Restarted;
+                liveness = Liveness::Restarted;
                 Stage::Wait(None)
             };
             let (phase, pause) = match stage {
-                Stage::Ended(outcome) => return outcome,
+                Stage::Completion(outcome) => return outcome,
                 Stage::Wait(phase) => (phase, None),
-                Stage::Probe { at, unwell } => {
-                    found.note(self.probe(at.as_ref(), was_paused).await);
-                    if self.is_ready(&found, unwell.as_deref()).await {
+                Stage::Probe { at, unhealthy } => {
+                    probes.note(self.probe(at.as_ref(), was_paused).await);
+                    if self.is_ready(&probes, unhealthy.as_deref()).await {
                         return Outcome::Ready;
                     }
-                    let phase = match unwell {
+                    let phase = match unhealthy {
                         Some(_) => Phase::AwaitingHealth,
                         None => Phase::AwaitingPort,
                     };
-                    let is_asked = at.is_some() && found.answers_since.is_none();
-                    let asked_for = asked_since.get_or_insert_with(Instant::now).elapsed();
-                    let pause = if is_asked { probe_after(asked_for) } else { ANSWERING_EVERY };
+                    let is_probed = at.is_some() && probes.answers_since.is_none();
+                    let probed_for = probing_since.get_or_insert_with(Instant::now).elapsed();
+                    let pause = if is_probed { probe_after(probed_for) } else { ANSWERING_EVERY };
                     (Some(phase), Some(pause))
                 }
             };
             if let Some(phase) = phase
-                && told.as_ref() != Some(&phase)
+                && reported.as_ref() != Some(&phase)
             {
-                self.tell(phase.clone());
-                told = Some(phase);
+                self.report(phase.clone());
+                reported = Some(phase);
             }
             let mut wait =
                 pause.unwrap_or(Duration::MAX).min(deadline.duration_since(Instant::now()));
@@ -163,7 +168,7 @@ impl Attempt {
                 () = sleep(wait) => {}
             }
             if Instant::now() >= deadline {
-                return self.too_late(told.as_ref(), &found, engine);
+                return self.timed_out(reported.as_ref(), &probes, liveness);
             }
         }
     }
@@ -178,94 +183,102 @@ impl Attempt {
         }
     }
 
-    /// Whether what was found out is enough. A health check is a hint: it may ask a
-    /// wrong port, or not before two minutes have passed.
-    async fn is_ready(&self, found: &Found, unwell: Option<&Container>) -> bool {
+    /// Returns whether the probes suffice to call the app ready. A health check is a
+    /// hint: it may check the wrong port, or run for the first time after two minutes.
+    async fn is_ready(&self, probes: &ProbeHistory, unhealthy: Option<&Container>) -> bool {
         let app = &self.app.name;
-        let Some(container) = unwell else {
-            let is_unreachable = found.is_unreachable_for(UNREACHABLE_FOR);
+        let Some(container) = unhealthy else {
+            let is_unreachable = probes.is_unreachable_for(UNREACHABLE_FOR);
             if is_unreachable {
-                debug!(%app, "cannot be reached from here; it runs");
+                debug!(%app, "unreachable for nightporter, but running; counts as ready");
             }
-            return found.answers_since.is_some() || is_unreachable;
+            return probes.answers_since.is_some() || is_unreachable;
         };
-        if found.answers_since.is_some() && self.app.serves_unwell(container) {
-            debug!(%app, container = %container.name, "answers, and has served like that before");
+        if probes.answers_since.is_some() && self.app.serves_unhealthy(container) {
+            debug!(%app, container = %container.name, "answers, and has served unhealthy before");
             return true;
         }
         let is_enough = if container.health == Health::Unhealthy {
-            found.answers_for(UNHEALTHY_GRACE) || found.is_unreachable_for(UNHEALTHY_GRACE)
+            probes.answers_for(UNHEALTHY_GRACE) || probes.is_unreachable_for(UNHEALTHY_GRACE)
         } else {
-            // What is about to say something is heard first.
+            // A health check that runs soon is waited for.
             let is_soon = container.first_check <= STARTING_GRACE;
             let grace = if is_soon { UNHEALTHY_GRACE } else { STARTING_GRACE };
-            found.answers_for(grace) && !self.was_checked(container).await
+            probes.answers_for(grace) && !self.was_checked(container).await
         };
         if is_enough {
-            self.let_in_unwell(container);
+            self.accept_unhealthy(container);
         }
         is_enough
     }
 
-    /// Whether the health check has said anything since the container was started; no
-    /// event tells of a first no.
+    /// Returns whether the health check has run since the container was started; no event
+    /// reports a first failure.
     async fn was_checked(&self, container: &Container) -> bool {
         if container.was_checked {
             return true;
         }
-        self.view.look([Arc::clone(&container.id)]).await;
+        self.view.refresh([Arc::clone(&container.id)]).await;
         let snapshot = self.view.snapshot();
         snapshot.containers.get(&container.id).is_none_or(|container| container.was_checked)
     }
 
-    fn let_in_unwell(&self, container: &Container) {
+    fn accept_unhealthy(&self, container: &Container) {
         warn!(
             app = %self.app.name,
             container = %container.name,
             check = %container.check,
-            "runs, but its health check does not pass; let through"
+            "running, but its health check has not passed; requests pass"
         );
-        self.app.note_unwell(container);
+        self.app.note_serving_unhealthy(container);
     }
 
-    fn too_late(&self, stage: Option<&Phase>, found: &Found, engine: Engine) -> Outcome {
-        let after = self.means.config.start_timeout;
+    fn timed_out(
+        &self,
+        stage: Option<&Phase>,
+        probes: &ProbeHistory,
+        liveness: Liveness,
+    ) -> Outcome {
+        let after = self.context.config.start_timeout;
         if !self.view.snapshot().live {
-            return Outcome::Failed(Failure::EngineAway);
+            return Outcome::Failed(WakeError::EngineAway);
         }
         let observed = self.observe();
         match stage {
             Some(Phase::AwaitingPort) => {
-                // Its description may name the wrong port: what the proxy finds there is
-                // for the proxy to say.
+                // The app's description may name the wrong port. The request is passed
+                // on, and the proxy reports what it finds.
                 let app = &self.app.name;
-                warn!(%app, "runs, but nobody listens at its entrypoint; let through");
+                warn!(%app, "running, but its entrypoint does not listen; requests pass");
                 let began = self.app.shown().began;
                 self.app.note_unanswered_since(began.unwrap_or_else(Instant::now));
                 return Outcome::Ready;
             }
             Some(Phase::AwaitingHealth) => {
-                let unwell = unwell(&observed.entrypoints(&self.facts()));
-                if let (Some(container), Some(_)) = (&unwell, found.answers_since) {
-                    self.let_in_unwell(container);
+                let unhealthy = unhealthy(&observed.entrypoints(&self.spec()));
+                if let (Some(container), Some(_)) = (&unhealthy, probes.answers_since) {
+                    self.accept_unhealthy(container);
                     return Outcome::Ready;
                 }
-                if let Some(sick) = unwell.filter(|c| c.health == Health::Unhealthy) {
-                    return Outcome::Failed(Failure::Unhealthy { container: sick.name.clone() });
+                if let Some(unhealthy) = unhealthy.filter(|c| c.health == Health::Unhealthy) {
+                    return Outcome::Failed(WakeError::Unhealthy {
+                        container: unhealthy.name.clone(),
+                    });
                 }
             }
             _ => {}
         }
         let failing = observed.needed().find(|c| c.state == State::Restarting);
         match failing {
-            Some(container) => Outcome::Failed(ended(container, engine)),
-            None => Outcome::Failed(Failure::NotReady { after }),
+            Some(container) => Outcome::Failed(ended(container, liveness)),
+            None => Outcome::Failed(WakeError::NotReady { after }),
         }
     }
 }
 
-/// The container whose health check has not passed, one that fails first.
-fn unwell(entrypoints: &[&Arc<Container>]) -> Option<Arc<Container>> {
+/// Returns a container whose health check has not passed, preferring one whose check
+/// fails.
+fn unhealthy(entrypoints: &[&Arc<Container>]) -> Option<Arc<Container>> {
     let of = |health| entrypoints.iter().find(move |container| container.health == health);
     of(Health::Unhealthy).or_else(|| of(Health::Starting)).map(|container| Arc::clone(container))
 }
@@ -273,110 +286,113 @@ fn unwell(entrypoints: &[&Arc<Container>]) -> Option<Arc<Container>> {
 fn stage(
     observed: &Observed,
     snapshot: &Snapshot,
-    facts: &Facts,
-    Seen { was_paused, engine, waited }: Seen,
+    spec: &AppSpec,
+    WaitState { was_paused, liveness, waited }: WaitState,
 ) -> Stage {
     match observed.state {
         EngineState::Missing => {
-            let container = facts.entrypoints.first().map(|target| target.container.clone());
+            let container = spec.entrypoints.first().map(|target| target.container.clone());
             let container = container.unwrap_or_default();
-            let failure = Failure::Interrupted { container, what: "removed" };
-            return Stage::Ended(Outcome::Failed(failure));
+            let failure = WakeError::Interrupted { container, what: "removed" };
+            return Stage::Completion(Outcome::Failed(failure));
         }
-        EngineState::Paused => return Stage::Ended(Outcome::Declined(Phase::Paused)),
+        EngineState::Paused => return Stage::Completion(Outcome::Declined(Phase::Paused)),
         EngineState::Exited => {
             let why = |container: &Arc<Container>| {
-                failure_of(container, engine, waited)
-                    .or_else(|| will_not_run(container, facts, engine))
+                failure_of(container, liveness, waited)
+                    .or_else(|| will_not_run(container, spec, liveness))
             };
             let failure = observed.needed().find_map(why);
             return match failure {
-                Some(failure) => Stage::Ended(Outcome::Failed(failure)),
+                Some(failure) => Stage::Completion(Outcome::Failed(failure)),
                 None => Stage::Wait(Some(Phase::Starting)),
             };
         }
         EngineState::Running => {}
     }
     if !observed.services.is_empty() {
-        // A task runs for the swarm when its health check has passed; where it runs is
-        // the swarm's matter.
-        return Stage::Ended(Outcome::Ready);
+        // In a swarm, a task counts as running once its health check has passed.
+        // Nightporter does not need to know on which node it runs.
+        return Stage::Completion(Outcome::Ready);
     }
-    let entrypoints = observed.entrypoints(facts);
-    let target = facts.entrypoints.iter().find_map(|target| {
+    let entrypoints = observed.entrypoints(spec);
+    let target = spec.entrypoints.iter().find_map(|target| {
         let container = entrypoints.iter().find(|c| c.is_called(&target.container))?;
         Some((target.clone(), container))
     });
-    let unwell = unwell(&entrypoints);
+    let unhealthy = unhealthy(&entrypoints);
     match target {
-        // It was healthy before it was paused, too.
+        // After a pause, the health is that of before and proves nothing.
         Some((_, container))
-            if container.health == Health::Healthy && unwell.is_none() && !was_paused =>
+            if container.health == Health::Healthy && unhealthy.is_none() && !was_paused =>
         {
-            Stage::Ended(Outcome::Ready)
+            Stage::Completion(Outcome::Ready)
         }
-        // On the network of the host it has no address of its own.
-        Some((target, container)) if !snapshot.networked(container).addresses.is_empty() => {
-            let addresses = snapshot.networked(container).addresses.clone();
-            Stage::Probe { at: Some((target, addresses)), unwell }
+        // A container on the host's network has no address of its own.
+        Some((target, container)) if !snapshot.network_owner(container).addresses.is_empty() => {
+            let addresses = snapshot.network_owner(container).addresses.clone();
+            Stage::Probe { at: Some((target, addresses)), unhealthy }
         }
-        _ if unwell.is_some() => Stage::Probe { at: None, unwell },
-        _ => Stage::Ended(Outcome::Ready),
+        _ if unhealthy.is_some() => Stage::Probe { at: None, unhealthy },
+        _ => Stage::Completion(Outcome::Ready),
     }
 }
 
-/// Why a container that was started, and waited for so long, does not run, where it has
-/// ended.
+/// Returns why a container that was started, and has been waited for this long, has
+/// failed; `None` if it has not.
 pub(super) fn failure_of(
     container: &Container,
-    engine: Engine,
+    liveness: Liveness,
     waited: Duration,
-) -> Option<Failure> {
+) -> Option<WakeError> {
     match container.state {
         State::Exited if container.exit_code != 0 || container.out_of_memory => {
-            Some(ended(container, engine))
+            Some(ended(container, liveness))
         }
         State::Restarting if container.restarts >= CRASHES && waited >= CRASHING_FOR => {
-            Some(ended(container, engine))
+            Some(ended(container, liveness))
         }
         _ => None,
     }
 }
 
-/// Why a container that was started will never run, although it has not failed: it was
-/// replaced by another, which nobody has started, or has come to its end as an app that
-/// requests are sent to should not.
-fn will_not_run(container: &Container, facts: &Facts, engine: Engine) -> Option<Failure> {
+/// Returns why a container that was started will never run, although it has not failed:
+/// it was replaced by another one, which was never started, or it is an entrypoint, which
+/// should not end, and has ended.
+fn will_not_run(container: &Container, spec: &AppSpec, liveness: Liveness) -> Option<WakeError> {
     match container.state {
         State::Created => {
             let container = container.name.clone();
-            Some(Failure::Interrupted { container, what: "made anew" })
+            Some(WakeError::Interrupted { container, what: "recreated" })
         }
-        State::Exited if !container.restarts_always && is_entrypoint(container, facts) => {
-            Some(ended(container, engine))
+        State::Exited if !container.restarts_always && is_entrypoint(container, spec) => {
+            Some(ended(container, liveness))
         }
         _ => None,
     }
 }
 
-/// Codes of what SIGKILL and SIGTERM have ended.
+/// Exit codes of processes ended by SIGKILL and SIGTERM.
 const KILLED: [i64; 2] = [137, 143];
 
-/// Why a container has ended. That somebody has stopped it is no failing of its own; nor
-/// is that an engine has which ends itself, and which nobody hears any more by then.
-fn ended(container: &Container, engine: Engine) -> Failure {
+/// Returns why a container has ended. A stop from outside is not a failure of the
+/// container. Neither is a stop by an engine that shuts down itself, whose events are no
+/// longer received by then.
+fn ended(container: &Container, liveness: Liveness) -> WakeError {
     let name = container.name.clone();
     let is_interrupted = match container.ended {
-        EndedBy::Somebody | EndedBy::Us => true,
-        EndedBy::Unknown => engine == Engine::Restarted || KILLED.contains(&container.exit_code),
+        EndedBy::OtherClient | EndedBy::Nightporter => true,
+        EndedBy::Unknown => {
+            liveness == Liveness::Restarted || KILLED.contains(&container.exit_code)
+        }
         EndedBy::Itself | EndedBy::Refused => false,
     };
     if container.out_of_memory {
-        Failure::OutOfMemory { container: name }
+        WakeError::OutOfMemory { container: name }
     } else if is_interrupted && container.state != State::Restarting {
-        Failure::Interrupted { container: name, what: "stopped" }
+        WakeError::Interrupted { container: name, what: "stopped" }
     } else {
-        Failure::Exited { container: name, code: container.exit_code }
+        WakeError::Exited { container: name, code: container.exit_code }
     }
 }
 
@@ -388,13 +404,13 @@ mod tests {
     fn a_port_is_asked_less_often_the_longer_nobody_listens() {
         let after = |millis| probe_after(Duration::from_millis(millis)).as_millis();
         assert_eq!([0, 100, 1000, 2000, 60_000].map(after), [5, 5, 10, 20, 25]);
-        let mut asked = 0;
+        let mut probes = 0;
         let mut time = Duration::ZERO;
         while time < Duration::from_secs(60) {
             time += probe_after(time);
-            asked += 1;
+            probes += 1;
         }
-        assert!(asked < 2700, "an app of a minute is asked {asked} times");
+        assert!(probes < 2700, "an app that takes a minute is probed {probes} times");
     }
 
     #[test]
@@ -405,39 +421,43 @@ mod tests {
             ..Container::sample("wiki", "web", State::Restarting)
         };
         let fails = |restarts, waited| {
-            failure_of(&crashing(restarts), Engine::Steady, Duration::from_secs(waited)).is_some()
+            failure_of(&crashing(restarts), Liveness::Steady, Duration::from_secs(waited)).is_some()
         };
         assert!(!fails(2, 60) && !fails(7, 19));
         assert!(fails(3, 20));
         let ended = Container { exit_code: 1, ..Container::sample("wiki", "web", State::Exited) };
-        assert!(failure_of(&ended, Engine::Steady, Duration::ZERO).is_some(), "nobody restarts it");
+        assert!(
+            failure_of(&ended, Liveness::Steady, Duration::ZERO).is_some(),
+            "it is not restarted"
+        );
     }
 
     #[test]
     fn what_somebody_else_has_ended_has_not_failed_by_itself() {
-        use EndedBy::{Itself, Refused, Somebody, Unknown, Us};
-        for (ended_by, code, engine, is_own) in [
-            (Itself, 137, Engine::Steady, true),
-            (Itself, 1, Engine::Restarted, true),
-            (Refused, 128, Engine::Steady, true),
-            (Unknown, 1, Engine::Steady, true),
-            (Unknown, 0, Engine::Steady, true),
-            (Unknown, 1, Engine::Restarted, false),
-            (Unknown, 137, Engine::Steady, false),
-            (Unknown, 143, Engine::Steady, false),
-            (Somebody, 1, Engine::Steady, false),
-            (Us, 143, Engine::Steady, false),
+        use EndedBy::{Itself, Nightporter, OtherClient, Refused, Unknown};
+        for (ended_by, code, liveness, is_failure) in [
+            (Itself, 137, Liveness::Steady, true),
+            (Itself, 1, Liveness::Restarted, true),
+            (Refused, 128, Liveness::Steady, true),
+            (Unknown, 1, Liveness::Steady, true),
+            (Unknown, 0, Liveness::Steady, true),
+            (Unknown, 1, Liveness::Restarted, false),
+            (Unknown, 137, Liveness::Steady, false),
+            (Unknown, 143, Liveness::Steady, false),
+            (OtherClient, 1, Liveness::Steady, false),
+            (Nightporter, 143, Liveness::Steady, false),
         ] {
             let container = Container {
                 ended: ended_by,
                 exit_code: code,
                 ..Container::sample("wiki", "web", State::Exited)
             };
-            let failure = ended(&container, engine);
-            let exited = matches!(failure, Failure::Exited { code: told, .. } if told == code);
-            assert_eq!(exited, is_own, "{ended_by:?} {code}: {failure}");
+            let failure = ended(&container, liveness);
+            let exited =
+                matches!(failure, WakeError::Exited { code: reported, .. } if reported == code);
+            assert_eq!(exited, is_failure, "{ended_by:?} {code}: {failure}");
             let starved = Container { out_of_memory: true, ..container };
-            assert!(matches!(ended(&starved, engine), Failure::OutOfMemory { .. }));
+            assert!(matches!(ended(&starved, liveness), WakeError::OutOfMemory { .. }));
         }
     }
 }

@@ -1,19 +1,20 @@
-//! Containers that cannot be started as they are: only Compose can make them anew.
+//! Containers that cannot be started as they are, and that only Compose can create again.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use tracing::{debug, info, warn};
 
-use super::{Attempt, Trouble};
-use crate::domain::lifecycle::Failure;
+use super::{Attempt, AttemptError};
+use crate::domain::lifecycle::WakeError;
 use crate::wake::docker::{Container, EngineError, Snapshot, State};
 use crate::wake::observed::Observed;
-use crate::wake::sharing::Need;
+use crate::wake::sharing::SharedNeed;
 
-/// What a container was made with and is no more, or is not the same any more.
+/// Why a container cannot be started: something it was created with is missing, or is in
+/// use by another container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Gone {
+enum StartBlocker {
     Network,
     /// The container whose network it joins.
     Neighbour,
@@ -22,11 +23,11 @@ enum Gone {
     Image,
     /// Its port is taken by another container.
     Port(u16),
-    /// The address that it is to have is taken by another container.
+    /// Its fixed address is taken by another container.
     Address(IpAddr),
 }
 
-/// Who has what a container is to have alone.
+/// Who holds a port or an address that a container needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Holder<'a> {
     /// An old container of the same app.
@@ -36,9 +37,9 @@ enum Holder<'a> {
     Unknown,
 }
 
-impl Gone {
-    /// Recognises what is missing in the engine's own words, of several versions and
-    /// of Podman.
+impl StartBlocker {
+    /// Recognises the cause in the engine's error messages, those of several versions of
+    /// Docker and of Podman.
     fn of(error: &EngineError, container: &Container) -> Option<Self> {
         let message = match error {
             EngineError::Away(_) => return None,
@@ -72,22 +73,23 @@ impl Gone {
             (Self::Network, "network"),
         ]
         .into_iter()
-        .find_map(|(gone, word)| has(word).then_some(gone))
+        .find_map(|(blocker, word)| has(word).then_some(blocker))
     }
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Network => "its network was removed",
-            Self::Neighbour => "the container whose network it joins was replaced or does not run",
-            Self::Volume => "something that it mounts was removed",
-            Self::Device => "a device of it is gone",
+            Self::Neighbour => "the container whose network it joins was replaced or is stopped",
+            Self::Volume => "a volume or directory that it mounts was removed",
+            Self::Device => "one of its devices is missing",
             Self::Image => "its image is missing",
             Self::Port(_) => "its port is taken",
             Self::Address(_) => "its address is taken",
         }
     }
 
-    /// Whether a container has what is to be had by one alone. A paused one keeps it.
+    /// Returns whether a container holds the port or address. A paused container keeps
+    /// it.
     fn is_held_by(self, container: &Container) -> bool {
         let is_up = matches!(container.state, State::Running | State::Paused | State::Restarting);
         is_up
@@ -107,8 +109,8 @@ impl Gone {
         }
     }
 
-    /// What is taken, if that is what is wrong.
-    fn taken(self) -> Option<String> {
+    /// Returns the name of the port or address that is taken; `None` for other causes.
+    fn taken_resource(self) -> Option<String> {
         match self {
             Self::Port(port) => Some(format!("port {port}")),
             Self::Address(address) => Some(format!("address {address}")),
@@ -117,7 +119,8 @@ impl Gone {
     }
 }
 
-/// The port in `Bind for 0.0.0.0:8080 failed` and `listen tcp4 0.0.0.0:8080: bind: …`.
+/// Returns the port in `Bind for 0.0.0.0:8080 failed` and
+/// `listen tcp4 0.0.0.0:8080: bind: …`.
 fn taken_port(message: &str) -> Option<u16> {
     message.split([' ', ',']).find_map(|word| {
         let (address, port) = word.trim_end_matches(':').rsplit_once(':')?;
@@ -127,116 +130,122 @@ fn taken_port(message: &str) -> Option<u16> {
 }
 
 impl Attempt {
-    /// What follows where the engine does not start a container.
-    pub(super) async fn not_started(
+    /// Handles an error of the engine to start a container.
+    pub(super) async fn handle_start_error(
         &mut self,
         container: &Container,
         observed: &Observed,
         error: EngineError,
-    ) -> Result<(), Trouble> {
-        let Some(gone) = Gone::of(&error, container) else { return Err(error.into()) };
-        debug!(app = %self.app.name, container = %container.name, %error, ?gone, "not started");
-        if let Some(taken) = gone.taken() {
-            match gone.holder(&self.view.snapshot(), observed) {
+    ) -> Result<(), AttemptError> {
+        let Some(blocker) = StartBlocker::of(&error, container) else { return Err(error.into()) };
+        let app = &self.app.name;
+        debug!(%app, container = %container.name, %error, ?blocker, "container not started");
+        if let Some(resource) = blocker.taken_resource() {
+            match blocker.holder(&self.view.snapshot(), observed) {
                 Holder::Other(name) => {
-                    let reason = format!("{taken} is taken by container {name}");
-                    return Err(Failure::Engine(reason).into());
+                    let reason = format!("{resource} is taken by container {name}");
+                    return Err(WakeError::Engine(reason).into());
                 }
                 Holder::Own => {}
                 Holder::Unknown => return Err(error.into()),
             }
         }
-        let is_there = self.means.compose.file(&self.app.name).is_some();
-        if let (Some(project), true) = (self.selector.project().map(str::to_owned), is_there) {
-            return self.make_anew(&project, observed, gone).await;
+        let has_compose_file = self.context.compose.file(&self.app.name).is_some();
+        if let (Some(project), true) =
+            (self.selector.project().map(str::to_owned), has_compose_file)
+        {
+            return self.recreate(&project, observed, blocker).await;
         }
         let name = &container.name;
-        Err(match gone {
-            Gone::Image => Failure::ImageMissing { image: container.image.clone() },
-            Gone::Port(_) | Gone::Address(_) => Failure::Engine(format!(
-                "{} of container {name} is taken by an old container of the app; remove that one",
-                gone.taken().unwrap_or_default()
+        Err(match blocker {
+            StartBlocker::Image => WakeError::ImageMissing { image: container.image.clone() },
+            StartBlocker::Port(_) | StartBlocker::Address(_) => WakeError::Engine(format!(
+                "{} of container {name} is taken by an old container of the app; remove it",
+                blocker.taken_resource().unwrap_or_default()
             )),
-            _ => Failure::Engine(format!(
-                "container {name} has to be made anew, {}: run `docker compose up -d \
-                 --force-recreate` where its compose file is",
-                gone.as_str()
+            _ => WakeError::Engine(format!(
+                "container {name} has to be recreated, {}: run `docker compose up -d \
+                 --force-recreate` in the folder of its compose file",
+                blocker.as_str()
             )),
         }
         .into())
     }
 
-    async fn make_anew(
+    async fn recreate(
         &mut self,
         project: &str,
         observed: &Observed,
-        gone: Gone,
-    ) -> Result<(), Trouble> {
-        info!(app = %self.app.name, reason = gone.as_str(), "compose makes the containers anew");
+        blocker: StartBlocker,
+    ) -> Result<(), AttemptError> {
+        info!(app = %self.app.name, reason = blocker.as_str(), "compose recreates the containers");
         let snapshot = self.view.snapshot();
-        let is_needed = |c: &Container| self.wakes.need(c, observed, &snapshot) != Need::Nothing;
-        let service = |c: &Arc<Container>| c.belongs.service.clone();
+        let is_needed =
+            |c: &Container| self.registry.need(c, observed, &snapshot) != SharedNeed::Nothing;
+        let service = |c: &Arc<Container>| c.labels.service.clone();
         let name = Arc::clone(&self.app.name);
         if observed.containers.iter().any(|container| is_needed(container)) {
-            // What another app uses is not touched.
+            // Containers that another app uses are left alone.
             let own: Vec<_> = observed.own().filter_map(service).collect();
-            let done = self.means.compose.recreate_only(&name, project, &own).await;
-            return self.after_compose(project, done).await;
+            let result = self.context.compose.recreate_only(&name, project, &own).await;
+            return self.finish_compose(project, result).await;
         }
-        let is_in_the_way = gone.taken().is_some();
-        let done = self.means.compose.recreate(&name, project, is_in_the_way).await;
-        self.after_compose(project, done).await
+        let without_orphans = blocker.taken_resource().is_some();
+        let result = self.context.compose.recreate(&name, project, without_orphans).await;
+        self.finish_compose(project, result).await
     }
 
-    /// Whether Compose would make other containers from the app's file than there are.
+    /// Returns whether Compose would create containers from the app's file that differ
+    /// from the existing ones.
     pub(super) async fn is_outdated(&self, observed: &Observed) -> bool {
         let name = &self.app.name;
         let Some(project) = self.selector.project() else { return false };
-        let compose = &self.means.compose;
+        let compose = &self.context.compose;
         if compose.file(name).is_none() {
             return false;
         }
-        let made: Vec<_> =
-            observed.containers.iter().filter(|c| c.belongs.config_hash.is_some()).collect();
-        if made.is_empty() || made.iter().any(|c| c.belongs.project.as_deref() != Some(project)) {
+        let created: Vec<_> =
+            observed.containers.iter().filter(|c| c.labels.config_hash.is_some()).collect();
+        if created.is_empty()
+            || created.iter().any(|c| c.labels.project.as_deref() != Some(project))
+        {
             return false;
         }
-        for container in &made {
-            let image = self.means.engine.image_id(&container.image).await;
+        for container in &created {
+            let image = self.context.engine.image_id(&container.image).await;
             if image.is_some_and(|image| image != container.image_id) {
-                info!(app = %name, image = container.image, "the image is another by now");
+                info!(app = %name, image = container.image, "the image has changed");
                 return true;
             }
         }
-        let made: Vec<_> = made.into_iter().map(|container| &**container).collect();
-        let is_changed = compose.is_changed(name, project, &made).await;
+        let created: Vec<_> = created.into_iter().map(|container| &**container).collect();
+        let is_changed = compose.is_changed(name, project, &created).await;
         if is_changed {
             info!(app = %name, "the compose file has changed");
         }
         is_changed
     }
 
-    /// Has Compose apply what has changed; what it cannot apply keeps nobody from the app
-    /// as it was.
-    pub(super) async fn apply_changes(&mut self, observed: &Observed) -> Result<(), Trouble> {
+    /// Has Compose apply the changes. If it cannot, the app is started as it was.
+    pub(super) async fn apply_changes(&mut self, observed: &Observed) -> Result<(), AttemptError> {
         match self.compose_up().await {
-            Err(Trouble::Failed(
-                failure @ (Failure::Compose(_)
-                | Failure::ImageMissing { .. }
-                | Failure::ImageNotFetched { .. }),
+            Err(AttemptError::Failed(
+                failure @ (WakeError::Compose(_)
+                | WakeError::ImageMissing { .. }
+                | WakeError::ImageNotFetched { .. }),
             )) => {
-                warn!(app = %self.app.name, %failure, "changes not applied; started as it was");
-                self.look(observed).await;
+                warn!(app = %self.app.name, %failure, "changes not applied; starting it as it was");
+                self.refresh(observed).await;
                 let observed = self.observe();
                 self.start(&observed).await
             }
             Ok(()) => {
                 let observed = self.observe();
-                let made = observed.containers.iter().filter(|c| c.belongs.config_hash.is_some());
-                self.means.compose.note_applied(&self.app.name, made.map(|c| &**c));
+                let created = observed.containers.iter().filter(|c| c.labels.config_hash.is_some());
+                self.context.compose.note_applied(&self.app.name, created.map(|c| &**c));
                 Ok(())
             }
-            done => done,
+            result => result,
         }
     }
 }
@@ -249,52 +258,52 @@ mod tests {
     fn what_only_recreation_mends_is_recognised() {
         let fixed_addresses =
             vec!["10.5.0.5".parse().expect("IPv4"), "fd00::5".parse().expect("IPv6")];
-        let address = |n: usize| Some(Gone::Address(fixed_addresses[n]));
+        let address = |n: usize| Some(StartBlocker::Address(fixed_addresses[n]));
         let (first, second) = (address(0), address(1));
         let web = Container { fixed_addresses, ..Container::sample("shop", "web", State::Exited) };
         let refused = |message: &str| EngineError::Refused { status: 500, message: message.into() };
         let not_found = |message: &str| EngineError::NotFound(message.into());
         for (error, expected) in [
-            (not_found("No such container: b6e1d8b9"), Some(Gone::Neighbour)),
+            (not_found("No such container: b6e1d8b9"), Some(StartBlocker::Neighbour)),
             (not_found("No such container: web"), None),
-            (not_found("network shop_default not found"), Some(Gone::Network)),
+            (not_found("network shop_default not found"), Some(StartBlocker::Network)),
             (
                 EngineError::Conflict(
                     "cannot join network of a non running container: b6e1d8b9".into(),
                 ),
-                Some(Gone::Neighbour),
+                Some(StartBlocker::Neighbour),
             ),
             (
                 refused(
                     "error gathering device information while adding custom device \
                      \"/dev/ttyUSB0\": no such file or directory",
                 ),
-                Some(Gone::Device),
+                Some(StartBlocker::Device),
             ),
             (
                 refused(
                     "error evaluating symlinks from mount source \"/v/_data\": lstat /v: no such \
                      file or directory",
                 ),
-                Some(Gone::Volume),
+                Some(StartBlocker::Volume),
             ),
             (
                 refused(
                     "invalid mount config for type \"bind\": bind source path does not exist: /b",
                 ),
-                Some(Gone::Volume),
+                Some(StartBlocker::Volume),
             ),
-            (refused("No such image: shop:7"), Some(Gone::Image)),
+            (refused("No such image: shop:7"), Some(StartBlocker::Image)),
             (
                 refused(
                     "driver failed programming external connectivity on endpoint web (f71c): \
                      Bind for 0.0.0.0:18977 failed: port is already allocated",
                 ),
-                Some(Gone::Port(18977)),
+                Some(StartBlocker::Port(18977)),
             ),
             (
                 refused("listen tcp4 0.0.0.0:8080: bind: address already in use"),
-                Some(Gone::Port(8080)),
+                Some(StartBlocker::Port(8080)),
             ),
             (refused("Address already in use"), first),
             (refused("failed to set up container networking: Address already in use"), first),
@@ -305,11 +314,11 @@ mod tests {
             (refused("exec: \"/nope\": permission denied"), None),
             (EngineError::Away("no such file".into()), None),
         ] {
-            assert_eq!(Gone::of(&error, &web), expected, "{error}");
+            assert_eq!(StartBlocker::of(&error, &web), expected, "{error}");
         }
-        // Without an address of its own it has none that could be taken.
+        // A container without a fixed address has none that could be taken.
         let any = Container::sample("shop", "web", State::Exited);
-        assert_eq!(Gone::of(&refused("Address already in use"), &any), None);
+        assert_eq!(StartBlocker::of(&refused("Address already in use"), &any), None);
     }
 
     #[test]
@@ -320,13 +329,13 @@ mod tests {
             ports: vec![8080],
             ..Container::sample("other", "web", state)
         };
-        for gone in [Gone::Port(8080), Gone::Address(at)] {
-            for (state, is_so) in
+        for blocker in [StartBlocker::Port(8080), StartBlocker::Address(at)] {
+            for (state, is_held) in
                 [(State::Running, true), (State::Paused, true), (State::Exited, false)]
             {
-                assert_eq!(gone.is_held_by(&holder(state)), is_so, "{gone:?} {state:?}");
+                assert_eq!(blocker.is_held_by(&holder(state)), is_held, "{blocker:?} {state:?}");
             }
         }
-        assert!(!Gone::Port(80).is_held_by(&holder(State::Running)));
+        assert!(!StartBlocker::Port(80).is_held_by(&holder(State::Running)));
     }
 }

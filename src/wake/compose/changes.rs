@@ -1,8 +1,8 @@
-//! Whether an app's compose file has changed since its containers were made.
+//! Detects whether an app's compose file has changed since its containers were created.
 //!
-//! Compose itself is asked, by the hash that it labels containers with: that costs a
-//! second, so it is asked only where a file in the app's folder is newer than the
-//! containers, and once for each such change.
+//! Compose itself computes the hash that it labels containers with. That takes a second,
+//! so it is run only if a file in the app's folder is newer than the containers, and once
+//! for each such change.
 
 use std::collections::HashMap;
 use std::fs::Metadata;
@@ -17,83 +17,88 @@ use super::Compose;
 use super::files::file_of;
 use crate::wake::docker::Container;
 
-/// Files of a folder that are looked at; a project has a handful.
+/// Files of a folder that are checked; a project has a handful.
 const MOST_FILES: usize = 64;
 
-/// What a file was when it was looked at: path, inode, size, and the time of its change
-/// in nanoseconds. Its inode's time changes with every write and every rename.
-type Stamp = (PathBuf, u64, u64, i128);
+/// Identifies a state of a file: path, inode, size, and the inode's change time in
+/// nanoseconds. The change time is updated by every write and every rename.
+type FileStamp = (PathBuf, u64, u64, i128);
 
-/// The files an app's containers were last found to be made from, and those containers.
+/// The files that were last checked against an app's containers, and those containers;
+/// none if a change was found that is not applied yet.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Checked {
-    files: Vec<Stamp>,
+    files: Vec<FileStamp>,
     containers: Vec<String>,
 }
 
 impl Compose {
-    /// Whether Compose would make other containers than these, which it has made.
+    /// Returns whether Compose would now create containers that differ from these, which
+    /// it created.
     pub(in crate::wake) async fn is_changed(
         &self,
         app: &str,
         project: &str,
-        made: &[&Container],
+        created: &[&Container],
     ) -> bool {
         let (dir, name) = (self.installed_apps_dir.clone(), app.to_owned());
-        let look = self.calls.run(move || {
-            let look = || {
+        let search = self.calls.run(move || {
+            let search = || {
                 let file = file_of(&dir, &name)?;
                 Some((stamps(file.parent()?), file))
             };
-            Ok(look())
+            Ok(search())
         });
-        let Ok(Some((files, file))) = look.await else { return false };
+        let Ok(Some((files, file))) = search.await else { return false };
         let newest = files.iter().map(|(.., changed)| *changed).max().unwrap_or_default();
-        let oldest = made.iter().map(|container| made_at(&container.created)).min();
+        let oldest = created.iter().map(|container| created_at(&container.created)).min();
         if oldest.is_none_or(|oldest| oldest > newest) {
             return false;
         }
-        let mut containers: Vec<_> = made.iter().map(|c| c.id.to_string()).collect();
+        let mut containers: Vec<_> = created.iter().map(|c| c.id.to_string()).collect();
         containers.sort_unstable();
         let checked = Checked { files, containers };
         if self.checked().get(app) == Some(&checked) {
             return false;
         }
-        // What was made from others than there are is left as it is.
+        // Containers that were created from files that no longer exist are left as they
+        // are.
         let Some(all) = self.files.all(app, &file).await else { return false };
         let Some(hashes) = self.hashes(&all, project).await else { return false };
         let is_same = |container: &&Container| {
-            let belongs = &container.belongs;
-            let service = belongs.service.as_deref().unwrap_or_default();
-            // One whose service is in the file no more is left to its owner.
-            hashes.get(service).is_none_or(|hash| Some(hash) == belongs.config_hash.as_ref())
+            let labels = &container.labels;
+            let service = labels.service.as_deref().unwrap_or_default();
+            // A container whose service is no longer in the file is left alone.
+            hashes.get(service).is_none_or(|hash| Some(hash) == labels.config_hash.as_ref())
         };
-        let is_there = |service: &String| {
-            made.iter().any(|container| container.belongs.service.as_ref() == Some(service))
+        let has_container = |service: &String| {
+            created.iter().any(|container| container.labels.service.as_ref() == Some(service))
         };
-        let is_changed = !made.iter().all(is_same) || !hashes.keys().all(is_there);
-        // What has changed is noted by whoever applies it.
+        let is_changed = !created.iter().all(is_same) || !hashes.keys().all(has_container);
+        // A change is noted as checked only when it is applied.
         let containers = if is_changed { Vec::new() } else { checked.containers };
         self.checked().insert(app.to_owned(), Checked { containers, ..checked });
         is_changed
     }
 
-    /// Notes that these containers are what Compose made of the files as they were when
-    /// they were found to be changed: a service that is scaled to none has no container.
+    /// Notes that Compose created these containers from the files in the state in which a
+    /// change was found. This is needed because a service that is scaled to zero has no
+    /// container, and would count as changed for ever.
     pub(in crate::wake) fn note_applied<'a>(
         &self,
         app: &str,
-        made: impl Iterator<Item = &'a Container>,
+        created: impl Iterator<Item = &'a Container>,
     ) {
         if let Some(checked) = self.checked().get_mut(app)
             && checked.containers.is_empty()
         {
-            checked.containers = made.map(|container| container.id.to_string()).collect();
+            checked.containers = created.map(|container| container.id.to_string()).collect();
             checked.containers.sort_unstable();
         }
     }
 
-    /// The hash of each service's configuration, as Compose labels its containers.
+    /// Returns the hash of each service's configuration, as Compose labels its
+    /// containers.
     async fn hashes(&self, files: &[PathBuf], project: &str) -> Option<HashMap<String, String>> {
         let mut command = self.command(files, project, &["config", "--hash", "*"]).await?;
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -106,8 +111,8 @@ impl Compose {
                 Some(pairs.collect()).filter(|hashes: &HashMap<_, _>| !hashes.is_empty())
             }
             Ok(Ok(output)) => {
-                let said = String::from_utf8_lossy(&output.stderr);
-                debug!(?files, %said, "compose cannot read the files");
+                let message = String::from_utf8_lossy(&output.stderr);
+                debug!(?files, %message, "compose cannot read the files");
                 None
             }
             _ => None,
@@ -115,18 +120,18 @@ impl Compose {
     }
 }
 
-/// The files in a folder that a project may be made from: compose files and what they
-/// include, and files of variables.
-fn stamps(folder: &Path) -> Vec<Stamp> {
+/// Returns the state of the files in a folder that a project may be created from: compose
+/// files, files that they include, and files of variables.
+fn stamps(folder: &Path) -> Vec<FileStamp> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-    let is_one = |name: &str| {
+    let is_relevant = |name: &str| {
         let endings = [".yml", ".yaml", ".env"];
         name.starts_with(".env") || endings.iter().any(|ending| name.ends_with(ending))
     };
-    let mut stamps: Vec<Stamp> = entries
-        .filter(|entry| entry.file_name().to_str().is_some_and(is_one))
+    let mut stamps: Vec<FileStamp> = entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_relevant))
         .filter_map(|entry| {
-            // Also of what a link leads to.
+            // Follows symbolic links.
             let metadata = std::fs::metadata(entry.path()).ok()?;
             Some((entry.path(), metadata.ino(), metadata.size(), changed_at(&metadata)))
         })
@@ -140,8 +145,8 @@ fn changed_at(metadata: &Metadata) -> i128 {
     i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec())
 }
 
-/// In nanoseconds since 1970; of what cannot be read, never.
-fn made_at(created: &str) -> i128 {
+/// Returns nanoseconds since 1970; 0 for a time that cannot be parsed.
+fn created_at(created: &str) -> i128 {
     let at = humantime::parse_rfc3339(created).unwrap_or(SystemTime::UNIX_EPOCH);
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     i128::try_from(since.as_nanos()).unwrap_or_default()

@@ -1,4 +1,5 @@
-//! Which apps have a compose file of their own, known without a look at the disk.
+//! Remembers which apps have a compose file of their own, so that the disk need not be
+//! read.
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -6,18 +7,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::store::file_calls::FileCalls;
 
-/// Names of a compose file, first the one that shard_core writes.
+/// Names of a compose file; the first is the one that shard_core writes.
 const NAMES: [&str; 4] =
     ["docker-compose.yml", "docker-compose.yaml", "compose.yaml", "compose.yml"];
 
-/// The compose files of the apps that were looked for.
+/// The compose files of the apps, as of the last search.
 #[derive(Debug)]
 pub(in crate::wake) struct ComposeFiles {
     installed_apps_dir: PathBuf,
     calls: FileCalls,
     known: Mutex<HashMap<Box<str>, Option<PathBuf>>>,
-    /// What the containers of an app were last seen to be made from, where that is more
-    /// than its compose file.
+    /// The files that the containers of an app were last seen to be created from, if
+    /// these are more than its compose file.
     made_from: Mutex<HashMap<Box<str>, Vec<PathBuf>>>,
 }
 
@@ -31,22 +32,22 @@ impl ComposeFiles {
         }
     }
 
-    /// The compose file in an app's own folder, where one was seen when it was last
-    /// looked for: whoever asks must not wait for a disk.
+    /// Returns the compose file in an app's own folder, if the last search found one.
+    /// Callers must not wait for a disk, so nothing is read.
     pub(in crate::wake) fn get(&self, app: &str) -> Option<PathBuf> {
         self.lock().get(app).cloned().flatten()
     }
 
-    /// Looks for the compose files of apps, and tells of which that changes anything.
-    /// What cannot be looked at now is what it was.
-    pub(in crate::wake) async fn look<'a>(&self, apps: &'a [impl AsRef<str>]) -> Vec<&'a str> {
+    /// Searches for the compose files of apps, and returns the apps for which the result
+    /// has changed. If the search fails, the former results stay.
+    pub(in crate::wake) async fn search<'a>(&self, apps: &'a [impl AsRef<str>]) -> Vec<&'a str> {
         let folder = self.installed_apps_dir.clone();
         let names: Vec<Box<str>> = apps.iter().map(|app| app.as_ref().into()).collect();
-        let look = move || Ok(names.iter().map(|app| file_of(&folder, app)).collect::<Vec<_>>());
-        let found = match self.calls.run(look).await {
+        let search = move || Ok(names.iter().map(|app| file_of(&folder, app)).collect::<Vec<_>>());
+        let found = match self.calls.run(search).await {
             Ok(found) => found,
             Err(error) => {
-                tracing::debug!(%error, "compose files cannot be looked for");
+                tracing::debug!(%error, "cannot search for compose files");
                 return Vec::new();
             }
         };
@@ -58,8 +59,8 @@ impl ComposeFiles {
         changed.collect()
     }
 
-    /// Notes from which files an app's containers were made, as their labels say: one that
-    /// was made with an override is made with it again.
+    /// Notes which files an app's containers were created from, by their labels: an app
+    /// that was created with an override is recreated with it.
     pub(in crate::wake) fn note_made_from(&self, app: &str, files: &[PathBuf]) {
         if files.len() > 1 {
             self.made_from().insert(app.into(), files.to_vec());
@@ -68,14 +69,15 @@ impl ComposeFiles {
         }
     }
 
-    /// All compose files of an app: its own, and those besides that its containers were
-    /// made from. `None` where these are not all in its folder, or begin with another.
+    /// Returns all compose files of an app: its own, and the further ones that its
+    /// containers were created from. `None` if one of these is not in the app's folder,
+    /// or if the first is not the app's own.
     pub(super) async fn all(&self, app: &str, own: &Path) -> Option<Vec<PathBuf>> {
         let own = own.to_owned();
         let files = self.made_from().get(app).cloned();
         let Some(files) = files else { return Some(vec![own]) };
-        let look = move || Ok(all_of(&own, &files));
-        self.calls.run(look).await.ok().flatten()
+        let search = move || Ok(all_of(&own, &files));
+        self.calls.run(search).await.ok().flatten()
     }
 
     /// Forgets an app that is not installed any more.
@@ -93,23 +95,25 @@ impl ComposeFiles {
     }
 }
 
-/// Files of a label, found in the folder of an app's own file, which is the first of them.
+/// Resolves the files of a label in the folder of an app's own file. Returns `None`
+/// unless all exist and the first is the app's own.
 fn all_of(own: &Path, files: &[PathBuf]) -> Option<Vec<PathBuf>> {
     let folder = own.parent()?;
     let is_inside = |file: &PathBuf| {
         file.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
     };
     let found: Vec<_> = files.iter().filter(|f| is_inside(f)).map(|f| folder.join(f)).collect();
-    let are_there = found.len() == files.len() && found.iter().all(|file| file.is_file());
-    (are_there && found.first().is_some_and(|first| first == own)).then_some(found)
+    let all_exist = found.len() == files.len() && found.iter().all(|file| file.is_file());
+    (all_exist && found.first().is_some_and(|first| first == own)).then_some(found)
 }
 
-/// The compose file of an app in the folder of all apps, on a thread that may wait.
+/// Returns the compose file of an app in the folder of all apps. Blocks, so it runs on a
+/// thread that may.
 pub(super) fn file_of(installed_apps_dir: &Path, app: &str) -> Option<PathBuf> {
-    let is_folder = !app.is_empty() && !app.starts_with('.') && !app.contains(['/', '\0']);
+    let is_valid_name = !app.is_empty() && !app.starts_with('.') && !app.contains(['/', '\0']);
     let folder = installed_apps_dir.join(app);
     let files = NAMES.iter().map(|file| folder.join(file));
-    files.into_iter().find(|file| is_folder && file.is_file())
+    files.into_iter().find(|file| is_valid_name && file.is_file())
 }
 
 #[cfg(test)]
@@ -123,13 +127,13 @@ mod tests {
         let file = folder.path().join("shop/compose.yaml");
         std::fs::write(&file, "services: {}").expect("written");
         let files = ComposeFiles::new(folder.path().into());
-        assert_eq!(files.get("shop"), None, "nobody has looked");
-        assert_eq!(files.look(&["shop", "other", "../shop", ""]).await, ["shop"]);
+        assert_eq!(files.get("shop"), None, "not searched yet");
+        assert_eq!(files.search(&["shop", "other", "../shop", ""]).await, ["shop"]);
         assert_eq!(files.get("shop"), Some(file.clone()));
         assert_eq!((files.get("other"), files.get("../shop")), (None, None));
-        assert!(files.look(&["shop", "other"]).await.is_empty(), "as before");
+        assert!(files.search(&["shop", "other"]).await.is_empty(), "unchanged");
         std::fs::remove_file(&file).expect("removed");
-        assert_eq!(files.look(&["shop"]).await, ["shop"]);
+        assert_eq!(files.search(&["shop"]).await, ["shop"]);
         assert_eq!(files.get("shop"), None);
     }
 
@@ -137,19 +141,19 @@ mod tests {
     async fn what_was_made_with_an_override_has_it_among_its_files() {
         let folder = tempfile::tempdir().expect("a folder");
         let app = folder.path().join("shop");
-        let (own, more) = (app.join("compose.yaml"), app.join("compose.override.yaml"));
+        let (own, further) = (app.join("compose.yaml"), app.join("compose.override.yaml"));
         std::fs::create_dir(&app).expect("made");
-        for file in [&own, &more] {
+        for file in [&own, &further] {
             std::fs::write(file, "services: {}").expect("written");
         }
         let files = ComposeFiles::new(folder.path().into());
         let of = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
-        let both = Some(vec![own.clone(), more.clone()]);
+        let both = Some(vec![own.clone(), further.clone()]);
         for (label, expected) in [
             (&[][..], Some(vec![own.clone()])),
             (&["compose.yaml", "compose.override.yaml"], both.clone()),
             (&["./compose.yaml", "compose.override.yaml"], both.clone()),
-            // Nothing is said where there is no container.
+            // Without a container there is no label, and the former files stay.
             (&[], both),
             (&["compose.yaml", "gone.yaml"], None),
             (&["other.yaml", "compose.yaml"], None),

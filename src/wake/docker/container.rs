@@ -1,4 +1,4 @@
-//! One container, as far as waking needs to know it.
+//! One container, with the properties that waking needs.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,14 +13,14 @@ use bollard::models::{
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Names the app that a container or a service belongs to, where neither its Compose
-/// project nor its name does; several apps that share it are separated by commas.
+/// The label that names the app a container or a service belongs to, if neither its
+/// Compose project nor its name does. Several apps that share it are separated by commas.
 pub const APP_LABEL: &str = "nightporter.app";
 
-/// How long the engine gives a container to end where nobody has said.
+/// How long the engine gives a container to end if nothing is configured.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
-/// Begins the network mode of a container that joins another one's network.
+/// Prefix of the network mode of a container that joins another one's network.
 const JOINS: &str = "container:";
 
 /// The engine's own interval between health checks.
@@ -35,86 +35,86 @@ const WORKING_DIR: &str = "com.docker.compose.project.working_dir";
 const DEPENDS_ON: &str = "com.docker.compose.depends_on";
 pub(super) const SWARM_SERVICE: &str = "com.docker.swarm.service.id";
 
-/// What was last seen of a container.
+/// The state of a container, as last seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
     pub id: Arc<str>,
-    /// Without the slash that the engine puts in front.
+    /// Without the slash that the engine puts before it.
     pub name: String,
     pub image: String,
-    /// The id that the image's name had when the container was made.
+    /// The id that the image's name referred to when the container was created.
     pub image_id: String,
-    /// When it was made; as the engine writes it, which sorts.
+    /// When it was created, in the engine's notation, which sorts by time.
     pub created: String,
-    /// The same, when it was last started, and when a run of it last ended, all in
+    /// When it was created, when it was last started, and when its last run ended, all in
     /// milliseconds since 1970 by the engine's clock.
     pub made: Option<i64>,
     pub started: Option<i64>,
     pub finished: Option<i64>,
-    pub belongs: Belongs,
+    pub labels: Labels,
     pub state: State,
     pub health: Health,
     /// The command of its health check.
     pub check: String,
-    /// How soon after a start that check is made first.
+    /// Time from a start to the first run of that check.
     pub first_check: Duration,
-    /// Whether that check has come to an end, well or not, since it was started.
+    /// Whether a run of that check has finished since the start, whatever its result.
     pub was_checked: bool,
-    /// Of the last run that ended.
+    /// Exit code of the last run that ended.
     pub exit_code: i64,
-    /// Who has ended that run.
+    /// Who ended that run.
     pub ended: EndedBy,
-    /// Whether it was seen to end by itself, with code 0.
+    /// Whether it was seen to end by itself with exit code 0.
     pub has_finished: bool,
     pub out_of_memory: bool,
-    /// Restarts by the engine itself since somebody started it.
+    /// Restarts by the engine itself since the last explicit start.
     pub restarts: i64,
-    /// Whether the engine brings it up again whenever it ends.
+    /// Whether the engine restarts it whenever it ends.
     pub restarts_always: bool,
     /// Whether the engine removes it when it ends, as after `docker run --rm`.
     pub is_removed_at_end: bool,
-    /// How long it has to end before it is killed; `None` where that is as long as it takes.
+    /// How long it has to end before it is killed; `None` if that is unlimited.
     pub stop_grace: Option<Duration>,
-    /// Where it can be reached, while it runs.
+    /// The addresses at which it can be reached, while it runs.
     pub addresses: Vec<IpAddr>,
-    /// The id of the container whose network it joins, and so whose addresses it has.
+    /// The id of the container whose network, and therefore addresses, it uses.
     pub joins: Option<Arc<str>>,
-    /// The addresses that it is to have whenever it runs, and no others.
+    /// Its fixed addresses, configured for every run.
     pub fixed_addresses: Vec<IpAddr>,
-    /// Ports of the machine that lead to it, while it runs.
+    /// Ports of the host that are published to it, while it runs.
     pub ports: Vec<u16>,
-    /// Its first process, while it runs.
+    /// The id of its first process, while it runs.
     pub pid: Option<u32>,
 }
 
-/// What its labels say of its place.
+/// What its labels say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Belongs {
-    /// What its label names; more than one where apps share it.
+pub struct Labels {
+    /// The apps named by [`APP_LABEL`]; more than one if apps share it.
     pub apps: Vec<String>,
     pub project: Option<String>,
     pub service: Option<String>,
     pub depends_on: Vec<Dependency>,
-    /// Of the configuration that Compose made it from.
+    /// The hash of the configuration that Compose created it from.
     pub config_hash: Option<String>,
-    /// The compose files that it was made from, relative to the first one's folder where
+    /// The compose files that it was created from, relative to the project's folder if
     /// they are in it.
     pub config_files: Vec<PathBuf>,
-    /// Of `compose run`: not part of what is up.
+    /// Created by `compose run`: not a part of the running project.
     pub one_off: bool,
-    /// The swarm service it is a task of; the swarm alone starts and stops it.
+    /// The swarm service it is a task of; only the swarm starts and stops it.
     pub swarm_service: Option<String>,
 }
 
-/// A service that must have come so far before this one is started.
+/// A service that must meet a condition before this one is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dependency {
     pub service: String,
-    pub condition: Condition,
+    pub condition: DependencyCondition,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Condition {
+pub enum DependencyCondition {
     Started,
     Healthy,
     Completed,
@@ -133,30 +133,30 @@ pub enum State {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
-    /// There is no health check.
+    /// The container has no health check.
     Unknown,
     Starting,
     Healthy,
     Unhealthy,
 }
 
-/// Who has ended the last run of a container, as far as it was heard.
+/// Who ended the last run of a container, as far as the events have shown it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EndedBy {
-    /// It has not ended yet, or nobody has heard it.
+    /// It has not ended yet, or its end was not observed.
     #[default]
     Unknown,
-    /// Nobody sent it a signal by way of the engine.
+    /// It ended without a signal that was sent through the engine.
     Itself,
     /// nightporter, to put the app to sleep.
-    Us,
+    Nightporter,
     /// The engine has refused to start it again.
     Refused,
-    Somebody,
+    OtherClient,
 }
 
 impl State {
-    /// The engine's word.
+    /// Returns the engine's word for it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -171,13 +171,13 @@ impl State {
 }
 
 impl Container {
-    /// Reads what the engine says of a container; `None` without an id.
+    /// Converts the engine's description of a container; `None` if it has no id.
     pub(super) fn of(inspected: ContainerInspectResponse) -> Option<Self> {
         let id = inspected.id?;
         let config = inspected.config.unwrap_or_default();
         let state = inspected.state.unwrap_or_default();
         let check = config.healthcheck.unwrap_or_default();
-        let started = state.started_at.as_deref().and_then(moment);
+        let started = state.started_at.as_deref().and_then(parse_time);
         let checks = state.health.as_ref().and_then(|health| health.log.as_ref());
         let host = inspected.host_config.unwrap_or_default();
         let joined = host.network_mode.as_deref().and_then(|mode| mode.strip_prefix(JOINS));
@@ -197,21 +197,21 @@ impl Container {
             id: id.into(),
             name: inspected.name.unwrap_or_default().trim_start_matches('/').to_owned(),
             image: config.image.unwrap_or_default(),
-            made: inspected.created.as_deref().and_then(moment),
+            made: inspected.created.as_deref().and_then(parse_time),
             image_id: inspected.image.unwrap_or_default(),
             ports,
             created: inspected.created.unwrap_or_default(),
             started,
-            finished: state.finished_at.as_deref().and_then(moment),
+            finished: state.finished_at.as_deref().and_then(parse_time),
             ended: EndedBy::default(),
             has_finished: false,
-            belongs: Belongs::of(&config.labels.unwrap_or_default()),
+            labels: Labels::of(&config.labels.unwrap_or_default()),
             first_check: first_check(&check),
             check: check.test.unwrap_or_default().join(" "),
             was_checked: checks
                 .into_iter()
                 .flatten()
-                .any(|check| check.start.as_deref().and_then(moment) >= started),
+                .any(|check| check.start.as_deref().and_then(parse_time) >= started),
             health: health(state.health.and_then(|health| health.status)),
             exit_code: state.exit_code.unwrap_or_default(),
             out_of_memory: state.oom_killed.unwrap_or_default(),
@@ -221,7 +221,7 @@ impl Container {
                 Some(RestartPolicyNameEnum::ALWAYS | RestartPolicyNameEnum::UNLESS_STOPPED)
             ),
             is_removed_at_end: host.auto_remove.unwrap_or_default(),
-            // Never, as the engine counts, is -1.
+            // The engine writes an unlimited time as -1.
             stop_grace: config.stop_timeout.map_or(Some(STOP_GRACE), |seconds| {
                 u64::try_from(seconds).ok().map(Duration::from_secs)
             }),
@@ -233,7 +233,7 @@ impl Container {
         })
     }
 
-    /// A service's container in a project, as tests need one.
+    /// Returns a sample container of a service in a project, for tests.
     #[cfg(test)]
     pub(in crate::wake) fn sample(project: &str, service: &str, state: State) -> Self {
         Self {
@@ -248,10 +248,10 @@ impl Container {
             finished: None,
             ended: EndedBy::default(),
             has_finished: false,
-            belongs: Belongs {
+            labels: Labels {
                 project: Some(project.into()),
                 service: Some(service.into()),
-                ..Belongs::default()
+                ..Labels::default()
             },
             state,
             health: Health::Unknown,
@@ -271,18 +271,18 @@ impl Container {
         }
     }
 
-    /// Whether a proxy's entrypoint of that name means this container.
+    /// Returns whether a proxy's entrypoint of that name refers to this container.
     #[must_use]
     pub fn is_called(&self, name: &str) -> bool {
-        self.name == name || self.belongs.service.as_deref() == Some(name)
+        self.name == name || self.labels.service.as_deref() == Some(name)
     }
 }
 
-impl Belongs {
+impl Labels {
     pub(super) fn of(labels: &HashMap<String, String>) -> Self {
         let label = |name: &str| labels.get(name).filter(|text| !text.is_empty()).cloned();
         Self {
-            apps: apps(labels.get(APP_LABEL).map_or("", String::as_str)),
+            apps: app_names(labels.get(APP_LABEL).map_or("", String::as_str)),
             project: label(PROJECT),
             service: label(SERVICE),
             depends_on: dependencies(labels.get(DEPENDS_ON).map_or("", String::as_str)),
@@ -303,20 +303,20 @@ fn sorted<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> Vec<IpAddr> {
     addresses
 }
 
-/// `compose.yaml,compose.override.yaml`; newer Compose writes whole paths.
+/// Parses `compose.yaml,compose.override.yaml`; newer Compose writes absolute paths.
 fn config_files(text: &str, folder: &str) -> Vec<PathBuf> {
     let files = text.split(',').filter(|file| !file.is_empty()).map(Path::new);
     files.map(|file| file.strip_prefix(folder).unwrap_or(file).to_owned()).collect()
 }
 
-/// `notes, wiki`.
-fn apps(text: &str) -> Vec<String> {
+/// Parses `notes, wiki`.
+fn app_names(text: &str) -> Vec<String> {
     let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
     names.map(str::to_owned).collect()
 }
 
-/// `db:service_healthy:true,init:service_completed_successfully:false`, as Compose
-/// writes it; the last part says whether a restart is passed on.
+/// Parses `db:service_healthy:true,init:service_completed_successfully:false`, as Compose
+/// writes it; the last part says whether a restart is propagated.
 fn dependencies(text: &str) -> Vec<Dependency> {
     let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
     entries
@@ -324,16 +324,16 @@ fn dependencies(text: &str) -> Vec<Dependency> {
             let mut parts = entry.split(':');
             let service = parts.next().unwrap_or_default().to_owned();
             let condition = match parts.next() {
-                Some("service_healthy") => Condition::Healthy,
-                Some("service_completed_successfully") => Condition::Completed,
-                _ => Condition::Started,
+                Some("service_healthy") => DependencyCondition::Healthy,
+                Some("service_completed_successfully") => DependencyCondition::Completed,
+                _ => DependencyCondition::Started,
             };
             Dependency { service, condition }
         })
         .collect()
 }
 
-/// A start period has an interval of its own.
+/// Returns the time from a start to the first check; a start period has its own interval.
 fn first_check(check: &HealthConfig) -> Duration {
     let set = |nanos: Option<i64>| u64::try_from(nanos?).ok().filter(|nanos| *nanos > 0);
     let interval = set(check.interval).map_or(FIRST_CHECK, Duration::from_nanos);
@@ -343,22 +343,23 @@ fn first_check(check: &HealthConfig) -> Duration {
     }
 }
 
-/// Milliseconds since 1970; `None` for the year 1, by which the engine says never.
-fn moment(text: &str) -> Option<i64> {
+/// Parses a time to milliseconds since 1970; `None` for the year 1, the engine's notation
+/// of never.
+fn parse_time(text: &str) -> Option<i64> {
     let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     i64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok().filter(|at| *at > 0)
 }
 
 fn state_of(status: Option<ContainerStateStatusEnum>) -> State {
-    use ContainerStateStatusEnum as Word;
+    use ContainerStateStatusEnum as Status;
     match status {
-        Some(Word::RUNNING) => State::Running,
-        Some(Word::PAUSED) => State::Paused,
-        Some(Word::RESTARTING) => State::Restarting,
-        Some(Word::CREATED) => State::Created,
-        Some(Word::REMOVING | Word::DEAD) => State::Gone,
-        // On its way there, as far as a request is concerned.
-        Some(Word::EXITED | Word::STOPPING | Word::EMPTY) | None => State::Exited,
+        Some(Status::RUNNING) => State::Running,
+        Some(Status::PAUSED) => State::Paused,
+        Some(Status::RESTARTING) => State::Restarting,
+        Some(Status::CREATED) => State::Created,
+        Some(Status::REMOVING | Status::DEAD) => State::Gone,
+        // For a request, a stopping container is as good as stopped.
+        Some(Status::EXITED | Status::STOPPING | Status::EMPTY) | None => State::Exited,
     }
 }
 
@@ -390,15 +391,15 @@ mod tests {
         assert_eq!(check(120, 0, 0), 120);
         assert_eq!(check(0, 0, 0), 30);
         assert_eq!(check(120, 60, 2), 2);
-        assert_eq!(check(120, 0, 2), 120, "there is no start period");
+        assert_eq!(check(120, 0, 2), 120, "without a start period");
     }
 
     #[test]
     fn times_are_read_in_any_zone_and_never_is_none() {
-        assert_eq!(moment("1970-01-01T00:00:01.5Z"), Some(1500));
-        assert_eq!(moment("1970-01-01T02:00:01.123456789+02:00"), Some(1123));
-        assert_eq!(moment("0001-01-01T00:00:00Z"), None);
-        assert_eq!(moment(""), None);
+        assert_eq!(parse_time("1970-01-01T00:00:01.5Z"), Some(1500));
+        assert_eq!(parse_time("1970-01-01T02:00:01.123456789+02:00"), Some(1123));
+        assert_eq!(parse_time("0001-01-01T00:00:00Z"), None);
+        assert_eq!(parse_time(""), None);
     }
 
     #[test]
@@ -410,10 +411,10 @@ mod tests {
             (DEPENDS_ON, "db:service_healthy:true, init:service_completed_successfully,log"),
         ];
         let labels = labels.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
-        let belongs = Belongs::of(&labels);
-        assert_eq!(belongs.project.as_deref(), Some("wiki"));
-        assert!(!belongs.one_off && belongs.swarm_service.is_none());
-        let conditions: Vec<_> = belongs
+        let labels = Labels::of(&labels);
+        assert_eq!(labels.project.as_deref(), Some("wiki"));
+        assert!(!labels.one_off && labels.swarm_service.is_none());
+        let conditions: Vec<_> = labels
             .depends_on
             .iter()
             .map(|dependency| (dependency.service.as_str(), dependency.condition))
@@ -421,9 +422,9 @@ mod tests {
         assert_eq!(
             conditions,
             [
-                ("db", Condition::Healthy),
-                ("init", Condition::Completed),
-                ("log", Condition::Started)
+                ("db", DependencyCondition::Healthy),
+                ("init", DependencyCondition::Completed),
+                ("log", DependencyCondition::Started)
             ]
         );
     }

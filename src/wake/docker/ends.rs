@@ -1,8 +1,10 @@
-//! Who has ended which container, as the engine's events tell: an inspection does not.
+//! Tracks who ended each container, from the engine's events: an inspection does not show
+//! it.
 //!
-//! A stop is `kill`, `die`, `stop`; what ends by itself is `die` alone. An engine that
-//! ends itself stops everything first, and may have told so: what was heard just before
-//! its events broke off says nothing of what anybody wants.
+//! A stop appears as `kill`, `die`, `stop`; a container that ends by itself appears as
+//! `die` alone. An engine that shuts down stops all containers first, and may still send
+//! these events. So ends that were reported just before the events broke off do not show
+//! anyone's intention.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,47 +15,48 @@ use tokio::time::Instant;
 
 use super::{Container, EndedBy, State};
 
-/// How long an engine that ends takes to stop its containers.
+/// How long an engine that shuts down takes to stop its containers.
 const ENGINE_STOP: Duration = Duration::from_secs(15);
 
-/// Signals that end a program which does nothing about them: SIGINT, SIGQUIT, SIGKILL
-/// and SIGTERM, by number and by name.
-const ENDING: [&str; 8] = ["2", "3", "9", "15", "SIGINT", "SIGQUIT", "SIGKILL", "SIGTERM"];
+/// Signals that end a program which does not handle them: SIGINT, SIGQUIT, SIGKILL and
+/// SIGTERM, by number and by name.
+const ENDING_SIGNALS: [&str; 8] = ["2", "3", "9", "15", "SIGINT", "SIGQUIT", "SIGKILL", "SIGTERM"];
 
 #[derive(Debug, Default)]
-pub(super) struct Ends(HashMap<Arc<str>, Heard>);
+pub(super) struct EndTracker(HashMap<Arc<str>, EndRecord>);
 
-/// How far an event may come from the past where a stream that was opened anew tells it
-/// once more, in nanoseconds; what is older was told by another clock.
-const TOLD_AGAIN: i64 = 60_000_000_000;
+/// How old an event may be, in nanoseconds, to be taken for a repetition by a reopened
+/// stream; an older one comes from a different clock.
+const REPEAT_WINDOW: i64 = 60_000_000_000;
 
 #[derive(Debug, Default)]
-struct Heard {
+struct EndRecord {
     ended: EndedBy,
-    /// Whether the run that has ended came to an end of code 0.
-    is_well: bool,
-    /// Whether an earlier run has done so by itself.
+    /// Whether the run that has ended returned exit code 0.
+    exited_cleanly: bool,
+    /// Whether an earlier run has ended by itself with exit code 0.
     has_finished: bool,
-    /// Who has told it to end, in its current run.
-    told: Option<EndedBy>,
-    /// The latest event, in nanoseconds since 1970: a stream that is opened anew tells
-    /// the last seconds again.
+    /// Who has asked it to end, in its current run.
+    asked_by: Option<EndedBy>,
+    /// Time of the latest event, in nanoseconds since 1970: a reopened stream repeats the
+    /// events of the last seconds.
     last: i64,
     at: Option<Instant>,
 }
 
-impl Heard {
-    /// Somebody has told it to end; the engine may say so when it has ended already.
-    fn was_told(&mut self) {
-        self.told = self.told.or(Some(EndedBy::Somebody));
+impl EndRecord {
+    /// Notes that another client has asked it to end; the engine may report this after
+    /// the end.
+    fn note_signal(&mut self) {
+        self.asked_by = self.asked_by.or(Some(EndedBy::OtherClient));
         if self.ended == EndedBy::Itself {
-            self.ended = EndedBy::Somebody;
+            self.ended = EndedBy::OtherClient;
         }
     }
 }
 
-impl Ends {
-    pub(super) fn hear(&mut self, event: &EventMessage, now: Instant) {
+impl EndTracker {
+    pub(super) fn note_event(&mut self, event: &EventMessage, now: Instant) {
         let (Some(action), Some(actor)) = (event.action.as_deref(), &event.actor) else { return };
         let Some(id) = actor.id.as_deref() else { return };
         let attribute = |name: &str| actor.attributes.as_ref()?.get(name).map(String::as_str);
@@ -64,69 +67,69 @@ impl Ends {
         if !matches!(action, "start" | "kill" | "die" | "died" | "stop") {
             return;
         }
-        let heard = self.0.entry(id.into()).or_default();
-        let time = event.time_nano.unwrap_or(heard.last);
-        if (heard.last.saturating_sub(TOLD_AGAIN)..heard.last).contains(&time) {
+        let record = self.0.entry(id.into()).or_default();
+        let time = event.time_nano.unwrap_or(record.last);
+        if (record.last.saturating_sub(REPEAT_WINDOW)..record.last).contains(&time) {
             return;
         }
-        heard.last = time;
-        heard.at = Some(now);
+        record.last = time;
+        record.at = Some(now);
         match action {
             "start" => {
-                heard.has_finished |= heard.ended == EndedBy::Itself && heard.is_well;
-                heard.told = None;
+                record.has_finished |= record.ended == EndedBy::Itself && record.exited_cleanly;
+                record.asked_by = None;
             }
-            "kill" if attribute("signal").is_none_or(|signal| ENDING.contains(&signal)) => {
-                heard.was_told();
+            "kill" if attribute("signal").is_none_or(|signal| ENDING_SIGNALS.contains(&signal)) => {
+                record.note_signal();
             }
             "die" | "died" => {
-                heard.ended = heard.told.unwrap_or(EndedBy::Itself);
+                record.ended = record.asked_by.unwrap_or(EndedBy::Itself);
                 let code = attribute("exitCode").or(attribute("containerExitCode"));
-                heard.is_well = code == Some("0");
+                record.exited_cleanly = code == Some("0");
             }
-            "stop" => heard.was_told(),
+            "stop" => record.note_signal(),
             _ => {}
         }
     }
 
-    /// What is known here of an end: one that is about to come, or a start that the
-    /// engine has refused.
-    pub(super) fn tell(&mut self, id: &Arc<str>, by: EndedBy) {
-        let heard = self.0.entry(Arc::clone(id)).or_default();
-        heard.told = Some(by);
-        if heard.ended != EndedBy::Unknown || by == EndedBy::Refused {
-            heard.ended = by;
+    /// Notes what nightporter itself knows of an end: one that it is about to cause, or a
+    /// start that the engine has refused.
+    pub(super) fn note_known(&mut self, id: &Arc<str>, by: EndedBy) {
+        let record = self.0.entry(Arc::clone(id)).or_default();
+        record.asked_by = Some(by);
+        if record.ended != EndedBy::Unknown || by == EndedBy::Refused {
+            record.ended = by;
         }
     }
 
-    /// The events have broken off.
-    pub(super) fn lost(&mut self, now: Instant) {
-        for heard in self.0.values_mut() {
-            let is_recent = heard.at.is_some_and(|at| now.duration_since(at) < ENGINE_STOP);
-            if is_recent && matches!(heard.ended, EndedBy::Itself | EndedBy::Somebody) {
-                (heard.ended, heard.told) = (EndedBy::Unknown, None);
+    /// Handles the loss of the event stream.
+    pub(super) fn stream_lost(&mut self, now: Instant) {
+        for record in self.0.values_mut() {
+            let is_recent = record.at.is_some_and(|at| now.duration_since(at) < ENGINE_STOP);
+            if is_recent && matches!(record.ended, EndedBy::Itself | EndedBy::OtherClient) {
+                (record.ended, record.asked_by) = (EndedBy::Unknown, None);
             }
         }
     }
 
-    /// A container was found to be up when the events were followed anew: what was heard
-    /// of it before is of an earlier run.
-    pub(super) fn found(&mut self, container: &Container) {
-        if let Some(heard) = self.0.get_mut(&container.id).filter(|_| !is_down(container)) {
-            (heard.ended, heard.told) = (EndedBy::Unknown, None);
+    /// Handles a container that was found to be up when the event stream was reopened:
+    /// earlier events of it concern an earlier run.
+    pub(super) fn note_running(&mut self, container: &Container) {
+        if let Some(record) = self.0.get_mut(&container.id).filter(|_| !is_down(container)) {
+            (record.ended, record.asked_by) = (EndedBy::Unknown, None);
         }
     }
 
-    /// Adds to a container what was heard of it.
-    pub(super) fn mark(&self, container: &mut Container) {
-        if let Some(heard) = self.0.get(&container.id) {
-            container.ended = heard.ended;
-            container.has_finished = heard.has_finished;
+    /// Sets the fields of a container that are known from events.
+    pub(super) fn apply_to(&self, container: &mut Container) {
+        if let Some(record) = self.0.get(&container.id) {
+            container.ended = record.ended;
+            container.has_finished = record.has_finished;
         }
     }
 
-    /// Forgets what there is no more.
-    pub(super) fn keep(&mut self, is_there: impl Fn(&Arc<str>) -> bool) {
+    /// Forgets containers that no longer exist.
+    pub(super) fn retain(&mut self, is_there: impl Fn(&Arc<str>) -> bool) {
         self.0.retain(|id, _| is_there(id));
     }
 }
@@ -155,95 +158,95 @@ mod tests {
         ("die", vec![("exitCode", code)])
     }
 
-    fn is(ends: &Ends) -> (EndedBy, bool) {
+    fn is(ends: &EndTracker) -> (EndedBy, bool) {
         let mut container = Container::sample("wiki", "web", State::Exited);
-        ends.mark(&mut container);
+        ends.apply_to(&mut container);
         (container.ended, container.has_finished)
     }
 
     #[test]
     fn who_ended_a_container_is_told_by_the_order_of_events() {
         let plain = |word| (word, Vec::new());
-        for (heard, expected) in [
+        for (events, expected) in [
             (vec![], (EndedBy::Unknown, false)),
             (vec![die("0")], (EndedBy::Itself, false)),
             (vec![die("145")], (EndedBy::Itself, false)),
-            (vec![kill("15"), die("0"), plain("stop")], (EndedBy::Somebody, false)),
-            (vec![kill("9"), die("137")], (EndedBy::Somebody, false)),
-            // A signal that asks for something else than the end.
+            (vec![kill("15"), die("0"), plain("stop")], (EndedBy::OtherClient, false)),
+            (vec![kill("9"), die("137")], (EndedBy::OtherClient, false)),
+            // A signal that does not ask for the end.
             (vec![kill("1"), die("0")], (EndedBy::Itself, false)),
-            // Told in the wrong order: it was quick.
-            (vec![die("0"), kill("15"), plain("stop")], (EndedBy::Somebody, false)),
-            (vec![die("0"), kill("15"), plain("start")], (EndedBy::Somebody, false)),
-            // One that this program alone ends by.
-            (vec![kill("28"), die("1"), plain("stop")], (EndedBy::Somebody, false)),
-            // As Podman tells it.
-            (vec![plain("stop"), ("died", vec![])], (EndedBy::Somebody, false)),
+            // Reported in the wrong order, since it ended quickly.
+            (vec![die("0"), kill("15"), plain("stop")], (EndedBy::OtherClient, false)),
+            (vec![die("0"), kill("15"), plain("start")], (EndedBy::OtherClient, false)),
+            // A signal that only this program ends on.
+            (vec![kill("28"), die("1"), plain("stop")], (EndedBy::OtherClient, false)),
+            // As Podman reports it.
+            (vec![plain("stop"), ("died", vec![])], (EndedBy::OtherClient, false)),
             (vec![kill("15"), plain("start"), die("1")], (EndedBy::Itself, false)),
-            (vec![die("0"), plain("start"), kill("15"), die("143")], (EndedBy::Somebody, true)),
+            (vec![die("0"), plain("start"), kill("15"), die("143")], (EndedBy::OtherClient, true)),
             (vec![die("0"), plain("start")], (EndedBy::Itself, true)),
         ] {
-            let mut ends = Ends::default();
-            for (time, (action, attributes)) in (1..).zip(&heard) {
-                ends.hear(&event(action, attributes, time), Instant::now());
+            let mut ends = EndTracker::default();
+            for (time, (action, attributes)) in (1..).zip(&events) {
+                ends.note_event(&event(action, attributes, time), Instant::now());
             }
-            assert_eq!(is(&ends), expected, "{heard:?}");
-            // A stream that is opened anew tells the end of it again.
-            if let Some((action, attributes)) = heard.last() {
-                let time = i64::try_from(heard.len()).expect("few");
-                ends.hear(&event(action, attributes, time), Instant::now());
-                assert_eq!(is(&ends), expected, "again: {heard:?}");
+            assert_eq!(is(&ends), expected, "{events:?}");
+            // A reopened stream repeats the last events.
+            if let Some((action, attributes)) = events.last() {
+                let time = i64::try_from(events.len()).expect("few");
+                ends.note_event(&event(action, attributes, time), Instant::now());
+                assert_eq!(is(&ends), expected, "again: {events:?}");
             }
         }
     }
 
     #[test]
     fn what_is_stopped_here_is_stopped_by_nobody_else() {
-        let mut ends = Ends::default();
-        ends.tell(&"web".into(), EndedBy::Us);
+        let mut ends = EndTracker::default();
+        ends.note_known(&"web".into(), EndedBy::Nightporter);
         let (_, attributes) = kill("15");
-        ends.hear(&event("kill", &attributes, 1), Instant::now());
-        ends.hear(&event("die", &[("exitCode", "0")], 2), Instant::now());
-        ends.hear(&event("stop", &[], 3), Instant::now());
-        assert_eq!(is(&ends), (EndedBy::Us, false));
-        // Told too late.
-        ends.hear(&event("start", &[], 4), Instant::now());
-        ends.hear(&event("kill", &attributes, 5), Instant::now());
-        ends.hear(&event("die", &[("exitCode", "0")], 6), Instant::now());
-        ends.tell(&"web".into(), EndedBy::Us);
-        assert_eq!(is(&ends), (EndedBy::Us, false));
+        ends.note_event(&event("kill", &attributes, 1), Instant::now());
+        ends.note_event(&event("die", &[("exitCode", "0")], 2), Instant::now());
+        ends.note_event(&event("stop", &[], 3), Instant::now());
+        assert_eq!(is(&ends), (EndedBy::Nightporter, false));
+        // Noted too late.
+        ends.note_event(&event("start", &[], 4), Instant::now());
+        ends.note_event(&event("kill", &attributes, 5), Instant::now());
+        ends.note_event(&event("die", &[("exitCode", "0")], 6), Instant::now());
+        ends.note_known(&"web".into(), EndedBy::Nightporter);
+        assert_eq!(is(&ends), (EndedBy::Nightporter, false));
     }
 
     #[test]
     fn what_is_up_again_has_a_new_end_before_it() {
-        let mut ends = Ends::default();
+        let mut ends = EndTracker::default();
         let (_, attributes) = kill("15");
-        ends.hear(&event("kill", &attributes, 1), Instant::now());
-        ends.hear(&event("die", &[("exitCode", "0")], 2), Instant::now());
-        // Nobody heard it start.
-        ends.found(&Container::sample("wiki", "web", State::Running));
-        ends.hear(&event("die", &[("exitCode", "1")], 3), Instant::now());
+        ends.note_event(&event("kill", &attributes, 1), Instant::now());
+        ends.note_event(&event("die", &[("exitCode", "0")], 2), Instant::now());
+        // Its start was not observed.
+        ends.note_running(&Container::sample("wiki", "web", State::Running));
+        ends.note_event(&event("die", &[("exitCode", "1")], 3), Instant::now());
         assert_eq!(is(&ends), (EndedBy::Itself, false));
-        // What was told by a clock that was ahead is no measure.
-        ends.hear(&event("start", &[], 3 * TOLD_AGAIN), Instant::now());
-        ends.hear(&event("die", &[("exitCode", "1")], TOLD_AGAIN), Instant::now());
+        // Times of a clock that was ahead do not count.
+        ends.note_event(&event("start", &[], 3 * REPEAT_WINDOW), Instant::now());
+        ends.note_event(&event("die", &[("exitCode", "1")], REPEAT_WINDOW), Instant::now());
         assert_eq!(is(&ends), (EndedBy::Itself, false));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_engine_that_ends_is_nobodys_will() {
-        for (later, expected) in [(1, EndedBy::Unknown), (60, EndedBy::Somebody)] {
-            let mut ends = Ends::default();
+        for (later, expected) in [(1, EndedBy::Unknown), (60, EndedBy::OtherClient)] {
+            let mut ends = EndTracker::default();
             let (_, attributes) = kill("15");
-            ends.hear(&event("kill", &attributes, 1), Instant::now());
-            ends.hear(&event("die", &[("exitCode", "143")], 2), Instant::now());
-            ends.lost(Instant::now() + Duration::from_secs(later));
+            ends.note_event(&event("kill", &attributes, 1), Instant::now());
+            ends.note_event(&event("die", &[("exitCode", "143")], 2), Instant::now());
+            ends.stream_lost(Instant::now() + Duration::from_secs(later));
             assert_eq!(is(&ends).0, expected, "{later} s");
         }
-        let mut ends = Ends::default();
-        ends.hear(&event("die", &[("exitCode", "0")], 2), Instant::now());
-        ends.lost(Instant::now());
-        ends.hear(&event("start", &[], 3), Instant::now());
-        assert_eq!(is(&ends), (EndedBy::Unknown, false), "it may not have come by itself");
+        let mut ends = EndTracker::default();
+        ends.note_event(&event("die", &[("exitCode", "0")], 2), Instant::now());
+        ends.stream_lost(Instant::now());
+        ends.note_event(&event("start", &[], 3), Instant::now());
+        assert_eq!(is(&ends), (EndedBy::Unknown, false), "it may not have ended by itself");
     }
 }

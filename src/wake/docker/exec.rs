@@ -1,34 +1,35 @@
-//! Commands that somebody runs in a container, beside its own.
+//! Commands that run in a container besides its main process, by `docker exec`.
 
 use bollard::models::{HealthConfig, ProcessConfig};
 
-use super::{Engine, EngineError, LOOK_LIMIT, within};
+use super::{Engine, EngineError, READ_TIMEOUT, with_timeout};
 
-/// What runs in a container by `docker exec`.
+/// The commands that run in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Commands {
     Nothing,
     /// At least one that is not the container's health check.
     Running,
-    /// These, and nobody says which of them is the health check: a proxy before the
-    /// engine forbids to ask.
+    /// These commands, one of which may be the health check: a proxy in front of the
+    /// engine forbids the call that tells them apart.
     Unclear(Vec<String>),
 }
 
 impl Engine {
-    /// Looks for commands in a container, without its health check, which is one too.
+    /// Returns the commands that run in a container, other than its health check.
     pub async fn commands(&self, id: &str) -> Result<Commands, EngineError> {
         let client = self.client()?;
-        let inspected = within(LOOK_LIMIT, client.inspect_container(id, None)).await?;
+        let inspected = with_timeout(READ_TIMEOUT, client.inspect_container(id, None)).await?;
         let config = inspected.config.unwrap_or_default();
         let check = check(config.healthcheck.as_ref(), config.shell);
         let mut unclear = Vec::new();
         for command in inspected.exec_ids.unwrap_or_default() {
-            match within(LOOK_LIMIT, client.inspect_exec(&command)).await {
+            match with_timeout(READ_TIMEOUT, client.inspect_exec(&command)).await {
                 Ok(exec) if exec.running != Some(true) => {}
-                Ok(exec) if check.is_some() && words(exec.process_config.as_ref()) == check => {}
+                Ok(exec)
+                    if check.is_some() && command_line(exec.process_config.as_ref()) == check => {}
                 Ok(_) => return Ok(Commands::Running),
-                // It has ended.
+                // The command has ended.
                 Err(EngineError::NotFound(_)) => {}
                 Err(away @ EngineError::Away(_)) => return Err(away),
                 Err(_) => unclear.push(command),
@@ -42,12 +43,12 @@ impl Engine {
     }
 }
 
-fn words(process: Option<&ProcessConfig>) -> Option<Vec<String>> {
+fn command_line(process: Option<&ProcessConfig>) -> Option<Vec<String>> {
     let ProcessConfig { entrypoint, arguments, .. } = process?;
     Some(entrypoint.iter().chain(arguments.iter().flatten()).cloned().collect())
 }
 
-/// The words of a container's health check, where it has one.
+/// Returns the words of a container's health check; `None` if it has none.
 fn check(health: Option<&HealthConfig>, shell: Option<Vec<String>>) -> Option<Vec<String>> {
     let test = health?.test.as_deref()?;
     let (kind, rest) = test.split_first()?;

@@ -1,7 +1,7 @@
 //! Services of a swarm: apps that are scaled instead of started.
 //!
-//! A swarm tells of changes to a service, but not of its tasks coming and going, so
-//! who waits for those has to ask ([`Engine::services`] is one call for all).
+//! A swarm sends events about changes to a service, but not about its tasks starting and
+//! ending, so these have to be polled ([`Engine::services`] is one call for all).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,15 +9,15 @@ use std::sync::Arc;
 use bollard::models::ServiceSpec;
 use bollard::query_parameters::{ListServicesOptionsBuilder, UpdateServiceOptionsBuilder};
 
-use super::{Belongs, Engine, EngineError, LOOK_LIMIT, State, within};
+use super::{Engine, EngineError, Labels, READ_TIMEOUT, State, with_timeout};
 
 /// The number of tasks an app has while it is awake.
 pub const REPLICAS_LABEL: &str = "nightporter.replicas";
 
-/// Where the number is kept that a service had before it was put to sleep.
+/// The number of tasks a service had before it was put to sleep.
 const LAST_REPLICAS_LABEL: &str = "nightporter.last_replicas";
 
-/// Docker's name of the stack a service belongs to: what a project is to containers.
+/// The stack a service belongs to: what a Compose project is to containers.
 const STACK: &str = "com.docker.stack.namespace";
 
 /// What was last seen of a service.
@@ -25,17 +25,17 @@ const STACK: &str = "com.docker.stack.namespace";
 pub struct Service {
     pub id: Arc<str>,
     pub name: String,
-    pub belongs: Belongs,
-    /// Tasks it is to have.
+    pub labels: Labels,
+    /// Desired number of tasks.
     pub replicas: u64,
-    /// Tasks that run, and pass their health check where there is one.
+    /// Tasks that run and, if there is a health check, pass it.
     pub running: u64,
-    /// What it is scaled to when it wakes.
+    /// Number of tasks it is scaled to when it wakes.
     pub awake_replicas: u64,
 }
 
 impl Service {
-    /// In the words of containers.
+    /// Returns the state of a container that corresponds to it.
     #[must_use]
     pub fn state(&self) -> State {
         match (self.replicas, self.running) {
@@ -45,28 +45,28 @@ impl Service {
         }
     }
 
-    /// Whether a proxy's entrypoint of that name means this service; in a stack its
-    /// own name stands after the stack's.
+    /// Returns whether a proxy's entrypoint of that name refers to this service; in a
+    /// stack its own name follows the stack's.
     #[must_use]
     pub fn is_called(&self, name: &str) -> bool {
-        self.name == name || self.belongs.service.as_deref() == Some(name)
+        self.name == name || self.labels.service.as_deref() == Some(name)
     }
 
     fn of(service: bollard::models::Service) -> Option<Self> {
         let spec = service.spec?;
         let name = spec.name.unwrap_or_default();
-        let labels = spec.labels.unwrap_or_default();
+        let raw_labels = spec.labels.unwrap_or_default();
         // Global services and jobs cannot be scaled.
         let replicas = spec.mode?.replicated?.replicas.unwrap_or(1);
-        let number = |label: &str| labels.get(label).and_then(|text| text.parse().ok());
-        let mut belongs = Belongs::of(&labels);
-        if let Some(stack) = labels.get(STACK) {
-            belongs.service = name.strip_prefix(&format!("{stack}_")).map(str::to_owned);
-            belongs.project = Some(stack.clone());
+        let number = |label: &str| raw_labels.get(label).and_then(|text| text.parse().ok());
+        let mut labels = Labels::of(&raw_labels);
+        if let Some(stack) = raw_labels.get(STACK) {
+            labels.service = name.strip_prefix(&format!("{stack}_")).map(str::to_owned);
+            labels.project = Some(stack.clone());
         }
         Some(Self {
             id: service.id?.into(),
-            belongs,
+            labels,
             replicas: u64::try_from(replicas).unwrap_or_default(),
             running: service.service_status.and_then(|status| status.running_tasks).unwrap_or(0),
             awake_replicas: number(REPLICAS_LABEL)
@@ -79,10 +79,10 @@ impl Service {
 }
 
 impl Engine {
-    /// All services that can be scaled; none where the engine manages no swarm.
+    /// Returns all services that can be scaled; none if the engine manages no swarm.
     pub async fn services(&self) -> Result<HashMap<Arc<str>, Arc<Service>>, EngineError> {
         let options = ListServicesOptionsBuilder::new().status(true).build();
-        match within(LOOK_LIMIT, self.client()?.list_services(Some(options))).await {
+        match with_timeout(READ_TIMEOUT, self.client()?.list_services(Some(options))).await {
             Ok(services) => {
                 let services = services.into_iter().filter_map(Service::of);
                 Ok(services.map(|service| (Arc::clone(&service.id), Arc::new(service))).collect())
@@ -93,11 +93,11 @@ impl Engine {
         }
     }
 
-    /// Sets the number of a service's tasks. The number it has is remembered in the
-    /// service itself when it is scaled to none.
+    /// Sets the number of a service's tasks. When it is scaled to zero, the former number
+    /// is stored in a label of the service.
     pub async fn scale(&self, id: &str, replicas: u64) -> Result<(), EngineError> {
         let client = self.client()?;
-        let service = within(LOOK_LIMIT, client.inspect_service(id, None)).await?;
+        let service = with_timeout(READ_TIMEOUT, client.inspect_service(id, None)).await?;
         let version = service.version.and_then(|version| version.index).unwrap_or_default();
         let mut spec = service.spec.unwrap_or_default();
         if !set_replicas(&mut spec, replicas) {
@@ -105,14 +105,14 @@ impl Engine {
         }
         let version = i32::try_from(version).map_err(|_| EngineError::Refused {
             status: 0,
-            message: format!("version {version} of the service is beyond what the client can name"),
+            message: format!("version {version} of the service is beyond the range of the client"),
         })?;
         let options = UpdateServiceOptionsBuilder::new().version(version).build();
-        within(LOOK_LIMIT, client.update_service(id, spec, options, None)).await.map(drop)
+        with_timeout(READ_TIMEOUT, client.update_service(id, spec, options, None)).await.map(drop)
     }
 }
 
-/// Whether there was anything to change.
+/// Sets the number of tasks. Returns whether that changes the specification.
 fn set_replicas(spec: &mut ServiceSpec, replicas: u64) -> bool {
     let Some(replicated) = spec.mode.as_mut().and_then(|mode| mode.replicated.as_mut()) else {
         return false;
@@ -151,6 +151,6 @@ mod tests {
         };
         let asleep = Service::of(service).expect("a service");
         assert_eq!((asleep.state(), asleep.awake_replicas), (State::Exited, 3));
-        assert!(!set_replicas(&mut ServiceSpec::default(), 0), "a global one cannot be scaled");
+        assert!(!set_replicas(&mut ServiceSpec::default(), 0), "a global service cannot be scaled");
     }
 }

@@ -1,10 +1,10 @@
-//! What happens in the engine, followed from its events.
+//! Follows the state of the engine by its events.
 //!
-//! An event is a hint and an inspection the truth: every event has its container
-//! looked at anew, so that neither the order nor the words of events, nor two clocks
-//! that differ, can leave a state behind that is not so. The stream is opened before
-//! the listing (with `since`, as far back as two clocks may be apart); whatever goes
-//! wrong has one answer, which is to begin anew.
+//! An event is a hint and an inspection the truth: every event triggers an inspection of
+//! its container, so that neither the order nor the content of events, nor clocks that
+//! differ, can result in a wrong state. The stream is opened before the listing (with
+//! `since`, as far back as the two clocks may differ). Every error is handled in the same
+//! way: everything starts again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
@@ -19,55 +19,56 @@ use tokio_stream::{Stream, StreamExt};
 use tracing::{debug, info, warn};
 
 use super::container::SWARM_SERVICE;
-use super::ends::Ends;
+use super::ends::EndTracker;
 use super::{Container, EndedBy, Engine, EngineError, Snapshot};
 use crate::backoff::{doubled, jittered};
 
-/// Waits between attempts to reach the engine. It is on this machine more often than
-/// not, and an attempt is one connect: the longest is short.
+/// Waits between attempts to reach the engine. The longest is short, because the engine
+/// is usually on this machine, and an attempt is a single connect.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// How far apart the engine's clock and ours may be for nothing to be missed between
-/// the listing and the events. Events that come twice cost an inspection each.
+/// How much the engine's clock and ours may differ without an event being missed between
+/// the listing and the stream. A repeated event costs one inspection.
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(10);
 
-/// Containers inspected at one time.
+/// Containers that are inspected at the same time.
 const INSPECTIONS: usize = 8;
 
-/// Everything is listed anew so often, should an event ever get lost.
+/// Interval at which everything is listed again, in case an event gets lost.
 const RESYNC: Duration = Duration::from_secs(300);
 
-/// A connection can be half open without either end knowing, and an engine can hang
-/// with its events' stream open; one that is asked so often is found out.
+/// Interval of probes: a connection can be half open without either end noticing it, and
+/// an engine can hang with its event stream open.
 const PROBE: Duration = Duration::from_secs(30);
 
-/// How often a swarm is asked while a service has no task yet that runs.
+/// Shortest and longest interval at which a swarm is polled while a service has no
+/// running task yet.
 const SWARM_EVERY: Duration = Duration::from_millis(100);
 const LONGEST_SWARM_WAIT: Duration = Duration::from_secs(1);
 
-/// Have something looked at, because something was done to it.
+/// A request to inspect something again, because it was changed from here.
 #[derive(Debug)]
-pub struct Look {
-    at: Subject,
-    seen: oneshot::Sender<()>,
+pub struct InspectRequest {
+    target: InspectTarget,
+    done: oneshot::Sender<()>,
 }
 
 #[derive(Debug)]
-enum Subject {
+enum InspectTarget {
     Container(Arc<str>),
-    /// All of them: it is one call.
+    /// All services, which takes one call.
     Services,
-    /// Somebody here knows more of a container's end than events tell.
+    /// A container about whose end nightporter knows more than the events report.
     End(Arc<str>, EndedBy),
 }
 
-/// The engine as others see it: what is in it, and the means to have a part of it
-/// looked at anew.
+/// A handle to the state of the engine: its snapshot, and requests to inspect a part of
+/// it again.
 #[derive(Debug, Clone)]
 pub struct View {
     snapshot: watch::Receiver<Arc<Snapshot>>,
-    looks: mpsc::UnboundedSender<Look>,
+    requests: mpsc::UnboundedSender<InspectRequest>,
 }
 
 /// Follows the engine; owned by one task.
@@ -75,8 +76,8 @@ pub struct View {
 pub struct Watch {
     engine: Arc<Engine>,
     snapshot: watch::Sender<Arc<Snapshot>>,
-    looks: mpsc::UnboundedReceiver<Look>,
-    ends: Ends,
+    requests: mpsc::UnboundedReceiver<InspectRequest>,
+    ends: EndTracker,
 }
 
 impl View {
@@ -93,40 +94,41 @@ impl View {
         }
     }
 
-    /// Has containers inspected; returns when the snapshot shows what they are at
-    /// some moment after the call, or the engine is away.
-    pub async fn look(&self, ids: impl IntoIterator<Item = Arc<str>>) {
-        let waits: Vec<_> = ids.into_iter().map(|id| self.order(Subject::Container(id))).collect();
+    /// Has containers inspected. Returns when the snapshot shows their state at some time
+    /// after the call, or when the engine is away.
+    pub async fn refresh(&self, ids: impl IntoIterator<Item = Arc<str>>) {
+        let waits: Vec<_> =
+            ids.into_iter().map(|id| self.request(InspectTarget::Container(id))).collect();
         for wait in waits {
             let _ = wait.await;
         }
     }
 
-    /// The same of all services.
-    pub async fn look_at_services(&self) {
-        let _ = self.order(Subject::Services).await;
+    /// Does the same for all services.
+    pub async fn refresh_services(&self) {
+        let _ = self.request(InspectTarget::Services).await;
     }
 
-    /// Has an end taken for what it is: ours, or that of a start which was refused.
-    /// Whoever looks after this sees it so.
+    /// Notes that an end is caused by nightporter, or that a start was refused.
+    /// Inspections that are requested after this call show it.
     pub fn note_end(&self, id: &Arc<str>, by: EndedBy) {
-        let _nobody_waits = self.order(Subject::End(Arc::clone(id), by));
+        let _nobody_waits = self.request(InspectTarget::End(Arc::clone(id), by));
     }
 
-    fn order(&self, at: Subject) -> oneshot::Receiver<()> {
-        let (seen, wait) = oneshot::channel();
-        // Where nobody takes it, the wait is over at once.
-        let _ = self.looks.send(Look { at, seen });
+    fn request(&self, target: InspectTarget) -> oneshot::Receiver<()> {
+        let (done, wait) = oneshot::channel();
+        // If the request is not accepted, the wait is over at once.
+        let _ = self.requests.send(InspectRequest { target, done });
         wait
     }
 
-    /// Returns when the engine was listed, or could not be.
+    /// Returns when the engine was listed, or could not be reached.
     pub async fn listed_or_away(&mut self) {
         let _ = self.snapshot.changed().await;
     }
 }
 
-/// Inspections that are under way, and those that have to be made again after.
+/// Inspections that are in progress, and those that have to be repeated afterwards.
 #[derive(Default)]
 struct Inspecting {
     running: HashSet<Arc<str>>,
@@ -138,47 +140,48 @@ struct Inspecting {
 impl Watch {
     #[must_use]
     pub fn new(engine: Arc<Engine>) -> (Self, View) {
-        let (snapshot, seen) = watch::channel(Arc::default());
-        let (orders, looks) = mpsc::unbounded_channel();
+        let (snapshot, receiver) = watch::channel(Arc::default());
+        let (sender, requests) = mpsc::unbounded_channel();
         (
-            Self { engine, snapshot, looks, ends: Ends::default() },
-            View { snapshot: seen, looks: orders },
+            Self { engine, snapshot, requests, ends: EndTracker::default() },
+            View { snapshot: receiver, requests: sender },
         )
     }
 
-    /// What an engine would show.
+    /// Sets the snapshot, for tests.
     #[cfg(test)]
     pub fn shows(&self, snapshot: Snapshot) {
         self.snapshot.send_replace(Arc::new(snapshot));
     }
 
-    /// Follows the engine through every fault, as long as the process runs.
+    /// Follows the engine for as long as the process runs, reconnecting after every
+    /// failure.
     pub async fn run(mut self) -> Infallible {
         let mut failures = 0;
         let mut is_known = false;
         loop {
             let mut live_since: Option<Instant> = None;
             let Err(lost) = self.follow(&mut live_since).await;
-            // Also where it never was: somebody may wait for the first word.
+            // Also if it never was live: a caller may wait for the first update.
             self.update(|snapshot| snapshot.live = false);
-            self.ends.lost(Instant::now());
+            self.ends.stream_lost(Instant::now());
             if let Some(since) = live_since {
-                // An engine, or a proxy before it, that ends every stream at once is
-                // listed less and less often.
+                // If an engine, or a proxy in front of it, ends every stream at once, the
+                // wait between two attempts must grow.
                 if since.elapsed() >= LONGEST_WAIT {
                     failures = 0;
                 }
                 is_known = true;
-                warn!(error = %lost, "no word from the container engine; its last state is kept");
+                warn!(error = %lost, "lost the container engine; its last state is kept");
             } else {
-                debug!(error = %lost, "no container engine");
+                debug!(error = %lost, "container engine not reachable");
                 if !is_known {
                     is_known = true;
-                    info!(error = %lost, "no container engine yet; until there is, every app counts as awake");
+                    info!(error = %lost, "no container engine; every app counts as awake");
                 }
             }
-            // Nobody is left waiting for a look that will not be taken.
-            while self.looks.try_recv().is_ok() {}
+            // Releases the callers that wait for inspections, which will not be made now.
+            while self.requests.try_recv().is_ok() {}
             failures += 1;
             sleep(jittered(doubled(FIRST_WAIT, failures, LONGEST_WAIT))).await;
         }
@@ -188,7 +191,7 @@ impl Watch {
         self.snapshot.send_modify(|snapshot| change(Arc::make_mut(snapshot)));
     }
 
-    /// One life of the event stream.
+    /// Connects, lists everything, and processes events until the stream ends.
     async fn follow(
         &mut self,
         live_since: &mut Option<Instant>,
@@ -197,57 +200,57 @@ impl Watch {
         let since = seconds_since_1970().saturating_sub(CLOCK_DIFFERENCE.as_secs());
         let events = self.engine.events(since)?;
         let mut events = std::pin::pin!(events);
-        // The stream is asked for when it is first polled; what it tells while the
-        // listing is made is looked at after it.
-        let mut early = Vec::new();
+        // The stream is requested when it is first polled; events that arrive during the
+        // listing are processed after it.
+        let mut early_events = Vec::new();
         let listing = list(Arc::clone(&self.engine));
         let mut listing = std::pin::pin!(listing);
         let mut listed = loop {
             tokio::select! {
                 biased;
-                event = events.next() => early.push(heard(event)?),
+                event = events.next() => early_events.push(next_event(event)?),
                 listed = &mut listing => break listed?,
             }
         };
-        self.ends.keep(|id| listed.containers.contains_key(id));
+        self.ends.retain(|id| listed.containers.contains_key(id));
         for container in listed.containers.values() {
-            self.ends.found(container);
+            self.ends.note_running(container);
         }
-        for event in &early {
-            self.ends.hear(event, Instant::now());
+        for event in &early_events {
+            self.ends.note_event(event, Instant::now());
         }
         for container in listed.containers.values_mut() {
-            self.ends.mark(Arc::make_mut(container));
+            self.ends.apply_to(Arc::make_mut(container));
         }
         self.snapshot.send_replace(Arc::new(listed));
         *live_since = Some(Instant::now());
         info!(
             containers = self.snapshot.borrow().containers.len(),
-            "the container engine is followed"
+            "following the container engine"
         );
-        self.attend(events, early).await
+        self.process_events(events, early_events).await
     }
 
-    /// Looks at whatever events and others name.
-    async fn attend(
+    /// Inspects what events and requests name.
+    async fn process_events(
         &mut self,
         mut events: impl Stream<Item = Result<EventMessage, bollard::errors::Error>> + Unpin,
-        early: Vec<EventMessage>,
+        early_events: Vec<EventMessage>,
     ) -> Result<Infallible, EngineError> {
         let mut inspecting = Inspecting::default();
         let mut inspections = FuturesUnordered::new();
         let mut services_changed = false;
         let mut unchanged = 0;
-        let mut service_looks = Vec::new();
+        let mut service_requests = Vec::new();
         let mut hints: Vec<Arc<str>> = Vec::new();
         let mut waiting: VecDeque<Arc<str>> = VecDeque::new();
-        for event in &early {
-            sort(event, &mut hints, &mut services_changed);
+        for event in &early_events {
+            collect_hints(event, &mut hints, &mut services_changed);
         }
         let mut resync = Instant::now() + RESYNC;
         let mut probe = Instant::now() + PROBE;
         loop {
-            // One inspection is for all hints at a container that came before it.
+            // One inspection covers all hints at a container that came before it.
             hints.sort_unstable();
             hints.dedup();
             waiting.extend(hints.drain(..));
@@ -258,7 +261,7 @@ impl Watch {
                     inspections.push(inspect(Arc::clone(&self.engine), id));
                 }
             }
-            if std::mem::take(&mut services_changed) || !service_looks.is_empty() {
+            if std::mem::take(&mut services_changed) || !service_requests.is_empty() {
                 let services = self.engine.services().await?;
                 let changed = self.snapshot.send_if_modified(|snapshot| {
                     let changed = snapshot.services != services;
@@ -268,8 +271,8 @@ impl Watch {
                     changed
                 });
                 unchanged = if changed { 0 } else { unchanged + 1 };
-                for seen in service_looks.drain(..) {
-                    let _ = oneshot::Sender::send(seen, ());
+                for done in service_requests.drain(..) {
+                    let _ = oneshot::Sender::send(done, ());
                 }
             }
             let swarm_wait = doubled(SWARM_EVERY, unchanged, LONGEST_SWARM_WAIT);
@@ -279,27 +282,27 @@ impl Watch {
                     match found {
                         Ok(found) => self.note(&id, found),
                         Err(away @ EngineError::Away(_)) => return Err(away),
-                        // This one alone cannot be told; what was last seen stays.
-                        Err(error) => warn!(container = %id, %error, "not inspected"),
+                        // Only this container cannot be inspected; its last state stays.
+                        Err(error) => warn!(container = %id, %error, "cannot inspect container"),
                     }
                     if inspecting.end(&id) {
                         inspections.push(inspect(Arc::clone(&self.engine), id));
                     }
                 }
                 event = events.next() => {
-                    let event = heard(event)?;
-                    self.ends.hear(&event, Instant::now());
-                    sort(&event, &mut hints, &mut services_changed);
+                    let event = next_event(event)?;
+                    self.ends.note_event(&event, Instant::now());
+                    collect_hints(&event, &mut hints, &mut services_changed);
                 }
-                Some(Look { at, seen }) = self.looks.recv() => match at {
-                    Subject::Container(id) => {
-                        inspecting.wait(&id, seen);
+                Some(InspectRequest { target, done }) = self.requests.recv() => match target {
+                    InspectTarget::Container(id) => {
+                        inspecting.wait(&id, done);
                         hints.push(id);
                     }
-                    Subject::Services => service_looks.push(seen),
-                    Subject::End(id, by) => {
-                        self.ends.tell(&id, by);
-                        inspecting.wait(&id, seen);
+                    InspectTarget::Services => service_requests.push(done),
+                    InspectTarget::End(id, by) => {
+                        self.ends.note_known(&id, by);
+                        inspecting.wait(&id, done);
                         hints.push(id);
                     }
                 },
@@ -320,10 +323,10 @@ impl Watch {
         }
     }
 
-    /// Takes what an inspection has found; `None` where the container is gone.
+    /// Stores the result of an inspection; `None` if the container does not exist.
     fn note(&self, id: &Arc<str>, found: Option<Container>) {
         let found = found.map(|mut container| {
-            self.ends.mark(&mut container);
+            self.ends.apply_to(&mut container);
             Arc::new(container)
         });
         self.snapshot.send_if_modified(|snapshot| {
@@ -341,8 +344,8 @@ impl Watch {
 }
 
 impl Inspecting {
-    /// Whether an inspection is to be begun; one that runs already may have been
-    /// answered before whatever was hinted at, and is made again.
+    /// Returns whether to begin an inspection. If one is in progress, it may have been
+    /// answered before the change, so it is repeated afterwards.
     fn begin(&mut self, id: &Arc<str>) -> bool {
         if self.running.insert(Arc::clone(id)) {
             return true;
@@ -351,17 +354,17 @@ impl Inspecting {
         false
     }
 
-    /// Lets `seen` know of the first inspection that begins from now on.
-    fn wait(&mut self, id: &Arc<str>, seen: oneshot::Sender<()>) {
+    /// Notifies `done` of the end of the first inspection that begins from now on.
+    fn wait(&mut self, id: &Arc<str>, done: oneshot::Sender<()>) {
         let waiting =
             if self.running.contains(id) { &mut self.waiting_again } else { &mut self.waiting };
-        waiting.entry(Arc::clone(id)).or_default().push(seen);
+        waiting.entry(Arc::clone(id)).or_default().push(done);
     }
 
-    /// Whether the inspection is to be made once more.
+    /// Notifies the waiting callers. Returns whether the inspection has to be repeated.
     fn end(&mut self, id: &Arc<str>) -> bool {
-        for seen in self.waiting.remove(id).unwrap_or_default() {
-            let _ = seen.send(());
+        for done in self.waiting.remove(id).unwrap_or_default() {
+            let _ = done.send(());
         }
         if self.again.remove(id) {
             if let Some(waiting) = self.waiting_again.remove(id) {
@@ -382,16 +385,16 @@ async fn inspect(
     (id, found)
 }
 
-/// Everything there is in an engine that is not followed.
+/// Returns the state of an engine that is not followed.
 ///
 /// # Errors
-/// Where it does not answer.
-pub async fn look_once(engine: &Arc<Engine>) -> Result<Snapshot, EngineError> {
+/// If the engine does not answer.
+pub async fn snapshot_once(engine: &Arc<Engine>) -> Result<Snapshot, EngineError> {
     engine.connect().await?;
     list(Arc::clone(engine)).await
 }
 
-/// Everything there is, each looked at.
+/// Lists and inspects all containers and services.
 async fn list(engine: Arc<Engine>) -> Result<Snapshot, EngineError> {
     let ids = engine.list().await?;
     let mut found = futures_util::StreamExt::buffer_unordered(
@@ -406,14 +409,14 @@ async fn list(engine: Arc<Engine>) -> Result<Snapshot, EngineError> {
             }
             Ok(None) => {}
             Err(away @ EngineError::Away(_)) => return Err(away),
-            Err(error) => warn!(container = %id, %error, "not inspected"),
+            Err(error) => warn!(container = %id, %error, "cannot inspect container"),
         }
     }
     snapshot.services = engine.services().await?;
     Ok(snapshot)
 }
 
-fn heard(
+fn next_event(
     event: Option<Result<EventMessage, bollard::errors::Error>>,
 ) -> Result<EventMessage, EngineError> {
     match event {
@@ -422,10 +425,10 @@ fn heard(
     }
 }
 
-/// What an event asks to be looked at.
-fn sort(event: &EventMessage, containers: &mut Vec<Arc<str>>, services: &mut bool) {
+/// Adds what an event refers to.
+fn collect_hints(event: &EventMessage, containers: &mut Vec<Arc<str>>, services: &mut bool) {
     let labels = event.actor.as_ref().and_then(|actor| actor.attributes.as_ref());
-    // What a task of a service does is all that is told of the service's state.
+    // The events of its tasks are the only events about a service's state.
     *services |= labels.is_some_and(|labels| labels.contains_key(SWARM_SERVICE));
     match (&event.typ, event.actor.as_ref().and_then(|actor| actor.id.as_deref())) {
         (Some(EventMessageTypeEnum::SERVICE), _) => *services = true,
@@ -434,7 +437,7 @@ fn sort(event: &EventMessage, containers: &mut Vec<Arc<str>>, services: &mut boo
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "told to the engine, which has a clock of its own")]
+#[expect(clippy::disallowed_methods, reason = "sent to the engine, which has a clock of its own")]
 fn seconds_since_1970() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
@@ -446,13 +449,13 @@ mod tests {
     #[test]
     fn an_inspection_that_runs_does_not_answer_a_later_hint() {
         let (id, mut inspecting) = (Arc::from("a"), Inspecting::default());
-        let (seen, mut first) = oneshot::channel();
-        inspecting.wait(&id, seen);
+        let (done, mut first) = oneshot::channel();
+        inspecting.wait(&id, done);
         assert!(inspecting.begin(&id));
-        let (seen, mut second) = oneshot::channel();
-        inspecting.wait(&id, seen);
+        let (done, mut second) = oneshot::channel();
+        inspecting.wait(&id, done);
         assert!(!inspecting.begin(&id));
-        assert!(inspecting.end(&id), "once more");
+        assert!(inspecting.end(&id), "to be repeated");
         assert!(first.try_recv().is_ok());
         assert!(second.try_recv().is_err());
         assert!(!inspecting.end(&id));

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
 use nightporter::domain::app::{Access, PathRule};
-use nightporter::domain::client::{Client, Known};
-use nightporter::domain::policy::{PathMatching, Rules, decoded_key, govern, governing_rule};
+use nightporter::domain::client::{Client, KnownClient};
+use nightporter::domain::policy::{PathMatching, Rules, decoded_key, governing_rule, match_rules};
 use nightporter::domain::request::Readings;
 use percent_encoding::percent_decode;
 use proptest::prelude::*;
@@ -217,8 +217,8 @@ fn admits(
 }
 
 fn clients() -> [Client<'static>; 3] {
-    static KNOWN: LazyLock<Known> =
-        LazyLock::new(|| Known { id: Arc::from("id"), name: Arc::from("name") });
+    static KNOWN: LazyLock<KnownClient> =
+        LazyLock::new(|| KnownClient { id: Arc::from("id"), name: Arc::from("name") });
     [Client::Anonymous, Client::Terminal(&KNOWN), Client::Peer(&KNOWN)]
 }
 
@@ -318,7 +318,7 @@ proptest! {
         let raw_alone = HashSet::from([raw.clone()]);
         for matching in [PathMatching::Prefix, PathMatching::Segment] {
             let prepared = Rules::new(&rules, matching);
-            let decided = Readings::of(&path).and_then(|readings| govern(&prepared, &readings));
+            let decided = Readings::of(&path).and_then(|readings| match_rules(&prepared, &readings));
             for client in clients() {
                 let is_granted = decided.is_ok_and(|governed| governed.admit(client).is_ok());
                 if let Some(readings) = &readings && is_granted {

@@ -3,8 +3,8 @@
 use std::sync::{Arc, LazyLock};
 
 use nightporter::domain::app::{Access, PathRule};
-use nightporter::domain::client::{Client, Known};
-use nightporter::domain::policy::{PathMatching, Rules, govern};
+use nightporter::domain::client::{Client, KnownClient};
+use nightporter::domain::policy::{PathMatching, Rules, match_rules};
 use nightporter::domain::request::Readings;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
@@ -97,8 +97,8 @@ fn rules() -> Vec<PathRule> {
 }
 
 fn clients() -> [Client<'static>; 3] {
-    static KNOWN: LazyLock<Known> =
-        LazyLock::new(|| Known { id: Arc::from("id"), name: Arc::from("name") });
+    static KNOWN: LazyLock<KnownClient> =
+        LazyLock::new(|| KnownClient { id: Arc::from("id"), name: Arc::from("name") });
     [Client::Anonymous, Client::Terminal(&KNOWN), Client::Peer(&KNOWN)]
 }
 
@@ -120,7 +120,7 @@ fn admits(reading: &str, client: Client<'_>, matching: PathMatching) -> bool {
 
 fn is_granted(path: &str, client: Client<'_>, matching: PathMatching) -> bool {
     let Ok(readings) = Readings::of(path) else { return false };
-    govern(&Rules::new(&rules(), matching), &readings)
+    match_rules(&Rules::new(&rules(), matching), &readings)
         .is_ok_and(|governed| governed.admit(client).is_ok())
 }
 

@@ -23,29 +23,29 @@ async fn states(database: &Database) -> String {
 /// Triggers that look like ours and keep silent about some change.
 const ALTERED: [(&str, &str); 7] = [
     (
-        "has another condition",
+        "has a different condition",
         "CREATE OR REPLACE TRIGGER nightporter_update AFTER UPDATE ON \
         terminals FOR EACH ROW WHEN (OLD.id IS DISTINCT FROM NEW.id) \
         EXECUTE FUNCTION nightporter.notify_row('terminals', 'id')",
     ),
     (
-        "has another condition",
+        "has a different condition",
         "CREATE OR REPLACE TRIGGER nightporter_insert AFTER INSERT ON \
         terminals FOR EACH ROW WHEN (false) \
         EXECUTE FUNCTION nightporter.notify_row('terminals', 'id')",
     ),
     (
-        "has other events",
+        "has different events",
         "CREATE OR REPLACE TRIGGER nightporter_delete AFTER INSERT ON \
         terminals FOR EACH ROW EXECUTE FUNCTION nightporter.notify_row('terminals', 'id')",
     ),
     (
-        "has other events",
+        "has different events",
         "CREATE OR REPLACE TRIGGER nightporter_update AFTER UPDATE OF icon ON \
         terminals FOR EACH ROW EXECUTE FUNCTION nightporter.notify_row('terminals', 'id')",
     ),
     (
-        "calls another function",
+        "calls a different function",
         "CREATE OR REPLACE TRIGGER nightporter_update AFTER UPDATE ON \
         terminals FOR EACH ROW \
         WHEN (OLD.id IS DISTINCT FROM NEW.id OR OLD.name IS DISTINCT FROM NEW.name) \
@@ -59,7 +59,7 @@ const ALTERED: [(&str, &str); 7] = [
         EXECUTE FUNCTION nightporter.notify_row('terminals', 'id')",
     ),
     (
-        "has another text",
+        "has a different body",
         "CREATE OR REPLACE FUNCTION nightporter.notify_row() RETURNS trigger \
         LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS \
         'BEGIN RETURN NULL; END'",

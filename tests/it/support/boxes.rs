@@ -1,4 +1,4 @@
-//! The same box in either store, so that every test of the gate runs on both.
+//! The same box in either store, so that every test of the gate runs on both stores.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -28,9 +28,9 @@ pub const TERMINAL_SECRET: &str = "0b9c1f4e-terminal-secret-of-the-sample-box";
 pub const MANAGEMENT_SECRET: &str = "shared-key-of-the-controller";
 /// The paired device of the sample box.
 pub const TERMINAL: &str = "phone1";
-/// Its name: one character that latin-1 has.
+/// Its name, with one character of latin-1.
 pub const TERMINAL_NAME: &str = "Büro-Handy";
-/// Where the box's domain is derived: `<first six of the id>.<zone>`.
+/// The zone of a derived domain: `<first six characters of the id>.<zone>`.
 pub const ZONE: &str = "freeshard.test";
 
 /// A box: an identity, a terminal, a peer, both secrets, and the apps a test adds.
@@ -39,17 +39,17 @@ pub struct SampleBox {
     pub store: Store,
     folder: TempDir,
     database: Option<Database>,
-    /// What the files say, so that one entry can be changed.
+    /// The content of the files, so that one entry can be changed.
     terminals: Mutex<Vec<(String, String)>>,
     peers: Mutex<Vec<(String, String, String)>>,
 }
 
-/// The token that the sample terminal carries.
+/// The token of the sample terminal.
 pub fn token() -> String {
     sign::token(TERMINAL_SECRET, TERMINAL)
 }
 
-/// The id of whoever owns a key: 103 characters.
+/// The id that belongs to a key: 103 characters.
 pub fn id_of(key: &RsaKey) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA512, key.public_pem.as_bytes());
     encode_id(digest.as_ref())
@@ -66,7 +66,7 @@ pub fn app_meta(name: &str, paths: &Value) -> Value {
 }
 
 impl SampleBox {
-    /// A box without apps.
+    /// Creates a box without apps.
     pub async fn new(store: Store) -> Self {
         let database = match store {
             Store::Files => None,
@@ -75,7 +75,7 @@ impl SampleBox {
         Self::in_database(store, database).await
     }
 
-    /// A box in a given database: of a cluster that the test will restart.
+    /// Creates a box in a given database, for a cluster that the test will restart.
     pub async fn in_database(store: Store, database: Option<Database>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(folder.path().join("installed_apps")).expect("a new folder");
@@ -96,18 +96,18 @@ impl SampleBox {
         self.folder.path()
     }
 
-    /// The database of a box that has one.
+    /// Returns the database of a box in Postgres.
     pub fn database(&self) -> &Database {
         self.database.as_ref().expect("a box in Postgres")
     }
 
-    /// `[store]` of a configuration that serves this box.
+    /// Returns `[store]` of a configuration that serves this box.
     pub fn store_config(&self) -> String {
         let url = self.database.as_ref().map(Database::url);
         self.store_config_with(url.as_deref())
     }
 
-    /// The same, with another way to the database.
+    /// The same, with another address of the database.
     pub fn store_config_with(&self, url: Option<&str>) -> String {
         let folder = self.folder.path().display();
         let mut config = match url {
@@ -135,15 +135,15 @@ impl SampleBox {
         self.add_app_bytes(name, app_meta(name, paths).to_string().as_bytes()).await;
     }
 
-    /// Saves an app's description as an editor does: a new file takes the old one's place.
+    /// Saves an app's description as an editor does: a new file replaces the old one.
     pub fn write_app_meta(&self, name: &str, meta: &[u8]) {
         let path = self.app_meta_path(name);
         std::fs::create_dir_all(path.parent().expect("in a folder")).expect("writable");
         replace(&path, meta);
     }
 
-    /// Waits until no description is so young that a scan reads it once more: one that is
-    /// saved twice within a step of the file system's clock looks the same.
+    /// Waits until no description is so recent that a scan reads it once more: one that is
+    /// saved twice within one step of the file system's clock looks unchanged.
     pub async fn settle(&self) {
         const STEP: Duration = Duration::from_millis(200);
         let apps = self.folder.path().join("installed_apps");
@@ -179,7 +179,7 @@ impl SampleBox {
         self.write_terminals();
     }
 
-    /// Adds many in one step.
+    /// Adds many terminals in one step.
     pub async fn add_terminals(&self, ids: impl Iterator<Item = String>) {
         let ids: Vec<String> = ids.collect();
         if let Some(database) = &self.database {
@@ -240,7 +240,7 @@ impl SampleBox {
         self.replace_file("peers.toml", &text);
     }
 
-    /// Makes the identity of this key the default one, in one commit.
+    /// Makes the identity of this key the default identity, in one commit.
     pub async fn set_identity(&self, key: &RsaKey) {
         let id = id_of(key);
         if let Some(database) = &self.database {
@@ -273,14 +273,14 @@ impl SampleBox {
     }
 }
 
-/// Saves a file in one step, so that nobody reads half of it.
+/// Saves a file in one step, so that no reader sees half of it.
 fn replace(path: &Path, bytes: &[u8]) {
     let new = path.with_extension("new");
     std::fs::write(&new, bytes).expect("writable");
     std::fs::rename(&new, path).expect("the same folder");
 }
 
-/// A TOML basic string; JSON's escapes are among TOML's, which asks for one more.
+/// A TOML basic string; TOML has all escapes of JSON and requires one more.
 fn toml_text(text: &str) -> String {
     Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }

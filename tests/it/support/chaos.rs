@@ -1,4 +1,4 @@
-//! A network that breaks when told to.
+//! A network that a test can break.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -10,29 +10,29 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What the network does to what passes.
+/// What the network does with the bytes that pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
     Pass,
     /// Every connection is reset, new ones too.
     Cut,
-    /// Connections stay open, nothing passes either way; what was sent
-    /// meanwhile arrives later.
+    /// Connections stay open, and nothing passes in either direction; bytes that are sent
+    /// meanwhile arrive later.
     Stall,
-    /// What the server sends is lost.
+    /// Bytes that the server sends are lost.
     LoseAnswers,
-    /// What the client sends is lost.
+    /// Bytes that the client sends are lost.
     LoseQuestions,
     /// Everything arrives this much later.
     Delay(Duration),
 }
 
-/// Stands between a client and a server.
+/// A proxy between a client and a server.
 #[derive(Debug)]
 pub struct ChaosProxy {
     pub address: SocketAddr,
     network: watch::Sender<Network>,
-    /// Bumped to reset the connections there are.
+    /// Incremented to reset the existing connections.
     resets: watch::Sender<u64>,
     accepted: Arc<AtomicU64>,
     acceptor: tokio::task::JoinHandle<()>,
@@ -59,7 +59,7 @@ impl ChaosProxy {
         self.network.send_replace(network);
     }
 
-    /// Resets the connections there are; new ones are let through.
+    /// Resets the existing connections; new ones are let through.
     pub fn reset(&self) {
         self.resets.send_modify(|resets| *resets += 1);
     }
@@ -119,14 +119,14 @@ async fn relay(
         }
     };
     if !ended_by_itself {
-        // Closing then sends a reset, as a cut line's next packet would.
+        // Closing then sends a reset, as the next packet after a cut would cause.
         client.set_zero_linger().ok();
         server.set_zero_linger().ok();
     }
 }
 
-/// Passes one direction on. Ends with the connection, or with `true` when bytes
-/// were lost and the network is well again: a stream with a hole must not go on.
+/// Relays one direction. Ends with the connection, or with `true` when bytes
+/// were lost and the network works again: a stream with a gap must not continue.
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
@@ -147,7 +147,7 @@ async fn pump(
             _ = network.changed() => continue,
         };
         let Ok(length @ 1..) = read else { return false };
-        // The network may have changed while this was waited for.
+        // The network may have changed during the wait.
         if network.wait_for(|network| *network != Network::Stall).await.is_err() {
             return false;
         }

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 client that sends the bytes it is given, wrong ones too.
+//! An HTTP/1.1 client that sends exactly the given bytes, even invalid ones.
 
 use std::fmt;
 use std::io;
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// No answer of the gate takes this long, not even one that is held; a hang becomes
+/// No response of the gate takes this long, not even a held one; a hang becomes
 /// an error.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -32,7 +32,7 @@ impl Request {
             .header("Host", "localhost")
     }
 
-    /// What a proxy asks for a client that wants `https://{host}{uri}`.
+    /// The subrequest of a proxy for a client that requests `https://{host}{uri}`.
     pub fn auth(host: impl AsRef<[u8]>, uri: impl AsRef<[u8]>) -> Self {
         Self::unforwarded()
             .header("X-Forwarded-Method", "GET")
@@ -41,7 +41,7 @@ impl Request {
             .header("X-Forwarded-Uri", uri)
     }
 
-    /// A question without the headers that say what is asked about.
+    /// A subrequest without the headers that describe the client's request.
     pub fn unforwarded() -> Self {
         Self::new("GET", "/internal/auth")
     }
@@ -60,7 +60,7 @@ impl Request {
         headers.into_iter().fold(self, |request, (name, value)| request.header(name, value))
     }
 
-    /// Takes away every header of that name.
+    /// Removes every header of that name.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         self.headers.retain(|(other, _)| !other.eq_ignore_ascii_case(name.as_bytes()));
@@ -82,17 +82,17 @@ impl Request {
     }
 }
 
-/// An answer, whole.
+/// A complete response.
 #[derive(Debug, Clone)]
 pub struct Response {
     pub status: u16,
-    /// In the order they came; names lower-cased.
+    /// In the order in which they arrived; names in lower case.
     pub headers: Vec<(String, Vec<u8>)>,
     pub body: Vec<u8>,
 }
 
 impl Response {
-    /// The value of a header that must not come twice.
+    /// Returns the value of a header that must not occur twice.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         let mut values = self.headers.iter().filter(|(other, _)| other == name);
         let value = values.next().map(|(_, value)| value.as_slice());
@@ -110,11 +110,11 @@ impl Response {
     }
 }
 
-/// A connection that is kept alive.
+/// A keep-alive connection.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
-    /// Bytes that came after the last whole answer.
+    /// Bytes that arrived after the last complete response.
     buffer: Vec<u8>,
 }
 
@@ -131,7 +131,7 @@ impl Connection {
 
     pub async fn ask_bytes(&mut self, bytes: &[u8]) -> io::Result<Response> {
         let exchange = async {
-            // A server may answer and close before it has read all of it.
+            // A server may answer and close before it has read the whole request.
             let sent = self.stream.write_all(bytes).await;
             match self.read_response().await {
                 Ok(response) => Ok(response),
@@ -141,7 +141,7 @@ impl Connection {
         timeout(PATIENCE, exchange).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
-    /// Asks the same so many times at once (RFC 9112 section 9.3.2, pipelining).
+    /// Sends the same request several times at once (RFC 9112 section 9.3.2, pipelining).
     pub async fn ask_at_once(
         &mut self,
         request: &Request,
@@ -232,13 +232,13 @@ fn parse_head(head: &[u8]) -> Option<Response> {
     })
 }
 
-/// Asks over a connection of its own.
+/// Sends a request over a connection of its own.
 pub async fn ask(address: SocketAddr, request: &Request) -> Response {
     let mut connection = Connection::open(address).await.expect("the gate listens");
     connection.ask(request).await.unwrap_or_else(|error| panic!("{error} for {request:?}"))
 }
 
-/// Asks until the condition holds; the deadline's end is a failure.
+/// Polls until the condition holds; fails at the deadline.
 pub async fn poll<F: AsyncFnMut() -> bool>(what: &str, deadline: Duration, mut holds: F) {
     let start = Instant::now();
     while !holds().await {

@@ -8,7 +8,7 @@ umask 077
 name=${TMPDIR:-/tmp}/nightporter-test-pg
 cd /
 
-# A cluster whose keeper was killed too holds no lock any more.
+# A cluster whose keeper was also killed no longer holds a lock.
 for old in "$name".*; do
     [ -e "$old/lock" ] || continue
     (
@@ -23,7 +23,7 @@ exec 9>"$dir/locked"
 flock 9
 mv "$dir/locked" "$dir/lock"
 
-# A server that was just being started may still write.
+# A server that is still starting may write files.
 finish() {
     for attempt in 1 2 3 4 5 6 7 8 9 10; do
         "$bin/pg_ctl" -D "$dir/data" -m immediate stop >/dev/null 2>&1 9>&- || true

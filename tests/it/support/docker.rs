@@ -1,6 +1,6 @@
-//! Real Docker engines, apps in containers that behave as told, and what stands
-//! between nightporter and either: a proxy before the engine's socket, Traefik
-//! before the apps, a browser before Traefik.
+//! Real Docker engines, apps in containers with configurable behaviour, and the programs
+//! around nightporter: a proxy in front of the engine's socket, Traefik in front of the
+//! apps, a browser in front of Traefik.
 
 pub mod apps;
 pub mod browser;

@@ -22,7 +22,7 @@ impl Shot {
     }
 }
 
-/// What came of it: answers by status, and the first that were not as expected.
+/// The result: responses by status, and the first that were not as expected.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub statuses: BTreeMap<u16, u64>,
@@ -34,7 +34,7 @@ impl Outcome {
         self.statuses.values().sum()
     }
 
-    /// Fails unless every request got its answer.
+    /// Fails unless every request got the expected response.
     pub fn is_as_expected(&self, total: u64) {
         assert!(self.wrong.is_empty(), "{:#?}\n{:?}", self.wrong, self.statuses);
         assert_eq!(self.answers(), total);
@@ -48,7 +48,7 @@ impl Outcome {
     }
 }
 
-/// Sends the shots in turn until `total` were sent, over as many kept-alive connections.
+/// Sends the shots in turn until `total` were sent, over this many keep-alive connections.
 pub async fn drive(
     gate: SocketAddr,
     shots: &Arc<[Shot]>,

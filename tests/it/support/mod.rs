@@ -1,5 +1,5 @@
-//! What the tests stand on: a Postgres of their own, a network that can be
-//! broken, boxes to serve, and clients that send exactly what they are told.
+//! The tools of the tests: a Postgres of their own, a network that can be
+//! broken, boxes to serve, and clients that send exactly the given bytes.
 
 pub mod boxes;
 pub mod chaos;
@@ -12,7 +12,7 @@ pub mod programs;
 pub mod server;
 pub mod sign;
 pub mod soak;
-#[path = "../../../src/upstream/stand_in.rs"]
-pub mod stand_in;
+#[path = "../../../src/upstream/test_server.rs"]
+pub mod test_server;
 
 mod tests;

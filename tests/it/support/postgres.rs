@@ -1,4 +1,4 @@
-//! Real Postgres: a cluster of the test process's own, a fresh database a test.
+//! Real Postgres: a cluster of the test process's own, and a fresh database per test.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls};
 
-/// A running cluster. It ends when this value, or the process, does.
+/// A running cluster. It ends when this value is dropped or the process ends.
 #[derive(Debug)]
 pub struct Cluster {
     dir: PathBuf,
@@ -22,16 +22,16 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The one that tests share which leave the server alone.
+    /// The cluster for tests that do not break the server.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
         SHARED.get_or_init(Self::own)
     }
 
-    /// One for a test that restarts or kills it.
+    /// A cluster for a test that restarts or kills it.
     pub fn own() -> Self {
         const ATTEMPTS: usize = 5;
-        // Someone may take the free port that was found before Postgres does.
+        // Another process may take the free port before Postgres does.
         (0..ATTEMPTS)
             .find_map(|_| Self::start_on(free_port()))
             .expect("Postgres starts on one of several free ports; its log is above")
@@ -57,7 +57,7 @@ impl Cluster {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// A fresh, empty database, with `pg_stat_statements`.
+    /// Creates a fresh, empty database, with `pg_stat_statements`.
     pub async fn database(&self) -> Database {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("box_{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -68,7 +68,7 @@ impl Cluster {
         Database { name, address: self.address(), client }
     }
 
-    /// Stops the server at once, as a crash would, and leaves it down.
+    /// Stops the server at once, as a crash would, and does not restart it.
     pub async fn crash(&self) {
         self.control(&["-m", "immediate", "stop"]).await;
     }
@@ -102,11 +102,11 @@ impl Cluster {
 pub struct Database {
     pub name: String,
     address: SocketAddr,
-    /// The test's own connection, past any proxy.
+    /// The test's own connection, without any proxy.
     pub client: Client,
 }
 
-/// The FreeShard tables, as `shard_core` makes them.
+/// The FreeShard tables, as `shard_core` creates them.
 pub const FREESHARD_TABLES: &str = "
     CREATE TABLE IF NOT EXISTS installed_apps (
         name TEXT PRIMARY KEY, installation_reason TEXT, status TEXT, last_access TIMESTAMPTZ);
@@ -129,12 +129,12 @@ impl Database {
         self.url_at(self.address)
     }
 
-    /// The same database as seen through a proxy.
+    /// The URL of the same database through a proxy.
     pub fn url_at(&self, address: SocketAddr) -> String {
         url(address, &self.name)
     }
 
-    /// One more connection.
+    /// Opens one more connection.
     pub async fn connect(&self) -> Client {
         connect(&self.url()).await
     }
@@ -196,7 +196,7 @@ impl Database {
         self.client.query(sql, &[]).await.expect("pg_stat_statements");
     }
 
-    /// Ends every connection but this one, as an administrator would.
+    /// Ends every other connection, as an administrator would.
     pub async fn terminate_backends(&self) -> u64 {
         let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                    WHERE datname = current_database() AND pid <> pg_backend_pid()";
@@ -218,7 +218,7 @@ fn url(address: SocketAddr, database: &str) -> String {
     url
 }
 
-/// A port nobody listens on, below the range that outgoing connections take.
+/// A free port, below the range of outgoing connections.
 fn free_port() -> u16 {
     use std::hash::{BuildHasher, Hasher};
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
@@ -229,7 +229,7 @@ fn free_port() -> u16 {
         .expect("a free port")
 }
 
-/// The folder with `initdb`, `pg_ctl` and `postgres`: the newest of Debian's, or the path's.
+/// The folder of `initdb`, `pg_ctl` and `postgres`: Debian's newest, or that in the path.
 fn programs() -> &'static Path {
     static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
     PROGRAMS.get_or_init(|| {
@@ -251,7 +251,7 @@ fn programs() -> &'static Path {
     })
 }
 
-/// A command as a user Postgres accepts: it refuses root.
+/// A command as a user that Postgres accepts: it refuses root.
 fn as_owner(program: impl AsRef<std::ffi::OsStr>) -> Command {
     static IS_ROOT: OnceLock<bool> = OnceLock::new();
     let is_root = *IS_ROOT.get_or_init(|| {
@@ -267,7 +267,7 @@ fn as_owner(program: impl AsRef<std::ffi::OsStr>) -> Command {
     } else {
         Command::new(program)
     };
-    // Out of reach of the terminal's interrupt: it has to outlive the tests to clean up.
+    // The terminal's interrupt must not reach it: it has to outlive the tests to clean up.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     command.current_dir("/");
     command

@@ -41,7 +41,7 @@ impl Program {
             .unwrap();
         let log = follow(child.stderr.take().unwrap());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        // Both, or the program would write to a pipe that nobody reads.
+        // Both must be read, or the program would block on a full pipe.
         let [gate, ops] = ["gate listening on ", "ops listening on "].map(|name| {
             let line = lines.next().unwrap_or_else(|| panic!("{}", log.lock().unwrap())).unwrap();
             line.strip_prefix(name).expect(&line).parse().unwrap()

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-/// A running program; ends with the test.
+/// A running program; it ends with the test.
 #[derive(Debug)]
 pub struct Program {
     child: Child,
@@ -13,7 +13,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts it with what it says going to a file in `folder`.
+    /// Starts it; its output goes to a file in `folder`.
     pub fn start(command: &mut Command, folder: &Path) -> Self {
         let name = Path::new(command.get_program()).file_name().expect("a name").to_owned();
         let log = folder.join(name).with_extension("log");
@@ -46,8 +46,8 @@ pub fn free_address() -> SocketAddr {
     listener.local_addr().expect("bound")
 }
 
-/// Writes a shipped file into `folder` with nothing but these texts replaced,
-/// each of which must be there.
+/// Writes a shipped file into `folder`, in which only these texts are replaced.
+/// Each of them must occur.
 pub fn install(shipped: &str, folder: &Path, replacements: &[(&str, String)]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(shipped);
     let mut text = fs::read_to_string(source).expect("shipped");
@@ -60,7 +60,7 @@ pub fn install(shipped: &str, folder: &Path, replacements: &[(&str, String)]) ->
     path
 }
 
-/// Traefik from the virtual environment: `TESTS_VENV`, or `target/venv`.
+/// Traefik of the virtual environment: `TESTS_VENV`, or `target/venv`.
 pub fn traefik() -> PathBuf {
     let venv = std::env::var_os("TESTS_VENV")
         .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv").into(), PathBuf::from);

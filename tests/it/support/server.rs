@@ -30,7 +30,7 @@ pub fn config(toml: &str) -> Config {
     std::fs::write(file.path(), toml).expect("writable");
     let ports = ["NIGHTPORTER_GATE__LISTEN", "NIGHTPORTER_OPS__LISTEN"];
     let mut env: Environment = ports.map(|key| (key.into(), "127.0.0.1:0".into())).into();
-    // This machine may have containers of its own, with the names of a test's apps.
+    // This machine may have containers with the names of a test's apps.
     if !toml.contains("[wake]") {
         env.insert("NIGHTPORTER_WAKE__ENABLED".into(), "false".into());
     }
@@ -38,7 +38,7 @@ pub fn config(toml: &str) -> Config {
 }
 
 impl Nightporter {
-    /// Serves a box; returns when its store has been heard of.
+    /// Serves a box and waits until its store is live.
     pub async fn of(sample: &SampleBox) -> Self {
         Self::with(sample, "").await
     }
@@ -50,7 +50,7 @@ impl Nightporter {
         started
     }
 
-    /// Starts and does not wait.
+    /// Starts without waiting.
     pub fn start(config: Config) -> Self {
         let listeners = Listeners::bind(&config).expect("free ports");
         let address = |addr: &ListenAddr| match addr {
@@ -63,7 +63,7 @@ impl Nightporter {
             let mut runtime = tokio::runtime::Builder::new_multi_thread();
             let runtime = runtime.worker_threads(2).enable_all().build().expect("threads");
             let ended = runtime.block_on(nightporter::run(Arc::new(config), listeners, signals));
-            // A second order to stop aborts the drain: tests do not wait for it.
+            // A second shutdown signal aborts the drain: tests do not wait for it.
             if let Err(error) = ended
                 && !matches!(error, nightporter::RunError::Aborted)
             {
@@ -85,12 +85,12 @@ impl Nightporter {
         body["state"].as_str().expect("a word").to_owned()
     }
 
-    /// Asks the gate over a connection of its own.
+    /// Sends a request to the gate over a connection of its own.
     pub async fn ask(&self, request: &Request) -> Response {
         ask(self.gate, request).await
     }
 
-    /// May anyone open `https://{host}{uri}`?
+    /// Returns whether an anonymous client may open `https://{host}{uri}`.
     pub async fn auth(&self, host: &str, uri: &str) -> Response {
         self.ask(&Request::auth(host, uri)).await
     }
@@ -99,7 +99,7 @@ impl Nightporter {
         Connection::open(self.gate).await.expect("the gate listens")
     }
 
-    /// Asks until the answer has this status; fails if it never has.
+    /// Polls until the response has this status; fails at the deadline.
     pub async fn until(&self, status: u16, request: &Request) {
         let start = Instant::now();
         loop {

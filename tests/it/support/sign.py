@@ -22,7 +22,7 @@ class Signer(HTTPSignatureAuth):
 
 def sign(order):
     expires_in = order.get("expires_in")
-    # Only newer versions know it.
+    # Only newer versions have this class.
     tag = {"tag": order["tag"]} if "tag" in order else {}
     signer = Signer(
         signature_algorithm=getattr(algorithms, order.get("algorithm", "RSA_PSS_SHA512")),

@@ -1,5 +1,5 @@
-//! Credentials as their real makers make them: peers sign with the Python
-//! package `FreeShard` signs with, terminals carry tokens.
+//! Credentials as their real issuers create them: peers sign with the Python
+//! package that `FreeShard` uses, terminals have tokens.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -24,7 +24,7 @@ pub struct RsaKey {
 }
 
 impl RsaKey {
-    /// 2,048 bits: as strong a proof in a test as 4,096, in a tenth of the time.
+    /// 2,048 bits: as good as 4,096 for a test, in a tenth of the time.
     pub fn generate() -> Self {
         let pair = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).expect("random");
         let private = AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&pair).expect("DER");
@@ -44,9 +44,9 @@ fn pem_text(tag: &str, der: &[u8]) -> String {
 
 /// The box's own key.
 pub static BOX_KEY: LazyLock<RsaKey> = LazyLock::new(RsaKey::generate);
-/// The key of the peer that boxes know.
+/// The key of the peer that is known to boxes.
 pub static PEER_KEY: LazyLock<RsaKey> = LazyLock::new(RsaKey::generate);
-/// A key nobody knows.
+/// An unknown key.
 pub static OTHER_KEY: LazyLock<RsaKey> = LazyLock::new(RsaKey::generate);
 
 /// The headers of a signed request.
@@ -57,7 +57,7 @@ pub fn order(key: &RsaKey, keyid: &str, url: &str) -> Value {
     json!({ "key": key.private_pem, "keyid": keyid, "url": url })
 }
 
-/// Has all of them signed by requests-http-signature, in one run of Python.
+/// Signs all of them with requests-http-signature, in one run of Python.
 pub fn sign(orders: &[Value]) -> Vec<Signed> {
     let mut python = Command::new(python())
         .args(["-c", include_str!("sign.py")])
@@ -80,7 +80,7 @@ pub fn python() -> PathBuf {
     venv.join("bin/python")
 }
 
-/// The only headers of a signed request that a gate needs to see.
+/// The only headers of a signed request that the gate needs.
 pub fn signature_headers(signed: &Signed) -> impl Iterator<Item = (&str, &str)> {
     let needed = ["date", "signature", "signature-input", "content-digest"];
     let all = signed.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -108,12 +108,12 @@ pub fn jws(mac: Mac, key: &[u8], header: &Value, claims: &Value) -> String {
     format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(tag))
 }
 
-/// An honest HS256 token of any claims.
+/// A valid HS256 token of any claims.
 pub fn token_of(secret: &str, claims: &Value) -> String {
     jws(Mac::Sha256, secret.as_bytes(), &json!({"alg": "HS256", "typ": "JWT"}), claims)
 }
 
-/// The token `shard_core` gives a terminal.
+/// The token that `shard_core` issues for a terminal.
 pub fn token(secret: &str, terminal: &str) -> String {
     token_of(secret, &json!({"sub": terminal, "iat": unix_now() - 60}))
 }
@@ -124,7 +124,7 @@ pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
 }
 
-/// Nanoseconds since 1970, as programs in containers and browsers tell their times.
+/// Nanoseconds since 1970, as programs in containers and browsers report their times.
 #[expect(clippy::disallowed_methods, reason = "compared with other programs' clocks")]
 pub fn unix_nanoseconds() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos()

@@ -1,31 +1,31 @@
-//! How often the long tests repeat what they do: some of it in `tests/run`, all of it in
+//! How often the long tests repeat their rounds: some rounds in `tests/run`, all of them in
 //! `tests/run --soak`.
 #![allow(dead_code, reason = "unit and integration tests take what is theirs")]
 
 /// Loads that a change overtakes.
 pub const CACHE_RACES: Rounds = Rounds { few: 4_000, all: 40_000 };
-/// Cold keys that several callers ask for at once.
+/// Cold keys that several callers request at once.
 pub const COLD_KEYS: Rounds = Rounds { few: 1_000, all: 5_000 };
-/// Changes in Postgres among questions to the gate.
+/// Changes in Postgres among requests to the gate.
 pub const REVOCATIONS: Rounds = Rounds { few: 300, all: 3_000 };
-/// Requests that must add no statement, and no call to the engine.
+/// Requests that must cause no statement, and no call to the engine.
 pub const QUIET_REQUESTS: Rounds = Rounds { few: 100_000, all: 1_000_000 };
 /// Apps put to sleep while they are woken.
 pub const NAPS: Rounds = Rounds { few: 40, all: 500 };
 /// Apps removed while they are woken.
 pub const REMOVALS: Rounds = Rounds { few: 24, all: 500 };
-/// Apps removed while Compose makes their containers.
+/// Apps removed while Compose creates their containers.
 pub const REMAKINGS: Rounds = Rounds { few: 8, all: 60 };
 /// Rounds of two processes with one app.
 pub const TWO_PROCESSES: Rounds = Rounds { few: 6, all: 50 };
 /// Rounds of two processes with two apps of one database.
 pub const NEIGHBOURS: Rounds = Rounds { few: 5, all: 20 };
 
-/// Seconds that an app takes to start which is asked for by uploads, and those of a hold.
+/// Seconds that an app takes to start that is requested by uploads, and seconds of a hold.
 pub const SLOW_START: Rounds = Rounds { few: 3, all: 60 };
 pub const HOLD: Rounds = Rounds { few: 2, all: 25 };
 
-/// Tells `--soak` to the tests.
+/// The variable by which the tests learn of `--soak`.
 const VARIABLE: &str = "TESTS_SOAK";
 
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +35,7 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// How many to run now.
+    /// Returns how many rounds to run.
     #[must_use]
     pub fn count(self) -> u32 {
         if std::env::var_os(VARIABLE).is_some_and(|value| value == "1") {

@@ -1,4 +1,4 @@
-//! What the other tests stand on must hold itself.
+//! Tests of the test tools.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::chaos::{ChaosProxy, Network};
 use super::postgres::{Cluster, Database};
 use super::sign::{self, PEER_KEY};
 
-/// Far longer than an answer takes, far shorter than anyone's patience.
+/// Far longer than a response takes, and still short for a failing test.
 const SHORT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(60);
 

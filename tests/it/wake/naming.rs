@@ -74,7 +74,8 @@ async fn an_app_that_matches_nothing_is_told_of_with_the_label_that_mends_it() {
     assert!(known(&porter, &found.name).await["hint"].is_null());
     for command in ["check", "apps"] {
         let text = printed(&stage, &porter, command);
-        assert_eq!(text.matches("no container is this app's").count(), 1, "{command}: {text}");
+        let warnings = text.matches("no container belongs to this app").count();
+        assert_eq!(warnings, 1, "{command}: {text}");
         assert!(text.contains(&label), "{command}: {text}");
         assert!(text.contains(&stray) == (command == "check"), "{command}: {text}");
     }
@@ -84,7 +85,7 @@ async fn an_app_that_matches_nothing_is_told_of_with_the_label_that_mends_it() {
     create(&stage, &container, &[(APP, &lost.name)], &[], None).await;
     until_state(&porter, &lost, "stopped", LONG).await;
     poll("nothing is left to say", LONG, async || {
-        !printed(&stage, &porter, "check").contains("no container is this app's")
+        !printed(&stage, &porter, "check").contains("no container belongs to this app")
     })
     .await;
 }

@@ -75,12 +75,14 @@ async fn what_one_wakes_while_the_other_pauses_it_is_known_to_both() {
     let (second, _other) = beside(&stage, QUICKLY).await;
     let (mut awake, mut paused) = (0, 0);
     for round in 0..soak::TWO_PROCESSES.count() {
-        let (waker, sleeper) = if round % 2 == 0 { (&first, &second) } else { (&second, &first) };
+        let (reconciler, sleeper) =
+            if round % 2 == 0 { (&first, &second) } else { (&second, &first) };
         // Half of the rounds begin with an app that sleeps: there is something to wake.
         let before = if round / 2 % 2 == 0 { "pause" } else { "wake" };
-        poll("it begins so", LONG, async || order(waker, &app, before).await.status == 200).await;
+        poll("it begins so", LONG, async || order(reconciler, &app, before).await.status == 200)
+            .await;
         until_agreed([&first, &second], &app).await;
-        let asker = in_background(waker, &program(&app));
+        let asker = in_background(reconciler, &program(&app));
         tokio::time::sleep(Duration::from_millis(u64::from(round % 16))).await;
         let rest = order(sleeper, &app, "pause").await;
         assert!(matches!(rest.status, 200 | 409), "round {round}: {rest:?}");

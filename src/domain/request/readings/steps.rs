@@ -1,8 +1,8 @@
-//! What a backend may do to a path, one step at a time.
+//! The steps by which a backend may transform a path.
 
 use percent_encoding::percent_decode;
 
-/// One thing that some backend does.
+/// A transformation that some backends apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     Decode,
@@ -10,8 +10,8 @@ pub(super) enum Step {
     DecodePercentU,
     FoldDots,
     FoldSlashes,
-    TurnBackslashes,
-    ShortenOverlong,
+    ConvertBackslashes,
+    DecodeOverlong,
     CutParameters,
     CutTail,
 }
@@ -23,13 +23,13 @@ impl Step {
         Self::DecodePercentU,
         Self::FoldDots,
         Self::FoldSlashes,
-        Self::TurnBackslashes,
-        Self::ShortenOverlong,
+        Self::ConvertBackslashes,
+        Self::DecodeOverlong,
         Self::CutParameters,
         Self::CutTail,
     ];
 
-    /// What the path is after it.
+    /// Returns the path after this step.
     pub(super) fn of(self, path: &[u8]) -> Vec<u8> {
         match self {
             Self::Decode => percent_decode(path).collect(),
@@ -37,48 +37,50 @@ impl Step {
             Self::DecodePercentU => decode_percent_u(path),
             Self::FoldDots => fold_dots(path),
             Self::FoldSlashes => fold_slashes(path),
-            Self::TurnBackslashes => turn_backslashes(path),
-            Self::ShortenOverlong => shorten_overlong(path),
+            Self::ConvertBackslashes => convert_backslashes(path),
+            Self::DecodeOverlong => decode_overlong(path),
             Self::CutParameters => cut_parameters(path),
             Self::CutTail => cut_tail(path),
         }
     }
 }
 
-/// The steps that may change a path: each is told by a byte or two, so one look finds
-/// those that need not be taken.
+/// The set of steps that may change a path. Each is recognised by one or two bytes, so a
+/// single pass rules out the others.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Signs(u16);
+pub(super) struct PossibleSteps(u16);
 
-impl Signs {
+impl PossibleSteps {
     pub(super) fn of(path: &[u8]) -> Self {
-        let mut signs = Self::default();
+        let mut possible = Self::default();
         if path.starts_with(b"//") {
-            signs.call(Step::CutAuthority);
+            possible.insert(Step::CutAuthority);
         }
         let mut previous = 0;
         for (at, byte) in path.iter().enumerate() {
             match byte {
-                b'%' => signs.call(Step::Decode),
-                b'u' | b'U' if previous == b'%' => signs.call(Step::DecodePercentU),
-                b'/' if previous == b'/' => signs.call(Step::FoldSlashes),
-                b'.' if previous == b'/' && dots_only(&path[at..]) => signs.call(Step::FoldDots),
-                b'\\' => signs.call(Step::TurnBackslashes),
-                b';' => signs.call(Step::CutParameters),
-                b'?' | b'#' | 0 => signs.call(Step::CutTail),
-                0xc0 | 0xc1 | 0xe0 | 0xf0 => signs.call(Step::ShortenOverlong),
+                b'%' => possible.insert(Step::Decode),
+                b'u' | b'U' if previous == b'%' => possible.insert(Step::DecodePercentU),
+                b'/' if previous == b'/' => possible.insert(Step::FoldSlashes),
+                b'.' if previous == b'/' && dots_only(&path[at..]) => {
+                    possible.insert(Step::FoldDots);
+                }
+                b'\\' => possible.insert(Step::ConvertBackslashes),
+                b';' => possible.insert(Step::CutParameters),
+                b'?' | b'#' | 0 => possible.insert(Step::CutTail),
+                0xc0 | 0xc1 | 0xe0 | 0xf0 => possible.insert(Step::DecodeOverlong),
                 _ => {}
             }
             previous = *byte;
         }
-        signs
+        possible
     }
 
-    fn call(&mut self, step: Step) {
+    fn insert(&mut self, step: Step) {
         self.0 |= 1 << step as u16;
     }
 
-    pub(super) fn call_for(self, step: Step) -> bool {
+    pub(super) fn contains(self, step: Step) -> bool {
         self.0 & (1 << step as u16) != 0
     }
 
@@ -87,7 +89,7 @@ impl Signs {
     }
 }
 
-/// Whether the text begins with a whole segment `.` or `..`.
+/// Returns whether the text begins with a complete segment `.` or `..`.
 fn dots_only(segment: &[u8]) -> bool {
     matches!(segment, [b'.'] | [b'.', b'/', ..] | [b'.', b'.'] | [b'.', b'.', b'/', ..])
 }
@@ -127,14 +129,14 @@ fn fold_slashes(path: &[u8]) -> Vec<u8> {
     folded
 }
 
-fn turn_backslashes(path: &[u8]) -> Vec<u8> {
+fn convert_backslashes(path: &[u8]) -> Vec<u8> {
     path.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect()
 }
 
-/// ASCII spelled in two to four bytes, which RFC 3629 section 3 forbids and old
-/// decoders take.
-fn shorten_overlong(path: &[u8]) -> Vec<u8> {
-    let mut short = Vec::with_capacity(path.len());
+/// Decodes ASCII encoded in two to four bytes, which RFC 3629 section 3 forbids and old
+/// decoders accept.
+fn decode_overlong(path: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(path.len());
     let mut rest = path;
     while let [first, after @ ..] = rest {
         let (byte, after) = match rest {
@@ -145,13 +147,13 @@ fn shorten_overlong(path: &[u8]) -> Vec<u8> {
             }
             _ => (*first, after),
         };
-        short.push(byte);
+        decoded.push(byte);
         rest = after;
     }
-    short
+    decoded
 }
 
-/// `%u002e`, which IIS takes for `.`; what is not ASCII stays as it is.
+/// Decodes `%u002e`, which IIS reads as `.`; anything but ASCII stays as it is.
 fn decode_percent_u(path: &[u8]) -> Vec<u8> {
     let hex = |digit: &u8| char::from(*digit).to_digit(16).and_then(|d| u8::try_from(d).ok());
     let mut decoded = Vec::with_capacity(path.len());
@@ -174,9 +176,9 @@ fn decode_percent_u(path: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// The path after `//host`: a parser of URLs that is given a path alone takes
-/// its beginning for a host (Node's `new URL(path, base)`, PHP's `parse_url`,
-/// Python's `urlsplit`).
+/// Returns the path after `//host`: a URL parser that is given only a path takes its
+/// beginning for a host (Node's `new URL(path, base)`, PHP's `parse_url`, Python's
+/// `urlsplit`).
 fn cut_authority(path: &[u8]) -> Vec<u8> {
     let Some(after) = path.strip_prefix(b"//") else {
         return path.to_vec();
@@ -205,7 +207,7 @@ fn cut_parameters(path: &[u8]) -> Vec<u8> {
     kept
 }
 
-/// Cuts what a second parser takes for a query, a fragment or the end of a string.
+/// Cuts off what a second parser takes for a query, a fragment or the end of a string.
 fn cut_tail(path: &[u8]) -> Vec<u8> {
     let end = path.iter().position(|byte| matches!(byte, b'?' | b'#' | 0)).unwrap_or(path.len());
     path[..end].to_vec()
@@ -224,11 +226,11 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..6),
         ) {
             let path = [path.as_bytes(), &bytes].concat();
-            let signs = Signs::of(&path);
+            let possible = PossibleSteps::of(&path);
             for step in Step::ALL {
                 let next = step.of(&path);
                 prop_assert!(next.first() == Some(&b'/'), "{step:?} of {path:?}");
-                prop_assert!(signs.call_for(step) || next == path, "{step:?} of {path:?}");
+                prop_assert!(possible.contains(step) || next == path, "{step:?} of {path:?}");
             }
         }
     }

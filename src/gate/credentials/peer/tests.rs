@@ -112,7 +112,7 @@ impl Request {
     /// Changes the text of `Signature-Input`, leaving the signature as it was.
     fn edit_input(self, from: &str, to: &str) -> Self {
         let input = self.input().replace(from, to);
-        assert_ne!(input, self.input(), "{from} is not there");
+        assert_ne!(input, self.input(), "{from} does not occur");
         self.header("signature-input", &input)
     }
 
@@ -129,8 +129,8 @@ impl Request {
         self.verify_at(now()).expect_err("refused")
     }
 
-    /// Signs for real whatever the components and parameters say: what is
-    /// refused then is refused for the rule and not for the signature.
+    /// Creates a real signature for any components and parameters, so that a refusal
+    /// is due to the rule under test and not to the signature.
     fn signed(self, components: &[(&str, &str)], parameters: &str) -> Self {
         self.signed_with(&KEY_PAIR, &RSA_PSS_SHA512, components, parameters)
     }
@@ -233,7 +233,7 @@ fn what_the_proxy_may_rewrite_still_verifies() {
     let request = request.header("x-other", "not covered");
     assert!(request.verify_at(now()).is_ok());
     let whitespace = Request::plain().edit_input("\"@method\" ", "  \"@method\"   ");
-    assert!(whitespace.verify_at(now()).is_ok(), "the base is made of the canonical form");
+    assert!(whitespace.verify_at(now()).is_ok(), "the signature base uses the canonical form");
 }
 
 #[test]
@@ -407,7 +407,7 @@ fn there_is_exactly_one_signature() {
     }
     let quoted =
         Request::plain().signed(&ALL, r#";created=1795251867;keyid="ff1gfz";nonce="a, b\", c""#);
-    assert!(quoted.verify_at(now()).is_ok(), "a comma in a string parts nothing");
+    assert!(quoted.verify_at(now()).is_ok(), "a comma in a string separates nothing");
 }
 
 #[test]
@@ -498,7 +498,7 @@ fn another_key_or_digest_is_refused() {
 fn what_is_hashed_for_a_stranger_is_bounded() {
     let path = |length: usize| format!("/peer/{}", "x".repeat(length - "/peer/".len()));
     let uri = |path: &str| format!("https://{}{path}", AUTHORITY.1);
-    // The longest URL, and the longest one that is there twice.
+    // The longest URL, and the longest one whose path is signed as well.
     for (length, second) in [(MAX_TARGET, None), (MAX_TARGET - 250, Some(r#""@path""#))] {
         let mut request = Request::plain();
         request.uri = path(length);
@@ -521,7 +521,7 @@ fn what_is_hashed_for_a_stranger_is_bounded() {
     let components = [METHOD, AUTHORITY, (TARGET_URI.0, &*target_uri)];
     assert_eq!(request.signed(&components, PARAMETERS).error(), SignatureError::TooLong);
 
-    // Escapes are three times as long as what they stand for.
+    // Escapes are three times as long as the characters they encode.
     let mut request = Request::plain();
     request.uri = path(MAX_TARGET).replace('x', "|");
     assert_eq!(request.error(), SignatureError::TooLong);
@@ -532,7 +532,7 @@ fn what_is_hashed_for_a_stranger_is_bounded() {
     assert_eq!(request.signed(&components, PARAMETERS).error(), SignatureError::TooLong);
 }
 
-/// The texts that are tried for a request that covers one component more.
+/// Returns the texts that are tried for a request that covers one more component.
 fn texts_of(name: &str, host: &str, uri: &str, signature_len: usize) -> Vec<String> {
     let further = format!("\"@target-uri\" \"{name}\"");
     let Request { method, proto, headers, .. } =
@@ -552,7 +552,7 @@ fn no_form_of_the_parts_is_tried_twice_or_that_no_sender_writes() {
         ("@request-target", "a.example", "/p?a=1", 3),
         ("@request-target", "a.example:443", "/", 3),
     ] {
-        let mut texts = texts_of(name, host, uri, LARGE_KEY);
+        let mut texts = texts_of(name, host, uri, MAX_MULTI_TEXT_KEY);
         assert_eq!(texts.len(), count, "{name} {host} {uri}");
         texts.sort();
         texts.dedup();
@@ -564,7 +564,7 @@ fn no_form_of_the_parts_is_tried_twice_or_that_no_sender_writes() {
 fn long_texts_are_tried_in_fewer_forms() {
     let of_length = |length: usize| {
         let uri = format!("/{}", "x".repeat(length));
-        texts_of("@request-target", "a.example", &uri, LARGE_KEY)
+        texts_of("@request-target", "a.example", &uri, MAX_MULTI_TEXT_KEY)
     };
     for length in [1, 1_000, 5_000, 7_900] {
         let texts = of_length(length);
@@ -588,7 +588,7 @@ fn a_large_key_has_one_check() {
     let uri_with_port = format!("https://{with_port}/peer/foo?a=1");
     let port = [METHOD, (AUTHORITY.0, with_port), (TARGET_URI.0, &*uri_with_port)];
     let own = pair.public_modulus_len();
-    assert!(own > LARGE_KEY);
+    assert!(own > MAX_MULTI_TEXT_KEY);
     for (components, is_first) in [(ALL, true), (port, false)] {
         let plain = Request::plain();
         let large = plain.clone().signed_with(&pair, &RSA_PSS_SHA512, &components, PARAMETERS);
@@ -631,7 +631,7 @@ fn unusable_keys_are_skipped() {
 
 #[test]
 fn a_1024_bit_key_is_no_key() {
-    // There is no signature to try: its 128 bytes cannot hold digest and salt.
+    // No signature is possible: its 128 bytes cannot hold digest and salt.
     let request = Request::plain().edit_input(KEY_ID, "old1k0");
     assert_eq!(request.error(), SignatureError::UnknownKey);
 }
@@ -701,7 +701,7 @@ proptest! {
         let mut bytes = value.into_bytes();
         let at = at % bytes.len();
         prop_assume!(bytes[at] != byte);
-        // Padding and the bits that it leaves over say nothing (RFC 8941 section 4.2.7).
+        // Padding and the unused bits before it carry no information (RFC 8941 section 4.2.7).
         prop_assume!(name == "signature-input" || at < bytes.len() - 4);
         bytes[at] = byte;
         let mut changed = request.clone();

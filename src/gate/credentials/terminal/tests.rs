@@ -18,7 +18,7 @@ fn key() -> TokenKey {
     TokenKey::new(&secret())
 }
 
-/// A token of any header and payload, with a true signature.
+/// Returns a token with the given header and payload and a valid signature.
 fn signed(header: &str, payload: &str) -> String {
     let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
     let key = EncodingKey::from_secret(secret().expose().as_bytes());

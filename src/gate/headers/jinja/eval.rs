@@ -1,21 +1,21 @@
-//! What a template comes to for one client.
+//! Renders a template for one client.
 
 use super::expressions::Expr;
 use super::filters::filter;
 use super::methods::method;
 use super::parser::Node;
-use super::tests_of::test;
+use super::predicates::test;
 use super::value::{Loop, Record, Value};
-use super::{AUTH, Checked, MAX_TEXT, PORTAL, Variables, unsupported};
+use super::{AUTH, JinjaResult, MAX_TEXT, PORTAL, Variables, unsupported};
 
-/// Steps a template may take; the real ones take fewer than ten.
-const FUEL: u32 = 10_000;
+/// Maximum number of steps of a template; real ones take fewer than ten.
+const MAX_STEPS: u32 = 10_000;
 
-/// What all values of a template may come to, each time one is made, in bytes: a step may
-/// handle as much as a text or a list is long, and a list can hold another twice.
-const ROOM: usize = 1024 * 1024;
+/// Maximum total size of all values that a template creates, in bytes: a single step may
+/// process a whole text or list, and a list can contain another one twice.
+const MAX_MEMORY: usize = 1024 * 1024;
 
-/// Attributes that an object has in Python beside those the contract names: methods of
+/// Attributes that an object has in Python in addition to those of the contract: methods of
 /// dictionaries and of pydantic's models, which Jinja2 would print.
 const METHODS: [&str; 34] = [
     "clear",
@@ -54,8 +54,13 @@ const METHODS: [&str; 34] = [
     "model_fields_set",
 ];
 
-pub(super) fn render(nodes: &[Node], variables: &Variables<'_>) -> Checked<String> {
-    let mut state = State { variables, frames: vec![Vec::new()], fuel: FUEL, room: ROOM };
+pub(super) fn render(nodes: &[Node], variables: &Variables<'_>) -> JinjaResult<String> {
+    let mut state = State {
+        variables,
+        frames: vec![Vec::new()],
+        steps_left: MAX_STEPS,
+        memory_left: MAX_MEMORY,
+    };
     let mut out = String::new();
     state.nodes(nodes, &mut out)?;
     Ok(out)
@@ -65,17 +70,18 @@ struct State<'a> {
     variables: &'a Variables<'a>,
     /// Names set so far, innermost scope last.
     frames: Vec<Vec<(String, Value)>>,
-    fuel: u32,
-    room: usize,
+    steps_left: u32,
+    memory_left: usize,
 }
 
 impl State<'_> {
-    fn step(&mut self) -> Checked<()> {
-        self.fuel = self.fuel.checked_sub(1).ok_or(unsupported("the template takes too long"))?;
+    fn step(&mut self) -> JinjaResult<()> {
+        self.steps_left =
+            self.steps_left.checked_sub(1).ok_or(unsupported("the template takes too long"))?;
         Ok(())
     }
 
-    fn nodes(&mut self, nodes: &[Node], out: &mut String) -> Checked<()> {
+    fn nodes(&mut self, nodes: &[Node], out: &mut String) -> JinjaResult<()> {
         for node in nodes {
             self.step()?;
             match node {
@@ -114,7 +120,7 @@ impl State<'_> {
         branches: &[(Expr, Vec<Node>)],
         otherwise: &[Node],
         out: &mut String,
-    ) -> Checked<()> {
+    ) -> JinjaResult<()> {
         for (condition, nodes) in branches {
             if self.eval(condition)?.is_true() {
                 return self.nodes(nodes, out);
@@ -129,7 +135,7 @@ impl State<'_> {
         members: Vec<Value>,
         body: &[Node],
         out: &mut String,
-    ) -> Checked<()> {
+    ) -> JinjaResult<()> {
         let length = i64::try_from(members.len()).unwrap_or(i64::MAX);
         for (index, member) in (0..).zip(members) {
             self.step()?;
@@ -145,7 +151,7 @@ impl State<'_> {
         frame: Vec<(String, Value)>,
         nodes: &[Node],
         out: &mut String,
-    ) -> Checked<()> {
+    ) -> JinjaResult<()> {
         self.frames.push(frame);
         let rendered = self.nodes(nodes, out);
         self.frames.pop();
@@ -169,19 +175,19 @@ impl State<'_> {
         }
     }
 
-    fn all(&mut self, exprs: &[Expr]) -> Checked<Vec<Value>> {
+    fn all(&mut self, exprs: &[Expr]) -> JinjaResult<Vec<Value>> {
         exprs.iter().map(|expr| self.eval(expr)).collect()
     }
 
-    fn eval(&mut self, expr: &Expr) -> Checked<Value> {
+    fn eval(&mut self, expr: &Expr) -> JinjaResult<Value> {
         self.step()?;
         let value = self.value(expr)?;
-        let room = self.room.checked_sub(value.size());
-        self.room = room.ok_or(unsupported("the template handles too much"))?;
+        let memory_left = self.memory_left.checked_sub(value.size());
+        self.memory_left = memory_left.ok_or(unsupported("the template uses too much memory"))?;
         Ok(value)
     }
 
-    fn value(&mut self, expr: &Expr) -> Checked<Value> {
+    fn value(&mut self, expr: &Expr) -> JinjaResult<Value> {
         match expr {
             Expr::Value(value) => Ok(value.clone()),
             Expr::Variable(name) => Ok(self.variable(name)),
@@ -202,7 +208,7 @@ impl State<'_> {
                     *limit = match bound.as_ref().map(|bound| self.eval(bound)).transpose()? {
                         None | Some(Value::None) => None,
                         Some(Value::Integer(number)) => Some(number),
-                        Some(_) => return Err(unsupported("a slice has whole numbers only")),
+                        Some(_) => return Err(unsupported("slice bounds must be whole numbers")),
                     };
                 }
                 slice(&of, limits)
@@ -213,12 +219,12 @@ impl State<'_> {
             }
             Expr::Filter(of, name, arguments) => {
                 let of = self.eval(of)?;
-                let plain = self.all(&arguments.plain)?;
+                let positional = self.all(&arguments.positional)?;
                 let mut named = Vec::new();
                 for (name, expr) in &arguments.named {
                     named.push((name.as_str(), self.eval(expr)?));
                 }
-                filter(&of, name, &plain, &named)
+                filter(&of, name, &positional, &named)
             }
             Expr::Test(of, name, arguments) => {
                 let (of, arguments) = (self.eval(of)?, self.all(arguments)?);
@@ -261,7 +267,7 @@ impl State<'_> {
     }
 
     /// `a < b < c` is `a < b and b < c`.
-    fn compare(&mut self, first: &Expr, further: &[(&'static str, Expr)]) -> Checked<Value> {
+    fn compare(&mut self, first: &Expr, further: &[(&'static str, Expr)]) -> JinjaResult<Value> {
         let mut left = self.eval(first)?;
         for (operator, right) in further {
             let right = self.eval(right)?;
@@ -283,7 +289,7 @@ impl State<'_> {
         Ok(Value::Bool(true))
     }
 
-    fn attribute(&self, of: &Value, name: &str) -> Checked<Value> {
+    fn attribute(&self, of: &Value, name: &str) -> JinjaResult<Value> {
         match of {
             Value::Record(record) => self.field(record, name),
             Value::Loop(Loop { index, length }) => match name {
@@ -294,26 +300,26 @@ impl State<'_> {
                 "first" => Ok(Value::Bool(*index == 0)),
                 "last" => Ok(Value::Bool(index + 1 == *length)),
                 "length" => Ok(Value::Integer(*length)),
-                _ => Err(unsupported("a loop has no such attribute")),
+                _ => Err(unsupported("`loop` has no such attribute")),
             },
             _ => Err(unsupported("only `auth` and `portal` have attributes")),
         }
     }
 
-    fn field(&self, record: Record, name: &str) -> Checked<Value> {
+    fn field(&self, record: Record, name: &str) -> JinjaResult<Value> {
         if name.starts_with('_') || METHODS.contains(&name) {
-            return Err(unsupported("this attribute is no text"));
+            return Err(unsupported("this attribute is not a text"));
         }
         if !record.contains(&name) {
             return Ok(Value::Undefined);
         }
         let value =
             if *record == AUTH { self.variables.auth(name) } else { self.variables.portal(name) };
-        // Longer than any header: the end is checked there.
+        // This may exceed `MAX_TEXT`; the length of the rendered value is checked later.
         Ok(Value::Text(value.to_owned()))
     }
 
-    fn item(&self, of: &Value, item: &Value) -> Checked<Value> {
+    fn item(&self, of: &Value, item: &Value) -> JinjaResult<Value> {
         match (of, item) {
             (Value::Record(record), Value::Text(name)) => self.field(record, name),
             (Value::Text(_) | Value::List(_) | Value::Tuple(_), Value::Integer(index)) => {
@@ -329,44 +335,44 @@ impl State<'_> {
 }
 
 /// `of[start:stop:step]`
-fn slice(of: &Value, [start, stop, step]: [Option<i64>; 3]) -> Checked<Value> {
+fn slice(of: &Value, [start, stop, step]: [Option<i64>; 3]) -> JinjaResult<Value> {
     if matches!(of, Value::Undefined) {
-        return Err(unsupported("only values that are there have parts"));
+        return Err(unsupported("an undefined value cannot be sliced"));
     }
     let members = of.members()?;
     let (length, step) = (of.length()?, step.unwrap_or(1));
     if step == 0 {
-        return Err(unsupported("a slice has a step"));
+        return Err(unsupported("the step of a slice must not be zero"));
     }
-    let (least, most) = if step > 0 { (0, length) } else { (-1, length - 1) };
+    let (lowest, highest) = if step > 0 { (0, length) } else { (-1, length - 1) };
     let bound = |bound: Option<i64>, otherwise: i64| match bound {
         None => otherwise,
-        Some(bound) if bound < 0 => (bound + length).max(least),
-        Some(bound) => bound.min(most),
+        Some(bound) if bound < 0 => (bound + length).max(lowest),
+        Some(bound) => bound.min(highest),
     };
-    let (first, end) = if step > 0 { (least, most) } else { (most, least) };
+    let (first, end) = if step > 0 { (lowest, highest) } else { (highest, lowest) };
     let (mut at, stop) = (bound(start, first), bound(stop, end));
-    let mut taken = Vec::new();
+    let mut selected = Vec::new();
     while if step > 0 { at < stop } else { at > stop } {
         if let Some(member) = usize::try_from(at).ok().and_then(|at| members.get(at)) {
-            taken.push(member.clone());
+            selected.push(member.clone());
         }
         at = at.saturating_add(step);
     }
     match of {
         Value::Text(_) => {
             let mut text = String::new();
-            for member in taken {
+            for member in selected {
                 text.push_str(&member.print()?);
             }
             Ok(Value::Text(text))
         }
-        Value::List(_) => Ok(Value::List(taken)),
-        _ => Ok(Value::Tuple(taken)),
+        Value::List(_) => Ok(Value::List(selected)),
+        _ => Ok(Value::Tuple(selected)),
     }
 }
 
-fn negate(of: &Value) -> Checked<Value> {
+fn negate(of: &Value) -> JinjaResult<Value> {
     match of {
         Value::Float(number) => Ok(Value::Float(-number)),
         other => {
@@ -376,7 +382,7 @@ fn negate(of: &Value) -> Checked<Value> {
     }
 }
 
-fn binary(left: &Value, operator: &str, right: &Value) -> Checked<Value> {
+fn binary(left: &Value, operator: &str, right: &Value) -> JinjaResult<Value> {
     let error = unsupported("this cannot be computed");
     match (left, right) {
         (Value::Text(one), Value::Text(two)) if operator == "+" => {
@@ -402,7 +408,7 @@ fn binary(left: &Value, operator: &str, right: &Value) -> Checked<Value> {
             "+" => one.checked_add(two),
             "-" => one.checked_sub(two),
             "*" => one.checked_mul(two),
-            // Towards minus infinity, and the rest has the sign of the divisor.
+            // Rounds towards minus infinity, and the remainder has the sign of the divisor.
             "//" => one.checked_rem(two).zip(one.checked_div(two)).map(|(rest, quotient)| {
                 if rest != 0 && (rest < 0) != (two < 0) { quotient - 1 } else { quotient }
             }),

@@ -1,10 +1,10 @@
-//! A template's expressions, with the precedences of Jinja2's own parser.
+//! Parses the expressions of a template, with the precedences of Jinja2's own parser.
 
 use super::filters::FILTERS;
 use super::lexer::Token;
-use super::tests_of::TESTS;
+use super::predicates::TESTS;
 use super::value::Value;
-use super::{Checked, MAX_DEPTH, MAX_OPERATORS, Problem, unsupported};
+use super::{JinjaError, JinjaResult, MAX_DEPTH, MAX_OPERATORS, unsupported};
 
 #[derive(Debug, Clone)]
 pub(super) enum Expr {
@@ -31,11 +31,12 @@ pub(super) enum Expr {
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Arguments {
-    pub(super) plain: Vec<Expr>,
+    pub(super) positional: Vec<Expr>,
     pub(super) named: Vec<(String, Expr)>,
 }
 
-/// Names that are something in Jinja2 without being a variable, or that nobody may set.
+/// Names that have a meaning in Jinja2 without being a variable, or that a template must not
+/// set.
 const RESERVED: [&str; 25] = [
     "and",
     "or",
@@ -69,7 +70,7 @@ pub(super) struct Tokens {
     rest: std::iter::Peekable<std::vec::IntoIter<Token>>,
     depth: u8,
     operators: u8,
-    /// Whether `loop` means something.
+    /// Whether `loop` is defined.
     in_loop: bool,
 }
 
@@ -78,34 +79,34 @@ impl Tokens {
         Self { rest: tokens.into_iter().peekable(), depth: 0, operators: 0, in_loop: loops > 0 }
     }
 
-    /// One expression and nothing behind it.
-    pub(super) fn whole(mut self) -> Checked<Expr> {
+    /// Parses one expression that must be followed by the end of the tag.
+    pub(super) fn whole_expression(mut self) -> JinjaResult<Expr> {
         let expr = self.expression()?;
-        self.nothing()?;
+        self.expect_end()?;
         Ok(expr)
     }
 
-    /// The same, for a statement that has an `if` already.
-    pub(super) fn condition(mut self) -> Checked<Expr> {
+    /// Parses the condition of a statement, which must not contain a conditional expression.
+    pub(super) fn condition(mut self) -> JinjaResult<Expr> {
         let expr = self.disjunction()?;
-        self.nothing()?;
+        self.expect_end()?;
         Ok(expr)
     }
 
-    pub(super) fn nothing(mut self) -> Checked<()> {
+    pub(super) fn expect_end(mut self) -> JinjaResult<()> {
         match self.rest.next() {
             None => Ok(()),
-            Some(_) => Err(unsupported("a tag goes on where it should end")),
+            Some(_) => Err(unsupported("expected the end of the tag")),
         }
     }
 
-    pub(super) fn takes(&mut self, symbol: &str) -> bool {
-        let is_it = |token: &Token| matches!(token, Token::Symbol(found) if *found == symbol);
-        self.rest.next_if(is_it).is_some()
+    pub(super) fn accept(&mut self, symbol: &str) -> bool {
+        let is_symbol = |token: &Token| matches!(token, Token::Symbol(found) if *found == symbol);
+        self.rest.next_if(is_symbol).is_some()
     }
 
-    /// Counts what takes the expression so far for its operand.
-    fn operator(&mut self) -> Checked<()> {
+    /// Counts an operator that takes the preceding expression as its operand.
+    fn operator(&mut self) -> JinjaResult<()> {
         self.operators += 1;
         if self.operators > MAX_OPERATORS {
             return Err(unsupported("the expression is too long"));
@@ -113,76 +114,77 @@ impl Tokens {
         Ok(())
     }
 
-    fn takes_any(&mut self, symbols: &[&'static str]) -> Option<&'static str> {
-        symbols.iter().copied().find(|symbol| self.takes(symbol))
+    fn accept_any(&mut self, symbols: &[&'static str]) -> Option<&'static str> {
+        symbols.iter().copied().find(|symbol| self.accept(symbol))
     }
 
-    fn peeks_name(&mut self, name: &str) -> bool {
+    fn next_is_name(&mut self, name: &str) -> bool {
         matches!(self.rest.peek(), Some(Token::Name(found)) if found == name)
     }
 
-    pub(super) fn takes_name(&mut self, name: &str) -> bool {
+    pub(super) fn accept_name(&mut self, name: &str) -> bool {
         self.rest.next_if(|token| matches!(token, Token::Name(found) if found == name)).is_some()
     }
 
-    pub(super) fn name(&mut self) -> Checked<String> {
+    pub(super) fn name(&mut self) -> JinjaResult<String> {
         match self.rest.next() {
             Some(Token::Name(name)) => Ok(name),
-            _ => Err(unsupported("a name is expected")),
+            _ => Err(unsupported("expected a name")),
         }
     }
 
-    fn expect(&mut self, symbol: &str, problem: Problem) -> Checked<()> {
-        if self.takes(symbol) { Ok(()) } else { Err(problem) }
+    fn expect(&mut self, symbol: &str, problem: JinjaError) -> JinjaResult<()> {
+        if self.accept(symbol) { Ok(()) } else { Err(problem) }
     }
 
-    /// A variable that a template may set.
-    pub(super) fn target(&mut self) -> Checked<String> {
+    /// Parses the name of a variable that a template may set.
+    pub(super) fn target(&mut self) -> JinjaResult<String> {
         let name = self.name()?;
-        let is_taken = ["auth", "portal", "loop", "True", "False", "None"].contains(&name.as_str());
-        if is_taken || RESERVED.contains(&name.as_str()) || name.starts_with('_') {
+        let is_builtin =
+            ["auth", "portal", "loop", "True", "False", "None"].contains(&name.as_str());
+        if is_builtin || RESERVED.contains(&name.as_str()) || name.starts_with('_') {
             return Err(unsupported("this name cannot be set"));
         }
         Ok(name)
     }
 
-    fn expression(&mut self) -> Checked<Expr> {
+    fn expression(&mut self) -> JinjaResult<Expr> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err(unsupported("the expression is nested too deeply"));
         }
         let mut expr = self.disjunction()?;
-        while self.takes_name("if") {
+        while self.accept_name("if") {
             self.operator()?;
             let test = Box::new(self.disjunction()?);
             let otherwise =
-                if self.takes_name("else") { Some(Box::new(self.expression()?)) } else { None };
+                if self.accept_name("else") { Some(Box::new(self.expression()?)) } else { None };
             expr = Expr::If { test, then: Box::new(expr), otherwise };
         }
         self.depth -= 1;
         Ok(expr)
     }
 
-    pub(super) fn disjunction(&mut self) -> Checked<Expr> {
+    pub(super) fn disjunction(&mut self) -> JinjaResult<Expr> {
         let mut left = self.conjunction()?;
-        while self.takes_name("or") {
+        while self.accept_name("or") {
             self.operator()?;
             left = Expr::Or(Box::new(left), Box::new(self.conjunction()?));
         }
         Ok(left)
     }
 
-    fn conjunction(&mut self) -> Checked<Expr> {
+    fn conjunction(&mut self) -> JinjaResult<Expr> {
         let mut left = self.negation()?;
-        while self.takes_name("and") {
+        while self.accept_name("and") {
             self.operator()?;
             left = Expr::And(Box::new(left), Box::new(self.negation()?));
         }
         Ok(left)
     }
 
-    fn negation(&mut self) -> Checked<Expr> {
-        if !self.takes_name("not") {
+    fn negation(&mut self) -> JinjaResult<Expr> {
+        if !self.accept_name("not") {
             return self.comparison();
         }
         self.depth += 1;
@@ -194,72 +196,72 @@ impl Tokens {
         Ok(Expr::Not(Box::new(negated)))
     }
 
-    fn comparison(&mut self) -> Checked<Expr> {
+    fn comparison(&mut self) -> JinjaResult<Expr> {
         let left = self.sum()?;
-        let mut further = Vec::new();
+        let mut comparisons = Vec::new();
         loop {
-            let operator = if let Some(symbol) = self.takes_any(&["==", "!=", ">=", "<=", ">", "<"])
-            {
-                symbol
-            } else if self.takes_name("in") {
-                "in"
-            } else if self.peeks_name("not") {
-                // Nothing else can follow an operand with `not`.
-                self.rest.next();
-                if !self.takes_name("in") {
-                    return Err(unsupported("`not` stands where only `not in` can"));
-                }
-                "not in"
-            } else {
-                break;
-            };
-            further.push((operator, self.sum()?));
+            let operator =
+                if let Some(symbol) = self.accept_any(&["==", "!=", ">=", "<=", ">", "<"]) {
+                    symbol
+                } else if self.accept_name("in") {
+                    "in"
+                } else if self.next_is_name("not") {
+                    // After an operand, `not` can only begin `not in`.
+                    self.rest.next();
+                    if !self.accept_name("in") {
+                        return Err(unsupported("expected `in` after `not`"));
+                    }
+                    "not in"
+                } else {
+                    break;
+                };
+            comparisons.push((operator, self.sum()?));
         }
-        Ok(if further.is_empty() { left } else { Expr::Compare(Box::new(left), further) })
+        Ok(if comparisons.is_empty() { left } else { Expr::Compare(Box::new(left), comparisons) })
     }
 
-    fn sum(&mut self) -> Checked<Expr> {
+    fn sum(&mut self) -> JinjaResult<Expr> {
         let mut left = self.concatenation()?;
-        while let Some(operator) = self.takes_any(&["+", "-"]) {
+        while let Some(operator) = self.accept_any(&["+", "-"]) {
             self.operator()?;
             left = Expr::Binary(Box::new(left), operator, Box::new(self.concatenation()?));
         }
         Ok(left)
     }
 
-    fn concatenation(&mut self) -> Checked<Expr> {
+    fn concatenation(&mut self) -> JinjaResult<Expr> {
         let first = self.product()?;
         let mut parts = vec![first];
-        while self.takes("~") {
+        while self.accept("~") {
             parts.push(self.product()?);
         }
         Ok(if parts.len() > 1 { Expr::Concat(parts) } else { parts.remove(0) })
     }
 
-    fn product(&mut self) -> Checked<Expr> {
+    fn product(&mut self) -> JinjaResult<Expr> {
         let mut left = self.power()?;
-        while let Some(operator) = self.takes_any(&["*", "//", "/", "%"]) {
+        while let Some(operator) = self.accept_any(&["*", "//", "/", "%"]) {
             self.operator()?;
             left = Expr::Binary(Box::new(left), operator, Box::new(self.power()?));
         }
         Ok(left)
     }
 
-    fn power(&mut self) -> Checked<Expr> {
+    fn power(&mut self) -> JinjaResult<Expr> {
         let mut left = self.unary(true)?;
-        while self.takes("**") {
+        while self.accept("**") {
             self.operator()?;
             left = Expr::Binary(Box::new(left), "**", Box::new(self.unary(true)?));
         }
         Ok(left)
     }
 
-    fn unary(&mut self, with_filters: bool) -> Checked<Expr> {
+    fn unary(&mut self, with_filters: bool) -> JinjaResult<Expr> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err(unsupported("the expression is nested too deeply"));
         }
-        let mut expr = match self.takes_any(&["-", "+"]) {
+        let mut expr = match self.accept_any(&["-", "+"]) {
             Some("-") => Expr::Negate(Box::new(self.unary(false)?)),
             Some(_) => Expr::Plus(Box::new(self.unary(false)?)),
             None => self.primary()?,
@@ -272,13 +274,13 @@ impl Tokens {
         Ok(expr)
     }
 
-    fn primary(&mut self) -> Checked<Expr> {
+    fn primary(&mut self) -> JinjaResult<Expr> {
         match self.rest.next() {
             Some(Token::Name(name)) => match name.as_str() {
                 "true" | "True" => Ok(Expr::Value(Value::Bool(true))),
                 "false" | "False" => Ok(Expr::Value(Value::Bool(false))),
                 "none" | "None" => Ok(Expr::Value(Value::None)),
-                "loop" if !self.in_loop => Err(unsupported("there is no loop")),
+                "loop" if !self.in_loop => Err(unsupported("`loop` is only available in a loop")),
                 _ if RESERVED.contains(&name.as_str()) || name.starts_with('_') => {
                     Err(unsupported("only the variables of `auth` and `portal` are supported"))
                 }
@@ -293,21 +295,21 @@ impl Tokens {
             }
             Some(Token::Integer(number)) => Ok(Expr::Value(Value::Integer(number))),
             Some(Token::Float(number)) => {
-                let number = number.parse().map_err(|_| unsupported("this is no number"))?;
+                let number = number.parse().map_err(|_| unsupported("invalid number"))?;
                 Ok(Expr::Value(Value::Float(number)))
             }
             Some(Token::Symbol("(")) => self.parenthesis(),
             Some(Token::Symbol("[")) => Ok(Expr::List(self.members("]")?)),
-            _ => Err(unsupported("a variable or a value is expected")),
+            _ => Err(unsupported("expected a variable or a value")),
         }
     }
 
-    fn parenthesis(&mut self) -> Checked<Expr> {
-        if self.takes(")") {
+    fn parenthesis(&mut self) -> JinjaResult<Expr> {
+        if self.accept(")") {
             return Ok(Expr::Tuple(Vec::new()));
         }
         let first = self.expression()?;
-        if self.takes(")") {
+        if self.accept(")") {
             return Ok(first);
         }
         self.expect(",", unsupported("a `)` is missing"))?;
@@ -316,12 +318,12 @@ impl Tokens {
         Ok(Expr::Tuple(members))
     }
 
-    /// Expressions with commas between them and maybe one behind.
-    fn members(&mut self, end: &str) -> Checked<Vec<Expr>> {
+    /// Parses expressions separated by commas, with an optional trailing comma.
+    fn members(&mut self, end: &str) -> JinjaResult<Vec<Expr>> {
         let mut members = Vec::new();
-        while !self.takes(end) {
+        while !self.accept(end) {
             members.push(self.expression()?);
-            if !self.takes(",") {
+            if !self.accept(",") {
                 self.expect(end, unsupported("a list has no end"))?;
                 break;
             }
@@ -329,16 +331,16 @@ impl Tokens {
         Ok(members)
     }
 
-    fn postfix(&mut self, mut expr: Expr) -> Checked<Expr> {
+    fn postfix(&mut self, mut expr: Expr) -> JinjaResult<Expr> {
         loop {
-            expr = if self.takes(".") {
+            expr = if self.accept(".") {
                 let name = self.name()?;
-                if self.takes("(") {
+                if self.accept("(") {
                     Expr::Method(Box::new(expr), name, self.members(")")?)
                 } else {
                     Expr::Attribute(Box::new(expr), name)
                 }
-            } else if self.takes("[") {
+            } else if self.accept("[") {
                 self.subscript(expr)?
             } else {
                 return Ok(expr);
@@ -347,14 +349,14 @@ impl Tokens {
         }
     }
 
-    fn subscript(&mut self, of: Expr) -> Checked<Expr> {
+    fn subscript(&mut self, of: Expr) -> JinjaResult<Expr> {
         let mut bounds = [None, None, None];
         let mut at = 0;
         loop {
-            if self.takes("]") {
+            if self.accept("]") {
                 break;
             }
-            if self.takes(":") {
+            if self.accept(":") {
                 at += 1;
                 if at > 2 {
                     return Err(unsupported("a subscript has too many parts"));
@@ -373,17 +375,17 @@ impl Tokens {
         }
     }
 
-    fn filters(&mut self, mut expr: Expr) -> Checked<Expr> {
+    fn filters(&mut self, mut expr: Expr) -> JinjaResult<Expr> {
         loop {
-            if self.takes("|") {
+            if self.accept("|") {
                 let name = self.name()?;
                 if !FILTERS.contains(&name.as_str()) {
                     return Err(unsupported("this filter is not supported"));
                 }
                 let arguments =
-                    if self.takes("(") { self.arguments()? } else { Arguments::default() };
+                    if self.accept("(") { self.arguments()? } else { Arguments::default() };
                 expr = Expr::Filter(Box::new(expr), name, arguments);
-            } else if self.takes_name("is") {
+            } else if self.accept_name("is") {
                 expr = self.test(expr)?;
             } else {
                 return Ok(expr);
@@ -392,20 +394,20 @@ impl Tokens {
         }
     }
 
-    fn arguments(&mut self) -> Checked<Arguments> {
+    fn arguments(&mut self) -> JinjaResult<Arguments> {
         let mut arguments = Arguments::default();
-        while !self.takes(")") {
+        while !self.accept(")") {
             let expr = self.expression()?;
             match expr {
-                Expr::Variable(name) if self.takes("=") => {
+                Expr::Variable(name) if self.accept("=") => {
                     arguments.named.push((name, self.expression()?));
                 }
                 _ if !arguments.named.is_empty() => {
-                    return Err(unsupported("a plain argument follows a named one"));
+                    return Err(unsupported("a positional argument follows a named one"));
                 }
-                expr => arguments.plain.push(expr),
+                expr => arguments.positional.push(expr),
             }
-            if !self.takes(",") {
+            if !self.accept(",") {
                 self.expect(")", unsupported("arguments have no end"))?;
                 break;
             }
@@ -413,22 +415,22 @@ impl Tokens {
         Ok(arguments)
     }
 
-    fn test(&mut self, of: Expr) -> Checked<Expr> {
-        let is_negated = self.takes_name("not");
+    fn test(&mut self, of: Expr) -> JinjaResult<Expr> {
+        let is_negated = self.accept_name("not");
         let name = self.name()?;
         if !TESTS.contains(&name.as_str()) {
             return Err(unsupported("this test is not supported"));
         }
-        let begins_argument = match self.rest.peek() {
+        let starts_argument = match self.rest.peek() {
             Some(Token::Name(name)) => !["else", "or", "and"].contains(&name.as_str()),
             Some(Token::Text(_) | Token::Integer(_) | Token::Float(_) | Token::Symbol("[")) => true,
             _ => false,
         };
-        let arguments = if self.takes("(") {
+        let arguments = if self.accept("(") {
             self.members(")")?
-        } else if self.peeks_name("is") {
-            return Err(unsupported("a test follows a test"));
-        } else if begins_argument {
+        } else if self.next_is_name("is") {
+            return Err(unsupported("a test cannot follow another test"));
+        } else if starts_argument {
             let argument = self.primary()?;
             vec![self.postfix(argument)?]
         } else {

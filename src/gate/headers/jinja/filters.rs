@@ -1,12 +1,12 @@
-//! Jinja2's filters, as far as they are known to be the same here.
+//! Jinja2's filters, as far as they are known to behave the same here.
 
 use std::fmt::Write;
 
 use super::methods::{capitalized, centered, replaced, stripped};
 use super::value::Value;
-use super::{Checked, MAX_TEXT, is_space, unsupported};
+use super::{JinjaResult, MAX_TEXT, is_space, unsupported};
 
-/// Their names.
+/// The names of the supported filters.
 pub(super) const FILTERS: [&str; 26] = [
     "abs",
     "capitalize",
@@ -36,62 +36,62 @@ pub(super) const FILTERS: [&str; 26] = [
     "urlencode",
 ];
 
-/// The arguments of a filter: by place, or by name.
+/// The arguments of a filter: positional or named.
 struct Arguments<'a> {
     names: &'static [&'static str],
-    plain: &'a [Value],
+    positional: &'a [Value],
     named: &'a [(&'a str, Value)],
 }
 
 impl<'a> Arguments<'a> {
     fn new(
         names: &'static [&'static str],
-        plain: &'a [Value],
+        positional: &'a [Value],
         named: &'a [(&'a str, Value)],
-    ) -> Checked<Self> {
+    ) -> JinjaResult<Self> {
         let is_known = |(at, (name, _)): (usize, &(&str, Value))| {
-            let place = names.iter().position(|known| known == name);
+            let position = names.iter().position(|known| known == name);
             let is_twice = named[..at].iter().any(|(other, _)| other == name);
-            place.is_some_and(|place| place >= plain.len()) && !is_twice
+            position.is_some_and(|position| position >= positional.len()) && !is_twice
         };
-        if plain.len() > names.len() || !named.iter().enumerate().all(is_known) {
-            return Err(unsupported("this filter has other arguments"));
+        if positional.len() > names.len() || !named.iter().enumerate().all(is_known) {
+            return Err(unsupported("these arguments do not match the filter"));
         }
-        Ok(Self { names, plain, named })
+        Ok(Self { names, positional, named })
     }
 
-    fn get(&self, place: usize) -> Option<&'a Value> {
-        let named = || self.named.iter().find(|(name, _)| *name == self.names[place]);
-        self.plain.get(place).or_else(|| named().map(|(_, value)| value))
+    fn get(&self, position: usize) -> Option<&'a Value> {
+        let named = || self.named.iter().find(|(name, _)| *name == self.names[position]);
+        self.positional.get(position).or_else(|| named().map(|(_, value)| value))
     }
 
-    fn text(&self, place: usize) -> Checked<Option<&'a str>> {
-        match self.get(place) {
+    fn text(&self, position: usize) -> JinjaResult<Option<&'a str>> {
+        match self.get(position) {
             None => Ok(None),
             Some(Value::Text(text)) => Ok(Some(text)),
             Some(_) => Err(unsupported("this argument must be a text")),
         }
     }
 
-    fn integer(&self, place: usize) -> Checked<Option<i64>> {
-        match self.get(place) {
+    fn integer(&self, position: usize) -> JinjaResult<Option<i64>> {
+        match self.get(position) {
             None => Ok(None),
             Some(Value::Integer(number)) => Ok(Some(*number)),
             Some(_) => Err(unsupported("this argument must be a whole number")),
         }
     }
 
-    fn flag(&self, place: usize) -> bool {
-        self.get(place).is_some_and(Value::is_true)
+    fn flag(&self, position: usize) -> bool {
+        self.get(position).is_some_and(Value::is_true)
     }
 }
 
 pub(super) fn filter(
     of: &Value,
     name: &str,
-    plain: &[Value],
+    positional: &[Value],
     named: &[(&str, Value)],
-) -> Checked<Value> {
+) -> JinjaResult<Value> {
     let names: &[&str] = match name {
         "d" | "default" => &["default_value", "boolean"],
         "trim" => &["chars"],
@@ -103,7 +103,7 @@ pub(super) fn filter(
         "truncate" => &["length", "killwords", "end", "leeway"],
         _ => &[],
     };
-    let arguments = Arguments::new(names, plain, named)?;
+    let arguments = Arguments::new(names, positional, named)?;
     match name {
         "d" | "default" => {
             let is_missing = matches!(of, Value::Undefined) || (arguments.flag(1) && !of.is_true());
@@ -126,16 +126,16 @@ pub(super) fn filter(
         },
         "replace" => {
             let (Some(old), Some(new)) = (arguments.get(0), arguments.get(1)) else {
-                return Err(unsupported("this filter has other arguments"));
+                return Err(unsupported("these arguments do not match the filter"));
             };
             let count = arguments.integer(2)?;
             replaced(&of.print()?, &old.print()?, &new.print()?, count)
         }
         "join" => {
-            let between = arguments.get(0).map_or(Ok(String::new()), Value::print)?;
+            let separator = arguments.get(0).map_or(Ok(String::new()), Value::print)?;
             let mut joined = String::new();
             for (at, member) in of.members()?.iter().enumerate() {
-                joined.push_str(if at > 0 { &between } else { "" });
+                joined.push_str(if at > 0 { &separator } else { "" });
                 joined.push_str(&member.print()?);
                 if joined.len() > MAX_TEXT {
                     return Err(unsupported("a text grows too long"));
@@ -148,7 +148,7 @@ pub(super) fn filter(
             Value::Float(number) => Ok(Value::Float(number.abs())),
             other => {
                 let number = other.integer().and_then(i64::checked_abs).map(Value::Integer);
-                number.ok_or(unsupported("only numbers have a size"))
+                number.ok_or(unsupported("only numbers have an absolute value"))
             }
         },
         "round" => rounded(of, arguments.integer(0)?.unwrap_or(0)),
@@ -168,14 +168,14 @@ pub(super) fn filter(
     }
 }
 
-fn markup(text: String) -> Checked<Value> {
+fn markup(text: String) -> JinjaResult<Value> {
     match Value::text(text)? {
         Value::Text(text) => Ok(Value::Markup(text)),
         other => Ok(other),
     }
 }
 
-/// A word begins behind white space, a hyphen or an opening bracket.
+/// Capitalizes each word; a word begins after white space, a hyphen or an opening bracket.
 fn titled(text: &str) -> String {
     let mut titled = String::with_capacity(text.len());
     let mut word = String::new();
@@ -197,7 +197,7 @@ fn titled(text: &str) -> String {
     titled
 }
 
-fn integer(of: &Value, default: Option<&Value>) -> Checked<Value> {
+fn integer(of: &Value, default: Option<&Value>) -> JinjaResult<Value> {
     let default = || default.cloned().unwrap_or(Value::Integer(0));
     match of {
         Value::Bool(_) | Value::Integer(_) => Ok(of.integer().map_or_else(default, Value::Integer)),
@@ -211,10 +211,10 @@ fn integer(of: &Value, default: Option<&Value>) -> Checked<Value> {
             let is_name = |byte: u8| byte.is_ascii_alphabetic() && !matches!(byte, b'e' | b'E');
             let is_digit = |byte: u8| byte.is_ascii_digit() || b"+-".contains(&byte);
             if text.contains('_') || (text.len() > 15 && text.bytes().all(is_digit)) {
-                return Err(unsupported("a number is too large or too odd"));
+                return Err(unsupported("this number format is not supported"));
             }
             match text.parse::<f64>() {
-                // `nan`, `inf` and their kin are no whole numbers, in either language.
+                // `nan`, `inf` and the like are not whole numbers, in either language.
                 Ok(number) if !text.bytes().any(is_name) => whole(number),
                 _ => Ok(default()),
             }
@@ -223,7 +223,7 @@ fn integer(of: &Value, default: Option<&Value>) -> Checked<Value> {
     }
 }
 
-fn whole(number: f64) -> Checked<Value> {
+fn whole(number: f64) -> JinjaResult<Value> {
     if number.abs() < 1e15 {
         #[expect(clippy::cast_possible_truncation, reason = "towards zero, as Python does")]
         return Ok(Value::Integer(number as i64));
@@ -231,7 +231,7 @@ fn whole(number: f64) -> Checked<Value> {
     Err(unsupported("a number is too large"))
 }
 
-fn rounded(of: &Value, precision: i64) -> Checked<Value> {
+fn rounded(of: &Value, precision: i64) -> JinjaResult<Value> {
     match of {
         Value::Integer(number) if precision >= 0 => Ok(Value::Integer(*number)),
         Value::Float(number) => {
@@ -244,7 +244,7 @@ fn rounded(of: &Value, precision: i64) -> Checked<Value> {
     }
 }
 
-fn truncated(text: &str, arguments: &Arguments<'_>) -> Checked<Value> {
+fn truncated(text: &str, arguments: &Arguments<'_>) -> JinjaResult<Value> {
     let characters = i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
     let length = arguments.integer(0)?.unwrap_or(255);
     let end = arguments.text(2)?.unwrap_or("...");
@@ -252,7 +252,7 @@ fn truncated(text: &str, arguments: &Arguments<'_>) -> Checked<Value> {
     let kept = length.checked_sub(i64::try_from(end.chars().count()).unwrap_or(i64::MAX));
     let kept = kept.and_then(|kept| usize::try_from(kept).ok());
     let (Some(kept), true) = (kept, leeway >= 0) else {
-        return Err(unsupported("there is no room for the end"));
+        return Err(unsupported("the length is too short for the end, or the leeway is negative"));
     };
     if characters <= length.saturating_add(leeway) {
         return Value::text(text);
@@ -294,18 +294,18 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// `json.dumps`, with what means something in HTML escaped.
-fn json(of: &Value) -> Checked<String> {
+/// `json.dumps`, with the characters that have a meaning in HTML escaped.
+fn json(of: &Value) -> JinjaResult<String> {
     Ok(match of {
         Value::None => "null".into(),
         Value::Bool(flag) => flag.to_string(),
         Value::Integer(number) => number.to_string(),
         Value::Text(text) => json_text(text),
         Value::List(members) => {
-            let members: Vec<String> = members.iter().map(json).collect::<Checked<_>>()?;
+            let members: Vec<String> = members.iter().map(json).collect::<JinjaResult<_>>()?;
             format!("[{}]", members.join(", "))
         }
-        _ => return Err(unsupported("this value has no JSON")),
+        _ => return Err(unsupported("this value cannot be written as JSON")),
     })
 }
 

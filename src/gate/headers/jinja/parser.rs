@@ -1,14 +1,14 @@
-//! A template's text and statements.
+//! Parses the statements of a template.
 
 use super::expressions::{Expr, Tokens};
 use super::lexer::{Piece, pieces};
-use super::{Checked, MAX_DEPTH, unsupported};
+use super::{JinjaResult, MAX_DEPTH, unsupported};
 
 #[derive(Debug, Clone)]
 pub(super) enum Node {
     Text(String),
     Print(Expr),
-    /// Conditions with what follows from each, and what follows from none.
+    /// Conditions with the body of each, and the body of `else`.
     If(Vec<(Expr, Vec<Node>)>, Vec<Node>),
     For {
         target: String,
@@ -20,16 +20,16 @@ pub(super) enum Node {
     SetBlock(String, Vec<Node>),
 }
 
-pub(super) fn parse(source: &str) -> Checked<Vec<Node>> {
+pub(super) fn parse(source: &str) -> JinjaResult<Vec<Node>> {
     let mut pieces = pieces(source)?.into_iter();
     let mut parser = Blocks { pieces: &mut pieces, depth: 0, loops: 0 };
     match parser.body(&[])? {
         (nodes, None) => Ok(nodes),
-        (_, Some(_)) => Err(unsupported("a statement ends what did not begin")),
+        (_, Some(_)) => Err(unsupported("unexpected end of a statement")),
     }
 }
 
-/// A statement that ends a body, with the rest of its tag.
+/// A statement that ends a body, with the remaining tokens of its tag.
 struct End {
     word: String,
     tokens: Tokens,
@@ -42,8 +42,8 @@ struct Blocks<'a> {
 }
 
 impl Blocks<'_> {
-    /// Everything up to one of the words, or to the end.
-    fn body(&mut self, ends: &[&str]) -> Checked<(Vec<Node>, Option<End>)> {
+    /// Parses all nodes up to one of the given statements, or to the end.
+    fn body(&mut self, ends: &[&str]) -> JinjaResult<(Vec<Node>, Option<End>)> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err(unsupported("statements are nested too deeply"));
@@ -53,7 +53,7 @@ impl Blocks<'_> {
             match piece {
                 Piece::Text(text) => nodes.push(Node::Text(text)),
                 Piece::Print(tokens) => {
-                    nodes.push(Node::Print(Tokens::new(tokens, self.loops).whole()?));
+                    nodes.push(Node::Print(Tokens::new(tokens, self.loops).whole_expression()?));
                 }
                 Piece::Statement(tokens) => {
                     let mut tokens = Tokens::new(tokens, self.loops);
@@ -70,12 +70,12 @@ impl Blocks<'_> {
         if ends.is_empty() { Ok((nodes, None)) } else { Err(unsupported("a statement has no end")) }
     }
 
-    fn end(&mut self, ends: &[&str]) -> Checked<(Vec<Node>, End)> {
+    fn end(&mut self, ends: &[&str]) -> JinjaResult<(Vec<Node>, End)> {
         let (nodes, end) = self.body(ends)?;
         Ok((nodes, end.ok_or(unsupported("a statement has no end"))?))
     }
 
-    fn statement(&mut self, word: &str, tokens: Tokens) -> Checked<Node> {
+    fn statement(&mut self, word: &str, tokens: Tokens) -> JinjaResult<Node> {
         match word {
             "if" => self.condition(tokens),
             "for" => self.iteration(tokens),
@@ -84,7 +84,7 @@ impl Blocks<'_> {
         }
     }
 
-    fn condition(&mut self, tokens: Tokens) -> Checked<Node> {
+    fn condition(&mut self, tokens: Tokens) -> JinjaResult<Node> {
         let mut branches = Vec::new();
         let mut test = tokens.condition()?;
         loop {
@@ -93,48 +93,48 @@ impl Blocks<'_> {
             match word.as_str() {
                 "elif" => test = tokens.condition()?,
                 "else" => {
-                    tokens.nothing()?;
+                    tokens.expect_end()?;
                     let (nodes, End { tokens, .. }) = self.end(&["endif"])?;
-                    tokens.nothing()?;
+                    tokens.expect_end()?;
                     return Ok(Node::If(branches, nodes));
                 }
                 _ => {
-                    tokens.nothing()?;
+                    tokens.expect_end()?;
                     return Ok(Node::If(branches, Vec::new()));
                 }
             }
         }
     }
 
-    fn iteration(&mut self, mut tokens: Tokens) -> Checked<Node> {
+    fn iteration(&mut self, mut tokens: Tokens) -> JinjaResult<Node> {
         let target = tokens.target()?;
-        if !tokens.takes_name("in") {
+        if !tokens.accept_name("in") {
             return Err(unsupported("only one variable can be looped over"));
         }
-        // Jinja2 takes an `if` there for a filter of the loop.
+        // Jinja2 would read an `if` here as the filter of the loop.
         let over = tokens.disjunction()?;
-        tokens.nothing()?;
+        tokens.expect_end()?;
         self.loops += 1;
         let (body, End { word, tokens }) = self.end(&["else", "endfor"])?;
         self.loops -= 1;
-        tokens.nothing()?;
+        tokens.expect_end()?;
         let mut otherwise = Vec::new();
         if word == "else" {
             let (nodes, End { tokens, .. }) = self.end(&["endfor"])?;
-            tokens.nothing()?;
+            tokens.expect_end()?;
             otherwise = nodes;
         }
         Ok(Node::For { target, over, body, otherwise })
     }
 
-    fn assignment(&mut self, mut tokens: Tokens) -> Checked<Node> {
+    fn assignment(&mut self, mut tokens: Tokens) -> JinjaResult<Node> {
         let target = tokens.target()?;
-        if tokens.takes("=") {
-            return Ok(Node::Set(target, tokens.whole()?));
+        if tokens.accept("=") {
+            return Ok(Node::Set(target, tokens.whole_expression()?));
         }
-        tokens.nothing()?;
+        tokens.expect_end()?;
         let (nodes, End { tokens, .. }) = self.end(&["endset"])?;
-        tokens.nothing()?;
+        tokens.expect_end()?;
         Ok(Node::SetBlock(target, nodes))
     }
 }

@@ -1,9 +1,9 @@
-//! Values, with the meaning that Python gives them.
+//! The values of templates, with the semantics of Python.
 
 use std::cmp::Ordering;
 use std::fmt::Write;
 
-use super::{Checked, MAX_TEXT, unsupported};
+use super::{JinjaResult, MAX_TEXT, unsupported};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
@@ -13,7 +13,7 @@ pub(super) enum Value {
     Integer(i64),
     Float(f64),
     Text(String),
-    /// Text that was escaped for somewhere else: whatever is done to it escapes that, too.
+    /// Text that is already escaped: any operation with it would also escape the other operand.
     Markup(String),
     List(Vec<Value>),
     Tuple(Vec<Value>),
@@ -21,21 +21,21 @@ pub(super) enum Value {
     Loop(Loop),
 }
 
-/// `auth` or `portal`: names and texts.
+/// `auth` or `portal`: the names of its attributes.
 pub(super) type Record = &'static [&'static str];
 
-/// Where a loop is.
+/// The position of a loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Loop {
     pub(super) index: i64,
     pub(super) length: i64,
 }
 
-/// Largest integer that is a float without loss.
+/// Largest integer that converts to a float without loss.
 const EXACT: i64 = 1 << 53;
 
 impl Value {
-    pub(super) fn text(text: impl Into<String>) -> Checked<Self> {
+    pub(super) fn text(text: impl Into<String>) -> JinjaResult<Self> {
         let text = text.into();
         if text.len() > MAX_TEXT {
             return Err(unsupported("a text grows too long"));
@@ -57,7 +57,7 @@ impl Value {
     }
 
     /// `str(value)`
-    pub(super) fn print(&self) -> Checked<String> {
+    pub(super) fn print(&self) -> JinjaResult<String> {
         match self {
             Self::Undefined => Ok(String::new()),
             Self::Text(text) => Ok(text.clone()),
@@ -67,7 +67,7 @@ impl Value {
     }
 
     /// `repr(value)`
-    fn represent(&self) -> Checked<String> {
+    fn represent(&self) -> JinjaResult<String> {
         match self {
             Self::None => Ok("None".into()),
             Self::Bool(true) => Ok("True".into()),
@@ -94,7 +94,7 @@ impl Value {
         }
     }
 
-    /// A flag counts as a number.
+    /// Returns the value as an integer; a flag counts as 0 or 1.
     pub(super) fn integer(&self) -> Option<i64> {
         match self {
             Self::Bool(flag) => Some(i64::from(*flag)),
@@ -112,7 +112,7 @@ impl Value {
     }
 
     /// `self == other`
-    pub(super) fn equals(&self, other: &Self) -> Checked<bool> {
+    pub(super) fn equals(&self, other: &Self) -> JinjaResult<bool> {
         Ok(match (self, other) {
             (Self::Record(_) | Self::Loop(_) | Self::Markup(_), _)
             | (_, Self::Record(_) | Self::Loop(_) | Self::Markup(_)) => {
@@ -139,8 +139,8 @@ impl Value {
         })
     }
 
-    /// What `<` and its kin find out.
-    pub(super) fn order(&self, other: &Self) -> Checked<Ordering> {
+    /// Compares two values for `<`, `<=`, `>` and `>=`.
+    pub(super) fn order(&self, other: &Self) -> JinjaResult<Ordering> {
         let order = match (self, other) {
             (Self::Text(one), Self::Text(two)) => Some(one.cmp(two)),
             (one, two) => match (one.integer(), two.integer()) {
@@ -148,11 +148,11 @@ impl Value {
                 _ => one.float().zip(two.float()).and_then(|(one, two)| one.partial_cmp(&two)),
             },
         };
-        order.ok_or(unsupported("these values have no order"))
+        order.ok_or(unsupported("these values cannot be ordered"))
     }
 
     /// `member in self`
-    pub(super) fn contains(&self, member: &Self) -> Checked<bool> {
+    pub(super) fn contains(&self, member: &Self) -> JinjaResult<bool> {
         match (self, member) {
             (Self::Text(text), Self::Text(part)) => Ok(text.contains(part.as_str())),
             (Self::List(members) | Self::Tuple(members), member) => {
@@ -164,12 +164,12 @@ impl Value {
                 Ok(false)
             }
             (Self::Undefined, _) => Ok(false),
-            _ => Err(unsupported("nothing can be in this value")),
+            _ => Err(unsupported("this value cannot contain other values")),
         }
     }
 
-    /// What a loop over it gives.
-    pub(super) fn members(&self) -> Checked<Vec<Self>> {
+    /// Returns the members that a loop iterates over.
+    pub(super) fn members(&self) -> JinjaResult<Vec<Self>> {
         match self {
             Self::Undefined => Ok(Vec::new()),
             Self::Text(text) => Ok(text.chars().map(|c| Self::Text(c.to_string())).collect()),
@@ -178,7 +178,7 @@ impl Value {
         }
     }
 
-    /// Bytes, roughly.
+    /// Returns the approximate size in bytes.
     pub(super) fn size(&self) -> usize {
         let own = size_of::<Self>();
         match self {
@@ -190,7 +190,7 @@ impl Value {
         }
     }
 
-    pub(super) fn length(&self) -> Checked<i64> {
+    pub(super) fn length(&self) -> JinjaResult<i64> {
         let length = match self {
             Self::Undefined => 0,
             Self::Text(text) => text.chars().count(),
@@ -201,8 +201,8 @@ impl Value {
     }
 }
 
-/// Python writes an exponent outside of this range, and Rust does not.
-fn represent_float(number: f64) -> Checked<String> {
+/// Outside of this range, Python writes an exponent and Rust does not.
+fn represent_float(number: f64) -> JinjaResult<String> {
     if number == 0.0 || (1e-4..1e16).contains(&number.abs()) {
         Ok(format!("{number:?}"))
     } else {
@@ -210,8 +210,8 @@ fn represent_float(number: f64) -> Checked<String> {
     }
 }
 
-/// Which characters beyond ASCII Python escapes depends on its version.
-fn represent_text(text: &str) -> Checked<String> {
+/// Refuses characters outside ASCII: which of them Python escapes depends on its version.
+fn represent_text(text: &str) -> JinjaResult<String> {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     let mut represented = String::from(quote);
     for character in text.chars() {
@@ -229,7 +229,7 @@ fn represent_text(text: &str) -> Checked<String> {
                 // Writing to a string does not fail.
                 let _ = write!(represented, "\\x{:02x}", u32::from(character));
             }
-            _ => return Err(unsupported("a list with such characters cannot be printed")),
+            _ => return Err(unsupported("a list with non-ASCII characters cannot be printed")),
         }
     }
     represented.push(quote);

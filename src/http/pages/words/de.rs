@@ -1,51 +1,51 @@
 //! German.
 
-use super::{Failures, Phases, Said, States, Statuses, Unanswered, Words};
+use super::{Failures, Message, Phases, States, Statuses, Unanswered, Words};
 
 pub(super) static WORDS: Words = Words {
     lang: "de",
     phases: Phases {
-        awake: Said { text: "Bereit", detail: "Wird jetzt geöffnet." },
-        stopped: Said {
+        awake: Message { text: "Bereit", detail: "Wird jetzt geöffnet." },
+        stopped: Message {
             text: "Wird geweckt …",
             detail: "Die App war im Ruhezustand und wird gleich gestartet.",
         },
-        paused: Said {
+        paused: Message {
             text: "Wird geweckt …",
             detail: "Die App war pausiert und macht gleich dort weiter, wo sie war.",
         },
-        missing: Said {
+        missing: Message {
             text: "Wird geweckt …",
             detail: "Die App wird gleich neu eingerichtet und gestartet.",
         },
-        queued: Said {
+        queued: Message {
             text: "In der Warteschlange",
             detail: "Platz {{place}}. Zuerst werden andere Apps gestartet.",
         },
-        next: Said {
+        next: Message {
             text: "In der Warteschlange",
             detail: "Als Nächstes an der Reihe. Zuerst wird eine andere App gestartet.",
         },
-        starting: Said { text: "Wird gestartet …", detail: "Die App wird gerade gestartet." },
-        unpausing: Said {
+        starting: Message { text: "Wird gestartet …", detail: "Die App wird gerade gestartet." },
+        unpausing: Message {
             text: "Wird geweckt …",
             detail: "Die App macht dort weiter, wo sie war.",
         },
-        awaiting_health: Said {
+        awaiting_health: Message {
             text: "Fast bereit …",
             detail: "Die App ist gestartet und prüft, ob alles in Ordnung ist.",
         },
-        awaiting_port: Said {
+        awaiting_port: Message {
             text: "Fast bereit …",
             detail: "Die App ist gestartet, antwortet aber {{port}} noch nicht.",
         },
         failed: "Konnte nicht gestartet werden",
-        low_disk: Said {
+        low_disk: Message {
             text: "Zu wenig Speicherplatz",
             detail: "Es ist zu wenig Speicherplatz frei, um die App zu starten. \
                      Sobald Platz geschaffen wurde, lässt sie sich wieder starten.",
         },
-        too_small: Said {
+        too_small: Message {
             text: "VM zu klein, mindestens {{size}} nötig",
             detail: "Die App braucht eine größere Maschine als diese.",
         },
@@ -77,7 +77,7 @@ pub(super) static WORDS: Words = Words {
     so_far: "Bisher {{time}}.",
     seconds: "{{count}} s",
     minutes: "{{count}} min",
-    denied: Said {
+    denied: Message {
         text: "Zugriff verweigert",
         detail: "Diese Seite ist nur für Angemeldete, die sie sehen dürfen.",
     },
@@ -86,44 +86,49 @@ pub(super) static WORDS: Words = Words {
     sign_in: "Melden Sie sich auf der Startseite dieser Maschine an oder koppeln Sie dort \
               dieses Gerät, und kommen Sie dann zurück.",
     forbidden: "Unter dieser Adresse gibt es nichts für Besucher.",
-    error: Said { text: "Fehler", detail: "Die App hat mit einem Fehler geantwortet." },
+    error: Message { text: "Fehler", detail: "Die App hat mit einem Fehler geantwortet." },
     unanswered: Unanswered {
-        soon: Said {
+        soon: Message {
             text: "Wird gestartet …",
             detail: "Die App läuft, antwortet aber {{port}} noch nicht.",
         },
-        runs: Said {
+        runs: Message {
             text: "Antwortet nicht",
             detail: "Die App läuft, hat aber {{port}} seit {{time}} nicht geantwortet.",
         },
-        unknown: Said {
+        unknown: Message {
             text: "Antwortet nicht",
             detail: "Die App hat {{port}} seit {{time}} nicht geantwortet.",
         },
-        busy: Said {
+        busy: Message {
             text: "Zurzeit nicht verfügbar",
             detail: "Die App läuft, ist aber gerade für niemanden da.",
         },
     },
     on_port: "auf Port {{port}}",
     statuses: Statuses {
-        unknown: Said { text: "Wird vorbereitet …", detail: "Die App wird gerade vorbereitet." },
-        running: Said { text: "Wird gestartet …", detail: "Die App antwortet noch nicht." },
-        stopped: Said { text: "Gestoppt", detail: CANNOT_BE_OPENED },
-        paused: Said { text: "Pausiert", detail: CANNOT_BE_OPENED },
-        down: Said { text: "Heruntergefahren", detail: CANNOT_BE_OPENED },
-        error: Said {
+        unknown: Message {
+            text: "Wird vorbereitet …", detail: "Die App wird gerade vorbereitet."
+        },
+        running: Message { text: "Wird gestartet …", detail: "Die App antwortet noch nicht." },
+        stopped: Message { text: "Gestoppt", detail: CANNOT_BE_OPENED },
+        paused: Message { text: "Pausiert", detail: CANNOT_BE_OPENED },
+        down: Message { text: "Heruntergefahren", detail: CANNOT_BE_OPENED },
+        error: Message {
             text: "Nicht verfügbar",
             detail: "Mit der App stimmt etwas nicht. \
                      Wer die Maschine betreibt, kann es nachsehen.",
         },
-        installation_queued: Said { text: "Wartet auf die Installation", detail: OPENS_THEN },
-        installing: Said { text: "Wird installiert …", detail: OPENS_THEN },
-        reinstallation_queued: Said { text: "Wartet auf die Neuinstallation", detail: OPENS_THEN },
-        reinstalling: Said { text: "Wird neu installiert …", detail: OPENS_THEN },
-        uninstallation_queued: Said { text: "Wartet auf die Deinstallation", detail: NO_MORE },
-        uninstalling: Said { text: "Wird deinstalliert …", detail: NO_MORE },
-        other: Said { text: "Zurzeit nicht verfügbar", detail: CANNOT_BE_OPENED },
+        installation_queued: Message { text: "Wartet auf die Installation", detail: OPENS_THEN },
+        installing: Message { text: "Wird installiert …", detail: OPENS_THEN },
+        reinstallation_queued: Message {
+            text: "Wartet auf die Neuinstallation",
+            detail: OPENS_THEN,
+        },
+        reinstalling: Message { text: "Wird neu installiert …", detail: OPENS_THEN },
+        uninstallation_queued: Message { text: "Wartet auf die Deinstallation", detail: NO_MORE },
+        uninstalling: Message { text: "Wird deinstalliert …", detail: NO_MORE },
+        other: Message { text: "Zurzeit nicht verfügbar", detail: CANNOT_BE_OPENED },
     },
     states: States {
         created: "angelegt",
@@ -141,7 +146,7 @@ pub(super) static WORDS: Words = Words {
     details: "Einzelheiten",
     status: "Status",
     container: "Container",
-    delivered: Said {
+    delivered: Message {
         text: "Ihr Download sollte begonnen haben",
         detail: "Ist es kein Download, so öffnet sich die App noch hier.",
     },

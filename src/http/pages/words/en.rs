@@ -1,48 +1,48 @@
 //! English. Some of these words are FreeShard's own and stay as they are.
 
-use super::{Failures, Phases, Said, States, Statuses, Unanswered, Words};
+use super::{Failures, Message, Phases, States, Statuses, Unanswered, Words};
 
 pub(super) static WORDS: Words = Words {
     lang: "en",
     phases: Phases {
-        awake: Said { text: "Ready", detail: "Opening it now." },
-        stopped: Said {
+        awake: Message { text: "Ready", detail: "Opening it now." },
+        stopped: Message {
             text: "Waking up…",
             detail: "The app was put to sleep and is about to be started.",
         },
-        paused: Said {
+        paused: Message {
             text: "Waking up…",
             detail: "The app was paused and is about to continue where it left off.",
         },
-        missing: Said {
+        missing: Message {
             text: "Waking up…",
             detail: "The app is about to be set up anew and started.",
         },
-        queued: Said {
+        queued: Message {
             text: "In the queue",
             detail: "Place {{place}}. Other apps are being started first.",
         },
-        next: Said {
+        next: Message {
             text: "In the queue",
             detail: "Next in line. Another app is being started first.",
         },
-        starting: Said { text: "Starting…", detail: "The app is being started." },
-        unpausing: Said { text: "Waking up…", detail: "The app continues where it left off." },
-        awaiting_health: Said {
+        starting: Message { text: "Starting…", detail: "The app is being started." },
+        unpausing: Message { text: "Waking up…", detail: "The app continues where it left off." },
+        awaiting_health: Message {
             text: "Almost ready…",
             detail: "The app has started and is checking that all is well.",
         },
-        awaiting_port: Said {
+        awaiting_port: Message {
             text: "Almost ready…",
             detail: "The app has started, but does not answer {{port}} yet.",
         },
         failed: "Could not be started",
-        low_disk: Said {
+        low_disk: Message {
             text: "Low Disk Space",
             detail: "Too little disk space is left to start the app. \
                      It can be started again once space has been freed.",
         },
-        too_small: Said {
+        too_small: Message {
             text: "VM too small, need at least {{size}}",
             detail: "The app needs a larger machine than this one.",
         },
@@ -71,50 +71,50 @@ pub(super) static WORDS: Words = Words {
     so_far: "{{time}} so far.",
     seconds: "{{count}} s",
     minutes: "{{count}} min",
-    denied: Said {
+    denied: Message {
         text: "Access Denied",
         detail: "This page is for those who are signed in and allowed to see it.",
     },
     sign_in_at: "Sign in or pair this device at {{domain}}, then come back here.",
     sign_in: "Sign in or pair this device on the start page of this machine, then come back here.",
     forbidden: "Nothing at this address is open to visitors.",
-    error: Said { text: "Error", detail: "The app has answered with an error." },
+    error: Message { text: "Error", detail: "The app has answered with an error." },
     unanswered: Unanswered {
-        soon: Said {
+        soon: Message {
             text: "Starting…",
             detail: "The app is running, but does not answer {{port}} yet.",
         },
-        runs: Said {
+        runs: Message {
             text: "Does not answer",
             detail: "The app is running, but has not answered {{port}} for {{time}}.",
         },
-        unknown: Said {
+        unknown: Message {
             text: "Does not answer",
             detail: "The app has not answered {{port}} for {{time}}.",
         },
-        busy: Said {
+        busy: Message {
             text: "Not available now",
             detail: "The app is running, but serves nobody at the moment.",
         },
     },
     on_port: "on port {{port}}",
     statuses: Statuses {
-        unknown: Said { text: "Initializing…", detail: "The app is being prepared." },
-        running: Said { text: "Starting…", detail: "The app does not answer yet." },
-        stopped: Said { text: "Stopped", detail: CANNOT_BE_OPENED },
-        paused: Said { text: "Paused", detail: CANNOT_BE_OPENED },
-        down: Said { text: "Down", detail: CANNOT_BE_OPENED },
-        error: Said {
+        unknown: Message { text: "Initializing…", detail: "The app is being prepared." },
+        running: Message { text: "Starting…", detail: "The app does not answer yet." },
+        stopped: Message { text: "Stopped", detail: CANNOT_BE_OPENED },
+        paused: Message { text: "Paused", detail: CANNOT_BE_OPENED },
+        down: Message { text: "Down", detail: CANNOT_BE_OPENED },
+        error: Message {
             text: "Not available",
             detail: "Something is wrong with the app. Its operator can look it up.",
         },
-        installation_queued: Said { text: "Waiting to be installed", detail: OPENS_THEN },
-        installing: Said { text: "Installing…", detail: OPENS_THEN },
-        reinstallation_queued: Said { text: "Waiting to be reinstalled", detail: OPENS_THEN },
-        reinstalling: Said { text: "Reinstalling…", detail: OPENS_THEN },
-        uninstallation_queued: Said { text: "Waiting to be removed", detail: NO_MORE },
-        uninstalling: Said { text: "Being removed…", detail: NO_MORE },
-        other: Said { text: "Not available now", detail: CANNOT_BE_OPENED },
+        installation_queued: Message { text: "Waiting to be installed", detail: OPENS_THEN },
+        installing: Message { text: "Installing…", detail: OPENS_THEN },
+        reinstallation_queued: Message { text: "Waiting to be reinstalled", detail: OPENS_THEN },
+        reinstalling: Message { text: "Reinstalling…", detail: OPENS_THEN },
+        uninstallation_queued: Message { text: "Waiting to be removed", detail: NO_MORE },
+        uninstalling: Message { text: "Being removed…", detail: NO_MORE },
+        other: Message { text: "Not available now", detail: CANNOT_BE_OPENED },
     },
     states: States {
         created: "created",
@@ -132,7 +132,7 @@ pub(super) static WORDS: Words = Words {
     details: "Details",
     status: "Status",
     container: "Container",
-    delivered: Said {
+    delivered: Message {
         text: "Your download should have begun",
         detail: "If this is no download, the app still opens here.",
     },

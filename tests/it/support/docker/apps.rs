@@ -1,5 +1,5 @@
 //! Apps as a box has them: a folder with a description and a compose file, a row
-//! in the store, containers with addresses that stay theirs.
+//! in the store, and containers with fixed addresses.
 
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,7 +16,7 @@ use super::super::client::{Connection, Request, Response, poll};
 use super::engine::Engine;
 use super::subnet::Subnet;
 
-/// Marks every container of a test, so that it takes them with it.
+/// Marks every container of a test, so that the test removes them at its end.
 const LABEL: &str = "nightporter.test";
 pub const STARTING: Duration = Duration::from_secs(120);
 
@@ -29,7 +29,7 @@ pub struct Apps {
     next: AtomicU8,
 }
 
-/// A service of the compose file. Without more it listens on port 80 at once.
+/// A service of the compose file. By default it listens on port 80 at once.
 #[derive(Debug, Clone)]
 pub struct Service {
     name: String,
@@ -37,7 +37,7 @@ pub struct Service {
     more: Map<String, Value>,
 }
 
-/// What an app is to be.
+/// The definition of an app.
 #[derive(Debug, Clone)]
 pub struct Plan {
     label: String,
@@ -50,7 +50,7 @@ pub struct Plan {
 /// An installed app.
 #[derive(Debug, Clone)]
 pub struct App {
-    /// The app's, its project's and its first container's; nobody else's on this engine.
+    /// The name of the app, its project and its first container; unique on this engine.
     pub name: String,
     folder: PathBuf,
     engine: Arc<Engine>,
@@ -64,21 +64,21 @@ impl Service {
         Self { name: name.into(), env: Map::new(), more: Map::new() }
     }
 
-    /// Tells the program in it how to behave: see `app/main.rs`.
+    /// Sets the behaviour of its program: see `app/main.rs`.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Display) -> Self {
         self.env.insert(name.into(), value.to_string().into());
         self
     }
 
-    /// Any key of compose, as `mem_limit`, `restart` or `image`.
+    /// Sets any key of compose, such as `mem_limit`, `restart` or `image`.
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.more.insert(key.into(), value.into());
         self
     }
 
-    /// Has the engine ask it whether it is well.
+    /// Adds a health check.
     #[must_use]
     pub fn health_check(self) -> Self {
         let check = json!({
@@ -98,7 +98,7 @@ impl Service {
 }
 
 impl Plan {
-    /// An app of one service, open to everyone.
+    /// An app of one service with public paths.
     pub fn new(label: &str) -> Self {
         Self::of(label, vec![Service::new("web")])
     }
@@ -109,7 +109,7 @@ impl Plan {
         Self { label: label.into(), services, paths, meta: Map::new(), status: "running" }
     }
 
-    /// Tells the program in the first service how to behave.
+    /// Sets the behaviour of the first service's program.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Display) -> Self {
         self.services[0] = self.services[0].clone().env(name, value);
@@ -122,14 +122,14 @@ impl Plan {
         self
     }
 
-    /// A key of its `app_meta.json`, as `lifecycle` or `wake`.
+    /// Sets a key of its `app_meta.json`, such as `lifecycle` or `wake`.
     #[must_use]
     pub fn meta(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.meta.insert(key.into(), value.into());
         self
     }
 
-    /// Of its row, where the store keeps rows.
+    /// Sets the status of its row, if the store has rows.
     #[must_use]
     pub fn status(mut self, status: &'static str) -> Self {
         self.status = status;
@@ -144,17 +144,17 @@ impl Apps {
         let network = format!("np{:x}-{n:x}", std::process::id());
         let subnet = Subnet::take();
         engine.docker(["network", "create", "--subnet", &subnet.cidr(), &network]).await;
-        // The first is the gateway's.
+        // The first address is the gateway's.
         Self { engine: Arc::clone(engine), network, subnet, next: AtomicU8::new(2) }
     }
 
-    /// What makes a container that is made by hand one of these, in the client's words.
+    /// The arguments of the client that make a container one of these apps' containers.
     pub fn membership(&self) -> [String; 4] {
         let label = format!("{LABEL}={}", self.network);
         ["--network".into(), self.network.clone(), "--label".into(), label]
     }
 
-    /// Writes down what the app is; makes no container.
+    /// Writes the app's files and its row; creates no container.
     pub async fn install(&self, sample: &SampleBox, plan: Plan) -> App {
         let image = self.engine.image().await;
         let number = self.next.load(Ordering::Relaxed);
@@ -230,19 +230,19 @@ impl App {
         meta
     }
 
-    /// Where its entrypoint answers when it does.
+    /// The address of its entrypoint.
     pub fn address(&self) -> SocketAddr {
         self.address_of(0)
     }
 
-    /// Where its n-th service answers.
+    /// The address of its n-th service.
     pub fn address_of(&self, n: usize) -> SocketAddr {
         let port = self.plan.services[n].env.get("PORT");
         let port = port.and_then(Value::as_str).map_or(80, |port| port.parse().expect("a port"));
         (self.services[n].1, port).into()
     }
 
-    /// The container of its n-th service, the entrypoint's first.
+    /// The container of its n-th service; the entrypoint is the first.
     pub fn container(&self, n: usize) -> &str {
         &self.services[n].0
     }
@@ -262,23 +262,23 @@ impl App {
         self.try_compose(args).await.unwrap_or_else(|error| panic!("compose {args:?}: {error}"));
     }
 
-    /// Has compose do something that may fail; then what it said.
+    /// Runs a compose command that may fail; the error is its output.
     pub async fn try_compose(&self, args: &[&str]) -> Result<String, String> {
         self.engine.try_compose(&self.folder, &self.name, args).await
     }
 
-    /// Has compose make its containers without starting them.
+    /// Creates its containers with compose without starting them.
     pub async fn create(&self) {
         self.compose(&["up", "--no-start"]).await;
     }
 
-    /// Whether [`Self::create_quickly`] can make it: one service, of which nothing is told
-    /// but variables.
+    /// Whether [`Self::create_quickly`] can create it: it has one service, for which only
+    /// variables are set.
     pub fn is_simple(&self) -> bool {
         matches!(&self.plan.services[..], [service] if service.more.is_empty())
     }
 
-    /// Makes the one container of a simple app as compose would, in a tenth of the time.
+    /// Creates the one container of a simple app as compose would, in a tenth of the time.
     pub async fn create_quickly(&self) {
         let [service] = &self.plan.services[..] else { panic!("{} is not simple", self.name) };
         let name = &self.name;
@@ -315,7 +315,7 @@ impl App {
         self.compose(&["down", "--timeout=1"]).await;
     }
 
-    /// Does something to all of its containers: `start`, `stop`, `pause`, …
+    /// Runs a command on all of its containers: `start`, `stop`, `pause`, …
     pub async fn all(&self, verb: &str) {
         self.engine.docker([verb].into_iter().chain(self.containers())).await;
     }
@@ -324,7 +324,7 @@ impl App {
         self.engine.docker(["rm", "--force"].into_iter().chain(self.containers())).await;
     }
 
-    /// The engine's word for its first container; `missing` where there is none.
+    /// The engine's state of its first container; `missing` if there is none.
     pub async fn state(&self) -> String {
         self.state_of(0).await
     }
@@ -334,13 +334,13 @@ impl App {
         state.unwrap_or_else(|| "missing".into())
     }
 
-    /// What its entrypoint answers, if it does.
+    /// The response of its entrypoint, if it responds.
     pub async fn get(&self, path: &str) -> Option<Response> {
         let asking = async {
             let mut connection = Connection::open(self.address()).await.ok()?;
             connection.ask(&Request::new("GET", path)).await.ok()
         };
-        // Where it is paused, nobody answers: that is to be seen soon.
+        // A paused app does not respond: the timeout must be short.
         tokio::time::timeout(Duration::from_secs(1), asking).await.ok()?
     }
 
@@ -352,7 +352,7 @@ impl App {
         poll(&format!("{} answers", self.name), STARTING, async || self.answers().await).await;
     }
 
-    /// When it began to listen, in Unix nanoseconds.
+    /// When it started to listen, in Unix nanoseconds.
     pub async fn listens_since(&self) -> u128 {
         let response = self.get("/ready").await.expect("it answers");
         response.body().parse().expect("nanoseconds")

@@ -1,14 +1,14 @@
-"""Opens a page in Chromium as a person would, and reports what was seen.
+"""Opens a page in Chromium as a user would, and reports what was shown.
 
-One JSON object on standard input says what to do:
-  url        what to open
-  until      a selector; its appearance is the end
+One JSON object on standard input describes the visit:
+  url        the page to open
+  until      a selector; the visit ends when it appears
   seconds    how long to wait for that
-  resolve    where all host names lead, as "127.0.0.1"
+  resolve    the address of all host names, such as "127.0.0.1"
   cookies    [{name, value, url}], optional
-  chromium   the browser's program
+  chromium   the path of the browser
 
-One JSON object on standard output says what came, times in Unix nanoseconds:
+One JSON object on standard output reports the result, times in Unix nanoseconds:
   asked      when the navigation began
   documents  one for each document of the page, in order:
              {url, began, painted, loaded, title, text}
@@ -25,7 +25,7 @@ import time
 
 from playwright.sync_api import Error, sync_playwright
 
-# Runs in every document before its own scripts, untouched by its policy.
+# Runs in every document before its own scripts, unaffected by its policy.
 WATCH = """(() => {
   if (window !== window.top) return;
   const unix = (at) => performance.timeOrigin + at;
@@ -50,7 +50,7 @@ def nanoseconds(milliseconds):
 
 
 def answer_came(timing):
-    """When the first byte of an answer came; where it is not known yet, None."""
+    """Returns when the first byte of a response arrived; None if that is not known yet."""
     known = timing["startTime"] > 0 and timing["responseStart"] >= 0
     return nanoseconds(timing["startTime"] + timing["responseStart"]) if known else None
 
@@ -66,7 +66,7 @@ def main():
             event["began"],
             {"began": nanoseconds(event["began"]), "painted": None, "loaded": None},
         )
-        # What was on it when it was first shown, not what became of it.
+        # The text when it was first shown, without later changes.
         if not document["painted"]:
             document.update(url=event["url"], title=event["title"], text=event["text"])
         if event["what"] == "found":
@@ -116,7 +116,7 @@ def main():
         except Error as error:
             failure = error.message
         while not failure and time.monotonic() < deadline:
-            # Runs what the page reports; the last paint comes after the last find.
+            # Handles what the page reports; the last paint comes after the selector is found.
             page.wait_for_timeout(20)
             last = max(documents.values(), key=lambda document: document["began"], default=None)
             if found and last["painted"] and last["loaded"]:

@@ -1,4 +1,4 @@
-//! Chromium, driven by `browse.py`, for what only a browser can show.
+//! Chromium, driven by `browse.py`, for behaviour that only a browser shows.
 #![allow(dead_code, reason = "tests and benchmarks take what is theirs")]
 
 use std::path::PathBuf;
@@ -9,18 +9,18 @@ use serde_json::{Value, json};
 
 use super::script::Script;
 
-/// What a person does: opens a page, and waits.
+/// A visit of a user, who opens a page and waits.
 #[derive(Debug, Clone)]
 pub struct Visit {
     pub url: String,
-    /// A selector whose appearance is what is waited for.
+    /// The selector that the user waits for.
     pub until: String,
     pub patience: Duration,
     /// Cookies for that URL.
     pub cookies: Vec<(String, String)>,
 }
 
-/// What was seen; times in Unix nanoseconds.
+/// What the browser showed; times in Unix nanoseconds.
 #[derive(Debug, Deserialize)]
 pub struct Seen {
     pub asked: u128,
@@ -33,9 +33,9 @@ pub struct Seen {
 
 #[derive(Debug, Deserialize)]
 pub struct Document {
-    /// When something of it was first on the screen.
+    /// When content of it was first painted.
     pub painted: Option<u128>,
-    /// When the browser began with it.
+    /// When the browser started to load it.
     pub began: u128,
     pub url: String,
     pub title: String,
@@ -46,7 +46,7 @@ pub struct Document {
 pub struct Asked {
     pub status: u16,
     pub navigation: bool,
-    /// The mark of a waiting page's question.
+    /// The mark of a waiting page's status request.
     pub poll: Option<String>,
     pub answered: Option<u128>,
 }
@@ -57,7 +57,7 @@ impl Visit {
         Self { url: url.into(), until: until.into(), patience, cookies: Vec::new() }
     }
 
-    /// Opens it; all names lead to this machine.
+    /// Opens the page; all host names resolve to this machine.
     pub async fn go(&self) -> Seen {
         let Self { url, until, patience, cookies } = self;
         let cookies: Vec<Value> = cookies
@@ -76,13 +76,13 @@ impl Visit {
 }
 
 impl Seen {
-    /// The document that came last.
+    /// The last document.
     pub fn last(&self) -> &Document {
         self.documents.last().unwrap_or_else(|| panic!("nothing was shown: {self:?}"))
     }
 }
 
-/// Debian's, or whatever goes by its name in the path.
+/// Debian's Chromium, or another in the path with this name.
 pub fn chromium() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

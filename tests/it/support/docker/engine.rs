@@ -1,4 +1,4 @@
-//! Docker engines: the one that tests share, and ones that a test may break.
+//! Docker engines: one that tests share, and ones that a test may break.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -24,7 +24,7 @@ pub struct Engine {
     image: OnceCell<String>,
 }
 
-/// What is there of an engine that was started here.
+/// An engine that was started by this process.
 #[derive(Debug)]
 struct Own {
     folder: PathBuf,
@@ -37,7 +37,7 @@ struct Own {
 }
 
 impl Engine {
-    /// The one for tests that leave the engine alone: the one that `tests/run`
+    /// The engine for tests that do not break it: the one that `tests/run`
     /// found or started, else one of this process.
     pub fn shared() -> Arc<Self> {
         static SHARED: OnceLock<Arc<Engine>> = OnceLock::new();
@@ -54,7 +54,7 @@ impl Engine {
         Arc::clone(engine)
     }
 
-    /// One for a test that stops, restarts or kills it.
+    /// An engine for a test that stops, restarts or kills it.
     pub async fn own() -> Arc<Self> {
         Self::own_with(&[]).await
     }
@@ -76,12 +76,12 @@ impl Engine {
         &self.socket
     }
 
-    /// Where an engine of the test's own keeps a volume.
+    /// The folder in which an engine of the test's own keeps a volume.
     pub fn volume(self: &Arc<Self>, name: &str) -> PathBuf {
         self.own_parts().data.join("volumes").join(name)
     }
 
-    /// For `DOCKER_HOST` and `wake.docker`.
+    /// Its address, for `DOCKER_HOST` and `wake.docker`.
     pub fn host(&self) -> String {
         format!("unix://{}", self.socket.display())
     }
@@ -96,17 +96,17 @@ impl Engine {
         acting.await.expect("no panic");
     }
 
-    /// Starts it again; returns when it answers.
+    /// Starts it again and waits until it responds.
     pub async fn start(self: &Arc<Self>) {
         self.blocking(Own::start).await;
     }
 
-    /// Ends it, and its containers, in good order.
+    /// Stops it and its containers gracefully.
     pub async fn stop(self: &Arc<Self>) {
         self.blocking(|own| own.end("-TERM")).await;
     }
 
-    /// Kills it; its containers live on until it starts again.
+    /// Kills it; its containers keep running until it starts again.
     pub async fn kill(self: &Arc<Self>) {
         self.blocking(|own| own.end("-KILL")).await;
     }
@@ -116,12 +116,12 @@ impl Engine {
         self.start().await;
     }
 
-    /// Runs `docker` with these arguments, which must succeed; what it printed.
+    /// Runs `docker` with these arguments, which must succeed, and returns its output.
     pub async fn docker<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
         self.try_docker(args).await.unwrap_or_else(|error| panic!("docker: {error}"))
     }
 
-    /// The same where it may fail; then what it said.
+    /// The same for a command that may fail; the error is its output.
     pub async fn try_docker<S: AsRef<OsStr>>(
         &self,
         args: impl IntoIterator<Item = S>,
@@ -131,7 +131,7 @@ impl Engine {
         told(&command.output().await.expect("the docker client; `tests/run` installs it"))
     }
 
-    /// Runs compose on the file in a folder; where it fails, what it said.
+    /// Runs compose on the file in a folder; the error is its output.
     pub async fn try_compose(
         &self,
         folder: &Path,
@@ -148,18 +148,18 @@ impl Engine {
         told(&command.output().await.expect("compose; `tests/run` installs it"))
     }
 
-    /// A part of what the engine says of a container, by a Go template.
+    /// Returns a part of `docker inspect` for a container, by a Go template.
     pub async fn inspect(&self, container: &str, template: &str) -> Option<String> {
         self.try_docker(["container", "inspect", "--format", template, container]).await.ok()
     }
 
-    /// The image of the app in `app/main.rs`, made once.
+    /// The image of the app in `app/main.rs`, built once.
     pub async fn image(&self) -> &str {
         self.image.get_or_init(|| image::import(self)).await
     }
 }
 
-/// `docker compose` where there is one, else `docker-compose`.
+/// `docker compose` if it exists, else `docker-compose`.
 pub fn compose() -> Command {
     static PLUGIN: OnceLock<bool> = OnceLock::new();
     let plugin = *PLUGIN.get_or_init(|| {
@@ -180,13 +180,13 @@ fn told(output: &Output) -> Result<String, String> {
 }
 
 impl Own {
-    /// Folders and a network, and who cleans up.
+    /// Its folders and network, and the keeper that cleans up.
     fn prepare(arguments: Vec<String>) -> Self {
         let mut keeper = Command::new("sh")
             .args(["-c", include_str!("engine.sh"), "engine", env!("CARGO_TARGET_TMPDIR")])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // Out of reach of the terminal's interrupt: it has to outlive the tests.
+            // The terminal's interrupt must not reach it: it has to outlive the tests.
             .process_group(0)
             .spawn()
             .expect("a shell starts");
@@ -212,8 +212,8 @@ impl Own {
         assert!(running.is_none(), "it runs");
         let log = File::options().create(true).append(true).open(self.folder.join("log"));
         let log = log.expect("writable");
-        // Its rules for packets would be in the way of other engines': it makes none.
-        // What is published passes through its own proxy, and addresses of containers
+        // Its packet rules would conflict with those of other engines, so it makes none.
+        // Published ports pass through its own proxy, and addresses of containers
         // are reached over their bridge.
         let mut child = Command::new("dockerd")
             .arg("--host")
@@ -228,7 +228,7 @@ impl Own {
             .arg(format!("--default-address-pool=base={},size=28", self.pool.cidr()))
             .args(["--shutdown-timeout=5", "--log-level=warn"])
             .args(&self.arguments)
-            // A swarm asks a registry even for images that are there.
+            // A swarm asks a registry even for images that exist locally.
             .env("DOCKER_SERVICE_PREFER_OFFLINE_IMAGE", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file"))
@@ -263,7 +263,7 @@ impl Own {
         assert!(sent.success());
         child.wait().expect("ours");
         if signal == "-KILL" {
-            // Its containerd dies with it, soon: a new engine that finds it alive
+            // Its containerd ends soon after it: a new engine that finds it running
             // would wait for it.
             let process = self.folder.join("exec/containerd/containerd.pid");
             let id = std::fs::read_to_string(&process).expect("it ran");

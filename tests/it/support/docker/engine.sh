@@ -1,6 +1,6 @@
 # Keeps the folder of a Docker engine for as long as standard input stays open,
-# and ends whatever of that engine still runs then, so that nothing of it outlives
-# the test process, however that ends. Argument: where the engine's data goes.
+# and then ends everything of that engine that still runs, so that nothing of it outlives
+# the test process, however that ends. Argument: the folder for the engine's data.
 set -u
 dir=$(mktemp -d "${TMPDIR:-/tmp}/nightporter-engine.XXXXXX") # short: socket paths end at 107 bytes
 data=$(mktemp -d "$1/engine.XXXXXX")
@@ -20,7 +20,7 @@ if containers=$(engine ps --all --quiet); then
         sleep 0.1
     done
 fi >/dev/null 2>&1
-# Where the engine was killed, its shims and their containers live on.
+# If the engine was killed, its shims and their containers still run.
 for _ in 1 2 3; do
     for process in $(grep -lF "$dir/" /proc/[0-9]*/cmdline 2>/dev/null); do
         pid=${process#/proc/}

@@ -1,4 +1,4 @@
-//! Traefik as `nightporter traefik` sets it up, before apps in containers.
+//! Traefik as `nightporter traefik` configures it, in front of apps in containers.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -12,32 +12,32 @@ use super::super::programs::{Program, free_address, install, traefik};
 use super::super::server::Nightporter;
 use super::apps::App;
 
-/// A host that leads to nightporter itself.
+/// A host that is routed to nightporter itself.
 const PROBE: &str = "probe.test";
 
-/// Which middlewares stand before an app.
+/// Which middlewares are in front of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Errors {
-    /// What Traefik itself makes is replaced by nightporter's page, as the shipped files
-    /// have it.
+    /// Errors that Traefik itself generates are replaced by nightporter's page, as in the
+    /// shipped files.
     Replaced,
-    /// Every error is, the gate's own too, as FreeShard's core has it.
+    /// Every error is replaced, even the gate's own, as FreeShard's core does.
     All,
-    /// Whatever is answered reaches the client.
+    /// Every response reaches the client unchanged.
     Kept,
 }
 
 #[derive(Debug)]
 pub struct Front {
     pub address: SocketAddr,
-    /// The box's domain: an app's host is a label before it.
+    /// The box's domain: an app's host is a label in front of it.
     pub domain: String,
     _traefik: Program,
     _folder: TempDir,
 }
 
 impl Front {
-    /// Returns when every app has its route.
+    /// Starts Traefik and waits until every app has its route.
     pub async fn before(
         sample: &SampleBox,
         porter: &Nightporter,
@@ -59,7 +59,7 @@ impl Front {
         assert!(printed.status.success(), "{printed:?}");
         let mut routes = String::from_utf8(printed.stdout).expect("UTF-8");
         for app in apps {
-            // Names of containers mean nothing outside of their network.
+            // Names of containers cannot be resolved outside of their network.
             let (named, reached) = (format!("http://{}:80", app.name), app.address());
             assert!(routes.contains(&named), "{routes}");
             routes = routes.replace(&named, &format!("http://{reached}"));
@@ -101,7 +101,7 @@ impl Front {
         front
     }
 
-    /// Traefik listens before it knows its routes, and no app is to be asked here.
+    /// Traefik listens before it knows its routes, and no app must get a request here.
     async fn is_ready(&self) {
         let probe = Request::new("GET", "/livez").without("Host").header("Host", PROBE);
         poll("Traefik is ready", Duration::from_secs(120), async || {
@@ -119,7 +119,7 @@ impl Front {
         format!("http://{}:{}{path}", self.host(app), self.address.port())
     }
 
-    /// A page of a host that is none of the box's.
+    /// A page of a host that is not one of the box's.
     pub fn elsewhere(&self) -> String {
         format!("http://{PROBE}:{}/livez", self.address.port())
     }

@@ -1,4 +1,4 @@
-//! The image of the app that the tests put to sleep: one static file.
+//! The image of the app that the tests put to sleep: one static binary.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use super::engine::Engine;
 
 const SOURCE: &str = "tests/it/support/docker/app/main.rs";
 
-/// The program, and the tag of its image; both named by what they are made from.
+/// The program, and the tag of its image; both are named by a hash of their source.
 static BUILT: LazyLock<(PathBuf, String)> = LazyLock::new(|| {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(SOURCE);
     let version = Command::new("rustc").arg("-vV").output().expect("rustc");
@@ -36,7 +36,7 @@ static BUILT: LazyLock<(PathBuf, String)> = LazyLock::new(|| {
     (program, tag)
 });
 
-/// Gives the image to an engine that may have it already; its tag.
+/// Loads the image into an engine, which may have it already, and returns its tag.
 pub(super) async fn import(engine: &Engine) -> String {
     let built = tokio::task::spawn_blocking(|| LazyLock::force(&BUILT)).await;
     let (program, tag) = built.expect("the app compiles");

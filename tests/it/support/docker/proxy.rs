@@ -1,4 +1,4 @@
-//! A door to an engine that a test watches and holds shut.
+//! A proxy in front of an engine that records calls and can hold or cut them.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -32,16 +32,16 @@ pub struct Call {
     /// The same in Unix nanoseconds.
     pub unix: u128,
     pub method: String,
-    /// Without the version of the interface, and without the query.
+    /// The path without the version of the API and without the query.
     pub path: String,
-    /// When the head of the answer came, and its status.
+    /// When the head of the response arrived, and its status.
     pub answered: Option<(Instant, u16)>,
 }
 
-/// What a proxy lets through, by method and path.
+/// Which calls a proxy lets through, by method and path.
 pub type Allow = fn(&str, &str) -> bool;
 
-/// What a socket proxy that is set up with care lets through: looking at
+/// The calls that a carefully configured socket proxy lets through: inspecting
 /// containers, and starting and stopping them.
 pub fn least(method: &str, path: &str) -> bool {
     let verb = path.rsplit('/').next().unwrap_or_default();
@@ -58,7 +58,7 @@ pub fn least(method: &str, path: &str) -> bool {
     }
 }
 
-/// Stands between a client and an engine, on a unix socket and on a port.
+/// A proxy between a client and an engine, on a unix socket and on a port.
 #[derive(Debug)]
 pub struct EngineProxy {
     folder: TempDir,
@@ -77,11 +77,11 @@ struct Shared {
     holds: Mutex<Vec<Arc<Held>>>,
     /// Whether connections are cut, new ones too.
     cut: watch::Sender<bool>,
-    /// Bumped to end the streams of events there are.
+    /// Incremented to end the existing streams of events.
     event_cuts: watch::Sender<u64>,
 }
 
-/// Calls that wait until the test lets them go.
+/// Calls that wait until the test releases them.
 #[derive(Debug)]
 pub struct Hold {
     held: Arc<Held>,
@@ -101,7 +101,7 @@ impl EngineProxy {
         Self::before_socket(engine.socket()).await
     }
 
-    /// Before a socket that need not be there yet.
+    /// Creates a proxy in front of a socket that need not exist yet.
     pub async fn before_socket(engine: &Path) -> Self {
         let shared = Arc::new(Shared {
             engine: engine.to_owned(),
@@ -134,12 +134,12 @@ impl EngineProxy {
         self.folder.path().join("docker.sock")
     }
 
-    /// For `wake.docker` and `DOCKER_HOST`.
+    /// Its address, for `wake.docker` and `DOCKER_HOST`.
     pub fn host(&self) -> String {
         format!("unix://{}", self.socket().display())
     }
 
-    /// The socket is there.
+    /// Creates the socket.
     pub fn appear(&self) {
         let listener = UnixListener::bind(self.socket()).expect("a free name");
         let shared = Arc::clone(&self.shared);
@@ -153,7 +153,7 @@ impl EngineProxy {
         assert!(before.is_none(), "it was there");
     }
 
-    /// The socket is gone, and whoever was connected is cut off.
+    /// Removes the socket and cuts the existing connections.
     pub fn vanish(&self) {
         let door = self.door.lock().expect("no panic").take().expect("it was there");
         door.abort();
@@ -161,33 +161,33 @@ impl EngineProxy {
         self.reset();
     }
 
-    /// Cuts the connections there are, and new ones at once, until told otherwise.
+    /// Cuts the existing connections, and new ones at once, until this is reverted.
     pub fn cut(&self, cut: bool) {
         self.shared.cut.send_replace(cut);
     }
 
-    /// Cuts the connections there are; new ones are let through.
+    /// Cuts the existing connections; new ones are let through.
     pub fn reset(&self) {
         self.cut(true);
         self.cut(false);
     }
 
-    /// Ends the streams of events there are, and nothing else.
+    /// Ends only the existing streams of events.
     pub fn cut_events(&self) {
         self.shared.event_cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Passes every request on so much later.
+    /// Delays every request by this time.
     pub fn delay(&self, delay: Duration) {
         *self.shared.delay.lock().expect("no panic") = delay;
     }
 
-    /// Answers 403 to whatever else is asked, as a socket proxy does.
+    /// Answers 403 to all other calls, as a socket proxy does.
     pub fn allow_only(&self, allow: Allow) {
         *self.shared.allow.lock().expect("no panic") = Some(allow);
     }
 
-    /// Holds calls of this method whose path ends so, from now on.
+    /// From now on, holds calls of this method whose path has this suffix.
     pub fn hold(&self, method: &'static str, suffix: &str) -> Hold {
         let held = Arc::new(Held {
             method,
@@ -199,12 +199,12 @@ impl EngineProxy {
         Hold { held, shared: Arc::clone(&self.shared) }
     }
 
-    /// All calls so far, refused ones too.
+    /// All calls so far, including refused ones.
     pub fn all_calls(&self) -> Vec<Call> {
         self.shared.calls.lock().expect("no panic").clone()
     }
 
-    /// Those of this method whose path ends so.
+    /// The calls of this method whose path has this suffix.
     pub fn calls(&self, method: &str, suffix: &str) -> Vec<Call> {
         let mut calls = self.all_calls();
         calls.retain(|call| call.method == method && call.path.ends_with(suffix));
@@ -227,7 +227,7 @@ impl Drop for EngineProxy {
 }
 
 impl Hold {
-    /// Returns when so many calls wait.
+    /// Waits until this many calls are held.
     pub async fn reached(&self, calls: usize) {
         let mut waiting = self.held.waiting.subscribe();
         let reached = waiting.wait_for(|waiting| *waiting >= calls);
@@ -235,7 +235,7 @@ impl Hold {
         assert!(reached.is_ok(), "not {calls} calls of {} {}", self.held.method, self.held.suffix);
     }
 
-    /// Lets those go that wait; later ones are not held.
+    /// Releases the held calls; later ones are not held.
     pub fn release(self) {
         drop(self);
     }
@@ -250,7 +250,7 @@ impl Drop for Hold {
     }
 }
 
-/// The most calls that were under way at one time.
+/// The highest number of calls in progress at one time.
 pub fn most_at_once(calls: &[Call]) -> usize {
     let under_way = |at: Instant| {
         let overlaps =
@@ -301,7 +301,7 @@ impl Shared {
         if let Ok(answer) = &answer {
             let answered = (Instant::now(), answer.status().as_u16());
             let mut calls = self.calls.lock().expect("no panic");
-            // Forgotten meanwhile, perhaps, and the place taken by another.
+            // The entry may have been cleared meanwhile, and its index reused.
             if let Some(call) = calls.get_mut(number)
                 && (&*call.method, &*call.path) == (&*method, &*path)
             {
@@ -328,7 +328,7 @@ impl Shared {
         }
     }
 
-    /// Over a connection of its own, so that none is found closed.
+    /// Sends the request over a connection of its own, so that none is found closed.
     async fn pass(&self, mut request: Request<Incoming>, is_events: bool) -> io::Result<Answer> {
         let client = hyper::upgrade::on(&mut request);
         let stream = UnixStream::connect(&self.engine).await?;
@@ -370,7 +370,7 @@ async fn until_cut(cut: &mut watch::Receiver<bool>) {
     if *cut.borrow_and_update() {
         return;
     }
-    // A reset is over before this is looked at: any change is a cut.
+    // The value may be reset before this task sees it: any change is a cut.
     cut.changed().await.ok();
 }
 
@@ -386,7 +386,7 @@ fn refusal() -> Answer {
     response
 }
 
-/// A body that ends by an error when told to.
+/// A body that ends with an error when it is cut.
 struct Cuttable {
     body: Incoming,
     cut: Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>,

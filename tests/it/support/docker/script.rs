@@ -1,4 +1,4 @@
-//! A Python script of the tests that drives a browser: it is told what to do by lines of
+//! A Python script of the tests that drives a browser: it receives commands as lines of
 //! JSON, and reports in lines.
 #![allow(dead_code, reason = "tests and benchmarks take what is theirs")]
 
@@ -40,18 +40,18 @@ impl Script {
         self.input.write_all(line.as_bytes()).await.expect("read by the script");
     }
 
-    /// What it says next.
+    /// Returns the next line of its output.
     pub async fn line(&mut self) -> String {
         let line = self.output.next_line().await.expect("UTF-8");
         line.expect("the browser failed, see above")
     }
 
-    /// The same, where that is its report.
+    /// The same, parsed as its report.
     pub async fn report<T: DeserializeOwned>(&mut self) -> T {
         serde_json::from_str(&self.line().await).expect("JSON")
     }
 
-    /// Lets it end by itself, and clear away what it has made.
+    /// Lets it end by itself, so that it cleans up.
     pub async fn end(mut self) {
         drop(self.input);
         let status = self.child.wait().await.expect("it ran");

@@ -1,9 +1,9 @@
-//! Networks that no other engine or test on this machine has.
+//! Networks that no other engine or test on this machine uses.
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 
-/// A /24 that is this value's alone among all processes that ask here.
+/// A /24 that only this value has among all processes that allocate one here.
 #[derive(Debug)]
 pub struct Subnet {
     start: Ipv4Addr,
@@ -30,14 +30,14 @@ impl Subnet {
         format!("{}/24", self.start)
     }
 
-    /// An address in it; 1 is the gateway's.
+    /// Returns an address in it; 1 is the gateway's.
     pub fn address(&self, n: u8) -> Ipv4Addr {
         let [a, b, c, _] = self.start.octets();
         Ipv4Addr::new(a, b, c, n)
     }
 }
 
-/// The starts of networks that this machine has routes to: some may be left over.
+/// The first addresses of networks to which this machine has routes; some may be left over.
 fn routed() -> Vec<Ipv4Addr> {
     let table = fs::read_to_string("/proc/net/route").expect("Linux");
     let destinations = table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1));

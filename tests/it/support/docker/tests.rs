@@ -1,4 +1,4 @@
-//! The bench of tools, proved without what it is to prove.
+//! Tests of the test tools, without nightporter.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use super::proxy::{EngineProxy, least, most_at_once};
 
 const LONG: Duration = Duration::from_secs(120);
 
-/// The docker client by way of a proxy.
+/// The docker client through a proxy.
 fn by_way_of(proxy: &EngineProxy, args: &[&str]) -> tokio::process::Command {
     let mut command = tokio::process::Command::new("docker");
     command.env("DOCKER_HOST", proxy.host()).args(args).kill_on_drop(true);
@@ -262,7 +262,7 @@ async fn traefik_and_the_browser_reach_an_app_in_a_container() {
         assert_eq!(response.status, 200, "{response:?}");
         let denied = ask(front.address, &front.request("GET", &app, "/private")).await;
         assert_eq!(denied.status, 401);
-        // What the gate answers reaches whoever asks, whichever middlewares there are.
+        // The gate's response reaches the client, whichever middlewares there are.
         assert_eq!(denied.body(), r#"{"detail":"Unauthorized"}"#, "{denied:?}");
 
         let seen = Visit::to(&front.url(&app, "/"), "#app").go().await;
@@ -273,7 +273,7 @@ async fn traefik_and_the_browser_reach_an_app_in_a_container() {
         assert!(seen.asked <= found && seen.asked <= painted, "{seen:?}");
         let request = seen.requests.iter().find(|request| request.navigation);
         assert_eq!(request.map(|request| request.status), Some(200), "{seen:?}");
-        // Asked for by every browser, answered by the app as anything.
+        // Every browser requests the icon, and the app answers that like any request.
         assert!(seen.failure.is_none() && seen.console.is_empty(), "{seen:?}");
     }
     // A port without a server behind it.

@@ -1,19 +1,19 @@
-//! The app in the containers of the tests: one static program, told by its
-//! environment how to behave, badly too. Built apart from the crate.
+//! The app in the containers of the tests: one static program whose environment sets its
+//! behaviour, also bad behaviour. It is built separately from the crate.
 //!
 //! | variable | what it does |
 //! |---|---|
-//! | `NAME` | what `/` calls it |
-//! | `PORT` | where it listens; 80 |
+//! | `NAME` | its name in the response of `/` |
+//! | `PORT` | the port on which it listens; 80 by default |
 //! | `START_DELAY_MS` | how long it runs before it listens |
 //! | `HEALTH_AFTER_MS` | how long `healthcheck` fails after that |
 //! | `HEALTHY` | `never`: `healthcheck` always fails |
-//! | `EXIT_CODE`, `EXIT_AFTER_MS` | ends with that code, so long after its start |
-//! | `FAIL_STARTS` | the first so many starts of a container end at once with code 3 |
-//! | `EAT_MB` | takes so much memory before it listens |
-//! | `EAT_AFTER_MS` | takes it so long after its start instead |
+//! | `EXIT_CODE`, `EXIT_AFTER_MS` | ends with that code, this long after its start |
+//! | `FAIL_STARTS` | this many first starts of a container end at once with code 3 |
+//! | `EAT_MB` | allocates this much memory before it listens |
+//! | `EAT_AFTER_MS` | allocates it this long after its start instead |
 //! | `HANGS_UP` | `always`: closes every connection at once |
-//! | `STOP_DELAY_MS` | how long it takes to end when it is told to |
+//! | `STOP_DELAY_MS` | how long it takes to end after SIGTERM |
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -68,7 +68,7 @@ extern "C" fn stop(_: i32) {
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("healthcheck") => return healthcheck(),
-        // What somebody runs in the container beside it.
+        // A command that is run in the container beside it.
         Some("wait") => loop {
             sleep(Duration::from_secs(1));
         },
@@ -143,7 +143,7 @@ fn count_start() -> u64 {
     starts
 }
 
-/// Memory is taken when it is written to.
+/// Memory is allocated only when it is written to.
 fn eat(megabytes: usize) -> Vec<Vec<u8>> {
     (0..megabytes)
         .map(|_| {
@@ -273,7 +273,7 @@ fn poll(address: &str) {
     }
 }
 
-/// Uses a share of one processor until it is told otherwise.
+/// Uses a share of one processor until another request changes it.
 fn spin() {
     loop {
         let percent = SPIN_PERCENT.load(Ordering::Relaxed);
@@ -306,7 +306,7 @@ fn page() -> String {
     )
 }
 
-/// What it was asked, as JSON; bytes beyond ASCII become `?`.
+/// The request as JSON; bytes outside ASCII become `?`.
 fn echo(head: &Head, body: &[u8]) -> String {
     let text = |bytes: &[u8]| -> String {
         let plain = |byte: &u8| match byte {
@@ -346,8 +346,8 @@ fn download(out: &mut TcpStream, head: &Head) -> io::Result<()> {
     Ok(())
 }
 
-/// Answers pings, echoes texts, until a close frame. Frames as in RFC 6455
-/// section 5.2, short ones only.
+/// Answers pings and echoes texts until a close frame. Frames as in RFC 6455
+/// section 5.2, only short ones.
 fn web_socket(input: &mut impl Read, out: &mut TcpStream, key: &str) -> io::Result<()> {
     const CLOSE: u8 = 0x8;
     const PING: u8 = 0x9;

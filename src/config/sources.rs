@@ -1,0 +1,167 @@
+//! The raw values of the file and the environment.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::findings::{Findings, Origin};
+use super::{Environment, keys};
+
+/// A value as it was written.
+#[derive(Debug, Clone)]
+pub(super) enum Raw {
+    Text(String),
+    Integer(String),
+    Boolean(bool),
+    List(Vec<Raw>),
+    /// A variable's text, which may mean any of the above.
+    Variable(String),
+    /// A value of a type that no key accepts, by the name of its type.
+    Other(&'static str),
+}
+
+/// The given values, by key, each with its origin.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    values: BTreeMap<&'static str, (Origin, Raw)>,
+}
+
+impl Sources {
+    /// Reads the file and then the environment, which takes precedence. Unknown names are
+    /// findings. Returns `None` if the file could not be read at all, so that its values
+    /// cannot be checked.
+    pub(super) fn gather(
+        file: Option<&Path>,
+        env: &Environment,
+        findings: &mut Findings,
+    ) -> Option<Self> {
+        let mut sources = Self::default();
+        let readable = file.is_none_or(|file| sources.read_file(file, findings).is_some());
+        sources.read_environment(env, findings);
+        readable.then_some(sources)
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&(Origin, Raw)> {
+        self.values.get(key)
+    }
+
+    fn read_file(&mut self, file: &Path, findings: &mut Findings) -> Option<()> {
+        let read = std::fs::read(file).map_err(|error| format!("cannot be read: {error}"));
+        let text = match read.and_then(|text| String::from_utf8(text).map_err(|e| e.to_string())) {
+            Ok(text) => text,
+            Err(problem) => {
+                let origin = Origin::File(file.into(), None);
+                findings.push(origin, "", problem, "give a readable TOML file with --config");
+                return None;
+            }
+        };
+        let (table, mut errors) = DeTable::parse_recoverable(&text);
+        let walk = Walk { file, text: &text };
+        // The parser reports some errors before others of earlier lines, and several errors
+        // in one line that it cannot parse.
+        let offset = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
+        errors.sort_by_key(offset);
+        errors.dedup_by_key(|error| walk.origin(offset(error)));
+        for error in &errors {
+            let origin = walk.origin(offset(error));
+            findings.push(origin, "", error.message(), "correct the TOML syntax of this line");
+        }
+        walk.table("", table.get_ref(), self, findings);
+        errors.is_empty().then_some(())
+    }
+
+    fn read_environment(&mut self, env: &Environment, findings: &mut Findings) {
+        for (variable, value) in env.iter().filter(|(name, _)| keys::is_ours(name)) {
+            let origin = Origin::Variable(variable.clone());
+            let Some(key) = keys::KEYS.into_iter().find(|key| keys::variable(key) == *variable)
+            else {
+                let hint = match keys::nearest_variable(variable) {
+                    Some(known) => format!("did you mean `{known}`?"),
+                    None => "see config/nightporter.toml for all keys".into(),
+                };
+                findings.push(origin, "", "unknown variable", hint);
+                continue;
+            };
+            // Compose files pass `${UNSET:-}` as empty text.
+            if !value.is_empty() {
+                self.values.insert(key, (origin, Raw::Variable(value.clone())));
+            }
+        }
+    }
+}
+
+/// The traversal of a parsed file.
+struct Walk<'a> {
+    file: &'a Path,
+    text: &'a str,
+}
+
+impl Walk<'_> {
+    fn origin(&self, offset: usize) -> Origin {
+        let before = self.text.as_bytes().iter().take(offset);
+        let line = before.filter(|byte| **byte == b'\n').count() + 1;
+        Origin::File(self.file.into(), Some(line))
+    }
+
+    fn table(
+        &self,
+        section: &str,
+        table: &DeTable<'_>,
+        sources: &mut Sources,
+        findings: &mut Findings,
+    ) {
+        for (name, value) in table {
+            let origin = self.origin(name.span().start);
+            let key = match section {
+                "" => name.get_ref().to_string(),
+                _ => format!("{section}.{}", name.get_ref()),
+            };
+            if let Some(known) = keys::known(&key) {
+                sources.values.insert(known, (origin, Raw::of(value.get_ref())));
+            } else if !keys::is_section(&key) {
+                let (problem, nearest) = match value.get_ref() {
+                    DeValue::Table(_) => ("unknown section", keys::nearest_section(&key)),
+                    _ => ("unknown key", keys::nearest(&key)),
+                };
+                let hint = match nearest {
+                    Some(known) => format!("did you mean `{known}`?"),
+                    None => "remove it; config/nightporter.toml lists all keys".into(),
+                };
+                findings.push(origin, key, problem, hint);
+            } else if let DeValue::Table(inner) = value.get_ref() {
+                self.table(&key, inner, sources, findings);
+            } else {
+                let hint = format!("write `[{key}]` and its keys below it");
+                findings.push(origin, &key, "is a section, not a value", hint);
+            }
+        }
+    }
+}
+
+impl Raw {
+    fn of(value: &DeValue<'_>) -> Self {
+        match value {
+            DeValue::String(text) => Self::Text(text.to_string()),
+            DeValue::Integer(integer) if integer.radix() == 10 => {
+                Self::Integer(integer.as_str().to_owned())
+            }
+            DeValue::Boolean(boolean) => Self::Boolean(*boolean),
+            DeValue::Array(array) => {
+                Self::List(array.iter().map(|item| Self::of(item.get_ref())).collect())
+            }
+            other => Self::Other(other.type_str()),
+        }
+    }
+
+    /// Returns the name of the value's type, for findings.
+    pub(super) fn type_name(&self) -> &'static str {
+        match self {
+            Self::Text(_) | Self::Variable(_) => "text",
+            Self::Integer(_) => "an integer",
+            Self::Boolean(_) => "a boolean",
+            Self::List(_) => "a list",
+            Self::Other(name) => name,
+        }
+    }
+}

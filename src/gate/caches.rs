@@ -1,0 +1,393 @@
+//! The caches of the gate: every table it reads, prepared for deciding, and
+//! values derived from these tables.
+//!
+//! Derived values refer to the entries they were derived from by [`EntryId`]. An
+//! entry that is loaded again gets a new id, so values derived from its
+//! predecessor are no longer found.
+
+use std::collections::HashSet;
+use std::collections::hash_map::Entry as Slot;
+use std::fmt;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+
+use crate::config::{Config, Secret};
+use crate::domain::app::AppMeta;
+use crate::domain::client::KnownClient;
+use crate::domain::identity::Identity;
+use crate::domain::policy::{PathMatching, Rules};
+use crate::store::app_meta::{AppMetaDir, ReadError};
+use crate::store::cache::{Counts, EntryId, Handle};
+use crate::store::derived::{DeepClone, Derived};
+use crate::store::freshness::Moment;
+use crate::store::touch::{Touches, Use};
+use crate::store::{AppNames, AppRow, Cached, Freshness, Source, Table, Touched, Unavailable};
+use crate::upstream::{Mirrored, Upstream};
+use crate::wake::{AppHandle, AppSpec, Registry};
+
+use super::credentials::peer::{PeerKeys, Times};
+use super::credentials::terminal::{Claims, TokenKey};
+use super::headers::HeaderTemplates;
+use super::verdict::Headers;
+
+/// An installed app, prepared for deciding.
+#[derive(Debug)]
+pub struct App {
+    pub row: AppRow,
+    /// The app's description, or the reason why it cannot be used.
+    pub description: Result<Description, String>,
+    pub used: Arc<Use>,
+    pub wake: Arc<AppHandle>,
+    /// Set if the app's use is reported to an upstream.
+    pub mirrored: Option<Arc<Mirrored>>,
+}
+
+/// An app's description with its templates compiled: one set for each of `meta.paths`, or
+/// the reason why the templates of that path cannot be used.
+#[derive(Debug)]
+pub struct Description {
+    pub meta: AppMeta,
+    pub rules: Rules,
+    pub templates: Vec<Result<HeaderTemplates, String>>,
+}
+
+/// A paired terminal, prepared for deciding.
+#[derive(Debug)]
+pub struct PairedTerminal {
+    pub known: KnownClient,
+    pub used: Arc<Use>,
+}
+
+/// A token and the cache entry of the secret that it was verified with.
+#[derive(Debug, Clone)]
+struct VerifiedToken {
+    secret: EntryId,
+    claims: Claims,
+}
+
+/// A peer's signature and the cache entry of the keys that it was verified with.
+#[derive(Debug, Clone)]
+pub struct VerifiedSignature {
+    pub peers: EntryId,
+    pub peer: KnownClient,
+    pub times: Times,
+}
+
+/// The cache key of one rendering of one rule's headers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Rendering {
+    pub app: EntryId,
+    pub rule: usize,
+    pub identity: EntryId,
+    /// The terminal's entry, or the entry of the peers' keys together with `peer`.
+    pub client: EntryId,
+    pub peer: Option<Arc<str>>,
+}
+
+/// Largest number of cached signatures: at a few KiB each, they take a few MiB.
+const MAX_SIGNATURES: u64 = 1024;
+
+/// All caches of the gate.
+pub struct Caches {
+    pub names: Arc<Cached<AppNames>>,
+    pub apps: Arc<Cached<Option<App>>>,
+    pub identity: Arc<Cached<Option<Identity>>>,
+    pub terminals: Arc<Cached<Option<PairedTerminal>>>,
+    pub peers: Arc<Cached<PeerKeys>>,
+    pub terminal_secret: Arc<Cached<Option<TokenKey>>>,
+    pub management_secret: Arc<Cached<Option<Secret>>>,
+    tokens: Derived<String, VerifiedToken>,
+    renderings: Derived<Rendering, Headers>,
+    /// The key contains all verified input ([`super::credentials::signature_cache`]).
+    signatures: Derived<Vec<u8>, VerifiedSignature>,
+}
+
+impl fmt::Debug for Caches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caches").finish_non_exhaustive()
+    }
+}
+
+impl Caches {
+    pub fn new(
+        config: &Config,
+        source: &Arc<Source>,
+        freshness: &Arc<Freshness>,
+        touches: &Arc<Touches>,
+        registry: &Arc<Registry>,
+        upstream: Option<&Arc<Upstream>>,
+    ) -> Self {
+        let freshness = || Arc::clone(freshness);
+        /// Creates a loader that reads one value from the source.
+        macro_rules! loader {
+            (|$source:ident| $load:expr) => {{
+                let source = Arc::clone(source);
+                move || {
+                    let $source = Arc::clone(&source);
+                    async move { $load }
+                }
+            }};
+        }
+        Self {
+            names: Cached::single(
+                freshness(),
+                Table::AppNames,
+                loader!(|source| source.app_names().await.map(by_label)),
+            ),
+            apps: apps(config, source, freshness(), touches, registry, upstream),
+            identity: Cached::single(
+                freshness(),
+                Table::Identity,
+                loader!(|source| source.identity().await),
+            ),
+            terminals: terminals(source, freshness(), touches),
+            peers: Cached::single(
+                freshness(),
+                Table::Peers,
+                loader!(|source| source.peers().await.map(|peers| PeerKeys::new(&peers))),
+            ),
+            terminal_secret: Cached::single(
+                freshness(),
+                Table::TerminalSecret,
+                loader!(|source| {
+                    let secret = source.terminal_secret().await?;
+                    Ok(secret.map(|secret| TokenKey::new(&secret)))
+                }),
+            ),
+            management_secret: Cached::single(
+                freshness(),
+                Table::ManagementSecret,
+                loader!(|source| source.management_secret().await),
+            ),
+            tokens: Derived::new(config.cache.capacity),
+            renderings: Derived::new(config.cache.capacity),
+            signatures: Derived::new(config.cache.capacity.min(MAX_SIGNATURES)),
+        }
+    }
+
+    /// Looks up the app that has this label.
+    pub async fn app(&self, label: &str, now: Moment) -> Result<AppLookup, Unavailable> {
+        let names = self.names.get("", now).await?;
+        let app = match names.value.get(label) {
+            Some(name) => Some(self.apps.get(name, now).await?),
+            None => None,
+        };
+        Ok(AppLookup { names, app })
+    }
+
+    /// Returns the claims of a token if it was verified with the secret of this entry.
+    pub fn verified_claims(&self, token: &str, secret: EntryId) -> Option<Claims> {
+        let verified = self.tokens.get(token, |verified| verified.secret == secret)?;
+        Some(verified.claims)
+    }
+
+    pub fn remember_token(&self, token: &str, secret: EntryId, claims: Claims) {
+        self.tokens.insert(token.into(), VerifiedToken { secret, claims });
+    }
+
+    /// Returns the signature with this key if it was verified with the peer keys of this entry.
+    pub fn verified_signature(&self, key: &[u8], peers: EntryId) -> Option<VerifiedSignature> {
+        self.signatures.get(key, |verified| verified.peers == peers)
+    }
+
+    pub fn remember_signature(&self, key: Vec<u8>, verified: VerifiedSignature) {
+        self.signatures.insert(key, verified);
+    }
+
+    pub fn rendered(&self, rendering: &Rendering) -> Option<Headers> {
+        self.renderings.get(rendering, |_| true)
+    }
+
+    pub fn remember_headers(&self, rendering: Rendering, headers: Headers) {
+        self.renderings.insert(rendering, headers);
+    }
+
+    /// Returns the counts of each cache, by its name, for metrics.
+    pub fn counts(&self) -> [(&'static str, Counts); 10] {
+        let Self {
+            names,
+            apps,
+            identity,
+            terminals,
+            peers,
+            terminal_secret,
+            management_secret,
+            tokens,
+            renderings,
+            signatures,
+        } = self;
+        [
+            ("app_names", names.counts()),
+            ("apps", apps.counts()),
+            ("identity", identity.counts()),
+            ("terminals", terminals.counts()),
+            ("peers", peers.counts()),
+            ("terminal_secret", terminal_secret.counts()),
+            ("management_secret", management_secret.counts()),
+            ("tokens", tokens.counts()),
+            ("headers", renderings.counts()),
+            ("signatures", signatures.counts()),
+        ]
+    }
+}
+
+impl DeepClone for VerifiedToken {
+    fn deep_clone(&self) -> Self {
+        let Claims { sub, expires } = &self.claims;
+        let claims = Claims { sub: Arc::from(&**sub), expires: *expires };
+        Self { secret: self.secret, claims }
+    }
+}
+
+impl DeepClone for VerifiedSignature {
+    fn deep_clone(&self) -> Self {
+        let KnownClient { id, name } = &self.peer;
+        let peer = KnownClient { id: Arc::from(&**id), name: Arc::from(&**name) };
+        Self { peer, ..*self }
+    }
+}
+
+impl DeepClone for Headers {
+    fn deep_clone(&self) -> Self {
+        let copy = |(name, value): &(HeaderName, HeaderValue)| {
+            // A valid header can be copied. If that fails, the original is shared.
+            let own_name = HeaderName::from_bytes(name.as_str().as_bytes());
+            let own_value = HeaderValue::from_bytes(value.as_bytes());
+            (own_name.unwrap_or_else(|_| name.clone()), own_value.unwrap_or_else(|_| value.clone()))
+        };
+        self.iter().map(copy).collect()
+    }
+}
+
+/// The result of looking up a label.
+pub struct AppLookup {
+    pub names: Handle<AppNames>,
+    /// `None` if no app has this label.
+    pub app: Option<Handle<Option<App>>>,
+}
+
+/// Maps each label of a host to the name of the installed app. If names differ only in
+/// letter case, the lower-case one gets the label. If none is lower-case, no app gets it,
+/// because it is unknown which of them the proxy asks about.
+fn by_label(names: Vec<String>) -> AppNames {
+    let mut labels = AppNames::default();
+    let mut ambiguous = HashSet::new();
+    for name in names {
+        let label = name.to_ascii_lowercase();
+        let is_exact = label == name;
+        match labels.entry(label.into()) {
+            Slot::Vacant(vacant) => drop(vacant.insert(name.into())),
+            Slot::Occupied(mut occupied) => {
+                tracing::warn!(label = %occupied.key(), "apps differ only in letter case");
+                if is_exact {
+                    occupied.insert(name.into());
+                }
+                ambiguous.insert(occupied.key().clone());
+            }
+        }
+    }
+    labels.retain(|label, name| **label == **name || !ambiguous.contains(label));
+    labels
+}
+
+fn apps(
+    config: &Config,
+    source: &Arc<Source>,
+    freshness: Arc<Freshness>,
+    touches: &Arc<Touches>,
+    registry: &Arc<Registry>,
+    upstream: Option<&Arc<Upstream>>,
+) -> Arc<Cached<Option<App>>> {
+    let dir = AppMetaDir::new(config.store.installed_apps_dir.clone());
+    let matching = config.gate.path_matching;
+    let (source, touches, registry) =
+        (Arc::clone(source), Arc::clone(touches), Arc::clone(registry));
+    let upstream = upstream.cloned();
+    Cached::keyed(freshness, [Table::Apps, Table::AppMeta], move |name| {
+        let (dir, source) = (dir.clone(), Arc::clone(&source));
+        let (touches, registry) = (Arc::clone(&touches), Arc::clone(&registry));
+        let upstream = upstream.clone();
+        async move {
+            let Some(row) = source.app(&name).await? else {
+                return Ok(None);
+            };
+            let description = match dir.read(&name).await {
+                Ok(meta) => Ok(Description::new(meta, matching)),
+                Err(ReadError::Unusable(problem)) => Err(problem),
+                Err(ReadError::Unavailable(error)) => return Err(error),
+            };
+            let problems: Vec<String> = match &description {
+                Ok(description) => description.problems().cloned().collect(),
+                Err(problem) => vec![problem.clone()],
+            };
+            let extent = if description.is_ok() { "some paths of the app" } else { "the app" };
+            for reason in &problems {
+                tracing::warn!(app = %name, %reason, "{extent} answer 503");
+            }
+            let used = touches.of(Touched::App, &row.name);
+            let spec = description.as_ref().ok().map(|description| AppSpec::of(&description.meta));
+            registry.find_compose_file(&row.name).await;
+            let wake = registry.of(&row.name, spec);
+            wake.note_problems(problems);
+            let mirrored = upstream.as_ref().and_then(|upstream| upstream.mirrored(&row.name));
+            Ok(Some(App { row, description, used, wake, mirrored }))
+        }
+    })
+}
+
+fn terminals(
+    source: &Arc<Source>,
+    freshness: Arc<Freshness>,
+    touches: &Arc<Touches>,
+) -> Arc<Cached<Option<PairedTerminal>>> {
+    let (source, touches) = (Arc::clone(source), Arc::clone(touches));
+    Cached::keyed(freshness, [Table::Terminals; 2], move |id| {
+        let (source, touches) = (Arc::clone(&source), Arc::clone(&touches));
+        async move {
+            let terminal = source.terminal(&id).await?;
+            Ok(terminal.map(|terminal| PairedTerminal {
+                used: touches.of(Touched::Terminal, &terminal.id),
+                known: KnownClient { id: terminal.id, name: terminal.name },
+            }))
+        }
+    })
+}
+
+impl Description {
+    /// Prepares the rules and compiles the templates of every path.
+    pub fn new(meta: AppMeta, matching: PathMatching) -> Self {
+        let compile = |rule: &crate::domain::app::PathRule| {
+            HeaderTemplates::compile(&rule.headers)
+                .map_err(|error| format!("paths.\"{}\".headers: {error}", rule.prefix))
+        };
+        let templates = meta.paths.iter().map(compile).collect();
+        Self { rules: Rules::new(&meta.paths, matching), meta, templates }
+    }
+
+    /// Returns why paths of the app answer 503, for the operator: for each such path, the
+    /// first header whose name or template cannot be used.
+    fn problems(&self) -> impl Iterator<Item = &String> {
+        self.templates.iter().filter_map(|templates| templates.as_ref().err())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_differ_in_letter_case_alone_have_one_meaning() {
+        let names = ["Notes", "notes", "WIKI", "Wiki", "Chat", "\u{212a}ube"];
+        for turn in 0..names.len() {
+            let mut names = names.map(String::from).to_vec();
+            names.rotate_left(turn);
+            let labels = by_label(names);
+            let name_of = |label: &str| labels.get(label).map(|name| &**name);
+            assert_eq!(name_of("notes"), Some("notes"));
+            assert_eq!(name_of("wiki"), None);
+            assert_eq!(name_of("chat"), Some("Chat"));
+            assert_eq!(name_of("kube"), None, "the name is not ASCII, so no host has it");
+        }
+    }
+}

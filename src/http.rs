@@ -1,0 +1,45 @@
+//! The only place that accepts connections and knows hyper's server side.
+//!
+//! [`Listeners`] binds the sockets, [`serve`] accepts and drives the connections that
+//! [`admission`] lets in, and a [`Handler`] turns one request head into one response:
+//! [`routes`] for the gate's listener, [`ops`] for the operator's, and [`standby`] for
+//! the listener of a process that answers in the gate's place. Request bodies are never
+//! read; the signature of [`Handler::handle`] does not even offer one.
+//!
+//! Errors: an error on one connection ends that connection and is logged at debug level,
+//! since a peer can cause it at will. If a handler panics, its request is answered with
+//! 500. Only a listener that cannot bind ends the process.
+
+mod admission;
+pub(crate) mod answer;
+mod connection;
+mod listener;
+pub(crate) mod ops;
+pub(crate) mod pages;
+pub(crate) mod routes;
+mod serve;
+pub(crate) mod standby;
+pub(crate) mod tls;
+mod workers;
+
+use std::future::Future;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http_body_util::Full;
+
+pub(crate) use admission::Bounds;
+pub use connection::Limits;
+pub use listener::{BindError, Listener, Listeners};
+#[doc(hidden)]
+pub use pages::{Sample as PageSample, samples as page_samples};
+#[cfg(test)]
+pub(crate) use serve::tests;
+pub(crate) use serve::{Drain, Server};
+
+pub(crate) type Response = http::Response<Full<Bytes>>;
+
+/// Turns one request head into one response.
+pub(crate) trait Handler: Send + Sync + 'static {
+    fn handle(&self, head: Parts) -> impl Future<Output = Response> + Send;
+}

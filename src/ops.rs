@@ -1,0 +1,3 @@
+//! What the operator's listener serves, as data; [`crate::http`] turns it into HTTP.
+
+pub(crate) mod apps;

@@ -1,5 +1,0 @@
-//! What the process says of itself: [`logs`] and [`meters`]. No client id, name
-//! or token reaches either.
-
-pub mod logs;
-pub mod meters;
