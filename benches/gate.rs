@@ -103,7 +103,7 @@ fn gate(criterion: &mut Criterion) {
         let mut headers = sample::forwarded(&sample::host(0), uri);
         headers.extend(credentials);
         let headers: HeaderMap = headers.into_iter().map(header).collect();
-        let verdict = runtime.block_on(gate.auth(&headers));
+        let verdict = runtime.block_on(gate.auth(&headers)).verdict;
         assert_eq!(matches!(verdict, Verdict::Grant(_)), granted, "{name}: {verdict:?}");
         group.bench_function(name, |bencher| {
             bencher.iter(|| at_once(gate.auth(black_box(&headers))));

@@ -103,6 +103,8 @@ pub struct Ops {
     pub token: Option<Secret>,
     /// Further host names under which the listener answers if there is no token.
     pub hosts: Vec<String>,
+    /// Whether verdicts are counted by app and rule.
+    pub app_metrics: bool,
 }
 
 /// `[store]`: where the box's data is stored.

@@ -8,6 +8,7 @@ pub mod client;
 pub mod endpoint;
 pub mod identity;
 pub mod lifecycle;
+pub mod observation;
 pub mod policy;
 pub mod reason;
 pub mod request;

@@ -7,6 +7,7 @@
 mod caches;
 mod client;
 pub mod credentials;
+pub mod decision;
 pub mod explain;
 mod forwarded;
 pub mod headers;
@@ -38,9 +39,10 @@ use crate::wake::Registry;
 
 pub use self::page::PageApp;
 use caches::{App, AppLookup, Caches, Description, Rendering};
-use client::{Identified, ReplayCheck};
+use client::ReplayCheck;
 use credentials::management;
 use credentials::replays::Replays;
+use decision::{Basis, Decision};
 use forwarded::Forwarded;
 use headers::HeaderTemplates;
 use redirects::Redirects;
@@ -100,25 +102,6 @@ struct AsleepApp {
     is_prefetch: bool,
     /// Whether the reason is that it is a stream of a tab that may be forgotten.
     is_kept_asleep: bool,
-}
-
-/// The cache entries that a decision was made from.
-#[derive(Default)]
-struct Dependencies {
-    lookup: Option<AppLookup>,
-    identified: Option<Identified>,
-    identity: Option<Handle<Option<Identity>>>,
-}
-
-impl Dependencies {
-    /// Returns whether all entries are still usable: neither a notification nor time has
-    /// outdated any of them.
-    fn is_usable(&self, freshness: &Freshness, now: Moment) -> bool {
-        let Self { lookup, identified, identity } = self;
-        lookup.as_ref().is_none_or(|lookup| lookup.is_usable(freshness, now))
-            && identified.as_ref().is_none_or(|identified| identified.is_usable(freshness, now))
-            && identity.as_ref().is_none_or(|identity| identity.is_usable(freshness, now))
-    }
 }
 
 /// The time at which a subrequest is decided, on the monotonic and the wall clock.
@@ -187,35 +170,47 @@ impl Gate {
     ///
     /// Waits only if the app is not awake and its strategy is to hold, or if a waiting page
     /// polls the app's state.
-    pub async fn auth(&self, headers: &HeaderMap) -> Verdict {
-        let mut replay_check = ReplayCheck::default();
-        match self.decide(headers, &mut replay_check).await {
+    pub async fn auth(&self, headers: &HeaderMap) -> Decision {
+        let (mut replay_check, mut basis) = (ReplayCheck::default(), Basis::default());
+        let began = self.now();
+        let verdict = match self.decide(headers, began, &mut replay_check, &mut basis).await {
             Ok(Granted { headers, asleep: None }) => Verdict::Grant(headers),
             Ok(Granted { headers: granted, asleep: Some(asleep) }) => {
-                self.answer_asleep(headers, granted, asleep, &mut replay_check).await
+                let verdict =
+                    self.answer_asleep(headers, granted, asleep, &mut replay_check, &mut basis);
+                let verdict = verdict.await;
+                basis.ended = Some(self.freshness.now());
+                verdict
             }
             Err(reason) => Verdict::Deny(reason),
-        }
+        };
+        self.decided(verdict, basis, began.moment)
     }
 
+    /// Decides a request, and leaves in `basis` what the decision was made from.
     async fn decide(
         &self,
         headers: &HeaderMap,
+        mut now: Now,
         replay_check: &mut ReplayCheck,
+        basis: &mut Basis,
     ) -> Result<Granted, Reason> {
         let forwarded = Forwarded::read(headers)?;
         let label = app_label(forwarded.host, self.config.domain.as_deref())?;
         let readings = Readings::of(forwarded.uri)?;
         let request = Request { label: &label, readings: &readings, forwarded, headers };
         for _ in 0..ATTEMPTS {
-            let mut dependencies = Dependencies::default();
-            let outcome = self.attempt(&request, self.now(), replay_check, &mut dependencies).await;
+            *basis = Basis::default();
+            let outcome = self.attempt(&request, now, replay_check, basis).await;
             // Rows are read one after the other. If one changes while the next is loaded,
             // the decision as a whole is outdated. The same holds if the process was
             // suspended between reading and answering.
-            if dependencies.is_usable(&self.freshness, self.freshness.now()) {
+            let ended = self.freshness.now();
+            if basis.is_usable(&self.freshness, ended) {
+                basis.ended = Some(ended);
                 return outcome;
             }
+            now = self.now();
         }
         tracing::warn!("rows changed faster than a request could be decided");
         Err(Reason::StoreUnavailable)
@@ -226,15 +221,18 @@ impl Gate {
         request: &Request<'_>,
         now: Now,
         replay_check: &mut ReplayCheck,
-        dependencies: &mut Dependencies,
+        basis: &mut Basis,
     ) -> Result<Granted, Reason> {
-        let Dependencies { lookup, identified, identity } = dependencies;
+        let Basis { lookup, rule, identified, identity, .. } = basis;
         let lookup = lookup.insert(self.caches.app(request.label, now.moment).await?);
         let (app, description) = lookup.description()?;
         let governed = match_rules(&description.rules, request.readings)?;
+        *rule = Some(governed.rule);
+        basis.rule_found = Some(self.freshness.now());
         let forwarded = Some(&request.forwarded);
         let identified =
             identified.insert(self.identify(request.headers, forwarded, now, replay_check).await?);
+        basis.client_known = Some(self.freshness.now());
         if let Err(reason) = governed.admit(identified.client()) {
             return if self.allows_preflight(app, description, request) {
                 Ok(Granted { headers: Headers::default(), asleep: None })
@@ -323,22 +321,29 @@ impl Gate {
     }
 
     /// Answers `/internal/authenticate_terminal`: which terminal sends the request.
-    pub async fn authenticate_terminal(&self, headers: &HeaderMap) -> Verdict {
+    pub async fn authenticate_terminal(&self, headers: &HeaderMap) -> Decision {
         let mut replay_check = ReplayCheck::default();
+        let began = self.now();
+        let mut now = began;
+        let mut basis = Basis::default();
         for _ in 0..ATTEMPTS {
-            let identified = match self.identify(headers, None, self.now(), &mut replay_check).await
-            {
+            let identified = match self.identify(headers, None, now, &mut replay_check).await {
                 Ok(identified) => identified,
-                Err(error) => return Verdict::Deny(error.into()),
+                Err(error) => {
+                    return self.decided(Verdict::Deny(error.into()), basis, began.moment);
+                }
             };
             if identified.is_usable(&self.freshness, self.freshness.now()) {
-                return match identified.client() {
+                let verdict = match identified.client() {
                     Client::Terminal(_) => Verdict::Grant(self.client_headers(identified.client())),
                     Client::Peer(_) | Client::Anonymous => Verdict::Deny(Reason::TerminalRequired),
                 };
+                basis.identified = Some(identified);
+                return self.decided(verdict, basis, began.moment);
             }
+            now = self.now();
         }
-        Verdict::Deny(Reason::StoreUnavailable)
+        self.decided(Verdict::Deny(Reason::StoreUnavailable), basis, began.moment)
     }
 
     /// Returns the three headers about a client that the contract defines.
@@ -364,7 +369,13 @@ impl Gate {
     ///
     /// This is the only verdict that may come from elsewhere: if an upstream is configured,
     /// the gate asks it about a secret that differs from the stored one.
-    pub async fn authenticate_management(&self, headers: &HeaderMap) -> Verdict {
+    pub async fn authenticate_management(&self, headers: &HeaderMap) -> Decision {
+        let began = self.freshness.now();
+        let verdict = self.check_management(headers).await;
+        self.decided(verdict, Basis::default(), began)
+    }
+
+    async fn check_management(&self, headers: &HeaderMap) -> Verdict {
         for _ in 0..ATTEMPTS {
             let now = self.now();
             let secret = match self.caches.management_secret.get("", now.moment).await {

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{self, Config, StoreKind};
 use crate::descriptors::ConnectionLimits;
+use crate::domain::observation::Observer;
 use crate::gate::Gate;
 use crate::http::ops::OpsRoutes;
 use crate::http::routes::GateRoutes;
@@ -23,8 +24,9 @@ use crate::signals::Signal;
 use crate::store::app_meta::AppMetaDir;
 use crate::store::touch::Touches;
 use crate::store::{Freshness, Source};
-use crate::telemetry::{logs, meters};
-use crate::upstream::{Shadow, Upstream};
+use crate::telemetry::logs::{self, VerdictLog};
+use crate::telemetry::meters::{self, AppVerdicts, Verdicts};
+use crate::upstream::Upstream;
 use crate::wake::{self, Registry};
 
 /// How long the store's listener waits for the first scan of the apps' folder.
@@ -153,16 +155,29 @@ async fn start(config: &Arc<Config>, listeners: Listeners) -> Result<Started, Ru
     }
 
     if config.wake.enabled {
-        wake::begin(config, &registry, commands, &source, &freshness, &touches, &mut background)
+        wake::spawn(config, &registry, commands, &source, &freshness, &touches, &mut background)
             .await;
     }
 
     let mut accepting = EndlessTasks::new();
     let apps = Apps::new(Arc::clone(&registry), Arc::clone(&touches));
-    let shadow = upstream.as_ref().and_then(|upstream| upstream.shadow());
+    let observers = observers(config, upstream.as_deref());
     let drains =
-        start_servers(config, &gate, apps, shadow, tls.as_ref(), listeners, &mut accepting)?;
+        start_servers(config, &gate, apps, observers, tls.as_ref(), listeners, &mut accepting)?;
     Ok(Started { tls, source, touches, registry, background, accepting, drains })
+}
+
+/// Returns who is told of every decision.
+fn observers(config: &Config, upstream: Option<&Upstream>) -> Box<[Box<dyn Observer>]> {
+    let mut observers: Vec<Box<dyn Observer>> =
+        vec![Box::new(Verdicts::global()), Box::new(VerdictLog)];
+    if config.ops.app_metrics {
+        observers.push(Box::new(AppVerdicts::global()));
+    }
+    if let Some(shadow) = upstream.and_then(Upstream::shadow) {
+        observers.push(Box::new(Arc::clone(shadow)));
+    }
+    observers.into()
 }
 
 /// Reads files on a thread that may block: a disk may be gone, and another process may
@@ -213,14 +228,14 @@ fn start_servers(
     config: &Config,
     gate: &Arc<Gate>,
     apps: Apps,
-    shadow: Option<&Arc<Shadow>>,
+    observers: Box<[Box<dyn Observer>]>,
     tls: Option<&Arc<ServerTls>>,
     listeners: Listeners,
     accepting: &mut EndlessTasks,
 ) -> Result<[Drain; 2], RunError> {
     let Listeners { gate: gate_listener, ops: ops_listener } = listeners;
     let pages = config.store.installed_apps_dir.clone();
-    let routes = Arc::new(GateRoutes::new(Arc::clone(gate), pages, shadow.cloned()));
+    let routes = Arc::new(GateRoutes::new(Arc::clone(gate), pages, observers));
     let (gate_bounds, ops_bounds) = bounds(config);
     let (accept, gate_drain) = Server::new("gate", routes, Limits::default(), gate_bounds)
         .with_trusted(config.gate.trusted_proxies.clone())

@@ -25,7 +25,7 @@ impl Config {
             listen, trusted_proxies, max_connections, max_connections_per_address, domain, path_matching, header_encoding, refuse_replays,
             cors_preflight, drain_timeout, tls,
         });
-        compare!(keys, "ops", Ops, ops, new.ops, { listen, token, hosts });
+        compare!(keys, "ops", Ops, ops, new.ops, { listen, token, hosts, app_metrics });
         diff_store(store, &new.store, &mut keys);
         compare!(keys, "cache", Cache, cache, new.cache, {
             capacity, ttl, degraded_ttl, max_stale, heartbeat,

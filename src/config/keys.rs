@@ -12,7 +12,7 @@ const CONFIG_VARIABLE: &str = "NIGHTPORTER_CONFIG";
 const SIMILAR: f64 = 0.75;
 
 /// Every key, by section. `_file` keys name a file that holds the secret.
-pub(super) const KEYS: [&str; 77] = [
+pub(super) const KEYS: [&str; 78] = [
     "gate.listen",
     "gate.trusted_proxies",
     "gate.max_connections",
@@ -33,6 +33,7 @@ pub(super) const KEYS: [&str; 77] = [
     "ops.token",
     "ops.token_file",
     "ops.hosts",
+    "ops.app_metrics",
     "store.kind",
     "store.path",
     "store.terminal_jwt_secret",

@@ -153,7 +153,8 @@ fn ops(reader: &mut Reader, gate: &ListenAddr) -> Ops {
         }
     }
     let hosts = reader.get("ops.hosts").map_or_else(Vec::new, certificate_names);
-    Ops { listen, token, hosts }
+    let app_metrics = reader.get("ops.app_metrics").unwrap_or(true);
+    Ops { listen, token, hosts, app_metrics }
 }
 
 fn store(reader: &mut Reader) -> Store {

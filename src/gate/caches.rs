@@ -261,6 +261,7 @@ impl DeepClone for Headers {
 }
 
 /// The result of looking up a label.
+#[derive(Debug)]
 pub struct AppLookup {
     pub names: Handle<AppNames>,
     /// `None` if no app has this label.

@@ -44,7 +44,7 @@ impl Gate {
         if let Err(reason) = self.explain_steps(headers, &mut steps).await {
             steps.push(Step { subject: "stopped", finding: reason.to_string() });
         }
-        Explanation { steps, verdict: self.auth(headers).await }
+        Explanation { steps, verdict: self.auth(headers).await.verdict }
     }
 
     async fn explain_steps(

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::caches::App;
 use super::client::ReplayCheck;
+use super::decision::Basis;
 use super::forwarded::Forwarded;
 use super::request_kind::{is_navigation, poll_version, wants_retry};
 use super::verdict::{Asleep, AsleepResponse, Headers, Verdict, sent_for};
@@ -35,6 +36,7 @@ impl Gate {
         granted: Headers,
         asleep: AsleepApp,
         replay_check: &mut ReplayCheck,
+        basis: &mut Basis,
     ) -> Verdict {
         let AsleepApp { entry, is_ignored, is_prefetch, is_kept_asleep } = asleep;
         let Some(app) = entry.value.as_ref() else {
@@ -73,7 +75,7 @@ impl Gate {
             Strategy::Pass => Verdict::Grant(granted),
             Strategy::Page => asleep_verdict(app, AsleepResponse::Page),
             Strategy::Hold if permit.is_none() => asleep_verdict(app, AsleepResponse::Problem),
-            Strategy::Hold => self.hold(headers, &forwarded, &app.wake, replay_check).await,
+            Strategy::Hold => self.hold(headers, &forwarded, &app.wake, replay_check, basis).await,
         }
     }
 
@@ -97,16 +99,18 @@ impl Gate {
         forwarded: &Forwarded<'_>,
         first: &Arc<AppHandle>,
         replay_check: &mut ReplayCheck,
+        basis: &mut Basis,
     ) -> Verdict {
         let deadline = Instant::now() + self.wake.hold_timeout;
         let mut wake = Arc::clone(first);
         loop {
             let outcome = self.wait_until_awake(&wake, deadline).await;
-            let (granted, asleep) = match self.decide(headers, replay_check).await {
-                Ok(Granted { headers, asleep: None }) => return Verdict::Grant(headers),
-                Ok(Granted { headers, asleep: Some(asleep) }) => (headers, asleep),
-                Err(reason) => return Verdict::Deny(reason),
-            };
+            let (granted, asleep) =
+                match self.decide(headers, self.now(), replay_check, basis).await {
+                    Ok(Granted { headers, asleep: None }) => return Verdict::Grant(headers),
+                    Ok(Granted { headers, asleep: Some(asleep) }) => (headers, asleep),
+                    Err(reason) => return Verdict::Deny(reason),
+                };
             let Some(app) = asleep.entry.value.as_ref() else {
                 return Verdict::Deny(Reason::UnknownApp);
             };
@@ -231,7 +235,7 @@ mod tests {
     async fn whoever_is_held_asks_again_and_waits_for_the_next_attempt() {
         let (registry, mut commands) = Registry::new();
         let wake = registry.of(&"notes".into(), None);
-        assert!(matches!(commands.try_recv(), Ok(Command::Observe(_))));
+        assert!(matches!(commands.try_recv(), Some(Command::Observe(_))));
         let began = Instant::now();
         let deadline = began + Duration::from_secs(25);
         let settled = |phase, since| {
@@ -239,7 +243,7 @@ mod tests {
             is_settled(&wake, &shown, deadline)
         };
         assert!(!settled(Phase::Stopped, began));
-        assert!(matches!(commands.try_recv(), Ok(Command::Wake(_))));
+        assert!(matches!(commands.try_recv(), Some(Command::Wake(_))));
         let failed = |seconds| {
             let retry_after = Duration::from_secs(seconds);
             Phase::Failed { failure: WakeError::EngineAway, retry_after }
@@ -251,6 +255,6 @@ mod tests {
         let shown = Shown { version: 1, phase: failed(40), since: began, ..wake.shown() };
         assert!(!is_settled(&wake, &shown, deadline), "the attempt is due and made now");
         assert!(settled(Phase::LowDisk, began) && settled(Phase::Awake, began));
-        assert!(commands.try_recv().is_err());
+        assert!(commands.try_recv().is_none());
     }
 }

@@ -17,6 +17,7 @@ use crate::gate::{Gate, Health};
 use crate::ops::apps::{Apps, Operation};
 use crate::store::cache::Counts;
 use crate::telemetry::meters;
+use crate::wake::Backlog;
 
 /// The content type of Prometheus' text format, version 0.0.4.
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -41,7 +42,7 @@ pub(crate) struct OpsRoutes {
 
 impl OpsRoutes {
     pub(crate) fn new(gate: Arc<Gate>, apps: Apps, config: &config::Ops) -> Self {
-        let config::Ops { listen, token, hosts } = config.clone();
+        let config::Ops { listen, token, hosts, app_metrics: _ } = config.clone();
         let is_socket_file = matches!(listen, ListenAddr::Unix(_));
         Self { gate, apps, token, hosts, is_socket_file }
     }
@@ -162,6 +163,8 @@ impl Handler for OpsRoutes {
             "/metrics" => {
                 let (engine_live, counts) = self.apps.counts();
                 meters::note_apps(engine_live, counts);
+                let (Backlog { length, age }, start_age) = self.apps.queues();
+                meters::note_queues(length, age, start_age);
                 metrics(&health())
             }
             path if path.starts_with(APPS) => self.apps(&path[APPS.len()..], &head).await,

@@ -2,22 +2,19 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::request::Parts;
 use http::{HeaderMap, Uri};
 use percent_encoding::percent_decode_str;
-use tracing::debug;
 
 use super::pages::{PageContext, Pages};
 use super::{Handler, Response, answer, ops};
-use crate::domain::endpoint::{Endpoint, VerdictKind};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::observation::Observer;
 use crate::domain::reason::Reason;
 use crate::gate::request_kind::{is_navigation, poll_version};
 use crate::gate::verdict::{ASLEEP, Asleep, AsleepResponse, Verdict};
 use crate::gate::{Gate, PageApp};
-use crate::telemetry::meters::Verdicts;
-use crate::upstream::Shadow;
 
 const APP_ERROR: &str = "/internal/app_error/";
 
@@ -25,63 +22,40 @@ const APP_ERROR: &str = "/internal/app_error/";
 pub(crate) struct GateRoutes {
     gate: Arc<Gate>,
     pages: Pages,
-    verdicts: &'static Verdicts,
-    shadow: Option<Arc<Shadow>>,
+    observers: Box<[Box<dyn Observer>]>,
 }
 
 impl GateRoutes {
     pub(crate) fn new(
         gate: Arc<Gate>,
         installed_apps_dir: PathBuf,
-        shadow: Option<Arc<Shadow>>,
+        observers: Box<[Box<dyn Observer>]>,
     ) -> Self {
-        let pages = Pages::new(installed_apps_dir);
-        Self { gate, pages, verdicts: Verdicts::global(), shadow }
+        Self { gate, pages: Pages::new(installed_apps_dir), observers }
     }
 
     async fn decide(&self, endpoint: Endpoint, head: &Parts) -> Response {
-        let began = Instant::now();
-        let verdict = match endpoint {
+        let decision = match endpoint {
             Endpoint::Auth => self.gate.auth(&head.headers).await,
             Endpoint::Terminal => self.gate.authenticate_terminal(&head.headers).await,
             Endpoint::Management => self.gate.authenticate_management(&head.headers).await,
         };
-        let said = match &verdict {
-            Verdict::Grant(_) => {
-                debug!(endpoint = endpoint.as_str(), "granted");
-                VerdictKind::Grant
-            }
-            Verdict::Asleep(asleep) if asleep.form == AsleepResponse::KeptAsleep => {
-                debug!(endpoint = endpoint.as_str(), "granted, and kept asleep");
-                VerdictKind::KeptAsleep
-            }
-            Verdict::Asleep(asleep) => {
-                let phase = asleep.app.shown.phase.as_str();
-                debug!(endpoint = endpoint.as_str(), phase, "granted, not awake");
-                VerdictKind::Asleep
-            }
-            Verdict::Deny(reason) => {
-                debug!(endpoint = endpoint.as_str(), reason = reason.as_str(), "denied");
-                VerdictKind::Deny(*reason)
-            }
-        };
-        self.verdicts.count(endpoint, said, began.elapsed());
-        let response = match verdict {
-            Verdict::Grant(headers) => answer::grant(&headers),
+        let response = match &decision.verdict {
+            Verdict::Grant(headers) => answer::grant(headers),
             Verdict::Asleep(asleep) => {
                 let domain = self.domain_for(asleep.form == AsleepResponse::Page).await;
                 let uri = header(&head.headers, FORWARDED_URI);
                 let context = PageContext { uri, domain: domain.as_deref() };
-                self.pages.asleep(&asleep, &head.headers, context).await
+                self.pages.asleep(asleep, &head.headers, context).await
             }
             Verdict::Deny(reason) if endpoint == Endpoint::Auth => {
-                self.denied(reason, &head.headers).await
+                self.denied(*reason, &head.headers).await
             }
-            Verdict::Deny(reason) => answer::deny(reason),
+            Verdict::Deny(reason) => answer::deny(*reason),
         };
-        if let Some(shadow) = &self.shadow {
-            let (status, headers) = (response.status(), response.headers());
-            shadow.follow(endpoint, &head.headers, said, status, headers);
+        let observation = decision.observed(endpoint, &head.headers, &response);
+        for observer in &self.observers {
+            observer.observe(&observation);
         }
         response
     }

@@ -1,14 +1,14 @@
 //! The state of all apps, and operations on them.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 use crate::domain::lifecycle::{Phase, SleepMode, WakeError};
 use crate::store::touch::Touches;
 use crate::wake::docker::APP_LABEL;
-use crate::wake::{AppHandle, ContainerState, History, Registry, Shown};
+use crate::wake::{AppHandle, Backlog, ContainerState, History, Registry, Shown};
 
 /// An operation that the operator requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +76,15 @@ impl Apps {
             }
         }
         (self.registry.is_engine_live(), counts.into_iter())
+    }
+
+    /// Returns the reconciler's queue of commands, and how long the app that has been
+    /// waiting longest for its start has done so.
+    pub(crate) fn queues(&self) -> (Backlog, Duration) {
+        let is_queued = |shown: &Shown| matches!(shown.phase, Phase::Queued { .. });
+        let shown = self.registry.list().into_iter().map(|app| app.shown()).filter(is_queued);
+        let ages = shown.filter_map(|shown| Some(shown.began?.elapsed()));
+        (self.registry.backlog(), ages.max().unwrap_or_default())
     }
 
     fn describe(&self, app: &AppHandle) -> Value {

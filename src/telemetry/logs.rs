@@ -7,6 +7,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
+use crate::domain::endpoint::VerdictKind;
+use crate::domain::observation::{Observation, Observer};
 
 /// The handle of the active filter, which allows changing it while the process runs.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
@@ -36,6 +38,31 @@ pub fn install(config: &Log) -> Result<(), LogError> {
     let subscriber = Registry::default().with(filter).with(lines);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadyInstalled)?;
     FILTER.set(handle).map_err(|_| LogError::AlreadyInstalled)
+}
+
+/// Logs every verdict at debug level.
+#[derive(Debug)]
+pub(crate) struct VerdictLog;
+
+impl Observer for VerdictLog {
+    fn observe(&self, observation: &Observation<'_>) {
+        let &Observation { endpoint, verdict, app, rule, client, timings, .. } = observation;
+        let message = match verdict {
+            VerdictKind::Grant => "granted",
+            VerdictKind::Asleep => "granted, but the app is not awake",
+            VerdictKind::KeptAsleep => "granted, but not allowed to wake the app",
+            VerdictKind::Deny(_) => "denied",
+        };
+        tracing::debug!(
+            endpoint = endpoint.as_str(),
+            verdict = verdict.as_str(),
+            app,
+            rule,
+            client = client.kind(),
+            took = ?timings.total,
+            "{message}"
+        );
+    }
 }
 
 /// Changes the log level while the process runs.

@@ -3,6 +3,7 @@
 //! Metrics that a request updates are registered once and kept as handles; a request never
 //! looks up a metric by name.
 
+mod app_verdicts;
 mod verdicts;
 
 use std::convert::Infallible;
@@ -17,6 +18,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use crate::domain::endpoint::Endpoint;
 use crate::store::cache::Counts;
 
+pub(crate) use self::app_verdicts::AppVerdicts;
 pub(crate) use self::verdicts::Verdicts;
 
 const CONNECTIONS: &str = "nightporter_connections";
@@ -33,6 +35,9 @@ const CACHE_ENTRIES: &str = "nightporter_cache_entries";
 const TOUCHES: &str = "nightporter_touches_waiting";
 const ENGINE_LIVE: &str = "nightporter_engine_live";
 const APPS: &str = "nightporter_apps";
+const COMMANDS: &str = "nightporter_reconciler_queue_length";
+const COMMAND_AGE: &str = "nightporter_reconciler_queue_age_seconds";
+const START_AGE: &str = "nightporter_start_queue_age_seconds";
 const WAKES: &str = "nightporter_wakes_total";
 const WAKE_DURATION: &str = "nightporter_wake_duration_seconds";
 const SLEEPS: &str = "nightporter_sleeps_total";
@@ -83,6 +88,9 @@ fn describe() {
     describe_gauge!(TOUCHES, "Uses of apps and terminals waiting to be written to the store.");
     describe_gauge!(ENGINE_LIVE, "1 while the container engine's events arrive.");
     describe_gauge!(APPS, "Apps by their displayed state.");
+    describe_gauge!(COMMANDS, "Commands that the reconciler has not handled yet.");
+    describe_gauge!(COMMAND_AGE, "Seconds since the oldest of those commands was sent.");
+    describe_gauge!(START_AGE, "Seconds that the app longest in the queue for a start has waited.");
     describe_counter!(WAKES, "Attempts to wake an app, by outcome.");
     describe_histogram!(WAKE_DURATION, "Time from the start of an attempt until the app is ready.");
     describe_counter!(SLEEPS, "Apps put to sleep, by sleep mode.");
@@ -98,6 +106,7 @@ fn describe() {
 pub(crate) fn render() -> String {
     let verdicts = Verdicts::global();
     verdicts.update_recorder();
+    AppVerdicts::global().update_recorder();
     let mut text = recorder().render();
     text.push_str(&verdicts.render());
     text
@@ -179,6 +188,14 @@ pub(crate) fn note_apps(engine_live: bool, by_state: impl Iterator<Item = (&'sta
     for (state, count) in by_state {
         gauge!(APPS, "state" => state).set(precise(count));
     }
+}
+
+/// Records the reconciler's queue of commands, and how long the app that has been waiting
+/// longest for its start has done so.
+pub(crate) fn note_queues(commands: usize, age: Duration, start_age: Duration) {
+    gauge!(COMMANDS).set(precise(commands as u64));
+    gauge!(COMMAND_AGE).set(age.as_secs_f64());
+    gauge!(START_AGE).set(start_age.as_secs_f64());
 }
 
 /// Counts a finished attempt to wake an app; `took` is its duration if the app is ready.

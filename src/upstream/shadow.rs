@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::client::{Client, forwardable};
 use super::compare::{ComparedRequest, Outcome, compare};
 use crate::domain::endpoint::{Endpoint, VerdictKind};
+use crate::domain::observation::{Observation, Observer};
 use crate::telemetry::meters;
 use crate::throttle::Throttle;
 
@@ -81,6 +82,12 @@ impl Outcomes {
     }
 }
 
+impl Observer for Arc<Shadow> {
+    fn observe(&self, observation: &Observation<'_>) {
+        self.compare_later(observation);
+    }
+}
+
 impl Shadow {
     pub(super) fn new(client: Arc<Client>, domain: Option<String>) -> Self {
         let random = RandomState::new().build_hasher().finish();
@@ -99,14 +106,8 @@ impl Shadow {
 
     /// Sends a request to the upstream after it was answered here, and compares the
     /// answers.
-    pub(crate) fn follow(
-        self: &Arc<Self>,
-        endpoint: Endpoint,
-        request: &HeaderMap,
-        verdict: VerdictKind,
-        status: StatusCode,
-        answer: &HeaderMap,
-    ) {
+    fn compare_later(self: &Arc<Self>, observation: &Observation<'_>) {
+        let &Observation { endpoint, verdict, request, status, response: answer, .. } = observation;
         let skipped = || self.outcomes[endpoint as usize].skipped.increment(1);
         if request.get_all(VIA).iter().any(|via| *via == self.via) {
             if self.loops.admit(Instant::now(), Duration::from_secs(60)).is_some() {
@@ -175,6 +176,8 @@ impl Shadow {
 mod tests {
     use super::super::test_server::{Reply, TestServer};
     use super::*;
+    use crate::domain;
+    use crate::domain::observation::Timings;
     use crate::domain::reason::Reason;
 
     async fn shadow() -> (TestServer, Arc<Shadow>) {
@@ -183,9 +186,27 @@ mod tests {
         (core, Arc::new(Shadow::new(Arc::new(client), None)))
     }
 
+    fn observe(
+        shadow: &Arc<Shadow>,
+        endpoint: Endpoint,
+        verdict: VerdictKind,
+        request: &HeaderMap,
+    ) {
+        shadow.observe(&Observation {
+            endpoint,
+            verdict,
+            app: None,
+            rule: None,
+            client: domain::client::Client::Anonymous,
+            timings: Timings::default(),
+            request,
+            status: StatusCode::OK,
+            response: &HeaderMap::new(),
+        });
+    }
+
     fn follow(shadow: &Arc<Shadow>, request: &HeaderMap) {
-        let answer = HeaderMap::new();
-        shadow.follow(Endpoint::Auth, request, VerdictKind::Grant, StatusCode::OK, &answer);
+        observe(shadow, Endpoint::Auth, VerdictKind::Grant, request);
     }
 
     #[tokio::test]
@@ -209,14 +230,13 @@ mod tests {
         let (core, shadow) = shadow().await;
         let (none, denied) = (HeaderMap::new(), VerdictKind::Deny(Reason::ManagementSecret));
         for _ in 0..50 {
-            let status = StatusCode::UNAUTHORIZED;
-            shadow.follow(Endpoint::Management, &none, denied, status, &none);
+            observe(&shadow, Endpoint::Management, denied, &none);
         }
         core.wait_for_requests(1).await;
         while shadow.permits.available_permits() < MAX_IN_FLIGHT {
             tokio::task::yield_now().await;
         }
-        shadow.follow(Endpoint::Management, &none, VerdictKind::Grant, StatusCode::OK, &none);
+        observe(&shadow, Endpoint::Management, VerdictKind::Grant, &none);
         core.wait_for_requests(2).await;
         assert_eq!(core.requests().len(), 2);
     }

@@ -213,7 +213,6 @@ mod tests {
     use super::*;
     use crate::wake::handle::{AppSpec, Target};
     use std::time::Duration;
-    use tokio::sync::mpsc;
 
     fn container(service: &str, state: State, health: Health) -> Arc<Container> {
         Arc::new(Container { health, exit_code: 1, ..Container::sample("wiki", service, state) })
@@ -221,7 +220,7 @@ mod tests {
 
     /// Returns the phase shown of an app whose last attempt has failed.
     fn shown(containers: &[Arc<Container>]) -> Phase {
-        let (commands, _receiver) = mpsc::unbounded_channel();
+        let (commands, _receiver) = super::super::command::channel();
         let target = Target { container: "web".into(), port: 80, speaks_http: true };
         let spec = AppSpec { entrypoints: vec![target], ..AppSpec::default() };
         let selector = Selector::new(&"wiki".into(), &Arc::default());
@@ -257,7 +256,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_place_that_was_given_up_is_due_no_more() {
-        let (commands, _receiver) = mpsc::unbounded_channel();
+        let (commands, _receiver) = super::super::command::channel();
         let app = Arc::new(AppHandle::new("wiki".into(), AppSpec::default(), commands));
         let selector = Selector::new(&app.name, &Arc::default());
         let mut app_state = AppState::new(app, selector);

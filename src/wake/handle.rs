@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Command;
+use super::command::{Command, CommandSender};
 use super::docker::{Container, Health};
 use crate::domain::activity::Activity;
 use crate::domain::app::{AppMeta, EntrypointPort, Lifecycle, Size};
@@ -131,7 +131,7 @@ pub struct AppHandle {
     unhealthy: Mutex<HashSet<String>>,
     history: Mutex<History>,
     unanswered: Mutex<Option<Unanswered>>,
-    commands: mpsc::UnboundedSender<Command>,
+    commands: CommandSender,
 }
 
 /// A series of requests that a running app has not answered.
@@ -146,11 +146,7 @@ struct Unanswered {
 const UNANSWERED_GAP: Duration = Duration::from_secs(60);
 
 impl AppHandle {
-    pub(super) fn new(
-        name: Arc<str>,
-        spec: AppSpec,
-        commands: mpsc::UnboundedSender<Command>,
-    ) -> Self {
+    pub(super) fn new(name: Arc<str>, spec: AppSpec, commands: CommandSender) -> Self {
         let (phase, since) = (Phase::Awake, Instant::now());
         let shown = Shown {
             version: first_version(),
@@ -204,8 +200,7 @@ impl AppHandle {
     pub fn request_wake(&self) {
         self.requested.store(true, Ordering::SeqCst);
         if !self.wake_pending.swap(true, Ordering::AcqRel) {
-            // The reconciler stops only when the process ends.
-            let _ = self.commands.send(Command::Wake(Arc::clone(&self.name)));
+            self.commands.send(Command::Wake(Arc::clone(&self.name)));
         }
     }
 
@@ -287,8 +282,7 @@ impl AppHandle {
     /// have fixed the cause.
     pub fn retry(&self) {
         if matches!(self.shown.borrow().phase, Phase::Failed { .. }) {
-            // The reconciler stops only when the process ends.
-            let _ = self.commands.send(Command::Retry(Arc::clone(&self.name)));
+            self.commands.send(Command::Retry(Arc::clone(&self.name)));
         }
     }
 
@@ -417,7 +411,7 @@ mod tests {
 
     #[test]
     fn what_served_unwell_is_known_again_when_it_is_made_anew() {
-        let (commands, _receiver) = mpsc::unbounded_channel();
+        let (commands, _receiver) = super::super::command::channel();
         let app = AppHandle::new("notes".into(), AppSpec::default(), commands);
         let made = |id: &str, check: &str, health| Container {
             id: id.into(),
@@ -438,7 +432,7 @@ mod tests {
 
     #[test]
     fn nobody_has_called_an_app_that_falls_asleep_until_somebody_asks_anew() {
-        let (commands, _receiver) = mpsc::unbounded_channel();
+        let (commands, _receiver) = super::super::command::channel();
         let app = AppHandle::new("notes".into(), AppSpec::default(), commands);
         let show = |phase| app.show(phase, &Arc::default());
         assert!(app.is_requested(), "it is awake");
@@ -462,7 +456,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_time_until_the_next_attempt_grows_shorter() {
-        let (commands, _receiver) = mpsc::unbounded_channel();
+        let (commands, _receiver) = super::super::command::channel();
         let app = AppHandle::new("notes".into(), AppSpec::default(), commands);
         let retry_after = Duration::from_secs(300);
         let failed = Phase::Failed { failure: WakeError::EngineAway, retry_after };
@@ -481,7 +475,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_remembered_until_an_attempt_succeeds() {
-        let (commands, _receiver) = mpsc::unbounded_channel();
+        let (commands, _receiver) = super::super::command::channel();
         let app = AppHandle::new("notes".into(), AppSpec::default(), commands);
         let failure = WakeError::OutOfMemory { container: "web".into() };
         let retry_after = Duration::from_secs(5);
@@ -499,7 +493,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn how_long_an_app_has_not_answered_is_counted_from_the_first_time() {
-        let (commands, _receiver) = mpsc::unbounded_channel();
+        let (commands, _receiver) = super::super::command::channel();
         let app = AppHandle::new("notes".into(), AppSpec::default(), commands);
         assert_eq!(app.note_unanswered(), Duration::ZERO);
         for seconds in [5, 10, 65] {

@@ -15,13 +15,14 @@ use tracing::{debug, info, warn};
 
 use super::attempt::Context;
 use super::clocks::Clocks;
+use super::command::{Command, LastUse};
 use super::docker::watch::View;
 use super::docker::{APP_LABEL, Snapshot};
 use super::handle::{AppHandle, AppSpec, wall_clock};
 use super::observed::EngineState;
+use super::registry::Registry;
 use super::resources::{free_disk, memory_pressure};
 use super::usage::{ActivityStatus, MonitoredApp, Thresholds, Usages};
-use super::{Command, LastUse, Registry};
 use crate::config::{Config, Sleep};
 use crate::domain::app::Lifecycle;
 use crate::domain::lifecycle::{Candidate, Phase, SleepMode, SleepRules};

@@ -18,11 +18,12 @@ use tracing::{debug, error, info, warn};
 use super::action::{Action, ActionTask, Completion};
 use super::app_state::{AppState, Assessment, InProgress, Reply};
 use super::attempt::{Attempt, CANNOT_BE_PAUSED, Context, Outcome};
+use super::command::{Command, CommandReceiver, LastUse};
 use super::docker::watch::View;
 use super::handle::{milliseconds_since_1970, wall_clock};
 use super::observed::EngineState;
+use super::registry::Registry;
 use super::status::Statuses;
-use super::{Command, LastUse, Registry};
 use crate::backoff::{doubled, jittered};
 use crate::domain::lifecycle::{Phase, SleepMode, WakeError};
 use crate::store::touch::Touches;
@@ -96,10 +97,7 @@ impl Reconciler {
     }
 
     /// Handles commands and changes as long as the process runs.
-    pub(super) async fn run(
-        mut self,
-        mut commands: mpsc::UnboundedReceiver<Command>,
-    ) -> Infallible {
+    pub(super) async fn run(mut self, mut commands: CommandReceiver) -> Infallible {
         loop {
             let due = self.next_due();
             tokio::select! {

@@ -8,9 +8,9 @@
 
 use std::sync::Arc;
 
-use super::Registry;
 use super::docker::{Container, Snapshot, State};
 use super::observed::Observed;
+use super::registry::Registry;
 use crate::domain::lifecycle::Phase;
 
 /// The state in which the other apps of a container need it.

@@ -82,7 +82,7 @@ impl Cold {
         }
         let mut verdicts = BTreeMap::new();
         while let Some(verdict) = asking.join_next().await {
-            let verdict = match verdict.expect("no panic") {
+            let verdict = match verdict.expect("no panic").verdict {
                 Verdict::Grant(_) => "granted",
                 Verdict::Asleep(_) => "asleep",
                 Verdict::Deny(reason) => reason.as_str(),

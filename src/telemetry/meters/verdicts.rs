@@ -15,6 +15,7 @@ use thread_local::ThreadLocal;
 
 use super::recorder;
 use crate::domain::endpoint::{Endpoint, VerdictKind};
+use crate::domain::observation::{Observation, Observer};
 use crate::domain::reason::Reason;
 
 const VERDICTS: &str = "nightporter_verdicts_total";
@@ -83,7 +84,7 @@ impl Verdicts {
         })
     }
 
-    pub(crate) fn count(&self, endpoint: Endpoint, verdict: VerdictKind, took: Duration) {
+    fn count(&self, endpoint: Endpoint, verdict: VerdictKind, took: Duration) {
         let counts = &self.0.get_or_default()[endpoint as usize];
         let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let bucket = BOUNDS.partition_point(|bound| *bound < nanoseconds);
@@ -136,6 +137,12 @@ impl Verdicts {
 
     fn sum(&self, endpoint: Endpoint, number: impl Fn(&EndpointCounts) -> &Count) -> u64 {
         self.0.iter().map(|thread| number(&thread[endpoint as usize]).get()).sum()
+    }
+}
+
+impl Observer for &'static Verdicts {
+    fn observe(&self, observation: &Observation<'_>) {
+        self.count(observation.endpoint, observation.verdict, observation.timings.total);
     }
 }
 

@@ -1,0 +1,102 @@
+//! One decided subrequest: the verdict, what it was decided from, and how long that took.
+
+use http::{HeaderMap, Response};
+
+use super::Gate;
+use super::caches::AppLookup;
+use super::client::Identified;
+use super::verdict::{AsleepResponse, Verdict};
+use crate::domain::client::Client;
+use crate::domain::endpoint::{Endpoint, VerdictKind};
+use crate::domain::identity::Identity;
+use crate::domain::observation::{Observation, Timings};
+use crate::store::Freshness;
+use crate::store::cache::Handle;
+use crate::store::freshness::Moment;
+
+/// A verdict and its basis. Whoever takes note of decisions is an
+/// [`Observer`](crate::domain::observation::Observer).
+#[derive(Debug)]
+pub struct Decision {
+    pub verdict: Verdict,
+    basis: Basis,
+    timings: Timings,
+}
+
+/// The cache entries that a verdict was reached from, and the rule that governed.
+#[derive(Debug, Default)]
+pub(super) struct Basis {
+    pub(super) lookup: Option<AppLookup>,
+    /// Index of the governing rule in the app's `paths`.
+    pub(super) rule: Option<usize>,
+    pub(super) identified: Option<Identified>,
+    pub(super) identity: Option<Handle<Option<Identity>>>,
+    pub(super) rule_found: Option<Moment>,
+    pub(super) client_known: Option<Moment>,
+    pub(super) ended: Option<Moment>,
+}
+
+impl Basis {
+    /// Returns whether all entries are still usable: neither a notification nor time has
+    /// outdated any of them.
+    pub(super) fn is_usable(&self, freshness: &Freshness, now: Moment) -> bool {
+        let Self { lookup, identified, identity, .. } = self;
+        lookup.as_ref().is_none_or(|lookup| lookup.is_usable(freshness, now))
+            && identified.as_ref().is_none_or(|identified| identified.is_usable(freshness, now))
+            && identity.as_ref().is_none_or(|identity| identity.is_usable(freshness, now))
+    }
+}
+
+impl Decision {
+    /// Describes the decision and the response to it, for observers.
+    pub(crate) fn observed<'a, B>(
+        &'a self,
+        endpoint: Endpoint,
+        request: &'a HeaderMap,
+        response: &'a Response<B>,
+    ) -> Observation<'a> {
+        let Basis { lookup, rule, identified, .. } = &self.basis;
+        let app = lookup.as_ref().and_then(AppLookup::app);
+        let description = app.and_then(|app| app.description.as_ref().ok());
+        let rule = rule.and_then(|rule| description?.meta.paths.get(rule));
+        Observation {
+            endpoint,
+            verdict: self.verdict.kind(),
+            app: app.map(|app| &*app.row.name),
+            rule: rule.map(|rule| &*rule.prefix),
+            client: identified.as_ref().map_or(Client::Anonymous, Identified::client),
+            timings: self.timings,
+            request,
+            status: response.status(),
+            response: response.headers(),
+        }
+    }
+}
+
+impl Verdict {
+    pub(crate) fn kind(&self) -> VerdictKind {
+        match self {
+            Self::Grant(_) => VerdictKind::Grant,
+            Self::Asleep(asleep) if asleep.form == AsleepResponse::KeptAsleep => {
+                VerdictKind::KeptAsleep
+            }
+            Self::Asleep(_) => VerdictKind::Asleep,
+            Self::Deny(reason) => VerdictKind::Deny(*reason),
+        }
+    }
+}
+
+impl Gate {
+    /// Completes a decision that began at `began`.
+    pub(super) fn decided(&self, verdict: Verdict, basis: Basis, began: Moment) -> Decision {
+        let ended = basis.ended.unwrap_or_else(|| self.freshness.now());
+        let rule_found = basis.rule_found.unwrap_or(began);
+        let client_known = basis.client_known.unwrap_or(rule_found);
+        let timings = Timings {
+            app: rule_found.since(began),
+            client: client_known.since(rule_found),
+            total: ended.since(began),
+        };
+        Decision { verdict, basis, timings }
+    }
+}
