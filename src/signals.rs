@@ -65,3 +65,26 @@ async fn loaded(loading: &mut Option<JoinHandle<Option<Arc<Config>>>>) -> Option
     // A panic has already been reported by the panic hook.
     loaded.ok().flatten()
 }
+
+/// Waits for the shutdown signal; keeps the last configuration that arrived before it.
+pub(crate) async fn shutdown(
+    signals: &mut mpsc::Receiver<Signal>,
+    reloaded: &mut Option<Arc<Config>>,
+) {
+    while let Signal::Reload(config) = next(signals).await {
+        *reloaded = Some(config);
+    }
+}
+
+/// Waits for the second shutdown signal, which requests an immediate end.
+pub(crate) async fn second_shutdown(signals: &mut mpsc::Receiver<Signal>) {
+    while !matches!(next(signals).await, Signal::Shutdown) {}
+}
+
+/// Returns the next signal; waits forever once all senders are gone.
+pub(crate) async fn next(signals: &mut mpsc::Receiver<Signal>) -> Signal {
+    match signals.recv().await {
+        Some(signal) => signal,
+        None => std::future::pending().await,
+    }
+}

@@ -27,6 +27,7 @@ const HANDSHAKES: &str = "nightporter_tls_handshakes_total";
 const REFUSED: &str = "nightporter_connections_refused_total";
 const CUT: &str = "nightporter_connections_cut_total";
 const PANICS: &str = "nightporter_panics_total";
+const RESTARTS: &str = "nightporter_task_restarts_total";
 const STORE_LIVE: &str = "nightporter_store_live";
 const VERIFIED_AGE: &str = "nightporter_store_verified_age_seconds";
 const CACHE_LOADS: &str = "nightporter_cache_loads_total";
@@ -77,6 +78,7 @@ fn describe() {
     describe_counter!(REFUSED, "Connections closed unread by listener and reason.");
     describe_counter!(CUT, "Connections ended because of what the peer sent, by reason.");
     describe_counter!(PANICS, "Requests answered with 500 because their handler panicked.");
+    describe_counter!(RESTARTS, "Background tasks started again after a panic, by task.");
     describe_gauge!(STORE_LIVE, "1 while the store's notifications are known to arrive.");
     describe_gauge!(VERIFIED_AGE, "Seconds since the last heartbeat that arrived was sent.");
     describe_counter!(CACHE_LOADS, "Loads from the store by cache.");
@@ -139,6 +141,12 @@ pub(crate) fn connections_refused(listener: &'static str, reason: &'static str) 
 /// Returns the counter of connections that were ended because of what the peer sent.
 pub(crate) fn connections_cut(reason: &'static str) -> Counter {
     counter!(CUT, "reason" => reason)
+}
+
+/// Counts a background task that has panicked and is started again.
+pub(crate) fn task_restarted(task: &'static str) {
+    recorder();
+    counter!(RESTARTS, "task" => task).increment(1);
 }
 
 pub(crate) fn panics() -> Counter {

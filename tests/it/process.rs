@@ -152,6 +152,40 @@ async fn an_upstream_that_is_gone_is_said_once_and_metrics_are_there_for_one_alo
 }
 
 #[tokio::test]
+async fn verdicts_are_counted_by_app_and_rule_unless_that_is_switched_off() {
+    let sample = sample().await;
+    let paths = json!({"": {"access": "private"}, "/pub/": {"access": "public"}});
+    sample.add_app("wiki", &paths).await;
+    for (setting, counted) in [("", true), ("app_metrics = false\n", false)] {
+        let program = Program::start(&write(&sample, &format!("{PORTS}{setting}")), 1024);
+        answers(&program).await;
+        for (host, uri, status) in [
+            ("wiki.x", "/pub/a", 200),
+            ("wiki.x", "/pub/b?c=d", 200),
+            ("wiki.x", "/private", 401),
+            ("unknown.x", "/", 404),
+        ] {
+            let response = ask(program.gate, &Request::auth(host, uri)).await;
+            assert_eq!(response.status, status, "{host}{uri}");
+        }
+        let metrics = program.metrics().await;
+        let lines = metrics
+            .lines()
+            .filter(|line| line.starts_with("nightporter_app_verdicts_total{app=\"wiki\""));
+        let lines: Vec<_> = lines.filter(|line| !line.ends_with(" 0")).collect();
+        let named = |rule, verdict, count| {
+            format!(
+                "nightporter_app_verdicts_total{{app=\"wiki\",rule=\"{rule}\",verdict=\"{verdict}\"}} {count}"
+            )
+        };
+        let expected = [named("/pub/", "grant", 2), named("", "deny", 1)];
+        assert_eq!(lines.len(), if counted { 2 } else { 0 }, "{metrics}");
+        assert_eq!(metrics.contains("nightporter_app_verdicts_total{"), counted);
+        assert!(!counted || expected.iter().all(|line| lines.contains(&&**line)), "{lines:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_difference_is_logged_by_the_names_of_headers_and_never_their_values() {
     let sample = sample().await;
     let headers = json!({"X-Ptl-Client-Id": "our-id", "X-Ptl-Same": "same"});

@@ -175,6 +175,10 @@ async fn metrics_count_verdicts_and_need_the_token_where_there_is_one() {
         (r#"nightporter_request_duration_seconds_count{endpoint="auth"}"#, 2.0),
         (r#"nightporter_connections{listener="ops"}"#, 1.0),
         (r#"nightporter_cache_loads_total{cache="app_names"}"#, 1.0),
+        (r#"nightporter_app_verdicts_total{app="notes",rule="",verdict="grant"}"#, 1.0),
+        ("nightporter_reconciler_queue_length", 0.0),
+        ("nightporter_reconciler_queue_age_seconds", 0.0),
+        ("nightporter_start_queue_age_seconds", 0.0),
         ("nightporter_store_live", 1.0),
         ("nightporter_store_verified_age_seconds", 0.0),
     ] {

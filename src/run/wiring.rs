@@ -1,0 +1,188 @@
+//! The parts of the process, and how they are connected.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tracing::info;
+
+use super::RunError;
+use super::tasks::Tasks;
+use crate::config::{self, Config, StoreKind};
+use crate::descriptors::ConnectionLimits;
+use crate::domain::observation::Observer;
+use crate::gate::Gate;
+use crate::http::ops::OpsRoutes;
+use crate::http::routes::GateRoutes;
+use crate::http::tls::ServerTls;
+use crate::http::{Bounds, Drain, Limits, Listeners, Server};
+use crate::ops::apps::Apps;
+use crate::store::app_meta::AppMetaDir;
+use crate::store::touch::Touches;
+use crate::store::{Freshness, Source};
+use crate::telemetry::logs::VerdictLog;
+use crate::telemetry::meters::{self, AppVerdicts, Verdicts};
+use crate::upstream::Upstream;
+use crate::wake::{self, CommandReceiver, Registry};
+
+/// How long the store's listener waits for the first scan of the apps' folder.
+const FIRST_SCAN: Duration = Duration::from_secs(1);
+
+/// Everything that has been opened. Each part gets what it needs from here.
+#[derive(Debug)]
+pub(super) struct Wiring {
+    config: Arc<Config>,
+    pub(super) tls: Option<Arc<ServerTls>>,
+    freshness: Arc<Freshness>,
+    pub(super) source: Arc<Source>,
+    pub(super) touches: Arc<Touches>,
+    pub(super) registry: Arc<Registry>,
+    upstream: Option<Arc<Upstream>>,
+    gate: Arc<Gate>,
+}
+
+impl Wiring {
+    /// Opens everything. The commands are for the reconciler.
+    pub(super) async fn open(config: &Arc<Config>) -> Result<(Self, CommandReceiver), RunError> {
+        let tls = match config.gate.tls.clone() {
+            Some(files) => Some(Arc::new(run_blocking(move || ServerTls::load(&files)).await??)),
+            None => None,
+        };
+        let freshness = Arc::new(Freshness::new(config.cache.clone()));
+        let source = {
+            let (config, freshness) = (Arc::clone(config), Arc::clone(&freshness));
+            Arc::new(run_blocking(move || Source::open(&config, &freshness)).await??)
+        };
+        let touches = Arc::new(Touches::new(config.touch.clone()));
+        let (registry, commands) = Registry::new();
+        let upstream = Upstream::of(config);
+        let gate = Arc::new(Gate::new(
+            config,
+            Arc::clone(&source),
+            Arc::clone(&freshness),
+            Arc::clone(&touches),
+            Arc::clone(&registry),
+            upstream.clone(),
+        ));
+        let config = Arc::clone(config);
+        let wiring = Self { config, tls, freshness, source, touches, registry, upstream, gate };
+        Ok((wiring, commands))
+    }
+
+    /// Spawns the background tasks. Returns when the state of the apps is known, or does not
+    /// become known in time.
+    pub(super) async fn spawn_background(&self, commands: CommandReceiver, tasks: &mut Tasks) {
+        let Self { config, tls, freshness, source, touches, registry, upstream: _, gate: _ } = self;
+        let (scan_done, first_scan) = oneshot::channel();
+        let apps = follow_apps(
+            AppMetaDir::new(config.store.installed_apps_dir.clone()),
+            Arc::clone(freshness),
+            matches!(**source, Source::Files(_)),
+            scan_done,
+        );
+        tasks.essential().spawn(apps);
+        tasks.essential().spawn(follow_store(Arc::clone(source), first_scan));
+        let (writer, target) = (Arc::clone(touches), Arc::clone(source));
+        tasks.supervise("touches", move || write_touches(Arc::clone(&writer), Arc::clone(&target)));
+        tasks.supervise("metrics", meters::upkeep);
+        if let Some(tls) = tls {
+            let tls = Arc::clone(tls);
+            tasks.supervise("certificates", move || Arc::clone(&tls).follow());
+        }
+        if config.wake.enabled {
+            let tasks = tasks.essential();
+            wake::spawn(config, registry, commands, source, freshness, touches, tasks).await;
+        }
+    }
+
+    /// Starts to accept on both listeners.
+    pub(super) fn start_servers(
+        &self,
+        listeners: Listeners,
+        tasks: &mut Tasks,
+    ) -> Result<[Drain; 2], RunError> {
+        let Listeners { gate: gate_listener, ops: ops_listener } = listeners;
+        let (gate_bounds, ops_bounds) = bounds(&self.config);
+        let pages = self.config.store.installed_apps_dir.clone();
+        let routes = GateRoutes::new(Arc::clone(&self.gate), pages, self.observers());
+        let server = Server::new("gate", Arc::new(routes), Limits::default(), gate_bounds);
+        let (accept, gate_drain) = server
+            .with_trusted(self.config.gate.trusted_proxies.clone())
+            .with_tls(self.tls.clone())
+            .with_threads(std::thread::available_parallelism()?.get())
+            .start(gate_listener)?;
+        tasks.essential().spawn(accept);
+        let apps = Apps::new(Arc::clone(&self.registry), Arc::clone(&self.touches));
+        let routes = OpsRoutes::new(Arc::clone(&self.gate), apps, &self.config.ops);
+        let server = Server::new("ops", Arc::new(routes), Limits::default(), ops_bounds);
+        let (accept, ops_drain) = server.start(ops_listener)?;
+        tasks.essential().spawn(accept);
+        Ok([gate_drain, ops_drain])
+    }
+
+    /// Returns the observers that are told of every decision.
+    fn observers(&self) -> Box<[Box<dyn Observer>]> {
+        let mut observers: Vec<Box<dyn Observer>> =
+            vec![Box::new(Verdicts::global()), Box::new(VerdictLog)];
+        if self.config.ops.app_metrics {
+            observers.push(Box::new(AppVerdicts::global()));
+        }
+        if let Some(shadow) = self.upstream.as_deref().and_then(Upstream::shadow) {
+            observers.push(Box::new(Arc::clone(shadow)));
+        }
+        observers.into()
+    }
+}
+
+/// Reads files on a thread that may block: a disk may be gone, and another process may
+/// hold a lock.
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RunError> {
+    spawn_blocking(work).await.map_err(RunError::TaskFailed)
+}
+
+/// Follows the store. It is live only after the first scan of the apps' folder: anything
+/// that was read from the folder before is then read again. A folder that hangs delays the
+/// store by no more than [`FIRST_SCAN`].
+async fn follow_store(source: Arc<Source>, first_scan: oneshot::Receiver<()>) -> Infallible {
+    let _hangs_or_was_scanned = timeout(FIRST_SCAN, first_scan).await;
+    source.watch().await
+}
+
+/// Follows the apps' folder. On the files store, the folders are also the set of installed
+/// apps.
+async fn follow_apps(
+    dir: AppMetaDir,
+    freshness: Arc<Freshness>,
+    names: bool,
+    scan_done: oneshot::Sender<()>,
+) -> Infallible {
+    dir.watch(freshness, names, scan_done).await
+}
+
+async fn write_touches(touches: Arc<Touches>, source: Arc<Source>) -> Infallible {
+    touches.run(&source).await
+}
+
+/// Returns how many connections the gate's and the operator's listener may have.
+fn bounds(config: &Config) -> (Bounds, Bounds) {
+    let database_connections = match &config.store.kind {
+        // The pool, and the connection that listens for notifications.
+        StoreKind::Postgres(postgres) => postgres.pool_size as usize + 1,
+        StoreKind::Files { .. } => 0,
+    };
+    let limits = ConnectionLimits::now(database_connections);
+    let config::Gate { max_connections, max_connections_per_address, .. } = config.gate;
+    if limits.gate < max_connections {
+        info!(
+            connections = limits.gate,
+            "the limit of open files leaves the gate fewer connections than gate.max_connections"
+        );
+    }
+    let gate = Bounds::within(limits.gate.min(max_connections), max_connections_per_address);
+    (gate, Bounds::within(limits.ops, limits.ops))
+}
