@@ -1,14 +1,19 @@
 //! Backoff: the waits between attempts.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
+
+/// Returns a random number for what needs no secrecy. (The first number of aws-lc's generator
+/// costs 420 million instructions, which the first request of a new process would wait for.)
+pub(crate) fn random() -> u32 {
+    let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
 
 /// Returns a random duration between half and all of a wait, so that many tasks that wait
 /// for the same event do not retry at once.
 pub(crate) fn jittered(wait: Duration) -> Duration {
-    let mut random = [0; 2];
-    // aws-lc aborts the process rather than return bytes that are not random.
-    let _never_fails = aws_lc_rs::rand::fill(&mut random);
-    let fraction = f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX);
+    let fraction = f64::from(random()) / f64::from(u32::MAX);
     wait.mul_f64(0.5 + fraction / 2.0)
 }
 

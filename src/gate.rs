@@ -256,7 +256,9 @@ impl Gate {
             self.render(templates, rendering, identified.client(), identity.value.as_ref())?
         };
         let is_ignore_listed = self.wake.ignore.covers(request.headers, request.forwarded.uri);
-        let is_prefetch = !is_ignore_listed && request_kind::is_prefetch(request.headers);
+        let present = request.forwarded.present;
+        let is_prefetch =
+            !is_ignore_listed && present.purpose && request_kind::is_prefetch(request.headers);
         let is_kept_asleep = !is_ignore_listed && self.must_stay_asleep(app, request);
         let is_ignored = is_ignore_listed || is_prefetch || is_kept_asleep;
         if !is_ignored {
@@ -268,8 +270,7 @@ impl Gate {
                 mirrored.forward(request.headers);
             }
         }
-        let is_poll = request.headers.contains_key(request_kind::POLL);
-        if app.wake.is_awake() && !is_poll && !is_kept_asleep {
+        if app.wake.is_awake() && !present.poll && !is_kept_asleep {
             return Ok(Granted { headers, asleep: None });
         }
         let app = lookup.app.clone().ok_or(Reason::UnknownApp)?;
@@ -316,7 +317,8 @@ impl Gate {
             tracing::warn!(%error, "a header cannot be rendered; its paths answer 503");
             Reason::BrokenApp
         })?;
-        self.caches.remember_headers(rendering, Arc::clone(&headers));
+        let headers: Headers = headers.into_iter().collect();
+        self.caches.remember_headers(rendering, headers.clone());
         Ok(headers)
     }
 
@@ -361,7 +363,8 @@ impl Gate {
                     .unwrap_or(HeaderValue::from_static(""));
                 (HeaderName::from_static(name), value)
             })
-            .into()
+            .into_iter()
+            .collect()
     }
 
     /// Answers `/internal/authenticate_management`: whether the caller knows the shared

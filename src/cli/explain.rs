@@ -54,7 +54,7 @@ pub(super) fn run(options: &Options, config: &Config, out: &mut dyn Write) -> Co
         match explanation.verdict {
             Verdict::Grant(headers) => {
                 writeln!(out, "{:<9} grant", "verdict")?;
-                for (name, value) in headers.iter() {
+                for (name, value) in headers.rendered() {
                     writeln!(out, "{:<9} {name}: {}", "header", value.as_bytes().escape_ascii())?;
                 }
                 Ok(ExitCode::SUCCESS)

@@ -29,20 +29,20 @@ pub fn app_label<'a>(host: &'a str, domain: Option<&str>) -> Result<Cow<'a, str>
 
 /// Returns the host without port and without one trailing dot, in its original case.
 fn canonical_host(host: &str) -> Result<&str, Reason> {
-    let name = match host.rsplit_once(':') {
-        // A bracketed IPv6 literal keeps its colons; it names no app.
-        Some(_) if host.starts_with('[') => return Err(Reason::UnknownApp),
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        Some(_) => return Err(Reason::MalformedRequest),
+    // RFC 1123 labels and the underscore, which occurs in Docker's names. Most hosts consist
+    // of nothing else, and need one pass.
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let name = match host.bytes().position(|byte| !is_allowed(byte)) {
         None => host,
+        // A bracketed IPv6 literal names no app.
+        Some(0) if host.starts_with('[') && host.contains(':') => return Err(Reason::UnknownApp),
+        Some(at) => match host[at..].strip_prefix(':') {
+            Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => &host[..at],
+            Some(_) | None => return Err(Reason::MalformedRequest),
+        },
     };
     let name = name.strip_suffix('.').unwrap_or(name);
-    // RFC 1123 labels and the underscore, which occurs in Docker's names.
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if name.is_empty() || name.len() > 253 || !name.bytes().all(is_allowed) || name.contains(':') {
-        return Err(Reason::MalformedRequest);
-    }
-    Ok(name)
+    if name.is_empty() || name.len() > 253 { Err(Reason::MalformedRequest) } else { Ok(name) }
 }
 
 fn lower(label: &str) -> Cow<'_, str> {

@@ -250,13 +250,13 @@ impl DeepClone for VerifiedSignature {
 
 impl DeepClone for Headers {
     fn deep_clone(&self) -> Self {
-        let copy = |(name, value): &(HeaderName, HeaderValue)| {
+        let copy = |(name, value): (&HeaderName, &HeaderValue)| {
             // A valid header can be copied. If that fails, the original is shared.
             let own_name = HeaderName::from_bytes(name.as_str().as_bytes());
             let own_value = HeaderValue::from_bytes(value.as_bytes());
             (own_name.unwrap_or_else(|_| name.clone()), own_value.unwrap_or_else(|_| value.clone()))
         };
-        self.iter().map(copy).collect()
+        self.rendered().map(copy).collect()
     }
 }
 

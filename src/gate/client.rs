@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 
 use crate::domain::client::{Client, KnownClient};
 use crate::store::cache::{Entry, EntryId, Handle};
@@ -15,9 +15,6 @@ use super::credentials::signature_cache;
 use super::credentials::terminal::{self, Claims, TokenKey};
 use super::forwarded::Forwarded;
 use super::{Gate, Now};
-
-/// RFC 9421 section 4.2.
-const SIGNATURE: HeaderName = HeaderName::from_static("signature");
 
 /// A client and the cache entries that it was identified with.
 #[derive(Debug)]
@@ -89,11 +86,12 @@ impl Gate {
         replay_check: &mut ReplayCheck,
     ) -> Result<Identified, Unavailable> {
         let mut identified = Identified { peer: None, secret: None, terminal: None, peers: None };
-        if let Some(token) = terminal::token(headers) {
+        let has_cookie = forwarded.is_none_or(|forwarded| forwarded.present.cookie);
+        if let Some(token) = has_cookie.then(|| terminal::token(headers)).flatten() {
             self.identify_terminal(&token, now, &mut identified).await?;
         }
         if let (Client::Anonymous, Some(forwarded)) = (identified.client(), forwarded)
-            && headers.contains_key(SIGNATURE)
+            && forwarded.present.signature
         {
             self.identify_peer(headers, forwarded, now, replay_check, &mut identified).await?;
         }

@@ -22,7 +22,6 @@ use std::sync::{Arc, LazyLock};
 use http::{HeaderName, HeaderValue};
 
 use self::jinja::{Jinja, JinjaError, Variables};
-use super::verdict::Headers;
 use crate::config::HeaderEncoding;
 use crate::domain::client::{Client, KnownClient};
 use crate::domain::identity::Identity;
@@ -133,7 +132,7 @@ impl HeaderTemplates {
         client: Client<'_>,
         identity: Option<&Identity>,
         encoding: HeaderEncoding,
-    ) -> Result<Headers, RenderError> {
+    ) -> Result<Vec<(HeaderName, HeaderValue)>, RenderError> {
         let variables = variables(client, identity);
         self.headers
             .iter()

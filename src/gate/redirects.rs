@@ -66,7 +66,7 @@ impl Redirects {
     }
 
     fn key(&self, headers: &HeaderMap, forwarded: &Forwarded<'_>) -> u64 {
-        let Forwarded { host, uri, method, proto } = forwarded;
+        let Forwarded { host, uri, method, proto, .. } = forwarded;
         let mut hasher = self.hasher.build_hasher();
         (host, uri, method, proto).hash(&mut hasher);
         for name in [FORWARDED_FOR, USER_AGENT] {
@@ -109,7 +109,7 @@ impl Redirects {
 /// Returns the request's own address as the client wrote it. The proxy would resolve a
 /// relative address against the gate's own.
 fn location(forwarded: &Forwarded<'_>) -> Option<HeaderValue> {
-    let Forwarded { host, uri, method: _, proto } = forwarded;
+    let Forwarded { host, uri, proto, .. } = forwarded;
     let proto = proto.filter(|proto| matches!(*proto, "http" | "https"))?;
     // The part before an `@` is not a host.
     let is_host = host.parse::<Authority>().is_ok() && !host.contains('@');
@@ -121,12 +121,19 @@ fn location(forwarded: &Forwarded<'_>) -> Option<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::forwarded::Present;
     use super::*;
 
     const HOLD: Duration = Duration::from_secs(25);
 
     fn forwarded<'a>(proto: &'a str, host: &'a str, uri: &'a str) -> Forwarded<'a> {
-        Forwarded { host, uri, method: Some("POST"), proto: Some(proto) }
+        Forwarded {
+            host,
+            uri,
+            method: Some("POST"),
+            proto: Some(proto),
+            present: Present::default(),
+        }
     }
 
     #[test]

@@ -13,6 +13,15 @@ pub const POLL: HeaderName = HeaderName::from_static("x-nightporter-poll");
 /// Marks a status poll whose visitor asks for another attempt now.
 const RETRY: HeaderName = HeaderName::from_static("x-nightporter-retry");
 
+/// Headers by which browsers mark a prefetch: the standard one (Fetch section 2.2.6) and
+/// those of older browsers.
+pub(super) const PREFETCH_HEADERS: [HeaderName; 4] = [
+    HeaderName::from_static("sec-purpose"),
+    HeaderName::from_static("purpose"),
+    HeaderName::from_static("x-purpose"),
+    HeaderName::from_static("x-moz"),
+];
+
 /// Fetch Metadata, sections 2.1 and 2.3: the purpose of a request, sent by browsers.
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
@@ -121,11 +130,9 @@ pub(super) fn wants_retry(headers: &HeaderMap) -> bool {
     headers.contains_key(RETRY)
 }
 
-/// Returns whether a browser prefetches this without a person's request: by the standard
-/// header (Sec-Purpose, Fetch section 2.2.6) or those of older browsers.
+/// Returns whether a browser prefetches this without a person's request.
 pub(super) fn is_prefetch(headers: &HeaderMap) -> bool {
-    let names = ["sec-purpose", "purpose", "x-purpose", "x-moz"];
-    let mut values = names.iter().flat_map(|name| headers.get_all(*name));
+    let mut values = PREFETCH_HEADERS.into_iter().flat_map(|name| headers.get_all(name));
     values.any(|value| {
         let value = value.as_bytes().trim_ascii_start();
         let word = value.get(.."prefetch".len());

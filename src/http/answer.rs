@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::Full;
 
 use super::Response;
 use crate::domain::reason::Reason;
+use crate::gate::verdict::Headers;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -32,16 +33,8 @@ fn of_reason(reason: Reason) -> (StatusCode, &'static str) {
     }
 }
 
-pub(crate) fn grant(headers: &[(HeaderName, HeaderValue)]) -> Response {
-    // Room for our two headers and the two that hyper adds.
-    let mut map = HeaderMap::with_capacity(headers.len() + 4);
-    for (name, value) in headers {
-        map.append(name.clone(), value.clone());
-    }
-    // Ours are set last and win: an app's template cannot make a response cacheable.
-    map.insert(CONTENT_TYPE, JSON);
-    map.insert(CACHE_CONTROL, NO_STORE);
-    with(StatusCode::OK, map, Bytes::from_static(b"null"))
+pub(crate) fn grant(headers: &Headers) -> Response {
+    with(StatusCode::OK, headers.to_map(), Bytes::from_static(b"null"))
 }
 
 /// Returns the denial with this status, for when only the status is known.
@@ -139,6 +132,8 @@ pub(crate) fn bearer_required() -> Response {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
     #[test]
@@ -168,7 +163,7 @@ mod tests {
             (HeaderName::from_static("x-ptl-client-id"), HeaderValue::from_static("t1")),
             (CACHE_CONTROL, HeaderValue::from_static("max-age=60")),
         ];
-        let response = grant(&headers);
+        let response = grant(&headers.into_iter().collect());
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["x-ptl-client-id"], "t1");
         let caching: Vec<_> = response.headers().get_all(CACHE_CONTROL).iter().collect();

@@ -289,12 +289,12 @@ async fn answer_one<H: Handler>(
 /// Whether a request names exactly one valid host (RFC 9112 section 3.2); only HTTP/1.1
 /// requires a `Host` line. Different servers would read two lines differently.
 fn names_one_host(head: &Parts) -> bool {
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (None, _) => head.version != Version::HTTP_11,
-        (Some(host), None) => host.as_bytes().iter().all(|byte| is_host_byte(*byte)),
-        (Some(_), Some(_)) => false,
-    }
+    let Some(host) = head.headers.get(header::HOST) else {
+        return head.version != Version::HTTP_11;
+    };
+    let is_one = head.headers.len() == head.headers.keys_len()
+        || head.headers.get_all(header::HOST).iter().nth(1).is_none();
+    is_one && host.as_bytes().iter().all(|byte| is_host_byte(*byte))
 }
 
 /// Whether a byte may occur in a host and port: RFC 3986 section 3.2.2, and `_`, which

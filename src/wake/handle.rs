@@ -387,10 +387,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Returns a random first version: a page may have been shown by a previous process, and
 /// should not happen to carry the version that is shown now.
 fn first_version() -> u64 {
-    let mut random = [0; 4];
-    // aws-lc aborts the process rather than return bytes that are not random.
-    let _never_fails = aws_lc_rs::rand::fill(&mut random);
-    u64::from(u32::from_le_bytes(random))
+    u64::from(crate::backoff::random())
 }
 
 #[expect(clippy::disallowed_methods, reason = "shown to the operator, and compared with uses")]
