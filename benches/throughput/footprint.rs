@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::load::{Load, Requests, Settings, Slice, Transport};
+use crate::load::{AUTH, Load, Requests, Settings, Slice, Transport};
 use crate::process::Process;
 use crate::sample::SampleBox;
 use crate::{CONCURRENCY, Length, ask, median, start_load};
@@ -63,6 +63,7 @@ pub fn print_crowd(length: &Length) {
     let settings = Settings {
         transport: Transport::KeepAlive,
         concurrency: CONCURRENCY,
+        path: AUTH.to_owned(),
         requests: Requests::Pairs { apps, cookies },
         status: 200,
         body: "null".into(),

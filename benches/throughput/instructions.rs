@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::footprint::float;
-use crate::load::{Requests, Settings, Slice};
+use crate::load::{AUTH, Requests, Settings, Slice};
 use crate::process::Process;
 use crate::sample::SampleBox;
 use crate::{Scenario, ask, bare, first_answer, start_load, write_settings};
@@ -34,6 +34,7 @@ pub fn print(sample: &SampleBox, scenarios: &[&Scenario]) {
         let settings = Settings {
             transport: scenario.transport,
             concurrency: CONCURRENCY,
+            path: AUTH.to_owned(),
             requests: Requests::Listed(scenario.requests.clone()),
             status: answer.status,
             body: answer.body.clone(),

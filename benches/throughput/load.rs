@@ -22,6 +22,9 @@ use crate::sample;
 
 pub type Headers = Vec<(String, String)>;
 
+/// Where a proxy asks.
+pub const AUTH: &str = "/internal/auth";
+
 /// How requests are transported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Transport {
@@ -50,6 +53,7 @@ pub struct Settings {
     pub transport: Transport,
     /// The number of concurrent requests.
     pub concurrency: usize,
+    pub path: String,
     pub requests: Requests,
     /// The expected answer.
     pub status: u16,
@@ -100,9 +104,10 @@ struct Prepared {
 impl Prepared {
     fn new(settings: Settings) -> Self {
         let bytes = match &settings.requests {
-            Requests::Listed(listed) => {
-                listed.iter().map(|headers| head(headers, settings.transport)).collect()
-            }
+            Requests::Listed(listed) => listed
+                .iter()
+                .map(|headers| head(&settings.path, headers, settings.transport))
+                .collect(),
             Requests::Pairs { .. } => Vec::new(),
         };
         let status = settings.status.to_string().into_bytes().try_into().expect("three digits");
@@ -118,7 +123,7 @@ impl Prepared {
                 let cookie = &cookies[(index + index / apps) % cookies.len()];
                 let mut headers = sample::forwarded(&sample::host(index % apps), "/page");
                 headers.push(("cookie".into(), cookie.clone()));
-                Cow::Owned(head(&headers, self.settings.transport))
+                Cow::Owned(head(&self.settings.path, &headers, self.settings.transport))
             }
         }
     }
@@ -133,8 +138,8 @@ impl Prepared {
     }
 }
 
-fn head(headers: &Headers, transport: Transport) -> Vec<u8> {
-    let mut head = b"GET /internal/auth HTTP/1.1\r\n".to_vec();
+fn head(path: &str, headers: &Headers, transport: Transport) -> Vec<u8> {
+    let mut head = format!("GET {path} HTTP/1.1\r\n").into_bytes();
     for (name, value) in headers {
         head.extend(format!("{name}: {value}\r\n").bytes());
     }

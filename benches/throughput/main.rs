@@ -1,6 +1,7 @@
 //! Compares nightporter with a bare hyper server that gives the same responses.
 //!
-//! `cargo bench --bench throughput [-- --quick] [-- --only NAME]`. Both servers
+//! `cargo bench --bench throughput [-- --quick] [--only NAME] [--peer NAME=URL]`. With
+//! `--peer`, another forwardAuth server takes part in the run through Traefik. Both servers
 //! are driven in turn within one run, so that other load on the machine affects
 //! both; ratios are computed from adjacent slices. The benchmark only reports, and
 //! its figures are reliable only on a quiet machine.
@@ -20,6 +21,7 @@ mod process;
 #[path = "../sample/mod.rs"]
 mod sample;
 mod stranger;
+mod traefik;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -31,7 +33,7 @@ use hyper_util::rt::TokioIo;
 
 use bare::Answer;
 use footprint::float;
-use load::{Headers, Load, Requests, Settings, Slice, Transport};
+use load::{AUTH, Headers, Load, Requests, Settings, Slice, Transport};
 use process::Process;
 use sample::SampleBox;
 
@@ -82,7 +84,9 @@ fn main() {
         _ => {
             let length = if words.contains(&"--quick") { &QUICK } else { &FULL };
             let only = words.windows(2).find_map(|pair| (pair[0] == "--only").then_some(pair[1]));
-            report(length, |name| only.is_none_or(|only| name.contains(only)));
+            let peers: Vec<_> = words.windows(2).filter(|pair| pair[0] == "--peer").collect();
+            let peers: Vec<_> = peers.iter().map(|pair| peer(pair[1])).collect();
+            report(length, &peers, |name| only.is_none_or(|only| name.contains(only)));
         }
     }
 }
@@ -136,7 +140,13 @@ fn scenarios(sample: &SampleBox) -> Vec<Scenario> {
     .into()
 }
 
-fn report(length: &Length, wanted: impl Fn(&str) -> bool) {
+/// Reads `NAME=URL`.
+fn peer(text: &str) -> (String, String) {
+    let (name, url) = text.split_once('=').unwrap_or_else(|| panic!("--peer NAME=URL, not {text}"));
+    (name.to_owned(), url.to_owned())
+}
+
+fn report(length: &Length, peers: &[(String, String)], wanted: impl Fn(&str) -> bool) {
     if wanted("footprint") {
         footprint::print(length);
     }
@@ -151,6 +161,9 @@ fn report(length: &Length, wanted: impl Fn(&str) -> bool) {
     }
     for scenario in scenarios.iter().filter(|scenario| wanted(scenario.name)) {
         print(scenario, &measure(&sample, scenario, length));
+    }
+    if wanted("traefik") {
+        traefik::print(length, peers);
     }
     if wanted("instructions") {
         let kept_alive = |scenario: &&Scenario| scenario.transport == Transport::KeepAlive;
@@ -195,6 +208,7 @@ fn measure(sample: &SampleBox, scenario: &Scenario, length: &Length) -> Vec<[Mea
     let settings = Settings {
         transport: scenario.transport,
         concurrency: CONCURRENCY,
+        path: AUTH.to_owned(),
         requests: Requests::Listed(scenario.requests.clone()),
         status: answer.status,
         body: answer.body,
@@ -270,6 +284,20 @@ fn ask(load: &mut Process, slice: Slice) -> Load {
     serde_json::from_str(&load.read_line()).expect("a load")
 }
 
+/// Returns the status of a response, if there is one.
+async fn status_of(server: SocketAddr, path: &str, headers: &Headers) -> Option<u16> {
+    let stream = tokio::net::TcpStream::connect(server).await.ok()?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+    tokio::spawn(connection);
+    let mut request = http::Request::get(path);
+    for (name, value) in headers {
+        request = request.header(name, value);
+    }
+    let response = sender.send_request(request.body(Empty::<Bytes>::new()).ok()?).await.ok()?;
+    Some(response.status().as_u16())
+}
+
 /// Returns nightporter's first response other than 503.
 #[tokio::main(flavor = "current_thread")]
 async fn first_answer(gate: SocketAddr, headers: &Headers) -> Answer {
@@ -303,7 +331,8 @@ async fn first_answer(gate: SocketAddr, headers: &Headers) -> Answer {
 /// Creates a certificate and its key; returns them and the configuration that uses them.
 fn certificate(sample: &SampleBox) -> ((String, String), String) {
     let rcgen::CertifiedKey { cert, signing_key } =
-        rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        rcgen::generate_simple_self_signed(["localhost", "127.0.0.1"].map(str::to_owned))
+            .expect("a certificate");
     let pair = (cert.pem(), signing_key.serialize_pem());
     let (certificate, key) = (sample.path().join("gate.pem"), sample.path().join("gate.key"));
     std::fs::write(&certificate, &pair.0).expect("writable");

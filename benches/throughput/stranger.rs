@@ -4,7 +4,7 @@
 //! of the processor times depends on the request only.
 
 use crate::footprint::float;
-use crate::load::{Headers, Load, Requests, Settings, Slice, Transport};
+use crate::load::{AUTH, Headers, Load, Requests, Settings, Slice, Transport};
 use crate::process::Process;
 use crate::sample::{self, SampleBox};
 use crate::{Length, ask, first_answer, median, start_load};
@@ -95,6 +95,7 @@ pub fn print(length: &Length) {
         let settings = Settings {
             transport: Transport::KeepAlive,
             concurrency: CONCURRENCY,
+            path: AUTH.to_owned(),
             requests: Requests::Listed(vec![headers.clone()]),
             status: answer.status,
             body: answer.body.clone(),
