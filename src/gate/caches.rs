@@ -13,7 +13,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 
 use crate::config::{Config, Secret};
-use crate::domain::app::AppMeta;
+use crate::domain::app::{AppMeta, PathRule};
 use crate::domain::client::KnownClient;
 use crate::domain::identity::Identity;
 use crate::domain::policy::{PathMatching, Rules};
@@ -29,6 +29,7 @@ use crate::wake::{AppHandle, AppSpec, Registry};
 use super::credentials::peer::{PeerKeys, Times};
 use super::credentials::terminal::{Claims, TokenKey};
 use super::headers::HeaderTemplates;
+use super::headers::shared::SharedTemplates;
 use super::verdict::Headers;
 
 /// An installed app, prepared for deciding.
@@ -49,7 +50,7 @@ pub struct App {
 pub struct Description {
     pub meta: AppMeta,
     pub rules: Rules,
-    pub templates: Vec<Result<HeaderTemplates, String>>,
+    pub templates: Vec<Result<Arc<HeaderTemplates>, String>>,
 }
 
 /// A paired terminal, prepared for deciding.
@@ -87,6 +88,13 @@ pub struct Rendering {
 
 /// Largest number of cached signatures: at a few KiB each, they take a few MiB.
 const MAX_SIGNATURES: u64 = 1024;
+
+/// Bytes of all cached renderings: about 20,000 pairs of a rule and a client. A box of twenty
+/// apps and ten devices has a few hundred.
+const MAX_RENDERED: u64 = 16 * 1024 * 1024;
+
+/// What a cached rendering takes besides its headers, in bytes: its key, and moka's own entry.
+const ENTRY_SIZE: usize = 300;
 
 /// All caches of the gate.
 pub struct Caches {
@@ -161,7 +169,11 @@ impl Caches {
                 loader!(|source| source.management_secret().await),
             ),
             tokens: Derived::new(config.cache.capacity),
-            renderings: Derived::new(config.cache.capacity),
+            renderings: Derived::weighted(
+                config.cache.capacity,
+                MAX_RENDERED,
+                |_: &Rendering, headers: &Headers| headers.size() + ENTRY_SIZE,
+            ),
             signatures: Derived::new(config.cache.capacity.min(MAX_SIGNATURES)),
         }
     }
@@ -305,16 +317,18 @@ fn apps(
     let (source, touches, registry) =
         (Arc::clone(source), Arc::clone(touches), Arc::clone(registry));
     let upstream = upstream.cloned();
+    let shared = Arc::new(SharedTemplates::default());
     Cached::keyed(freshness, [Table::Apps, Table::AppMeta], move |name| {
         let (dir, source) = (dir.clone(), Arc::clone(&source));
         let (touches, registry) = (Arc::clone(&touches), Arc::clone(&registry));
         let upstream = upstream.clone();
+        let shared = Arc::clone(&shared);
         async move {
             let Some(row) = source.app(&name).await? else {
                 return Ok(None);
             };
             let description = match dir.read(&name).await {
-                Ok(meta) => Ok(Description::new(meta, matching)),
+                Ok(meta) => Ok(Description::new(meta, matching, &shared)),
                 Err(ReadError::Unusable(problem)) => Err(problem),
                 Err(ReadError::Unavailable(error)) => return Err(error),
             };
@@ -357,12 +371,15 @@ fn terminals(
 
 impl Description {
     /// Prepares the rules and compiles the templates of every path.
-    pub fn new(meta: AppMeta, matching: PathMatching) -> Self {
-        let compile = |rule: &crate::domain::app::PathRule| {
-            HeaderTemplates::compile(&rule.headers)
+    fn new(mut meta: AppMeta, matching: PathMatching, shared: &SharedTemplates) -> Self {
+        let compile = |rule: &mut PathRule| {
+            // The sources are not needed any more.
+            let headers = std::mem::take(&mut rule.headers);
+            shared
+                .compile(&headers)
                 .map_err(|error| format!("paths.\"{}\".headers: {error}", rule.prefix))
         };
-        let templates = meta.paths.iter().map(compile).collect();
+        let templates = meta.paths.iter_mut().map(compile).collect();
         Self { rules: Rules::new(&meta.paths, matching), meta, templates }
     }
 

@@ -15,6 +15,7 @@
 //!   proxy forwards about the request.
 
 mod jinja;
+pub mod shared;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, LazyLock};

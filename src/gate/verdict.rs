@@ -30,6 +30,13 @@ impl Headers {
         self.0.iter().flat_map(|map| map.iter()).filter(move |(name, _)| !is_own(name))
     }
 
+    /// Returns about how many bytes they take.
+    pub(crate) fn size(&self) -> usize {
+        let Some(map) = &self.0 else { return 0 };
+        let entry = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
+        map.capacity() * BYTES_PER_SLOT + map.iter().map(entry).sum::<usize>()
+    }
+
     /// Returns all headers, as a response needs them.
     pub(crate) fn to_map(&self) -> HeaderMap {
         match &self.0 {
@@ -38,6 +45,10 @@ impl Headers {
         }
     }
 }
+
+/// What a `HeaderMap` takes for each header it has room for: an entry of 104 bytes and two
+/// slots of its index.
+const BYTES_PER_SLOT: usize = 112;
 
 /// The headers that every grant has. They replace what a template sets: an app cannot make
 /// a grant cacheable.

@@ -123,6 +123,22 @@ where
         .build_with_hasher(RandomState::default())
 }
 
+/// As [`bounded`], but the capacity is the sum of what the entries weigh.
+pub(crate) fn weighted<K, V>(
+    capacity: u64,
+    weigh: impl Fn(&K, &V) -> u32 + Send + Sync + 'static,
+) -> Bounded<K, V>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    moka::sync::Cache::builder()
+        .max_capacity(capacity)
+        .weigher(weigh)
+        .eviction_policy(EvictionPolicy::lru())
+        .build_with_hasher(RandomState::default())
+}
+
 /// An in-flight load, or one that failed less than [`FAILURE_TTL`] ago.
 struct InFlight<V> {
     id: EntryId,

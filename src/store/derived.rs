@@ -9,7 +9,7 @@ use std::fmt;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::cache::{Bounded, Counts, bounded};
+use super::cache::{Bounded, Counts, bounded, weighted};
 use super::memo::Memo;
 
 /// Values of one cache in each thread's memo.
@@ -42,6 +42,25 @@ where
         Self {
             memo: Memo::new(MEMO_ENTRIES),
             values: bounded(capacity),
+            cache_hits: AtomicU64::new(0),
+        }
+    }
+
+    /// Creates a cache that is bounded by bytes as well as by entries, both at most.
+    pub(crate) fn weighted(
+        capacity: u64,
+        max_bytes: u64,
+        bytes: impl Fn(&K, &V) -> usize + Send + Sync + 'static,
+    ) -> Self {
+        // An entry weighs at least its share of the bytes, so that no more than `capacity` fit.
+        let share = max_bytes / capacity.max(1);
+        let weigh = move |key: &K, value: &V| {
+            let bytes = bytes(key, value) as u64;
+            u32::try_from(bytes.max(share)).unwrap_or(u32::MAX)
+        };
+        Self {
+            memo: Memo::new(MEMO_ENTRIES),
+            values: weighted(max_bytes, weigh),
             cache_hits: AtomicU64::new(0),
         }
     }
