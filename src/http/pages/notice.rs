@@ -179,8 +179,8 @@ impl Notice {
             text: words.statuses.other.text.into(),
             detail: words.statuses.other.detail.into(),
             clock: None,
-            tone: if is_temporary { Tone::Busy } else { Tone::Closed },
-            sign: if is_temporary { Sign::None } else { Sign::Alert },
+            tone: Tone::Closed,
+            sign: Sign::Alert,
             step: 0,
             is_final: !is_temporary,
             has_details: false,
@@ -215,9 +215,24 @@ fn appearance(phase: &Phase) -> (Tone, Sign) {
         Phase::Failed { .. } => (Tone::Trouble, Sign::Alert),
         Phase::LowDisk => (Tone::Closed, Sign::Disk),
         Phase::TooSmall { .. } => (Tone::Closed, Sign::Size),
-        Phase::Unavailable { status } if status == "error" => (Tone::Closed, Sign::Alert),
+        Phase::Unavailable { status } if !is_passing(status) => (Tone::Closed, Sign::Alert),
         _ => (Tone::Busy, Sign::None),
     }
+}
+
+/// Whether something is being done to an app with this status in the store.
+fn is_passing(status: &str) -> bool {
+    matches!(
+        status,
+        "unknown"
+            | "running"
+            | "installation_queued"
+            | "installing"
+            | "reinstallation_queued"
+            | "reinstalling"
+            | "uninstallation_queued"
+            | "uninstalling"
+    )
 }
 
 /// Returns how long the phase takes, if that is known.

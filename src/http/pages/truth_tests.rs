@@ -341,5 +341,6 @@ fn whoever_is_denied_learns_how_to_get_in() {
         let notice = Notice::withheld(status, domain, english());
         assert_eq!(said(&notice), en);
         assert_eq!(notice.sign == Sign::Lock, status.is_client_error());
+        assert_eq!(notice.tone, Tone::Closed, "nothing is under way: {en}");
     }
 }

@@ -31,18 +31,29 @@ VIEWS = {
     # What is left of 1200 x 800.
     "zoom-200": {"viewport": {"width": 600, "height": 400}, "device_scale_factor": 2},
     "forced-colors": {"viewport": {"width": 360, "height": 640}, "forced_colors": "active"},
+    "more-contrast": {"viewport": {"width": 360, "height": 640}, "contrast": "more"},
     "reduced-motion": {"viewport": {"width": 360, "height": 640}, "reduced_motion": "reduce"},
+    # What is left of 1280 x 1024 (WCAG 2.2, 1.4.10).
+    "zoom-400": {"viewport": {"width": 320, "height": 256}},
+    # A dark browser prints as well.
+    "print": {"viewport": {"width": 700, "height": 600}, "color_scheme": "dark"},
 }
 
 # What is wider than its place, or under something else.
 CLIPPED = """() => {
   const found = [];
-  const root = document.documentElement;
+  const root = document.documentElement, main = document.querySelector("main");
   if (root.scrollWidth > root.clientWidth) found.push(`the page is ${root.scrollWidth} wide`);
   for (const place of document.querySelectorAll("h1, #text, #detail, #clock, .foot a, .hint, summary")) {
     if (place.scrollWidth > place.clientWidth + 1 && getComputedStyle(place).display !== "inline")
       found.push(`${place.id || place.className || place.localName} is clipped`);
   }
+  // Whatever stands beside or under each other has as much space above as below.
+  const card = main.getBoundingClientRect();
+  const places = [...main.children].map((place) => place.getBoundingClientRect()).filter((box) => box.height);
+  const above = Math.min(...places.map((box) => box.top)) - card.top;
+  const below = card.bottom - Math.max(...places.map((box) => box.bottom));
+  if (Math.abs(above - below) > 24) found.push(`${above} px are free above, and ${below} px below`);
   const shown = [...document.querySelectorAll(".foot p")].filter((p) => getComputedStyle(p).visibility === "visible");
   if (shown.length > 1) found.push("two things in one place");
   return found;
@@ -73,6 +84,8 @@ class Browser:
         if view not in self.contexts:
             self.contexts[view] = self.browser.new_context(**VIEWS[view])
         page = self.contexts[view].new_page()
+        if view == "print":
+            page.emulate_media(media="print")
         sent = self.pages[{"delivered": "awake-en", "no-news": "starting-usual-en"}.get(name, name)]
         opened = False
 
