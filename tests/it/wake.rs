@@ -32,6 +32,7 @@ mod recreate;
 mod redirects;
 mod restart;
 mod rows;
+mod scripts;
 mod selection;
 mod shared;
 mod strangers;

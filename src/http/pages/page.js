@@ -207,10 +207,15 @@
   });
 
   // A visitor who has signed in elsewhere meanwhile sees the app without another click.
-  document.addEventListener("visibilitychange", async () => {
+  // So does one who comes back to this page with the browser's back button.
+  async function look() {
     if (document.visibilityState !== "visible" || data.state !== "denied") return;
     const state = await ask();
     if (state && state !== "denied") load();
+  }
+  document.addEventListener("visibilitychange", look);
+  addEventListener("pageshow", (event) => {
+    if (event.persisted) look();
   });
 
   addEventListener("load", () => {

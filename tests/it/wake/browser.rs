@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{LONG, NO_SLEEP, Stage, order, until_state};
+use super::{LONG, NO_SLEEP, Stage, order, scripts, until_state};
 use crate::support::boxes::Store;
 use crate::support::docker::apps::Plan;
 use crate::support::docker::browser::chromium;
@@ -128,32 +128,16 @@ async fn a_form_and_a_stream_outlast_a_hold() {
     let front = Front::before(&stage.sample, &porter, &[&app], Errors::Replaced).await;
     until_state(&porter, &app, "stopped", LONG).await;
     let url = front.url(&app, "/");
-    let upload = "fetch('/echo', { method: 'POST', body: 'x'.repeat(1 << 20) })
-        .then((response) => response.json())
-        .then((echo) => [echo.method, echo.body.length])";
-    let stream = "new Promise((done, failed) => {
-        const source = new EventSource('/events');
-        source.onmessage = (event) => { source.close(); done(event.data); };
-        source.onerror = () => { if (source.readyState === 2) failed('closed for good'); };
-    })";
-    let submit = "{
-        const form = document.createElement('form');
-        form.method = 'POST';
-        form.action = '/echo';
-        const input = form.appendChild(document.createElement('input'));
-        [input.name, input.value] = ['letter', 'x'.repeat(1 << 20)];
-        document.body.append(form);
-        form.submit();
-    }";
+    let (upload, submit) = (scripts::upload("/echo"), scripts::submit("/echo"));
     let steps = [
         ("goto", &*url),
         ("see", "#app"),
         ("tell", "sleep"),
-        ("eval", stream),
+        ("eval", scripts::STREAM),
         ("tell", "sleep"),
-        ("eval", upload),
+        ("eval", &*upload),
         ("tell", "sleep"),
-        ("eval", submit),
+        ("eval", &*submit),
         ("read", "\"method\":\"POST\""),
     ];
     let walked = walk(true, &steps, async |_: &str| {
@@ -186,14 +170,10 @@ async fn try_again_keeps_the_fragment_and_has_one_attempt_made_now() {
     let front = Front::before(&stage.sample, &porter, &[&app], Errors::Replaced).await;
     until_state(&porter, &app, "stopped", LONG).await;
     let url = front.url(&app, "/deep?a=1#part");
-    let impatient = "setInterval(() => {
-        const failed = document.querySelector('main[data-state=failed] .again a');
-        if (failed) failed.click();
-    }, 300)";
     let steps = [
         ("goto", &*url),
         ("see", "main[data-state=failed] .again a"),
-        ("eval", impatient),
+        ("eval", scripts::IMPATIENCE),
         ("see", "#app"),
     ];
     let walked = walk(true, &steps, nothing).await;
@@ -235,11 +215,7 @@ async fn a_dashboard_of_the_box_may_frame_an_app_that_wakes_and_nobody_elses_may
     let front = Front::before(&stage.sample, &porter, &apps, Errors::Replaced).await;
     until_state(&porter, &app, "stopped", LONG).await;
     until_state(&porter, &dashboard, "awake", LONG).await;
-    let frame = format!(
-        "{{ const frame = document.body.appendChild(document.createElement('iframe'));
-            frame.src = '{}'; }}",
-        front.url(&app, "/"),
-    );
+    let frame = scripts::show_frame(&front.url(&app, "/"));
     let own = front.url(&dashboard, "/");
     let steps = [("goto", &*own), ("eval", &frame), ("frame", "#text"), ("frame", "#app")];
     walk(true, &steps, nothing).await;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::browser::{STEP, Walked, end_of_walk, nothing};
-use super::{LONG, NO_SLEEP, Stage, order, until_state};
+use super::{LONG, NO_SLEEP, Stage, order, scripts, until_state};
 use crate::support::boxes::Store;
 use crate::support::docker::apps::{App, Plan};
 use crate::support::docker::front::{Errors, Front};
@@ -96,16 +96,12 @@ async fn fragments(firefox: &mut Firefox, porter: &Nightporter, front: &Front, a
 /// What its page's address leads to is delivered, and its visitor led back.
 async fn downloads(firefox: &mut Firefox, porter: &Nightporter, front: &Front, app: &App) {
     let from = front.url(app, "/from?here");
-    let link = "(() => {
-        const link = document.body.appendChild(document.createElement('a'));
-        link.href = '/report';
-        link.click();
-    })()";
+    let link = scripts::follow_link("/report");
     let steps = [
         ("goto", &*from),
         ("see", "#app"),
         ("tell", "sleep"),
-        ("eval", link),
+        ("eval", &*link),
         ("see", "main[data-state=delivered] .back a"),
         ("read", "Your download should have begun"),
         ("click", ".back a"),
@@ -121,37 +117,21 @@ async fn downloads(firefox: &mut Firefox, porter: &Nightporter, front: &Front, a
 /// to start: sent again unasked, and delivered once.
 async fn requests(firefox: &mut Firefox, porter: &Nightporter, front: &Front, app: &App) {
     let own = front.url(app, "/");
-    let stream = "new Promise((done, failed) => {
-        const source = new EventSource('/events');
-        source.onmessage = (event) => { source.close(); done(event.data); };
-        source.onerror = () => { if (source.readyState === 2) failed('closed for good'); };
-    })";
     let question = "fetch('/echo?question').then((response) => response.json())
         .then((echo) => echo.method)";
-    let upload = "fetch('/echo?upload', { method: 'POST', body: 'x'.repeat(1 << 20) })
-        .then((response) => response.json())
-        .then((echo) => [echo.method, echo.body.length])";
-    let submit = "(() => {
-        const form = document.createElement('form');
-        form.method = 'POST';
-        form.action = '/submitted';
-        const input = form.appendChild(document.createElement('input'));
-        [input.name, input.value] = ['letter', 'x'.repeat(1 << 20)];
-        document.body.append(form);
-        form.submit();
-    })()";
+    let (upload, submit) = (scripts::upload("/echo?upload"), scripts::submit("/submitted"));
     let steps = [
         ("goto", &*own),
         ("see", "#app"),
         ("tell", "sleep"),
-        ("eval", stream),
+        ("eval", scripts::STREAM),
         ("tell", "sleep"),
         ("eval", question),
         ("tell", "sleep"),
-        ("eval", upload),
+        ("eval", &*upload),
         ("tell", "sleep"),
         ("eval", "void (document.documentElement.id = 'before')"),
-        ("eval", submit),
+        ("eval", &*submit),
         ("see", "html:not(#before) #app"),
     ];
     let walked = firefox.walk(true, &steps, async |_: &str| sleeps(porter, app).await).await;
@@ -177,11 +157,7 @@ async fn frames(
     front: &Front,
     [dashboard, app]: [&App; 2],
 ) {
-    let frame = format!(
-        "(() => {{ const frame = document.body.appendChild(document.createElement('iframe'));
-            frame.src = '{}'; }})()",
-        front.url(app, "/"),
-    );
+    let frame = scripts::show_frame(&front.url(app, "/"));
     let own = front.url(dashboard, "/");
     let steps =
         [("goto", &*own), ("see", "#app"), ("eval", &frame), ("frame", "#text"), ("frame", "#app")];
@@ -209,15 +185,11 @@ async fn without_news(firefox: &mut Firefox, front: &Front, app: &App) {
 /// the last attempt would come four minutes after the first.
 async fn again(firefox: &mut Firefox, front: &Front, app: &App) {
     let url = front.url(app, "/deep?a=1#part");
-    let impatient = "void setInterval(() => {
-        const failed = document.querySelector('main[data-state=failed] .again a');
-        if (failed) failed.click();
-    }, 300)";
     let steps = [
         ("goto", &*url),
         ("see", "main[data-state=failed] .again a"),
         ("eval", "history.length"),
-        ("eval", impatient),
+        ("eval", scripts::IMPATIENCE),
         ("see", "#app"),
     ];
     let walked = firefox.walk(true, &steps, nothing).await;

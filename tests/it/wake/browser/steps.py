@@ -15,6 +15,8 @@ One JSON object on standard input says what to do:
               frame SELECTOR  waits until it is shown in the page's frame
               no-frame HOST   waits until that host's document was refused in a frame
               block HEADER    lets no request of a script through that has it
+              init SCRIPT     runs it in each document, before any script of its own
+              language TAG    asks for documents in it
               tell LINE       prints a line, and waits for one on standard input
 
 One JSON object on standard output says, after each line that was told:
@@ -78,6 +80,10 @@ def walk(page, order, values):
                     refused(page, argument, patience)
                 case "block":
                     block(page, argument)
+                case "init":
+                    page.add_init_script(argument)
+                case "language":
+                    page.set_extra_http_headers({"Accept-Language": argument})
                 case "tell":
                     print(argument, flush=True)
                     sys.stdin.readline()

@@ -7,6 +7,7 @@
 //! | `PORT` | the port on which it listens; 80 by default |
 //! | `START_DELAY_MS` | how long it runs before it listens |
 //! | `HEALTH_AFTER_MS` | how long `healthcheck` fails after that |
+//! | `BUSY_MS` | how long after that it answers with 503 and a page of its own |
 //! | `HEALTHY` | `never`: `healthcheck` always fails |
 //! | `EXIT_CODE`, `EXIT_AFTER_MS` | ends with that code, this long after its start |
 //! | `FAIL_STARTS` | this many first starts of a container end at once with code 3 |
@@ -171,6 +172,11 @@ fn is_healthy() -> bool {
         && now() >= LISTENS.get().expect("listens") + after
 }
 
+fn is_busy() -> bool {
+    let busy = u128::from(number("BUSY_MS").unwrap_or(0)) * 1_000_000;
+    now() < LISTENS.get().expect("listens") + busy
+}
+
 /// A request's head; names lower-cased.
 struct Head {
     method: String,
@@ -237,6 +243,15 @@ fn serve(stream: TcpStream) -> io::Result<()> {
             "/report" => {
                 let kind = "text/csv\r\nContent-Disposition: attachment; filename=\"report.csv\"";
                 answer(&mut out, "200 OK", kind, "a,b\n")?;
+            }
+            // To itself, and with a cookie, as where a visitor is signed in on the way.
+            "/turn" if !head.header("cookie").is_some_and(|cookie| cookie.contains("turned=1")) => {
+                let status = "302 Found\r\nLocation: /turn\r\nSet-Cookie: turned=1";
+                answer(&mut out, status, "text/plain", "")?;
+            }
+            _ if is_busy() => {
+                let page = "<!doctype html><h1 id=\"busy\">Migrating</h1>\n";
+                answer(&mut out, "503 Service Unavailable", "text/html; charset=utf-8", page)?;
             }
             "/worker.js" => answer(&mut out, "200 OK", "text/javascript", WORKER)?,
             "/poll" => {
