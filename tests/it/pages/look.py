@@ -45,7 +45,9 @@ CLIPPED = """() => {
   const root = document.documentElement, main = document.querySelector("main");
   if (root.scrollWidth > root.clientWidth) found.push(`the page is ${root.scrollWidth} wide`);
   for (const place of document.querySelectorAll("h1, #text, #detail, #clock, .foot a, .hint, summary")) {
-    if (place.scrollWidth > place.clientWidth + 1 && getComputedStyle(place).display !== "inline")
+    // What reaches into the padding at the end is followed by as much of it, and is shown.
+    const style = getComputedStyle(place), shown = place.clientWidth + parseFloat(style.paddingRight);
+    if (place.scrollWidth > shown + 1 && style.display !== "inline")
       found.push(`${place.id || place.className || place.localName} is clipped`);
   }
   // Whatever stands beside or under each other has as much space above as below.
