@@ -498,7 +498,7 @@ mod tests {
         ] {
             match RunError::of(message) {
                 RunError::Failed(WakeError::ImageNotFetched { image, .. }) => {
-                    assert_eq!(image, named)
+                    assert_eq!(image, named);
                 }
                 other => panic!("{message}: {other:?}"),
             }

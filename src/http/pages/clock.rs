@@ -113,15 +113,15 @@ mod tests {
         for (elapsed, usual, said) in [
             (0, None, ""),
             (2, None, ""),
-            (3, None, "3 s so far."),
-            (130, None, "2 min so far."),
+            (3, None, "3\u{a0}s so far."),
+            (130, None, "2\u{a0}min so far."),
             (0, Some(1), ""),
-            (0, Some(7), "Usually ready in about 8 s."),
-            (0, Some(18), "Usually ready in about 20 s."),
-            (7, Some(18), "Usually ready in about 20 s, 7 s so far."),
-            (32, Some(18), "Usually ready in about 20 s, 32 s so far."),
-            (33, Some(18), "Takes longer than usual: 33 s so far."),
-            (1, Some(170), "Usually ready in about 3 min."),
+            (0, Some(7), "Usually ready in about 8\u{a0}s."),
+            (0, Some(18), "Usually ready in about 20\u{a0}s."),
+            (7, Some(18), "Usually ready in about 20\u{a0}s, 7\u{a0}s so far."),
+            (32, Some(18), "Usually ready in about 20\u{a0}s, 32\u{a0}s so far."),
+            (33, Some(18), "Takes longer than usual: 33\u{a0}s so far."),
+            (1, Some(170), "Usually ready in about 3\u{a0}min."),
         ] {
             let usual = usual.map(Duration::from_secs);
             let clock = Clock::of_start(Duration::from_secs(elapsed), usual, words);
@@ -134,9 +134,9 @@ mod tests {
         let words = Words::for_client(&HeaderMap::new());
         for (seconds, said) in [
             (0, "The next attempt is about to begin."),
-            (1, "Next attempt within 1 s."),
-            (119, "Next attempt within 119 s."),
-            (120, "Next attempt within 2 min."),
+            (1, "Next attempt within 1\u{a0}s."),
+            (119, "Next attempt within 119\u{a0}s."),
+            (120, "Next attempt within 2\u{a0}min."),
         ] {
             assert_eq!(Clock::until_next_attempt(seconds, words).now(), said);
         }

@@ -283,7 +283,7 @@ async fn each_phase_says_what_happens() {
         (Phase::Starting, "Starting…", 3, Some(3)),
         (Phase::Unpausing, "continues where it left off", 2, Some(2)),
         (Phase::AwaitingHealth, "checking that all is well", 2, Some(2)),
-        (Phase::AwaitingPort, "does not answer on port 80 yet", 2, Some(2)),
+        (Phase::AwaitingPort, "does not answer on port\u{a0}80 yet", 2, Some(2)),
         (Phase::LowDisk, "Low Disk Space", 60, None),
         (Phase::TooSmall { minimum: Size::Xl }, "need at least XL", 60, None),
         (unavailable("installing"), "Installing…", 10, Some(10)),
@@ -295,7 +295,7 @@ async fn each_phase_says_what_happens() {
         (failed(WakeError::Unhealthy { container: "db".into() }), "check fails", 12, Some(12)),
         (
             failed(WakeError::NotReady { after: Duration::ZERO }),
-            "not ready within 1 s",
+            "not ready within 1\u{a0}s",
             12,
             Some(12),
         ),
@@ -323,11 +323,11 @@ async fn each_phase_says_what_happens() {
 #[tokio::test]
 async fn the_next_attempt_is_promised_in_whole_units_and_awaited_for_a_minute_at_most() {
     for (millis, retry, said, reload, fallback) in [
-        (0, 1, "1 s", 1, 15),
-        (29_500, 30, "30 s", 30, 30),
-        (90_000, 90, "90 s", 60, 60),
-        (90_001, 91, "91 s", 60, 60),
-        (150_000, 150, "2 min", 60, 60),
+        (0, 1, "1\u{a0}s", 1, 15),
+        (29_500, 30, "30\u{a0}s", 30, 30),
+        (90_000, 90, "90\u{a0}s", 60, 60),
+        (90_001, 91, "91\u{a0}s", 60, 60),
+        (150_000, 150, "2\u{a0}min", 60, 60),
     ] {
         let retry_after = Duration::from_millis(millis);
         let phase = Phase::Failed { failure: WakeError::EngineAway, retry_after };
@@ -440,7 +440,7 @@ async fn a_program_gets_a_problem() {
         "title": "Service Unavailable",
         "status": 503,
         "detail": "Could not be started: It ended by itself while it was starting. \
-                   Next attempt within 12 s.",
+                   Next attempt within 12\u{a0}s.",
         "app": "notes",
         "state": "failed",
         "containers": [

@@ -80,8 +80,8 @@ fn each_phase_has_its_words() {
         ),
         (
             Phase::AwaitingPort,
-            "Almost ready…: The app has started, but does not answer on port 3000 yet.",
-            "Fast bereit …: Die App ist gestartet, antwortet aber auf Port 3000 noch nicht.",
+            "Almost ready…: The app has started, but does not answer on port\u{a0}3000 yet.",
+            "Fast bereit …: Die App ist gestartet, antwortet aber auf Port\u{a0}3000 noch nicht.",
         ),
         (
             Phase::LowDisk,
@@ -145,8 +145,8 @@ fn each_kind_of_failure_has_its_words() {
                 "Sie ist gestartet, besteht aber ihre Funktionsprüfung nicht.",
             ),
             "not-ready" => (
-                "It has started, but was not ready within 2 min.",
-                "Sie ist gestartet, war aber nicht innerhalb von 2 min bereit.",
+                "It has started, but was not ready within 2\u{a0}min.",
+                "Sie ist gestartet, war aber nicht innerhalb von 2\u{a0}min bereit.",
             ),
             "interrupted" => (
                 "It was stopped from outside while it was starting, as by a restart of the \
@@ -182,8 +182,10 @@ fn each_kind_of_failure_has_its_words() {
         assert_eq!(
             of_phase(&failed),
             [
-                format!("Could not be started: {en} Next attempt within 12 s."),
-                format!("Konnte nicht gestartet werden: {de} Nächster Versuch innerhalb von 12 s."),
+                format!("Could not be started: {en} Next attempt within 12\u{a0}s."),
+                format!(
+                    "Konnte nicht gestartet werden: {de} Nächster Versuch innerhalb von 12\u{a0}s."
+                ),
             ],
             "{name}"
         );
@@ -218,8 +220,14 @@ fn a_slow_start_is_said_to_be_one() {
     app.shown.began = Instant::now().checked_sub(Duration::from_secs(20));
     app.shown.usual = Some(Duration::from_secs(48));
     let [english, german] = of_phase(&app);
-    assert!(english.ends_with("yet. Usually ready in about 50 s, 20 s so far."), "{english}");
-    assert!(german.ends_with("nicht. Meist in etwa 50 s bereit, bisher 20 s."), "{german}");
+    assert!(
+        english.ends_with("yet. Usually ready in about 50\u{a0}s, 20\u{a0}s so far."),
+        "{english}"
+    );
+    assert!(
+        german.ends_with("nicht. Meist in etwa 50\u{a0}s bereit, bisher 20\u{a0}s."),
+        "{german}"
+    );
     let notice = Notice::of_phase(&app, super::words::Words::for_client(&HeaderMap::new()));
     assert_eq!(notice.step, super::notice::STEPS, "the last step is in progress, not done");
 }
@@ -244,22 +252,22 @@ fn an_app_that_runs_and_does_not_answer_is_said_to() {
             502,
             running(5),
             Tone::Busy,
-            "Starting…: The app is running, but does not answer on port 3000 yet.",
-            "Wird gestartet …: Die App läuft, antwortet aber auf Port 3000 noch nicht.",
+            "Starting…: The app is running, but does not answer on port\u{a0}3000 yet.",
+            "Wird gestartet …: Die App läuft, antwortet aber auf Port\u{a0}3000 noch nicht.",
         ),
         (
             502,
             running(95),
             Tone::Trouble,
-            "Does not answer: The app is running, but has not answered on port 3000 for 95 s.",
-            "Antwortet nicht: Die App läuft, hat aber auf Port 3000 seit 95 s nicht geantwortet.",
+            "Does not answer: The app is running, but has not answered on port\u{a0}3000 for 95\u{a0}s.",
+            "Antwortet nicht: Die App läuft, hat aber auf Port\u{a0}3000 seit 95\u{a0}s nicht geantwortet.",
         ),
         (
             504,
             PageApp { port: None, ..running(300) },
             Tone::Trouble,
-            "Does not answer: The app is running, but has not answered for 5 min.",
-            "Antwortet nicht: Die App läuft, hat aber seit 5 min nicht geantwortet.",
+            "Does not answer: The app is running, but has not answered for 5\u{a0}min.",
+            "Antwortet nicht: Die App läuft, hat aber seit 5\u{a0}min nicht geantwortet.",
         ),
         (
             502,
@@ -272,8 +280,8 @@ fn an_app_that_runs_and_does_not_answer_is_said_to() {
             502,
             unmatched(40),
             Tone::Trouble,
-            "Does not answer: The app has not answered on port 3000 for 40 s.",
-            "Antwortet nicht: Die App hat auf Port 3000 seit 40 s nicht geantwortet.",
+            "Does not answer: The app has not answered on port\u{a0}3000 for 40\u{a0}s.",
+            "Antwortet nicht: Die App hat auf Port\u{a0}3000 seit 40\u{a0}s nicht geantwortet.",
         ),
         (
             502,

@@ -33,7 +33,7 @@ pub(super) struct Words {
     pub longer: &'static str,
     /// Shown if the usual time is not known.
     pub so_far: &'static str,
-    /// `{{count}}` is the number of seconds or minutes.
+    /// `{{count}}` is the number of seconds or minutes; no line may end between it and the unit.
     pub seconds: &'static str,
     pub minutes: &'static str,
     pub denied: Message,

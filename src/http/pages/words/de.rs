@@ -75,8 +75,8 @@ pub(super) static WORDS: Words = Words {
     usual_so_far: "Meist in etwa {{usual}} bereit, bisher {{time}}.",
     longer: "Dauert länger als sonst: bisher {{time}}.",
     so_far: "Bisher {{time}}.",
-    seconds: "{{count}} s",
-    minutes: "{{count}} min",
+    seconds: "{{count}}\u{a0}s",
+    minutes: "{{count}}\u{a0}min",
     denied: Message {
         text: "Zugriff verweigert",
         detail: "Diese Seite ist nur für Angemeldete, die sie sehen dürfen.",
@@ -105,7 +105,7 @@ pub(super) static WORDS: Words = Words {
             detail: "Die App läuft, ist aber gerade für niemanden da.",
         },
     },
-    on_port: "auf Port {{port}}",
+    on_port: "auf Port\u{a0}{{port}}",
     statuses: Statuses {
         unknown: Message {
             text: "Wird vorbereitet …", detail: "Die App wird gerade vorbereitet."

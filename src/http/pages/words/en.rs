@@ -69,8 +69,8 @@ pub(super) static WORDS: Words = Words {
     usual_so_far: "Usually ready in about {{usual}}, {{time}} so far.",
     longer: "Takes longer than usual: {{time}} so far.",
     so_far: "{{time}} so far.",
-    seconds: "{{count}} s",
-    minutes: "{{count}} min",
+    seconds: "{{count}}\u{a0}s",
+    minutes: "{{count}}\u{a0}min",
     denied: Message {
         text: "Access Denied",
         detail: "This page is for those who are signed in and allowed to see it.",
@@ -97,7 +97,7 @@ pub(super) static WORDS: Words = Words {
             detail: "The app is running, but serves nobody at the moment.",
         },
     },
-    on_port: "on port {{port}}",
+    on_port: "on port\u{a0}{{port}}",
     statuses: Statuses {
         unknown: Message { text: "Initializing…", detail: "The app is being prepared." },
         running: Message { text: "Starting…", detail: "The app does not answer yet." },
