@@ -8,7 +8,7 @@ ARG BUILDER_IMAGE=rust:1.95-slim-bookworm
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12
 
 FROM ${BUILDER_IMAGE} AS build
-ARG PROFILE=release
+ARG PROFILE=dist
 RUN command -v make > /dev/null \
     || { apt-get update && apt-get install --yes --no-install-recommends make; }
 WORKDIR /build

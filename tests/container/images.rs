@@ -52,7 +52,7 @@ pub(crate) fn build_nightporter() {
     assert_engine();
     let machine = machine();
     let is_soak = std::env::var_os("TESTS_SOAK").is_some_and(|value| value == "1");
-    let profile = if is_soak { "release" } else { "dev" };
+    let profile = if is_soak { "dist" } else { "dev" };
     import(RUNTIME, &linked(Path::new(env!("CARGO_BIN_EXE_nightporter"))), &["--dereference"], &[]);
     run(docker()
         .args(["build", "--network=none", "--tag", IMAGE])
