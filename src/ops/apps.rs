@@ -96,7 +96,7 @@ impl Apps {
             last_failure,
             next_sleep,
             no_sleep_before: _,
-            cannot_be_paused: _,
+            no_pause_before: _,
             start_took,
         } = app.history();
         let last_use = last_use.max(self.touches.last_use(&app.name));

@@ -324,9 +324,9 @@ impl Attempt {
                 // Docker 20.10 answers this if the container was already unpaused by
                 // another client.
                 Err(EngineError::Refused { .. }) if !self.is_still_paused(container).await => {}
-                Err(EngineError::Refused { message, .. }) => {
+                Err(EngineError::Refused { status, message }) => {
                     warn!(app = %self.app.name, message, "cannot be unpaused; starting it instead");
-                    self.context.engine.disable_pausing();
+                    self.context.engine.note_stuck(status);
                     if self.context.compose.file(&self.app.name).is_some() {
                         return self.compose_up().await;
                     }

@@ -6,13 +6,13 @@
 mod container;
 mod ends;
 mod exec;
+mod pausing;
 mod service;
 pub mod watch;
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -100,15 +100,13 @@ pub enum EngineError {
 pub struct Engine {
     endpoint: DockerEndpoint,
     client: ArcSwapOption<Docker>,
-    /// Whether the engine has turned out to be unable to pause containers, since the last
-    /// connect.
-    cannot_pause: AtomicBool,
+    pausing: pausing::Pausing,
 }
 
 impl Engine {
     #[must_use]
     pub fn new(endpoint: DockerEndpoint) -> Self {
-        Self { endpoint, client: ArcSwapOption::empty(), cannot_pause: AtomicBool::new(false) }
+        Self { endpoint, client: ArcSwapOption::empty(), pausing: pausing::Pausing::default() }
     }
 
     /// Connects, and negotiates the version of the API.
@@ -137,8 +135,7 @@ impl Engine {
             Err(refused) => self.try_versions(limit, refused).await?,
         };
         self.client.store(Some(Arc::new(client)));
-        // It may be a different engine now, or a proxy with more rights.
-        self.cannot_pause.store(false, Ordering::Relaxed);
+        self.pausing.reset();
         Ok(())
     }
 
@@ -227,31 +224,6 @@ impl Engine {
         with_timeout(ACT_TIMEOUT, self.client()?.start_container(id, None)).await
     }
 
-    pub async fn pause(&self, id: &str) -> Result<(), EngineError> {
-        let paused = with_timeout(ACT_TIMEOUT, self.client()?.pause_container(id)).await;
-        match &paused {
-            Ok(()) => self.cannot_pause.store(false, Ordering::Relaxed),
-            Err(error) if error.applies_to_all() => self.disable_pausing(),
-            Err(_) => {}
-        }
-        paused
-    }
-
-    /// Returns whether the engine is known to be unable to pause containers, so that apps
-    /// can only be stopped.
-    pub fn cannot_pause(&self) -> bool {
-        self.cannot_pause.load(Ordering::Relaxed)
-    }
-
-    /// Remembers that containers cannot be paused, or not be unpaused.
-    pub fn disable_pausing(&self) {
-        self.cannot_pause.store(true, Ordering::Relaxed);
-    }
-
-    pub async fn unpause(&self, id: &str) -> Result<(), EngineError> {
-        with_timeout(ACT_TIMEOUT, self.client()?.unpause_container(id)).await
-    }
-
     /// Stops a container. Not an error if it is not running.
     pub async fn stop(&self, container: &Container) -> Result<(), EngineError> {
         let limit = stop_timeout(container.stop_grace);
@@ -319,18 +291,6 @@ pub struct Usage {
     pub cpu: u64,
 }
 
-impl EngineError {
-    /// Returns whether a refusal to pause applies to all containers: a proxy forbids the
-    /// call, or the engine has no freezer because of its kernel or its rights.
-    fn applies_to_all(&self) -> bool {
-        const WORDS: [&str; 5] =
-            ["freezer", "cgroup", "rootless", "not supported", "not implemented"];
-        let Self::Refused { status, message } = self else { return false };
-        let message = message.to_lowercase();
-        matches!(status, 401 | 403 | 405 | 501) || WORDS.iter().any(|word| message.contains(word))
-    }
-}
-
 /// Returns how long the engine may take to stop a container with this time to end.
 fn stop_timeout(grace: Option<Duration>) -> Duration {
     grace.map_or(MAX_STOP_TIMEOUT, |grace| grace.saturating_add(STOP_TIMEOUT)).min(MAX_STOP_TIMEOUT)
@@ -390,17 +350,5 @@ mod tests {
             let limit = Duration::from_secs(limit);
             assert_eq!(stop_timeout(grace.map(Duration::from_secs)), limit, "{grace:?}");
         }
-    }
-
-    #[test]
-    fn a_refusal_to_pause_is_of_one_container_or_of_all() {
-        let refused = |status, message: &str| {
-            EngineError::Refused { status, message: message.into() }.applies_to_all()
-        };
-        assert!(refused(403, "Forbidden"));
-        assert!(refused(500, "cannot pause: freezer cgroup is not available"));
-        assert!(refused(500, "can not pause containers on rootless with cgroup V1"));
-        assert!(!refused(500, "ttrpc: closed"));
-        assert!(!EngineError::Conflict("it is paused".into()).applies_to_all());
     }
 }

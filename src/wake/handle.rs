@@ -96,8 +96,9 @@ pub struct History {
     pub start_took: Option<Duration>,
     /// Until when the idle loop leaves the app alone, after it could not be put to sleep.
     pub no_sleep_before: Option<Instant>,
-    /// Whether the engine has refused to pause the app.
-    pub cannot_be_paused: bool,
+    /// Until when the app is not paused, after the engine refused to. It stays when it has
+    /// passed, until the app is paused.
+    pub no_pause_before: Option<Instant>,
     /// When the app goes to sleep unless it is used before, and in which mode.
     pub next_sleep: Option<(SystemTime, SleepMode)>,
 }
@@ -106,6 +107,11 @@ impl History {
     /// Whether the idle loop must leave the app alone.
     pub(super) fn is_left_alone(&self, now: Instant) -> bool {
         self.no_sleep_before.is_some_and(|at| at > now)
+    }
+
+    /// Whether the engine has refused to pause the app, not long ago.
+    pub(super) fn cannot_be_paused(&self, now: Instant) -> bool {
+        self.no_pause_before.is_some_and(|at| at > now)
     }
 }
 

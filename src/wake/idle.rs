@@ -319,7 +319,7 @@ impl IdleLoop {
             let mut lifecycle = spec.lifecycle.clone();
             // A service can be scaled but not paused, and some engines pause nothing.
             lifecycle.skip_pause |= !observed.services.is_empty()
-                || app.history().cannot_be_paused
+                || app.history().cannot_be_paused(Instant::now())
                 || self.context.engine.cannot_pause();
             apps.push(TrackedApp {
                 is_lost_when_stopped: self

@@ -4,7 +4,7 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use futures_util::future::select_all;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use super::{Attempt, AttemptError, Context, LOCK_LOST};
@@ -22,6 +22,10 @@ pub(in crate::wake) const CANNOT_BE_PAUSED: WakeError =
 /// Attempts to pause a container if the engine fails to, and the time between two.
 const PAUSE_ATTEMPTS: usize = 4;
 const PAUSE_RETRY: Duration = Duration::from_millis(250);
+
+/// How long an app is not paused after all attempts have failed: the machine may have been
+/// busy, or a process of the app may have been in a state in which it does not freeze.
+const PAUSE_BREAK: Duration = Duration::from_secs(3600);
 
 /// The error for an app whose containers would be lost.
 const LOST_WHEN_STOPPED: WakeError = WakeError::Declined(
@@ -137,7 +141,7 @@ impl Attempt {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.app.note(|history| history.cannot_be_paused = false);
+        self.app.note(|history| history.no_pause_before = None);
         for container in paused {
             if let Some(pid) = container.pid.filter(|_| self.context.reclaim) {
                 // This may take long, and nothing waits for it.
@@ -152,7 +156,9 @@ impl Attempt {
     async fn pause_one(&self, id: &str) -> Result<(), EngineError> {
         for _ in 1..PAUSE_ATTEMPTS {
             match self.context.engine.pause(id).await {
-                Err(EngineError::Refused { status: 500, message }) => {
+                Err(EngineError::Refused { status: 500, message })
+                    if !self.context.engine.cannot_pause() =>
+                {
                     debug!(container = id, reason = message, "not paused; trying again");
                     sleep(PAUSE_RETRY).await;
                 }
@@ -162,7 +168,7 @@ impl Attempt {
         self.context.engine.pause(id).await
     }
 
-    /// Remembers that the app cannot be paused, and resumes it: it will be stopped when
+    /// Remembers that the app cannot be paused now, and resumes it: it will be stopped when
     /// its idle time for a stop has passed.
     async fn cannot_be_paused(&self, paused: &[&Arc<Container>], message: &str) -> AttemptError {
         for container in paused {
@@ -181,7 +187,8 @@ impl Attempt {
         }
         let mut was_known = false;
         self.app.note(|history| {
-            was_known = std::mem::replace(&mut history.cannot_be_paused, true);
+            let until = Instant::now() + PAUSE_BREAK;
+            was_known = history.no_pause_before.replace(until).is_some();
         });
         if !was_known {
             warn!(app = %self.app.name, reason = message, "cannot be paused; stopped instead");
