@@ -6,7 +6,8 @@
 
 and again with requests-http-signature 2 for peers-2.0.json; jinja2 for
 `make.py headers headers.json`, pydantic 2 for `make.py values values.json`. The keys are made anew each time and guard nothing.
-`large-key.pem` is of `openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:8192`.
+`large-key.pem` is of `openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:6144`.
+`too-large-key.pem` is the public half of one with 8,192 bits.
 """
 
 import datetime

@@ -135,19 +135,19 @@ fn resource(uri: &str) -> Option<String> {
     }
     let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
     let mut resource = String::with_capacity(uri.len() + 16);
-    normalise_escapes(&remove_dot_segments(path), "/", &mut resource)?;
+    normalise_escapes(&remove_dot_segments(path), &KEPT_IN_PATH, &mut resource)?;
     if !query.is_empty() {
         resource.push('?');
-        normalise_escapes(query, "/?", &mut resource)?;
+        normalise_escapes(query, &KEPT_IN_QUERY, &mut resource)?;
     }
     Some(resource)
 }
 
 /// Removes dot segments as `urllib3` implements RFC 3986 section 5.2.4; it differs from the
 /// RFC if an empty segment follows a `..` at the root.
-fn remove_dot_segments(path: &str) -> String {
+fn remove_dot_segments(path: &str) -> Cow<'_, str> {
     if !path.contains("/.") {
-        return path.to_owned();
+        return path.into();
     }
     let mut kept: Vec<&str> = Vec::new();
     for segment in path.split('/') {
@@ -166,35 +166,63 @@ fn remove_dot_segments(path: &str) -> String {
         kept.push("");
     }
     match kept.join("/") {
-        empty if empty.is_empty() => "/".to_owned(),
-        path => path,
+        empty if empty.is_empty() => "/".into(),
+        path => path.into(),
     }
 }
 
+/// The characters that are kept as they are.
+type Kept = [bool; 128];
+
+const KEPT_IN_PATH: Kept = kept(b"/");
+const KEPT_IN_QUERY: Kept = kept(b"/?");
+
+/// Returns the unreserved characters and the delimiters, and these.
+const fn kept(further: &[u8]) -> Kept {
+    let mut kept = [false; 128];
+    let mut byte = 0;
+    while byte < 128 {
+        kept[byte as usize] = is_unreserved(byte);
+        byte += 1;
+    }
+    let delimiters = b"!$&'()*+,;=:@";
+    let mut at = 0;
+    while at < delimiters.len() {
+        kept[delimiters[at] as usize] = true;
+        at += 1;
+    }
+    at = 0;
+    while at < further.len() {
+        kept[further[at] as usize] = true;
+        at += 1;
+    }
+    kept
+}
+
 /// Decodes escapes that are not needed, encodes characters that need it, and writes the
-/// remaining escapes in upper case.
-fn normalise_escapes(text: &str, allowed: &str, into: &mut String) -> Option<()> {
-    let mut rest = text.as_bytes();
-    while let Some((byte, after)) = rest.split_first() {
-        rest = after;
-        if *byte == b'%' {
-            let (digits, after) = rest.split_at_checked(2)?;
-            let value = hex(digits[0])? << 4 | hex(digits[1])?;
-            rest = after;
+/// remaining escapes in upper case. Most text is copied, in as few pieces as possible.
+fn normalise_escapes(text: &str, kept: &Kept, into: &mut String) -> Option<()> {
+    let is_kept = |byte: u8| kept.get(usize::from(byte)).is_some_and(|kept| *kept);
+    let mut rest = text;
+    while let Some(end) = rest.bytes().position(|byte| !is_kept(byte)) {
+        let (copied, from) = rest.split_at_checked(end)?;
+        into.push_str(copied);
+        let byte = *from.as_bytes().first()?;
+        if byte == b'%' {
+            let [high, low] = from.as_bytes().get(1..3)? else { return None };
+            let value = hex(*high)? << 4 | hex(*low)?;
             if is_unreserved(value) {
                 into.push(char::from(value));
             } else {
                 push_escape(value, into);
             }
-        } else if is_unreserved(*byte)
-            || b"!$&'()*+,;=:@".contains(byte)
-            || allowed.as_bytes().contains(byte)
-        {
-            into.push(char::from(*byte));
+            rest = from.get(3..)?;
         } else {
-            push_escape(*byte, into);
+            push_escape(byte, into);
+            rest = from.get(1..)?;
         }
     }
+    into.push_str(rest);
     Some(())
 }
 
@@ -206,7 +234,7 @@ fn push_escape(byte: u8, into: &mut String) {
 }
 
 /// Returns whether a character is unreserved (RFC 3986 section 2.3).
-fn is_unreserved(byte: u8) -> bool {
+const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 

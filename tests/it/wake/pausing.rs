@@ -1,5 +1,6 @@
 //! Engines, and proxies before them, that do not pause; and what an order answers.
 
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::idle::SLEEP;
@@ -52,6 +53,37 @@ async fn where_pausing_is_forbidden_apps_are_stopped_at_their_time() {
     let done = order(&porter, app, "pause").await;
     assert_eq!(done.status, 200, "{done:?}");
     until_granted(&porter, &program(other)).await;
+    until_state(&porter, other, "paused", LONG).await;
+}
+
+#[tokio::test]
+async fn a_busy_machine_and_an_earlier_proxy_do_not_end_pausing() {
+    let stage = Stage::new(Store::Files).await;
+    let lifecycle = json!({"always_on": false, "idle_for_pause": 5, "idle_for_stop": 3600});
+    let mut apps = Vec::new();
+    for label in ["busy", "other"] {
+        apps.push(stage.running(Plan::new(label).meta("lifecycle", lifecycle.clone())).await);
+    }
+    let (app, other) = (&apps[0], &apps[1]);
+    stage.proxy.refuse_with(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        r#"{"message":"Cannot pause container 8e6b: OCI runtime pause failed: unable to freeze: unknown"}"#,
+    );
+    stage.proxy.allow_only(all_but_pause);
+    let porter = stage.porter("throttle = \"1ms\"\n", SLEEP).await;
+    let done = order(&porter, app, "pause").await;
+    assert_eq!(done.status, 409, "{done:?}");
+    stage.proxy.allow_only(all);
+    until_state(&porter, other, "paused", LONG).await;
+    // What is forbidden is not tried again, until the engine's events come from a new
+    // connection.
+    stage.proxy.refuse_with(StatusCode::FORBIDDEN, "Forbidden\n");
+    stage.proxy.allow_only(all_but_pause);
+    until_granted(&porter, &program(other)).await;
+    let done = order(&porter, other, "pause").await;
+    assert_eq!(done.status, 409, "{done:?}");
+    stage.proxy.allow_only(all);
+    stage.proxy.reset();
     until_state(&porter, other, "paused", LONG).await;
 }
 

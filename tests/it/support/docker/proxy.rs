@@ -74,6 +74,7 @@ struct Shared {
     calls: Mutex<Vec<Call>>,
     delay: Mutex<Duration>,
     allow: Mutex<Option<Allow>>,
+    refusal: Mutex<(StatusCode, &'static str)>,
     holds: Mutex<Vec<Arc<Held>>>,
     /// Whether connections are cut, new ones too.
     cut: watch::Sender<bool>,
@@ -108,6 +109,7 @@ impl EngineProxy {
             calls: Mutex::default(),
             delay: Mutex::default(),
             allow: Mutex::default(),
+            refusal: Mutex::new((StatusCode::FORBIDDEN, "Forbidden\n")),
             holds: Mutex::default(),
             cut: watch::Sender::new(false),
             event_cuts: watch::Sender::new(0),
@@ -182,9 +184,15 @@ impl EngineProxy {
         *self.shared.delay.lock().expect("no panic") = delay;
     }
 
-    /// Answers 403 to all other calls, as a socket proxy does.
+    /// Answers 403 to all other calls, as a socket proxy does, unless another refusal is
+    /// set.
     pub fn allow_only(&self, allow: Allow) {
         *self.shared.allow.lock().expect("no panic") = Some(allow);
+    }
+
+    /// Answers this to the calls that are not allowed.
+    pub fn refuse_with(&self, status: StatusCode, body: &'static str) {
+        *self.shared.refusal.lock().expect("no panic") = (status, body);
     }
 
     /// From now on, holds calls of this method whose path has this suffix.
@@ -296,7 +304,7 @@ impl Shared {
             self.wait(&method, &path).await;
             self.pass(request, path == "/events").await
         } else {
-            Ok(refusal())
+            Ok(refusal(*self.refusal.lock().expect("no panic")))
         };
         if let Ok(answer) = &answer {
             let answered = (Instant::now(), answer.status().as_u16());
@@ -379,10 +387,10 @@ fn unversioned(path: &str) -> &str {
     rest.find('/').map_or(path, |slash| &rest[slash..])
 }
 
-fn refusal() -> Answer {
-    let body = Full::from("Forbidden\n").map_err(|never| match never {}).boxed();
+fn refusal((status, body): (StatusCode, &'static str)) -> Answer {
+    let body = Full::from(body).map_err(|never| match never {}).boxed();
     let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::FORBIDDEN;
+    *response.status_mut() = status;
     response
 }
 
