@@ -194,8 +194,8 @@ impl IdleLoop {
             }
         }
         let known = self.registry.list().into_iter().map(|app| Arc::clone(&app.name));
-        let missing: HashSet<_> =
-            known.filter(|name| !names.value.iter().any(|other| **other == **name)).collect();
+        let installed: HashSet<&str> = names.value.iter().map(AsRef::as_ref).collect();
+        let missing: HashSet<_> = known.filter(|name| !installed.contains(&**name)).collect();
         // No notification since could have brought a missing app back.
         if names.is_usable(&self.freshness, self.freshness.now()) {
             self.registry.forget(missing.intersection(&self.missing));

@@ -41,6 +41,9 @@ const MAX_CONCURRENT_SLEEPS: usize = 4;
 /// holds its requests back for a moment.
 const SLEEP_RETRY_DELAY: Duration = Duration::from_secs(60);
 
+/// Commands that are handled before the apps are observed again.
+const MAX_BATCH: usize = 1000;
+
 /// The longest time between two checks for due attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
@@ -108,6 +111,11 @@ impl Reconciler {
                 Some(command) = commands.recv() => self.handle(command),
                 () = self.view.changed() => self.is_changed = true,
                 () = sleep_until(due) => {}
+            }
+            // Observing costs time for every app, and at the start there is a command for
+            // every app.
+            for command in std::iter::from_fn(|| commands.try_recv().ok()).take(MAX_BATCH) {
+                self.handle(command);
             }
             if std::mem::take(&mut self.is_changed) {
                 self.observe_all();

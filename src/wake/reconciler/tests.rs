@@ -294,3 +294,29 @@ fn running(project: &str) -> Snapshot {
     let containers = [(Arc::clone(&container.id), Arc::new(container))].into();
     Snapshot { live: true, was_listed: true, containers, ..Snapshot::default() }
 }
+
+#[tokio::test]
+async fn a_command_for_each_of_many_apps_delays_no_other() {
+    let mut bench = Bench::new();
+    bench.watch.shows(Snapshot { live: false, ..running("app0") });
+    let (commands, receiver) = mpsc::unbounded_channel();
+    for n in 0..3000 {
+        let name: Arc<str> = format!("app{n}").into();
+        bench.registry.of(&name, None);
+        commands.send(Command::Observe(name)).expect("received");
+    }
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    let sleep = Command::Sleep {
+        app: "app2999".into(),
+        mode: SleepMode::Stopped,
+        unless_used_since: None,
+        reply: Some(reply),
+    };
+    commands.send(sleep).expect("received");
+    // One observation of all apps for each command would take minutes.
+    let running = bench.reconciler.run(receiver);
+    let answered = async { tokio::time::timeout(Duration::from_secs(20), answer).await };
+    let answered =
+        tokio::select! { biased; answered = answered => answered, _ = running => return };
+    assert_eq!(answered, Ok(Ok(Err(WakeError::EngineAway))));
+}
