@@ -6,6 +6,7 @@
 
 mod changes;
 mod files;
+mod inputs;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};

@@ -1,13 +1,11 @@
 //! Detects whether an app's compose file has changed since its containers were created.
 //!
 //! Compose itself computes the hash that it labels containers with. That takes a second,
-//! so it is run only if a file in the app's folder is newer than the containers, and once
-//! for each such change.
+//! so it is run only if a file of the project is newer than the containers or has changed
+//! since the last check, and once for each such change.
 
 use std::collections::HashMap;
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,14 +13,8 @@ use tracing::debug;
 
 use super::Compose;
 use super::files::file_of;
+use super::inputs::{FileStamp, stamps};
 use crate::wake::docker::Container;
-
-/// Files of a folder that are checked; a project has a handful.
-const MOST_FILES: usize = 64;
-
-/// Identifies a state of a file: path, inode, size, and the inode's change time in
-/// nanoseconds. The change time is updated by every write and every rename.
-type FileStamp = (PathBuf, u64, u64, i128);
 
 /// The files that were last checked against an app's containers, and those containers;
 /// none if a change was found that is not applied yet.
@@ -52,14 +44,25 @@ impl Compose {
         let Ok(Some((files, file))) = search.await else { return false };
         let newest = files.iter().map(|(.., changed)| *changed).max().unwrap_or_default();
         let oldest = created.iter().map(|container| created_at(&container.created)).min();
-        if oldest.is_none_or(|oldest| oldest > newest) {
-            return false;
-        }
+        let Some(oldest) = oldest else { return false };
         let mut containers: Vec<_> = created.iter().map(|c| c.id.to_string()).collect();
         containers.sort_unstable();
         let checked = Checked { files, containers };
-        if self.checked().get(app) == Some(&checked) {
-            return false;
+        // A folder that was exchanged for an older one, or a clock that was set, shows only
+        // in the comparison with the last check.
+        {
+            let mut all = self.checked();
+            let last = all.get(app);
+            if last == Some(&checked) {
+                return false;
+            }
+            let is_known = last.is_some_and(|last| {
+                last.containers.is_empty() || last.containers == checked.containers
+            });
+            if !is_known && oldest > newest {
+                all.insert(app.to_owned(), checked);
+                return false;
+            }
         }
         // Containers that were created from files that no longer exist are left as they
         // are.
@@ -118,31 +121,6 @@ impl Compose {
             _ => None,
         }
     }
-}
-
-/// Returns the state of the files in a folder that a project may be created from: compose
-/// files, files that they include, and files of variables.
-fn stamps(folder: &Path) -> Vec<FileStamp> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-    let is_relevant = |name: &str| {
-        let endings = [".yml", ".yaml", ".env"];
-        name.starts_with(".env") || endings.iter().any(|ending| name.ends_with(ending))
-    };
-    let mut stamps: Vec<FileStamp> = entries
-        .filter(|entry| entry.file_name().to_str().is_some_and(is_relevant))
-        .filter_map(|entry| {
-            // Follows symbolic links.
-            let metadata = std::fs::metadata(entry.path()).ok()?;
-            Some((entry.path(), metadata.ino(), metadata.size(), changed_at(&metadata)))
-        })
-        .take(MOST_FILES)
-        .collect();
-    stamps.sort();
-    stamps
-}
-
-fn changed_at(metadata: &Metadata) -> i128 {
-    i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec())
 }
 
 /// Returns nanoseconds since 1970; 0 for a time that cannot be parsed.

@@ -136,6 +136,61 @@ async fn a_wake_applies_what_has_changed_in_the_compose_file_and_nothing_else() 
 }
 
 #[tokio::test]
+async fn a_wake_applies_what_has_changed_in_files_that_the_compose_file_names() {
+    let stage = Stage::new(Store::Files).await;
+    let app = stage.apps.install(&stage.sample, Plan::new("named")).await;
+    let folder = stage.sample.folder().join("installed_apps").join(&app.name);
+    let write = |name: &str, text: &str| {
+        let file = folder.join(name);
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("writable");
+        std::fs::write(file, text).expect("writable");
+    };
+    let base = |value: &str| {
+        json!({"services": {"any": {"image": "none", "environment": {"BASE": value}}}}).to_string()
+    };
+    write("conf-1/vars", "VARS=one\n");
+    write("conf-2/vars", "VARS=other\n");
+    write("base/base.yml", &base("one"));
+    std::os::unix::fs::symlink("conf-1", folder.join("conf")).expect("writable");
+    change(&stage, &app, |file| {
+        file["services"]["web"]["env_file"] = "conf/vars".into();
+        file["services"]["web"]["extends"] = json!({"file": "base/base.yml", "service": "any"});
+    });
+    app.create().await;
+    let porter = stage.porter(QUICKLY, NO_SLEEP).await;
+    until_state(&porter, &app, "stopped", LONG).await;
+    let engine = &stage.apps.engine;
+    let woken = async || {
+        until_granted(&porter, &program(&app)).await;
+        let variables = engine.inspect(&app.name, "{{.Config.Env}}").await.expect("it is there");
+        let id = id_of(&stage, &app.name).await;
+        assert_eq!(super::order(&porter, &app, "sleep").await.status, 200);
+        until_state(&porter, &app, "stopped", LONG).await;
+        (id, variables)
+    };
+    let (mut id, variables) = woken().await;
+    assert!(variables.contains("VARS=one") && variables.contains("BASE=one"), "{variables}");
+    assert_eq!(woken().await, (id.clone(), variables));
+    let link = || {
+        std::fs::remove_file(folder.join("conf")).expect("it was there");
+        std::os::unix::fs::symlink("conf-2", folder.join("conf")).expect("writable");
+    };
+    let changes: [(&dyn Fn(), &str); 3] = [
+        (&|| write("conf-1/vars", "VARS=two\n"), "VARS=two"),
+        (&|| write("base/base.yml", &base("two")), "BASE=two"),
+        // The other file is older than the containers.
+        (&link, "VARS=other"),
+    ];
+    for (change, expected) in changes {
+        change();
+        let (changed, variables) = woken().await;
+        assert!(changed != id && variables.contains(expected), "{expected}: {variables}");
+        assert_eq!(woken().await, (changed.clone(), variables));
+        id = changed;
+    }
+}
+
+#[tokio::test]
 async fn a_wake_takes_the_image_that_the_name_leads_to_now() {
     let stage = Stage::new(Store::Files).await;
     let engine = &stage.apps.engine;
