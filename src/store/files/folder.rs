@@ -294,11 +294,20 @@ impl Folder {
     /// Replaces a file atomically: a reader sees either the old or the new content.
     fn replace(&self, file: &str, content: &[u8], mode: u32) -> io::Result<()> {
         let new = self.path.join(format!(".{file}.new"));
-        let mut options = std::fs::OpenOptions::new();
-        let mut opened = options.create(true).truncate(true).write(true).mode(mode).open(&new)?;
-        opened.write_all(content)?;
-        opened.sync_all()?;
-        std::fs::rename(&new, self.path.join(file))
+        let write = || {
+            let mut options = std::fs::OpenOptions::new();
+            let mut opened =
+                options.create(true).truncate(true).write(true).mode(mode).open(&new)?;
+            opened.write_all(content)?;
+            opened.sync_all()?;
+            std::fs::rename(&new, self.path.join(file))
+        };
+        write().map_err(|error| {
+            // A part of it would take the last bytes of a full disk.
+            let _ = std::fs::remove_file(&new);
+            let path = self.path.join(file);
+            io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
+        })
     }
 }
 

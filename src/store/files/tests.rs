@@ -168,6 +168,24 @@ async fn uses_are_merged_and_never_set_back() {
 }
 
 #[tokio::test]
+async fn on_a_full_disk_the_former_file_stays_and_the_error_names_it() {
+    let house = house();
+    let uses = |seconds| [(Arc::from("a"), UNIX_EPOCH + Duration::from_secs(seconds))];
+    house.files.write_touches(Touched::App, &uses(100)).await.expect("written");
+    let file = house.dir.path().join(USES);
+    let before = std::fs::read(&file).expect("read");
+    let new = house.dir.path().join(format!(".{USES}.new"));
+    std::os::unix::fs::symlink("/dev/full", &new).expect("linked");
+    let error = house.files.write_touches(Touched::App, &uses(200)).await.expect_err("full");
+    let expected = format!("cannot write {}: No space left on device", file.display());
+    assert!(error.to_string().contains(&expected), "{error}");
+    assert_eq!(std::fs::read(&file).expect("read"), before);
+    assert!(std::fs::symlink_metadata(&new).is_err(), "removed");
+    house.files.write_touches(Touched::App, &uses(200)).await.expect("written");
+    assert_ne!(std::fs::read(&file).expect("read"), before);
+}
+
+#[tokio::test]
 async fn apps_come_change_and_go_with_their_folders() {
     let house = house().watched().await;
     let origin = |table| house.freshness.origin([table; 2], "notes");
