@@ -24,6 +24,10 @@ const PROBE_EVERY: [Duration; 2] = [Duration::from_millis(5), Duration::from_mil
 /// An app that runs, and that nightporter could not reach for this long, counts as ready.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(2);
 
+/// How long the only container of an app is probed whose entrypoints name none: the
+/// description of such an app may name a port of something else.
+const GUESSED_FOR: Duration = Duration::from_secs(10);
+
 /// Restarts by the engine itself after which an app counts as failing.
 const CRASHES: i64 = 3;
 
@@ -316,10 +320,17 @@ fn stage(
         return Stage::Completion(Outcome::Ready);
     }
     let entrypoints = observed.entrypoints(spec);
-    let target = spec.entrypoints.iter().find_map(|target| {
+    let named = spec.entrypoints.iter().find_map(|target| {
         let container = entrypoints.iter().find(|c| c.is_called(&target.container))?;
         Some((target.clone(), container))
     });
+    // A container with another name belongs to the app by its label or its project, or was
+    // renamed.
+    let only = match &entrypoints[..] {
+        [only] if waited < GUESSED_FOR => spec.entrypoints.first().map(|t| (t.clone(), only)),
+        _ => None,
+    };
+    let target = named.or(only);
     let unhealthy = unhealthy(&entrypoints);
     match target {
         // After a pause, the health is that of before and proves nothing.
@@ -399,6 +410,7 @@ fn ended(container: &Container, liveness: Liveness) -> WakeError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wake::observed::Selector;
 
     #[test]
     fn a_port_is_asked_less_often_the_longer_nobody_listens() {
@@ -411,6 +423,47 @@ mod tests {
             probes += 1;
         }
         assert!(probes < 2700, "an app that takes a minute is probed {probes} times");
+    }
+
+    #[test]
+    fn the_only_container_is_probed_for_a_while_whatever_it_is_called() {
+        let address: IpAddr = "10.5.0.5".parse().expect("an address");
+        let spec = AppSpec {
+            entrypoints: vec![Target { container: "notes".into(), port: 80, speaks_http: true }],
+            ..AppSpec::default()
+        };
+        let is_probed = |services: &[&str], waited| {
+            let containers = services.iter().map(|service| {
+                let sample = Container::sample("notes", service, State::Running);
+                let container = Container { addresses: vec![address], ..sample };
+                (Arc::clone(&container.id), Arc::new(container))
+            });
+            let containers = containers.collect();
+            let snapshot =
+                Snapshot { live: true, was_listed: true, containers, ..Snapshot::default() };
+            let selector = Selector::new(&"notes".into(), &Arc::default());
+            let observed = selector.observe(&spec, &snapshot);
+            let liveness = Liveness::Steady;
+            match stage(
+                &observed,
+                &snapshot,
+                &spec,
+                WaitState { was_paused: false, liveness, waited },
+            ) {
+                Stage::Probe { at: Some((target, addresses)), unhealthy: None } => {
+                    assert_eq!((target.port, addresses), (80, vec![address]));
+                    true
+                }
+                Stage::Completion(Outcome::Ready) => false,
+                _ => panic!("neither probed nor ready"),
+            }
+        };
+        let second = Duration::from_secs(1);
+        assert!(is_probed(&["anything"], second));
+        assert!(!is_probed(&["anything"], 10 * second));
+        assert!(is_probed(&["notes"], 10 * second));
+        assert!(is_probed(&["anything", "notes"], second));
+        assert!(!is_probed(&["anything", "other"], second));
     }
 
     #[test]

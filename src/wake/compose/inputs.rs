@@ -5,6 +5,7 @@
 //! nothing changed.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -27,13 +28,12 @@ pub(super) type FileStamp = (PathBuf, u64, u64, i128);
 /// compose files, files that these refer to, and files of variables.
 pub(super) fn stamps(folder: &Path) -> Vec<FileStamp> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-    let is_relevant = |name: &str| {
-        name.starts_with(".env") || name.ends_with(".env") || is_compose_file(Path::new(name))
+    let is_relevant = |file: &PathBuf| {
+        let name = file.file_name().and_then(OsStr::to_str);
+        let has_variables = file.extension().is_some_and(|extension| extension == "env");
+        has_variables || is_compose_file(file) || name.is_some_and(|name| name.starts_with(".env"))
     };
-    let mut waiting: Vec<PathBuf> = entries
-        .filter(|entry| entry.file_name().to_str().is_some_and(is_relevant))
-        .map(|entry| entry.path())
-        .collect();
+    let mut waiting: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_relevant).collect();
     waiting.sort_unstable_by(|one, other| other.cmp(one));
     let mut seen: BTreeSet<PathBuf> = waiting.iter().cloned().collect();
     let mut stamps = Vec::new();

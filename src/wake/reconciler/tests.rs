@@ -297,12 +297,12 @@ fn running(project: &str) -> Snapshot {
 
 #[tokio::test]
 async fn a_command_for_each_of_many_apps_delays_no_other() {
-    let mut bench = Bench::new();
+    let bench = Bench::new();
     bench.watch.shows(Snapshot { live: false, ..running("app0") });
     let (commands, receiver) = mpsc::unbounded_channel();
     for n in 0..3000 {
         let name: Arc<str> = format!("app{n}").into();
-        bench.registry.of(&name, None);
+        let _known = bench.registry.of(&name, None);
         commands.send(Command::Observe(name)).expect("received");
     }
     let (reply, answer) = tokio::sync::oneshot::channel();
