@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{LONG, NO_SLEEP, Stage, order, program, served, until_granted, until_state};
 use crate::support::boxes::Store;
-use crate::support::client::{Request, ask};
+use crate::support::client::{Request, ask, poll};
 use crate::support::docker::apps::Plan;
 use crate::support::server::Nightporter;
 
@@ -173,6 +173,12 @@ async fn what_a_container_depends_on_is_started_first_and_waited_for() {
     create(&stage, &sick.name, &all, &[], None).await;
     let init = format!("{}-init", sick.name);
     create(&stage, &init, &labels("init"), &["EXIT_CODE=4", "EXIT_AFTER_MS=300"], None).await;
+    // An app of which a part is not known yet is completed by Compose.
+    poll("both are known", LONG, async || {
+        let known = super::known(&porter, &sick.name).await;
+        known["containers"].as_array().is_some_and(|containers| containers.len() == 2)
+    })
+    .await;
     porter.until(503, &program(&sick).header("Sec-Fetch-Dest", "empty")).await;
     let known = super::known(&porter, &sick.name).await;
     assert_eq!(known["reason"], format!("container {init} exited with code 4"), "{known}");
