@@ -3,7 +3,6 @@
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::client::Answer;
-use super::shadow::OurAnswer;
 use crate::domain::endpoint::{Endpoint, VerdictKind};
 use crate::domain::reason::Reason;
 use crate::domain::request::{Readings, app_label};
@@ -32,6 +31,14 @@ pub(super) struct ComparedRequest<'a> {
     pub(super) headers: &'a HeaderMap,
     /// `gate.domain`.
     pub(super) domain: Option<&'a str>,
+}
+
+/// Our answer.
+#[derive(Debug)]
+pub(super) struct OurAnswer {
+    pub(super) verdict: VerdictKind,
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
 }
 
 /// Compares the class of the status and, for grants, the headers that are passed to apps.

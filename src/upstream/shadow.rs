@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::VIA;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue};
 use metrics::Counter;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::client::{Client, forwardable};
-use super::compare::{ComparedRequest, Outcome, compare};
+use super::compare::{ComparedRequest, OurAnswer, Outcome, compare};
 use crate::domain::endpoint::{Endpoint, VerdictKind};
 use crate::domain::observation::{Observation, Observer};
 use crate::telemetry::meters;
@@ -52,14 +52,6 @@ struct Outcomes {
     headers: Counter,
     skipped: Counter,
     failed: Counter,
-}
-
-/// Our answer.
-#[derive(Debug)]
-pub(super) struct OurAnswer {
-    pub(super) verdict: VerdictKind,
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
 }
 
 impl std::fmt::Debug for Outcomes {

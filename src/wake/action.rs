@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::app_state::Reply;
 use super::attempt::Outcome;
+use super::command::Reply;
 use super::handle::AppHandle;
 use crate::domain::lifecycle::{SleepMode, WakeError};
 

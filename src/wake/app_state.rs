@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use super::command::Reply;
 use tokio::time::Instant;
 
 use super::docker::watch::View;
@@ -10,9 +10,6 @@ use super::docker::{Container, Health, Snapshot, State};
 use super::handle::AppHandle;
 use super::observed::{EngineState, Observed, Selector};
 use crate::domain::lifecycle::{Phase, WakeError};
-
-/// Receives the result of an operator's command.
-pub(super) type Reply = oneshot::Sender<Result<(), WakeError>>;
 
 /// One app, and the action in progress on it.
 #[derive(Debug)]

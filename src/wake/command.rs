@@ -4,11 +4,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::app_state::Reply;
-use crate::domain::lifecycle::SleepMode;
+use crate::domain::lifecycle::{SleepMode, WakeError};
+
+/// Receives the result of an operator's command.
+pub(super) type Reply = oneshot::Sender<Result<(), WakeError>>;
 
 /// A command for the reconciler.
 #[derive(Debug)]

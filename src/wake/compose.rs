@@ -5,7 +5,7 @@
 //! that the operator installed; nightporter itself does not read compose files.
 
 mod changes;
-mod files;
+pub(super) mod files;
 mod inputs;
 mod messages;
 
@@ -23,7 +23,7 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use self::changes::Checked;
-pub(super) use self::files::ComposeFiles;
+use self::files::ComposeFiles;
 use self::messages::{RunError, image_in_config};
 use super::observed::Selector;
 use crate::config::{DockerEndpoint, Wake};

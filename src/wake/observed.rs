@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::docker::{Container, Labels, Service, Snapshot, State};
 use super::handle::{AppSpec, ContainerState};
 use super::ownership::Ownership;
-use super::roles::{self, ContainerRole, Need, Role};
+use super::roles::{self, ContainerRole, Need, Role, is_entrypoint};
 use crate::domain::lifecycle::project_of;
 
 /// Selects the containers that belong to an app.
@@ -270,11 +270,6 @@ impl Observed {
         });
         containers.chain(services).collect()
     }
-}
-
-/// Whether requests are sent to the container.
-pub(super) fn is_entrypoint(container: &Container, spec: &AppSpec) -> bool {
-    spec.entrypoints.iter().any(|target| container.is_called(&target.container))
 }
 
 /// Sorts containers so that dependencies come first. Others keep the order of their

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::compose::ComposeFiles;
+use super::compose::files::ComposeFiles;
 use super::docker::Container;
 use super::handle::AppSpec;
 use crate::domain::lifecycle::project_of;

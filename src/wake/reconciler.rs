@@ -16,9 +16,9 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use super::action::{Action, ActionTask, Completion};
-use super::app_state::{AppState, Assessment, InProgress, Reply};
+use super::app_state::{AppState, Assessment, InProgress};
 use super::attempt::{Attempt, CANNOT_BE_PAUSED, Context, Outcome};
-use super::command::{Command, CommandReceiver, LastUse};
+use super::command::{Command, CommandReceiver, LastUse, Reply};
 use super::docker::watch::View;
 use super::handle::{milliseconds_since_1970, wall_clock};
 use super::observed::EngineState;

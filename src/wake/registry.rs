@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::app_state::{Reply, asleep};
-use super::command::{self, Backlog, Command, CommandReceiver, CommandSender};
+use super::app_state::asleep;
+use super::command::{self, Backlog, Command, CommandReceiver, CommandSender, Reply};
 use super::compose::Compose;
 use super::docker::watch::View;
 use super::handle::{AppHandle, AppSpec, milliseconds_since_1970, wall_clock};

@@ -30,7 +30,6 @@ use std::time::Duration;
 
 use super::docker::{Container, DependencyCondition, EndedBy, Labels, State};
 use super::handle::AppSpec;
-use super::observed::is_entrypoint;
 
 /// Two containers that end no further apart than this were ended by the same stop: an
 /// engine that shuts down gives all of them 15 s, and a program that stops one after the
@@ -137,6 +136,11 @@ pub(super) fn classify(containers: &[Arc<Container>], spec: &AppSpec) -> Vec<Con
         ContainerRole { role, need, starts_on_wake }
     };
     containers.iter().zip(roles).map(classify_one).collect()
+}
+
+/// Whether requests are sent to the container.
+pub(super) fn is_entrypoint(container: &Container, spec: &AppSpec) -> bool {
+    spec.entrypoints.iter().any(|target| container.is_called(&target.container))
 }
 
 fn is_up(container: &Container) -> bool {

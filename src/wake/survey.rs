@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::compose::ComposeFiles;
+use super::compose::files::ComposeFiles;
 use super::docker::watch::snapshot_once;
 use super::docker::{Engine, EngineError};
 use super::handle::AppSpec;
