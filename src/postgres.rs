@@ -1,6 +1,7 @@
 //! Access to a Postgres server: [`Server`] holds the address and how to connect (TLS
 //! included), a [`Pool`] runs queries and transactions, each statement under a time limit,
-//! [`Locks`] takes advisory locks, and [`Problems`] lists the current problems.
+//! [`Locks`] takes advisory locks, [`Migrations`] brings a schema up to date, and
+//! [`Problems`] lists the current problems.
 //!
 //! This module knows no table. Each user of it has its own pool and locks, so that slow
 //! queries of one take no connection from another. No error here ends the process, and no
@@ -8,6 +9,7 @@
 
 mod error;
 mod locks;
+mod migrations;
 mod pool;
 mod problems;
 mod server;
@@ -18,6 +20,8 @@ use tokio_postgres::types::{ToSql, Type};
 pub(crate) use self::error::explain;
 pub use self::error::{ConfigError, ConnectError, Error};
 pub use self::locks::{AdvisoryLock, Locks, Namespace};
+pub(crate) use self::migrations::Status;
+pub use self::migrations::{MigrationError, MigrationLimits, MigrationReport, Migrations};
 pub use self::pool::{Pool, Transaction};
 pub(crate) use self::problems::Problems;
 pub use self::server::Server;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::open::open;
 use super::{CommandResult, wait};
 use crate::config::Config;
+use crate::postgres::MigrationReport;
 use crate::store::Source;
 
 pub(super) fn run(config: &Config, out: &mut dyn Write) -> CommandResult {
@@ -14,9 +15,12 @@ pub(super) fn run(config: &Config, out: &mut dyn Write) -> CommandResult {
         match &*source {
             Source::Files(_) => writeln!(out, "the files store has no schema")?,
             Source::Postgres(postgres) => {
-                let applied = postgres.migrate().await?;
+                let MigrationReport { applied, newer } = postgres.migrate().await?;
                 for migration in &applied {
                     writeln!(out, "applied {migration}")?;
+                }
+                for migration in &newer {
+                    writeln!(out, "{migration} was applied by a newer version")?;
                 }
                 if applied.is_empty() {
                     writeln!(out, "the schema is up to date")?;

@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, Transaction};
 
 use super::{Error, Parameter, Server};
 
@@ -32,6 +32,18 @@ pub struct Namespace(i64);
 impl Namespace {
     pub const fn new(seed: i64) -> Self {
         Self(seed)
+    }
+
+    /// Takes the lock of that name until the transaction ends; waits while another session
+    /// holds it.
+    pub(super) async fn lock_until_end(
+        self,
+        transaction: &Transaction<'_>,
+        name: &str,
+    ) -> Result<(), tokio_postgres::Error> {
+        let sql = "SELECT pg_advisory_xact_lock(hashtextextended($1, $2))";
+        let parameters: [Parameter<'_>; 2] = [(&name, Type::TEXT), (&self.0, Type::INT8)];
+        transaction.query_typed(sql, &parameters).await.map(drop)
     }
 }
 

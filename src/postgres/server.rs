@@ -144,6 +144,16 @@ impl Server {
         }
     }
 
+    /// Opens a connection that a task of its own drives, until the client is dropped.
+    pub(crate) async fn open(&self) -> Result<tokio_postgres::Client, ConnectError> {
+        let connect = async |config: tokio_postgres::Config, tls| {
+            let (client, connection) = config.connect(tls).await?;
+            tokio::spawn(connection);
+            Ok(client)
+        };
+        self.connect(connect).await
+    }
+
     /// Asks the server to cancel the query that a connection is running. No caller waits
     /// for the result.
     pub(super) async fn cancel(&self, token: tokio_postgres::CancelToken) {

@@ -9,13 +9,15 @@ mod queries;
 mod triggers;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::listen::fuzz_payload;
+use self::migrate::PrepareError;
 use super::{Freshness, Health, Unavailable};
 use crate::config;
-use crate::postgres::{ConfigError, Locks, Namespace, Pool, Problems, Server};
+use crate::postgres::{ConfigError, Locks, MigrationReport, Namespace, Pool, Problems, Server};
 
 /// Separates the locks of apps from other programs' locks in the same database: "nightport"
 /// read as a number, cut to 63 bits.
@@ -41,6 +43,8 @@ pub struct Postgres {
     freshness: Arc<Freshness>,
     problems: Problems<ProblemKind>,
     create_tables: bool,
+    /// How many migrations a newer process has applied, when that was last looked at.
+    newer: AtomicUsize,
     query_timeout: Duration,
     zone: String,
     prefix_length: usize,
@@ -68,6 +72,7 @@ impl Postgres {
             freshness,
             problems: Problems::default(),
             create_tables: config.create_tables,
+            newer: AtomicUsize::new(0),
             query_timeout: config.query_timeout,
             zone: store.zone.clone(),
             prefix_length: store.prefix_length,
@@ -75,18 +80,16 @@ impl Postgres {
         })
     }
 
-    /// Prepares the database now and returns the names of the migrations that were applied.
+    /// Prepares the database now, on a connection of its own.
     ///
     /// # Errors
     /// What failed, worded for the operator.
-    pub async fn migrate(&self) -> Result<Vec<String>, Unavailable> {
-        let connect = async |config: tokio_postgres::Config, tls| {
-            let (client, connection) = config.connect(tls).await?;
-            tokio::spawn(connection);
-            Ok(client)
-        };
-        let mut client = self.server.connect(connect).await.map_err(Unavailable::new)?;
-        migrate::migrate(&mut client, self.create_tables).await.map_err(Unavailable::new)
+    pub async fn migrate(&self) -> Result<MigrationReport, Unavailable> {
+        self.prepare().await.map_err(Unavailable::new)
+    }
+
+    async fn prepare(&self) -> Result<MigrationReport, PrepareError> {
+        migrate::prepare(&self.server, self.create_tables).await
     }
 
     pub fn health(&self) -> Health {

@@ -402,6 +402,9 @@ async fn migrate_brings_the_schema_and_is_done_the_second_time() {
     let home = Home::new(Store::Postgres, "").await;
     home.run(&["migrate"]).expect(0, "applied ");
     home.run(&["migrate"]).expect(0, "the schema is up to date");
+    let newer = "INSERT INTO nightporter.migrations VALUES (2, 'more', '', '0')";
+    home.sample.database().batch(newer).await;
+    home.run(&["migrate"]).expect(0, "V2__more was applied by a newer version");
     Home::new(Store::Files, "").await.run(&["migrate"]).expect(0, "no schema");
 }
 

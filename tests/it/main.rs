@@ -17,6 +17,7 @@ mod ends;
 mod faults;
 mod heads;
 mod hostile;
+mod migrations;
 mod pages;
 mod postgres;
 mod process;

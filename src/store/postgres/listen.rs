@@ -4,7 +4,7 @@
 //! notifications. It is trusted only while heartbeats that are sent through the pool
 //! come back over it: that distinguishes a live link from a half-open one, and from a
 //! proxy that swallows LISTEN. Every fault is handled the same way: the link is
-//! re-established, its triggers are repaired, and cache entries whose changes may have
+//! re-established, its triggers are repaired (on another connection), and cache entries whose changes may have
 //! been missed become stale.
 //!
 //! Any role may notify on any channel, so notifications are not trusted either. A
@@ -26,7 +26,7 @@ use tokio_stream::{Stream, StreamExt};
 use tracing::{info, warn};
 
 use super::super::{Freshness, Table};
-use super::migrate::{MigrateError, migrate};
+use super::migrate::{Inspection, PrepareError, inspect_all};
 use super::triggers::{INSPECT, Triggers, inspect};
 use super::{Postgres, ProblemKind, random_number};
 use crate::backoff::jittered;
@@ -47,7 +47,7 @@ enum LinkError {
     #[error("{}", explain(.0))]
     Database(#[from] tokio_postgres::Error),
     #[error("preparing the database: {0}")]
-    Migrate(#[from] MigrateError),
+    Prepare(#[from] PrepareError),
     #[error("the server closed the connection")]
     Closed,
     #[error("the server did not respond within {0:?}")]
@@ -250,7 +250,7 @@ impl Postgres {
     /// back.
     async fn send_heartbeats(
         &self,
-        mut client: Client,
+        client: Client,
         expected: &watch::Sender<String>,
         mut echoes: watch::Receiver<String>,
         was_live: &AtomicBool,
@@ -258,8 +258,14 @@ impl Postgres {
         let limit = self.query_timeout;
         let listen = timeout(limit, client.batch_execute(LISTEN)).await;
         listen.map_err(|_| LinkError::NoResponse(limit))??;
-        for applied in migrate(&mut client, self.create_tables).await? {
-            info!(migration = applied, "migration applied");
+        let inspected = timeout(limit, inspect_all(&client)).await;
+        let Inspection { is_in_place, newer } =
+            inspected.map_err(|_| LinkError::NoResponse(limit))??;
+        self.tell_of_newer(&newer);
+        if !is_in_place {
+            for applied in self.prepare().await?.applied {
+                info!(migration = applied, "migration applied");
+            }
         }
         let installed = timeout(limit, inspect(&client)).await;
         let installed = installed.map_err(|_| LinkError::NoResponse(limit))??;
@@ -300,6 +306,18 @@ impl Postgres {
             sleep_until(next).await;
         }
         Err(LinkError::Closed)
+    }
+
+    /// Logs which migrations a newer process has applied, when they have changed.
+    fn tell_of_newer(&self, newer: &[String]) {
+        if self.newer.swap(newer.len(), Ordering::Relaxed) != newer.len() && !newer.is_empty() {
+            let migrations = newer.join(", ");
+            warn!(
+                migrations,
+                "the database was prepared by a newer version; this one serves with what it knows \
+                 and repairs no trigger or function that differs from its own"
+            );
+        }
     }
 
     /// Sends a heartbeat and, in the same statement, inspects the triggers.

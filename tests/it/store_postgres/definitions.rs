@@ -1,5 +1,6 @@
 //! Triggers and functions that are there and are not what they have to be.
 
+use nightporter::postgres::MigrationReport;
 use nightporter::store::Table;
 
 use super::{Store, settings, until};
@@ -110,7 +111,7 @@ async fn a_definition_that_is_changed_under_a_live_link_is_noticed() {
 async fn definitions_in_order_are_left_alone_whatever_the_types_of_columns() {
     let (database, store) = migrated().await;
     let before = states(&database).await;
-    assert_eq!(store.postgres.migrate().await.expect("in place"), Vec::<String>::new());
+    assert_eq!(store.postgres.migrate().await.expect("in place"), MigrationReport::default());
     assert_eq!(states(&database).await, before);
 
     let other = Cluster::shared().database().await;

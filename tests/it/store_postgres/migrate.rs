@@ -2,6 +2,9 @@
 
 use futures_util::future::join_all;
 
+use nightporter::postgres::{MigrationLimits, MigrationReport, Migrations, Server};
+use nightporter::store::Table;
+
 use super::{Store, settings};
 use crate::support::postgres::{Cluster, Database};
 
@@ -19,7 +22,8 @@ async fn thirty_two_processes_start_at_once_on_an_empty_database() {
     let database = Cluster::shared().database().await;
     let stores: Vec<_> = (0..32).map(|_| Store::open(&settings(&database.url()))).collect();
     let applied = join_all(stores.iter().map(|store| store.postgres.migrate())).await;
-    let applied: Vec<_> = applied.into_iter().flat_map(|names| names.expect("comes up")).collect();
+    let applied: Vec<_> =
+        applied.into_iter().flat_map(|report| report.expect("comes up").applied).collect();
     assert_eq!(applied, ["V1__notifications"], "each migration is applied once");
 
     let created = text(&database, TABLES).await;
@@ -83,7 +87,7 @@ async fn a_role_that_may_only_read_needs_nothing_once_all_is_in_place() {
         .await;
     let url = database.url().replace("postgres@", &format!("{role}@"));
     let store = Store::live(&url).await;
-    assert_eq!(store.postgres.migrate().await.expect("in place"), Vec::<String>::new());
+    assert_eq!(store.postgres.migrate().await.expect("in place"), MigrationReport::default());
 
     database.batch("DROP TRIGGER nightporter_insert ON peers").await;
     super::until("the problem is told", async || {
@@ -111,4 +115,90 @@ async fn a_table_in_use_is_not_held_up_for_its_triggers() {
     assert!(error.contains("installed_apps") && error.contains("lock timeout"), "{error}");
     open.commit().await.expect("commits");
     store.postgres.migrate().await.expect("migrates");
+}
+
+/// A newer version of the store's migrations.
+const NEWER: Migrations = Migrations {
+    schema: "nightporter",
+    history: "migrations",
+    list: &[
+        (
+            "V1__notifications",
+            include_str!("../../../src/store/postgres/migrations/V1__notifications.sql"),
+        ),
+        ("V2__more", "CREATE TABLE nightporter.more (id int)"),
+    ],
+    limits: MigrationLimits::DEFAULT,
+};
+
+/// Whether a store is told of a change, and goes on being told.
+async fn is_told_of_changes(database: &Database, store: &Store) {
+    store.until_live().await;
+    for name in ["Phone", "Tablet"] {
+        let origin = store.origin(Table::Terminals, "t");
+        let sql = "INSERT INTO terminals VALUES ('t', $1, 'unknown', NULL) \
+                   ON CONFLICT (id) DO UPDATE SET name = excluded.name";
+        database.execute(sql, &[&name]).await;
+        super::until("told", async || !store.is_current(&origin)).await;
+    }
+}
+
+#[tokio::test]
+async fn during_an_upgrade_both_versions_serve_whichever_comes_first() {
+    for newer_first in [false, true] {
+        let database = Cluster::shared().database().await;
+        let server = Server::parse(&database.url(), super::PATIENCE, super::PATIENCE);
+        let server = server.expect("a valid connection string");
+        let mut early = None;
+        if !newer_first {
+            let store = Store::live(&database.url()).await;
+            is_told_of_changes(&database, &store).await;
+            early = Some(store);
+        }
+        let applied = NEWER.run(&server).await.expect("upgrades").applied;
+        assert_eq!(applied.last().map(String::as_str), Some("V2__more"), "{applied:?}");
+        if let Some(store) = &early {
+            is_told_of_changes(&database, store).await;
+        }
+        let late = Store::live(&database.url()).await;
+        is_told_of_changes(&database, &late).await;
+        let report = late.postgres.migrate().await.expect("in place");
+        assert_eq!(report.newer, ["V2__more"]);
+        assert_eq!(report.applied, Vec::<String>::new());
+        assert_eq!(NEWER.run(&server).await.expect("in place"), MigrationReport::default());
+    }
+}
+
+#[tokio::test]
+async fn a_history_of_the_first_release_is_accepted() {
+    let database = Cluster::shared().database().await;
+    // As it was written by then.
+    database
+        .batch(
+            "CREATE SCHEMA nightporter; \
+             CREATE TABLE nightporter.migrations (version int4 PRIMARY KEY, name varchar(255), \
+                applied_on varchar(255), checksum varchar(255)); \
+             INSERT INTO nightporter.migrations VALUES (1, 'notifications', \
+                '2026-01-02T03:04:05.678901234Z', '10727163625852215365')",
+        )
+        .await;
+    let server = Server::parse(&database.url(), super::PATIENCE, super::PATIENCE);
+    let report = NEWER.run(&server.expect("a valid connection string")).await.expect("upgrades");
+    assert_eq!(report.applied, ["V2__more"]);
+}
+
+#[tokio::test]
+async fn a_repair_waits_for_no_table_and_is_tried_again_by_the_link() {
+    let database = Cluster::shared().database().await;
+    database.create_freeshard_tables().await;
+    let mut writer = database.connect().await;
+    let open = writer.transaction().await.expect("begins");
+    open.execute("LOCK TABLE peers IN ROW EXCLUSIVE MODE", &[]).await.expect("locks");
+    let store = Store::watch(&settings(&database.url()));
+    super::until("the problem is told", async || {
+        store.postgres.health().problems.iter().any(|problem| problem.contains("lock timeout"))
+    })
+    .await;
+    open.commit().await.expect("commits");
+    is_told_of_changes(&database, &store).await;
 }
