@@ -1,10 +1,10 @@
 //! The only place that accepts connections and knows hyper's server side.
 //!
 //! [`Listeners`] binds the sockets, [`serve`] accepts and drives the connections that
-//! [`admission`] lets in, and a [`Handler`] turns one request head into one response:
-//! [`routes`] for the gate's listener, [`ops`] for the operator's, and [`standby`] for
-//! the listener of a process that answers in the gate's place. Request bodies are never
-//! read; the signature of [`Handler::handle`] does not even offer one.
+//! [`admission`] lets in, and a [`Handler`] turns one request into one response:
+//! [`routes`] for the gate's listener, [`api`] for the operator's, and [`standby`] for
+//! the listener of a process that answers in the gate's place. A handler that wants a
+//! request's body reads it with [`body::read`]; the gate drops it unread.
 //!
 //! Errors: an error on one connection ends that connection and is logged at debug level,
 //! since a peer can cause it at will. If a handler panics, its request is answered with
@@ -12,10 +12,12 @@
 
 mod admission;
 pub(crate) mod answer;
+pub(crate) mod api;
+pub(crate) mod body;
 mod connection;
 mod listener;
-pub(crate) mod ops;
 pub(crate) mod pages;
+mod probes;
 pub(crate) mod routes;
 mod serve;
 pub(crate) mod standby;
@@ -25,10 +27,11 @@ mod workers;
 use std::future::Future;
 
 use bytes::Bytes;
-use http::request::Parts;
+use http::Request;
 use http_body_util::Full;
 
 pub(crate) use admission::Bounds;
+pub(crate) use body::Body;
 pub use connection::Limits;
 pub use listener::{BindError, Listener, Listeners};
 #[doc(hidden)]
@@ -39,7 +42,7 @@ pub(crate) use serve::{Drain, Server};
 
 pub(crate) type Response = http::Response<Full<Bytes>>;
 
-/// Turns one request head into one response.
+/// Turns one request into one response.
 pub(crate) trait Handler: Send + Sync + 'static {
-    fn handle(&self, head: Parts) -> impl Future<Output = Response> + Send;
+    fn handle(&self, request: Request<Body>) -> impl Future<Output = Response> + Send;
 }

@@ -44,8 +44,9 @@
 //!                 idle (finds unused apps), usage
 //! upstream/       the shard_core beside nightporter: mirror (its idle clock), fallback
 //!                 (management secrets), shadow (its verdicts compared with ours)
-//! http/           listeners, TLS, connections, the gate's routes, the operator's API,
-//!                 probes, pages, standby; the only module that knows hyper's server
+//! http/           listeners, TLS, connections, bodies, routes (the gate's), api (the
+//!                 operator's: one table of routes behind one guard), probes, pages, standby
+//!                 (what is answered while the gate is away); nothing else knows hyper's server
 //! telemetry/      logs and metrics
 //! backoff.rs throttle.rs    waits between attempts; log lines at a bounded rate
 //! descriptors.rs  how many connections may be open, and what is reserved for files
@@ -160,7 +161,6 @@ pub mod domain;
 pub mod fuzzing;
 pub mod gate;
 pub mod http;
-mod ops;
 pub mod postgres;
 mod run;
 mod signals;

@@ -31,6 +31,9 @@ impl Bounds {
 /// How many incomplete request heads may be large at a time: at 80 KiB each, 40 MiB.
 pub(super) const MAX_LARGE_HEADS: usize = 512;
 
+/// How much memory the bodies that handlers have read may occupy at a time, in bytes.
+pub(super) const MAX_BODIES: usize = 16 * 1024 * 1024;
+
 /// The reason why a connection is closed as soon as it is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
@@ -75,13 +78,21 @@ pub(super) struct Admission {
     open: AtomicUsize,
     /// Slots that incomplete large heads occupy.
     large_heads: AtomicUsize,
+    /// Bytes of bodies that handlers have read.
+    bodies: AtomicUsize,
     by_address: Mutex<HashMap<Option<IpAddr>, usize>>,
 }
 
 impl Admission {
     pub(super) fn new(trusted: Option<Vec<IpNet>>, bounds: Bounds) -> Self {
-        let (open, large_heads) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { trusted, bounds, open, large_heads, by_address: Mutex::default() }
+        Self {
+            trusted,
+            bounds,
+            open: AtomicUsize::new(0),
+            large_heads: AtomicUsize::new(0),
+            bodies: AtomicUsize::new(0),
+            by_address: Mutex::default(),
+        }
     }
 
     /// Admits a peer at this address. Peers of a socket file have none and are always
@@ -121,6 +132,20 @@ impl Admission {
 
     pub(super) fn end_large_head(&self, slots: usize) {
         self.large_heads.fetch_sub(slots, Ordering::Relaxed);
+    }
+
+    /// Reserves memory for more bytes of a body. Returns whether there was room.
+    pub(super) fn reserve_body(&self, bytes: usize) -> bool {
+        let before = self.bodies.fetch_add(bytes, Ordering::Relaxed);
+        let reserved = before + bytes <= MAX_BODIES;
+        if !reserved {
+            self.release_body(bytes);
+        }
+        reserved
+    }
+
+    pub(super) fn release_body(&self, bytes: usize) {
+        self.bodies.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Whether so many connections are open that idle ones should be closed. One address
@@ -172,6 +197,17 @@ mod tests {
         for outside in [Some(ip("192.0.2.1")), Some(ip("::1")), Some(ip("::ffff:192.0.2.1"))] {
             assert_eq!(admission.admit(outside).err(), Some(Refusal::Untrusted), "{outside:?}");
         }
+    }
+
+    #[test]
+    fn the_memory_of_bodies_is_bounded_and_comes_back() {
+        let admission = Admission::new(None, Bounds { total: 1, per_address: 1 });
+        assert!(admission.reserve_body(MAX_BODIES - 1));
+        assert!(!admission.reserve_body(2));
+        assert!(admission.reserve_body(1));
+        assert!(!admission.reserve_body(1));
+        admission.release_body(MAX_BODIES);
+        assert!(admission.reserve_body(MAX_BODIES));
     }
 
     #[test]

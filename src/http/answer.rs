@@ -13,8 +13,9 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// How long a client should wait if the store cannot answer, in seconds: entries are
-/// loaded again on demand, so one second is enough to see it recover.
-const STORE_RETRY: HeaderValue = HeaderValue::from_static("1");
+/// loaded again on demand, so one second is enough to see it recover. Memory for bodies
+/// becomes free as fast.
+const SOON: HeaderValue = HeaderValue::from_static("1");
 
 /// Returns the status and body of a denial.
 fn of_reason(reason: Reason) -> (StatusCode, &'static str) {
@@ -55,7 +56,7 @@ pub(crate) fn deny(reason: Reason) -> Response {
     let (status, body) = of_reason(reason);
     let mut response = fixed(status, body);
     if reason == Reason::StoreUnavailable {
-        response.headers_mut().insert(RETRY_AFTER, STORE_RETRY);
+        response.headers_mut().insert(RETRY_AFTER, SOON);
     }
     response
 }
@@ -113,9 +114,20 @@ pub(crate) fn unknown_host() -> Response {
     fixed(StatusCode::FORBIDDEN, body)
 }
 
-pub(crate) fn method_not_allowed(allowed: &'static str) -> Response {
+/// Answers a request whose path has other methods, separated by commas.
+pub(crate) fn method_not_allowed(allowed: &str) -> Response {
     let mut response = fixed(StatusCode::METHOD_NOT_ALLOWED, r#"{"detail":"Method Not Allowed"}"#);
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    if let Ok(allowed) = HeaderValue::from_str(allowed) {
+        response.headers_mut().insert(ALLOW, allowed);
+    }
+    response
+}
+
+/// Answers a request for which there is no room at the moment.
+pub(crate) fn try_later() -> Response {
+    let body = r#"{"detail":"Service Unavailable"}"#;
+    let mut response = fixed(StatusCode::SERVICE_UNAVAILABLE, body);
+    response.headers_mut().insert(RETRY_AFTER, SOON);
     response
 }
 

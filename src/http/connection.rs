@@ -19,9 +19,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::request::Parts;
 use http::{HeaderValue, Request, Version, header};
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -34,6 +33,7 @@ use self::activity::TrackedBody;
 pub(super) use self::pulse::{Phase, Pulse};
 use self::pulse::{phase_of, tick_of};
 use self::socket::TrackedIo;
+use super::body::Body;
 use super::{Handler, answer};
 use crate::telemetry::meters;
 
@@ -111,8 +111,8 @@ impl Protocols {
             .timer(TokioTimer::new())
             .max_header_list_size(MAX_HEAD)
             .max_concurrent_streams(MAX_STREAMS)
-            // Bodies are not read: the bytes of one that arrive before its stream ends are
-            // dropped.
+            // The gate reads no bodies: the bytes of one that arrive before its stream ends
+            // are dropped. For a handler that reads one, the window opens as it reads.
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
             .keep_alive_interval(PING_INTERVAL)
@@ -257,19 +257,23 @@ async fn answer_one<H: Handler>(
 ) -> Result<http::Response<TrackedBody>, Infallible> {
     let Shared { handler, activity } = &*shared;
     let in_flight = activity.head_complete();
-    let (head, body) = request.into_parts();
-    let has_body = !body.is_end_stream();
-    drop(body);
-    let http2 = head.version == Version::HTTP_2;
-    let names_one_host = names_one_host(&head);
+    let has_body = !request.body().is_end_stream();
+    let http2 = request.version() == Version::HTTP_2;
+    let names_one_host = names_one_host(&request);
     let mut response = if names_one_host {
-        let caught = AssertUnwindSafe(handler.handle(head)).catch_unwind().await;
+        let request = request.map(|incoming| {
+            if has_body { Body::unread(incoming, Arc::clone(activity)) } else { Body::none() }
+        });
+        let caught = AssertUnwindSafe(handler.handle(request)).catch_unwind().await;
         caught.unwrap_or_else(|_| {
             meters::panics().increment(1);
             error!("a request handler panicked; its request was answered with 500");
             answer::internal_error()
         })
     } else {
+        if has_body {
+            drop(Body::unread(request.into_body(), Arc::clone(activity)));
+        }
         answer::bad_request()
     };
     let is_rejection = response.extensions().get::<answer::Rejection>().is_some();
@@ -277,10 +281,7 @@ async fn answer_one<H: Handler>(
     if http2 {
         // RFC 9113 section 8.2.2: connection-specific header fields are an error in HTTP/2.
         response.headers_mut().remove(header::CONNECTION);
-    } else if has_body || !names_one_host || activity.is_ending() {
-        if has_body {
-            activity.set_body_unread();
-        }
+    } else if (has_body && activity.is_body_unread()) || !names_one_host || activity.is_ending() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| TrackedBody::new(body, in_flight)))
@@ -288,12 +289,13 @@ async fn answer_one<H: Handler>(
 
 /// Whether a request names exactly one valid host (RFC 9112 section 3.2); only HTTP/1.1
 /// requires a `Host` line. Different servers would read two lines differently.
-fn names_one_host(head: &Parts) -> bool {
-    let Some(host) = head.headers.get(header::HOST) else {
-        return head.version != Version::HTTP_11;
+fn names_one_host<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    let Some(host) = headers.get(header::HOST) else {
+        return request.version() != Version::HTTP_11;
     };
-    let is_one = head.headers.len() == head.headers.keys_len()
-        || head.headers.get_all(header::HOST).iter().nth(1).is_none();
+    let is_one = headers.len() == headers.keys_len()
+        || headers.get_all(header::HOST).iter().nth(1).is_none();
     is_one && host.as_bytes().iter().all(|byte| is_host_byte(*byte))
 }
 

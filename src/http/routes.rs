@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, Request, Uri};
 use percent_encoding::percent_decode_str;
 
+use super::body::Body;
 use super::pages::{PageContext, Pages};
-use super::{Handler, Response, answer, ops};
+use super::{Handler, Response, answer, probes};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::observation::Observer;
 use crate::domain::reason::Reason;
@@ -167,7 +168,9 @@ fn original_uri(head: &Parts) -> Option<String> {
 }
 
 impl Handler for GateRoutes {
-    async fn handle(&self, mut head: Parts) -> Response {
+    async fn handle(&self, request: Request<Body>) -> Response {
+        // Dropped before anything is waited for: what arrives of the body is not kept.
+        let (mut head, _) = request.into_parts();
         let endpoint = match head.uri.path() {
             "/internal/auth" => Endpoint::Auth,
             "/internal/authenticate_terminal" => Endpoint::Terminal,
@@ -178,7 +181,8 @@ impl Handler for GateRoutes {
                     apply_target_authority(&mut head);
                     return self.page(status.ok(), &head).await;
                 }
-                return ops::probe(path, || self.gate.health()).unwrap_or_else(answer::not_found);
+                return probes::probe(path, || self.gate.health())
+                    .unwrap_or_else(answer::not_found);
             }
         };
         self.decide(endpoint, &head).await
@@ -197,7 +201,6 @@ fn apply_target_authority(head: &mut Parts) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::Request;
 
     #[test]
     fn the_address_that_a_page_stands_for_is_read_as_proxies_write_it() {

@@ -6,9 +6,9 @@
 //! as soon as it is back.
 
 use http::header::{CONNECTION, CONTENT_SECURITY_POLICY, RETRY_AFTER};
-use http::request::Parts;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, Request, StatusCode};
 
+use super::body::Body;
 use super::pages::standby::{page, policy};
 use super::{Handler, Response, answer};
 use crate::gate::request_kind::{is_navigation, poll_version};
@@ -34,7 +34,8 @@ impl StandbyRoutes {
 }
 
 impl Handler for StandbyRoutes {
-    async fn handle(&self, head: Parts) -> Response {
+    async fn handle(&self, request: Request<Body>) -> Response {
+        let (head, _) = request.into_parts();
         let text =
             |name| head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let status = StatusCode::SERVICE_UNAVAILABLE;
@@ -59,7 +60,7 @@ impl Handler for StandbyRoutes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderMap, Request};
+    use http::HeaderMap;
     use http_body_util::BodyExt as _;
 
     async fn respond(
@@ -70,8 +71,8 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let (head, ()) = request.body(()).expect("a request").into_parts();
-        let (head, body) = StandbyRoutes::new().handle(head).await.into_parts();
+        let request = request.body(Body::none()).expect("a request");
+        let (head, body) = StandbyRoutes::new().handle(request).await.into_parts();
         let body = body.collect().await.expect("whole").to_bytes();
         (head.status, head.headers, String::from_utf8(body.to_vec()).expect("UTF-8"))
     }

@@ -167,6 +167,8 @@ impl Shadow {
 #[cfg(test)]
 mod tests {
     use super::super::test_server::{Reply, TestServer};
+    use http::StatusCode;
+
     use super::*;
     use crate::domain;
     use crate::domain::observation::Timings;

@@ -98,7 +98,7 @@ impl CommandReceiver {
         Some(command)
     }
 
-    #[cfg(test)]
+    /// Returns the next command if one is waiting.
     pub(crate) fn try_recv(&mut self) -> Option<Command> {
         let command = self.receiver.try_recv().ok()?;
         self.waiting.lock().pop_front();

@@ -114,7 +114,7 @@ impl Reconciler {
             }
             // Observing costs time for every app, and at the start there is a command for
             // every app.
-            for command in std::iter::from_fn(|| commands.try_recv().ok()).take(MAX_BATCH) {
+            for command in std::iter::from_fn(|| commands.try_recv()).take(MAX_BATCH) {
                 self.handle(command);
             }
             if std::mem::take(&mut self.is_changed) {

@@ -9,6 +9,7 @@
 
 mod support;
 
+mod api;
 mod burst;
 mod cli;
 mod contract;

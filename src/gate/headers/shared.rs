@@ -65,8 +65,8 @@ mod tests {
         let second = shared.compile(&headers("{{ auth.client_id }}")).expect("valid");
         let other = shared.compile(&headers("{{ auth.client_name }}")).expect("valid");
         assert!(Arc::ptr_eq(&first, &second) && !Arc::ptr_eq(&first, &other));
-        shared.compile(&headers("{{ auth.unknown }}")).expect_err("refused each time");
-        shared.compile(&headers("{{ auth.unknown }}")).expect_err("refused each time");
+        shared.compile(&headers("{{ auth.client_id | unknown }}")).expect_err("refused each time");
+        shared.compile(&headers("{{ auth.client_id | unknown }}")).expect_err("refused each time");
     }
 
     #[test]

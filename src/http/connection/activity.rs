@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -26,10 +26,12 @@ pub(in crate::http) struct Activity {
     head_since: AtomicU32,
     /// Requests whose response has not been fully handed over for writing.
     in_flight: AtomicU32,
-    /// The connection speaks HTTP/2; then only a head of several frames can be incomplete.
-    multiplexed: AtomicBool,
-    /// A request came with a body, which is not read.
+    /// What arrives: [`HEADS`], [`BODY`] or [`FRAMES`].
+    arriving: AtomicU8,
+    /// A request came with a body, and not all of it was read.
     body_unread: AtomicBool,
+    /// For HTTP/2: how many bytes handlers have read of bodies, until they are taken.
+    body_bytes: AtomicU32,
     /// The peer does not accept written bytes.
     stuck: AtomicBool,
     /// Our half is closed, and the peer's half is not.
@@ -43,6 +45,13 @@ pub(in crate::http) struct Activity {
     /// The connection has to end after its outstanding requests are answered.
     ending: AtomicBool,
 }
+
+/// Heads of HTTP/1 requests, whose bytes count.
+const HEADS: u8 = 0;
+/// The body of an HTTP/1 request, which a handler reads: it bounds the bytes and their time.
+const BODY: u8 = 1;
+/// Frames of HTTP/2; then only a head of several frames can be incomplete.
+const FRAMES: u8 = 2;
 
 /// The size in bytes above which an incomplete head counts as large.
 const SMALL_HEAD: usize = 16 * 1024;
@@ -63,8 +72,9 @@ impl Activity {
             last,
             head_since: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
-            multiplexed: AtomicBool::new(false),
+            arriving: AtomicU8::new(HEADS),
             body_unread: AtomicBool::new(false),
+            body_bytes: AtomicU32::new(0),
             stuck: AtomicBool::new(false),
             lingering: AtomicBool::new(false),
             head_bytes: AtomicUsize::new(0),
@@ -76,7 +86,7 @@ impl Activity {
 
     pub(super) fn bytes_received(&self, count: usize) -> io::Result<()> {
         let tick = self.pulse.tick();
-        if self.is_multiplexed() {
+        if self.arriving.load(Ordering::Relaxed) != HEADS {
             return Ok(());
         }
         self.last.store(tick, Ordering::Relaxed);
@@ -171,18 +181,66 @@ impl Activity {
         InFlight(Arc::clone(self))
     }
 
-    pub(super) fn is_multiplexed(&self) -> bool {
-        self.multiplexed.load(Ordering::Relaxed)
+    pub(in crate::http) fn is_multiplexed(&self) -> bool {
+        self.arriving.load(Ordering::Relaxed) == FRAMES
     }
 
     /// Must be called before the first frame is read.
     pub(super) fn set_multiplexed(&self) {
         self.end_head();
-        self.multiplexed.store(true, Ordering::Relaxed);
+        self.arriving.store(FRAMES, Ordering::Relaxed);
     }
 
-    pub(super) fn set_body_unread(&self) {
-        self.body_unread.store(true, Ordering::Relaxed);
+    pub(in crate::http) fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// Records that a request has a body. With HTTP/1, it has to be read in full before the
+    /// next request; with HTTP/2, each stream has its own.
+    pub(in crate::http) fn body_begun(&self) {
+        if !self.is_multiplexed() {
+            self.body_unread.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Records that a handler reads the body.
+    pub(in crate::http) fn body_is_read(&self) {
+        if !self.is_multiplexed() {
+            self.arriving.store(BODY, Ordering::Relaxed);
+        }
+    }
+
+    pub(in crate::http) fn body_bytes_read(&self, bytes: usize) {
+        if self.is_multiplexed() {
+            let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+            self.body_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns how many bytes of bodies were read since the last call.
+    pub(super) fn take_body_bytes(&self) -> u32 {
+        if self.body_bytes.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        self.body_bytes.swap(0, Ordering::Relaxed)
+    }
+
+    /// Records that all of the body was read.
+    pub(in crate::http) fn body_ended(&self) {
+        if !self.is_multiplexed() {
+            self.body_unread.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Records that no more of the body will be read.
+    pub(in crate::http) fn body_dropped(&self) {
+        if !self.is_multiplexed() {
+            self.arriving.store(HEADS, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_body_unread(&self) -> bool {
+        self.body_unread.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_lingering(&self) {
@@ -222,7 +280,7 @@ impl Activity {
     }
 
     pub(super) fn has_unread(&self) -> bool {
-        self.body_unread.load(Ordering::Relaxed) || self.head_since.load(Ordering::Relaxed) != 0
+        self.is_body_unread() || self.head_since.load(Ordering::Relaxed) != 0
     }
 }
 
@@ -303,6 +361,26 @@ mod tests {
         let two = [begun(), begun()];
         assert!(two.iter().all(|activity| activity.bytes_received(1).is_ok()));
         assert!(begun().bytes_received(1).is_err());
+    }
+
+    #[test]
+    fn a_body_that_is_read_is_not_a_large_head() {
+        let admission = Arc::new(Admission::new(None, Bounds { total: 1, per_address: 1 }));
+        assert!(admission.begin_large_head(MAX_LARGE_HEADS));
+        let pulse = Arc::new(Pulse::new());
+        let activity = Arc::new(Activity::new(pulse, Arc::clone(&admission)));
+        activity.bytes_received(SMALL_HEAD).expect("a small head");
+        let request = activity.head_complete();
+        activity.body_begun();
+        assert!(activity.has_unread());
+        activity.body_is_read();
+        activity.bytes_received(10 * SMALL_HEAD).expect("not counted");
+        activity.body_ended();
+        activity.body_dropped();
+        assert!(!activity.has_unread());
+        activity.bytes_received(SMALL_HEAD).expect("of the next head");
+        assert!(activity.bytes_received(1).is_err(), "the next head is counted");
+        drop(request);
     }
 
     #[test]

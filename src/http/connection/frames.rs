@@ -17,6 +17,10 @@ const REQUEST_CREDIT: u32 = 20;
 /// How many bytes of an unknown frame cost as much as one more frame.
 const UNKNOWN_BYTES_PER_CREDIT: u32 = 1024;
 
+/// How many bytes of a body that a handler has read pay for one frame. Clients send frames
+/// of up to 16 KiB.
+const BODY_BYTES_PER_CREDIT: u32 = 1024;
+
 /// The length of the client's preface before the first frame (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
 
@@ -38,6 +42,8 @@ pub(super) struct Frames {
     header: [u8; HEADER],
     filled: usize,
     credit: u32,
+    /// Bytes of bodies that have not paid for a frame yet.
+    body_bytes: u32,
     head_is_incomplete: bool,
 }
 
@@ -48,6 +54,7 @@ impl Frames {
             header: [0; HEADER],
             filled: 0,
             credit: MAX_CREDIT,
+            body_bytes: 0,
             head_is_incomplete: false,
         }
     }
@@ -55,6 +62,13 @@ impl Frames {
     /// Whether a head has begun and more of its frames have to follow.
     pub(super) fn head_is_incomplete(&self) -> bool {
         self.head_is_incomplete
+    }
+
+    /// Adds to the credit for bytes of bodies that handlers have read.
+    pub(super) fn refund(&mut self, body_bytes: u32) {
+        let bytes = self.body_bytes.saturating_add(body_bytes);
+        self.credit = (self.credit + bytes / BODY_BYTES_PER_CREDIT).min(MAX_CREDIT);
+        self.body_bytes = bytes % BODY_BYTES_PER_CREDIT;
     }
 
     /// Parses more bytes. Returns whether the connection may go on.
@@ -154,6 +168,21 @@ mod tests {
                 assert!(frames.follow(&[byte]));
             }
             assert_eq!(frames.head_is_incomplete(), goes_on, "type {kind}, flags {flags}");
+        }
+    }
+
+    #[test]
+    fn bodies_that_are_read_pay_for_their_frames_unless_they_are_tiny() {
+        for (length, goes_on) in [(16 * 1024, true), (1024, true), (100, false), (0, false)] {
+            let mut frames = begun();
+            let data = frame(0, length);
+            let read = u32::try_from(length).expect("short");
+            let followed = (0..20_000).all(|_| {
+                let followed = frames.follow(&data);
+                frames.refund(read);
+                followed
+            });
+            assert_eq!(followed, goes_on, "{length} bytes a frame");
         }
     }
 

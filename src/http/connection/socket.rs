@@ -78,6 +78,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for TrackedIo<IO> {
         }
         let received = &buf.filled()[start..];
         if let Some(frames) = frames {
+            frames.refund(activity.take_body_bytes());
             if !frames.follow(received) {
                 meters::connections_cut("frames").increment(1);
                 return Poll::Ready(Err(io::Error::other("too many frames without a request")));

@@ -1,6 +1,7 @@
 //! Tests of the listener on real sockets, with a handler that the tests control.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -13,11 +14,11 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use http::request::Parts;
-
 use super::*;
 use crate::config::ListenAddr;
-use crate::http::{Response, answer};
+use crate::http::{Body, Response, answer, body};
+
+mod bodies;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -41,6 +42,8 @@ const ROOMY: Bounds = Bounds { total: 1000, per_address: 1000 };
 pub(crate) struct TestHandler {
     waiting: Notify,
     go: Notify,
+    /// How many bodies were read in full.
+    bodies_read: AtomicUsize,
 }
 
 impl TestHandler {
@@ -50,8 +53,18 @@ impl TestHandler {
 }
 
 impl Handler for TestHandler {
-    async fn handle(&self, head: Parts) -> Response {
+    async fn handle(&self, request: Request<Body>) -> Response {
+        let (head, sent) = request.into_parts();
         match head.uri.path() {
+            "/read" => {
+                self.waiting.notify_one();
+                let read = body::read(sent, bodies::LIMIT, bodies::DEADLINE).await;
+                self.bodies_read.fetch_add(usize::from(read.is_ok()), Ordering::Relaxed);
+                return match read {
+                    Ok(whole) => answer::json(StatusCode::OK, Bytes::copy_from_slice(&whole)),
+                    Err(error) => error.answer(),
+                };
+            }
             "/panic" => panic!("asked to"),
             "/nothing" => return answer::not_found(),
             "/wait" => {

@@ -299,11 +299,11 @@ fn running(project: &str) -> Snapshot {
 async fn a_command_for_each_of_many_apps_delays_no_other() {
     let bench = Bench::new();
     bench.watch.shows(Snapshot { live: false, ..running("app0") });
-    let (commands, receiver) = mpsc::unbounded_channel();
+    let (commands, receiver) = super::super::command::channel();
     for n in 0..3000 {
         let name: Arc<str> = format!("app{n}").into();
         let _known = bench.registry.of(&name, None);
-        commands.send(Command::Observe(name)).expect("received");
+        commands.send(Command::Observe(name));
     }
     let (reply, answer) = tokio::sync::oneshot::channel();
     let sleep = Command::Sleep {
@@ -312,7 +312,7 @@ async fn a_command_for_each_of_many_apps_delays_no_other() {
         unless_used_since: None,
         reply: Some(reply),
     };
-    commands.send(sleep).expect("received");
+    commands.send(sleep);
     // One observation of all apps for each command would take minutes.
     let running = bench.reconciler.run(receiver);
     let answered = async { tokio::time::timeout(Duration::from_secs(20), answer).await };

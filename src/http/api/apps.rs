@@ -3,32 +3,65 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use http::StatusCode;
 use serde_json::{Value, json};
 
+use super::{Call, Services};
 use crate::domain::lifecycle::{Phase, SleepMode, WakeError};
+use crate::http::{Response, answer, body};
 use crate::store::touch::Touches;
 use crate::wake::docker::APP_LABEL;
 use crate::wake::{AppHandle, Backlog, ContainerState, History, Registry, Shown};
 
+/// Operations have no parameters, so these bounds are only for what clients send anyway.
+const MAX_BODY: usize = 64 * 1024;
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// `GET /v1/apps`
+pub(super) fn list(services: &Services, call: &Call<'_>) -> Response {
+    let apps = services.apps(call.principal.tenant).all();
+    answer::json(StatusCode::OK, apps.to_string().into())
+}
+
+/// `GET /v1/apps/{name}`
+pub(super) fn show(services: &Services, call: &Call<'_>) -> Response {
+    match services.apps(call.principal.tenant).one(call.parameters.get("name")) {
+        Some(app) => answer::json(StatusCode::OK, app.to_string().into()),
+        None => answer::not_found(),
+    }
+}
+
+/// `POST /v1/apps/{name}/wake`, `/sleep` and `/pause`: answers when the operation has
+/// finished. It goes on even if the client disconnects.
+pub(super) async fn operate(services: &Services, call: Call<'_>, operation: Operation) -> Response {
+    let Call { principal, parameters, request } = call;
+    // A body is read so that the connection can go on, and so that a request that did not
+    // arrive whole has no effect.
+    if let Err(error) = body::read(request.into_body(), MAX_BODY, BODY_DEADLINE).await {
+        return error.answer();
+    }
+    let (apps, name) = (services.apps(principal.tenant), parameters.get("name"));
+    match apps.operate(name, operation).await {
+        None => answer::not_found(),
+        Some(Ok(app)) => answer::json(StatusCode::OK, app.to_string().into()),
+        Some(Err(failure)) => {
+            let status = match &failure {
+                WakeError::Declined(_) => StatusCode::CONFLICT,
+                _ => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            let body = json!({"detail": failure.to_string(), "app": apps.one(name)});
+            answer::json(status, body.to_string().into())
+        }
+    }
+}
+
 /// An operation that the operator requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Operation {
+pub(super) enum Operation {
     Wake,
     /// Stops the app's containers.
     Sleep,
     Pause,
-}
-
-impl Operation {
-    /// Returns the operation with this name.
-    pub(crate) fn from_name(word: &str) -> Option<Self> {
-        match word {
-            "wake" => Some(Self::Wake),
-            "sleep" => Some(Self::Sleep),
-            "pause" => Some(Self::Pause),
-            _ => None,
-        }
-    }
 }
 
 /// Describes all known apps and performs operations on them.
@@ -43,20 +76,16 @@ impl Apps {
         Self { registry, touches }
     }
 
-    pub(crate) fn all(&self) -> Value {
+    fn all(&self) -> Value {
         self.registry.list().iter().map(|app| self.describe(app)).collect()
     }
 
-    pub(crate) fn one(&self, name: &str) -> Option<Value> {
+    fn one(&self, name: &str) -> Option<Value> {
         self.registry.get(name).map(|app| self.describe(&app))
     }
 
     /// Performs an operation and returns the app's new state; `None` if there is no such app.
-    pub(crate) async fn operate(
-        &self,
-        name: &str,
-        operation: Operation,
-    ) -> Option<Result<Value, WakeError>> {
+    async fn operate(&self, name: &str, operation: Operation) -> Option<Result<Value, WakeError>> {
         let app = self.registry.get(name)?;
         let outcome = match operation {
             Operation::Wake => self.registry.wake(&app.name).await,
@@ -67,7 +96,7 @@ impl Apps {
     }
 
     /// Returns whether the engine's events arrive, and how many apps are in each state.
-    pub(crate) fn counts(&self) -> (bool, impl Iterator<Item = (&'static str, u64)> + use<>) {
+    pub(super) fn counts(&self) -> (bool, impl Iterator<Item = (&'static str, u64)> + use<>) {
         let mut counts = Phase::WORDS.map(|word| (word, 0));
         for app in self.registry.list() {
             let word = app.shown().phase.as_str();
@@ -80,7 +109,7 @@ impl Apps {
 
     /// Returns the reconciler's queue of commands, and how long the app that has been
     /// waiting longest for its start has done so.
-    pub(crate) fn queues(&self) -> (Backlog, Duration) {
+    pub(super) fn queues(&self) -> (Backlog, Duration) {
         let is_queued = |shown: &Shown| matches!(shown.phase, Phase::Queued { .. });
         let shown = self.registry.list().into_iter().map(|app| app.shown()).filter(is_queued);
         let ages = shown.filter_map(|shown| Some(shown.began?.elapsed()));
