@@ -1,5 +1,8 @@
-//! Telemetry of the process: [`logs`] and [`meters`]. No client id, name or token reaches
-//! either.
+//! Telemetry of the process: [`logs`], [`meters`] and a span for each request. No client id,
+//! name or token reaches any of them.
 
 pub mod logs;
 pub mod meters;
+mod request;
+
+pub(crate) use request::request_span;
