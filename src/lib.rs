@@ -20,17 +20,19 @@
 //! ```text
 //! main.rs         the exit code, nothing else
 //! cli/            one file for each subcommand
-//! run/            the life of the process: start, serve, reload, drain
+//! run/            the life of the process: wiring (who gets what, background tasks,
+//!                 observers), tasks (essential and restarted ones), drain
 //! config/         TOML and environment -> validated Config; no I/O after loading
 //! domain/         pure rules: request (host, readings of a path), app (app_meta 1.0 to 1.3),
 //!                 identity, client, policy (who may), reason (why not), endpoint (the
 //!                 contract's endpoints, kinds of verdict), observation (what observers are
 //!                 told of a decision), strategy (what a request for a sleeping app gets),
 //!                 lifecycle (phases, wake errors, when an app sleeps), activity
-//! gate/           decides one subrequest: forwarded (the proxy's headers), credentials
-//!                 (terminal, peer, management), caches, headers (templates), decision
-//!                 (verdict and basis), request_kind (page, program, stream, ...), wait and
-//!                 redirects (requests for a sleeping app), page, explain
+//! gate/           decides one subrequest: forwarded (the proxy's headers), client (who asks,
+//!                 by token or signature), credentials (how those are verified: terminal, peer,
+//!                 management), caches, headers (templates), verdict, decision (verdict and
+//!                 basis), request_kind (page, program, stream, ...), wait and redirects
+//!                 (requests for a sleeping app), page, explain
 //! postgres/       a server and how to reach it: TLS, pool, transactions, advisory locks,
 //!                 migrations; knows no table
 //! store/          the box's data: postgres (queries, listen, triggers, migrate), files, the
@@ -54,22 +56,27 @@
 //! ```
 //!
 //! Arrows point one way: `main → cli → run`; `run → http → gate → store → postgres`;
-//! `gate → wake → store`; `http → wake`; `run, gate → upstream`; `gate, wake, upstream,
-//! telemetry → domain`; `domain` imports nothing of this crate. `config` is read by all and
-//! reads only `domain`; `postgres` reads nothing but `config`.
+//! `gate → wake → store`; `http → wake, store`; `run, gate → upstream`; `telemetry → store`
+//! (the caches' counts), and all but `store` and `postgres` count and log through `telemetry`.
+//! `domain` and `config` are read by all: `domain` imports nothing of this crate, `config` only
+//! `domain`, and `postgres` only `config`.
 //!
 //! Where a change goes:
 //!
 //! | change | file |
 //! |---|---|
 //! | a new setting | `config/keys.rs` |
-//! | a column that is read, and heard when it changes | `store/postgres/queries.rs`, `triggers.rs` |
-//! | another store | `store.rs`, beside `store/postgres.rs` and `store/files.rs` |
+//! | a column that is read, and heard when it changes | `store/postgres/queries.rs`, and `TABLES` in `triggers.rs` |
+//! | another store | `Source` in `store.rs`, beside `store/postgres.rs` and `store/files.rs` |
 //! | another kind of token | `gate/credentials/terminal.rs` |
-//! | what is noted of every decision | an [`Observer`](domain::observation::Observer), added in `run/` |
-//! | a metric | `telemetry/meters.rs` |
-//! | a page, a form, an operation of the operator | `http/pages/`, `http/api/` |
-//! | when a failed attempt is repeated | `wake/reconciler.rs`, with `backoff.rs` |
+//! | what follows a refused credential | `gate/client.rs` |
+//! | what is noted of every decision | an [`Observer`](domain::observation::Observer), added in `run/wiring.rs`; `VerdictLog` in `telemetry/logs.rs` is one |
+//! | a background task | `run/wiring.rs`; under a lock: beside `try_lock_app` in `store.rs` |
+//! | a metric | `telemetry/meters.rs`; gauges are set when they are read, in `http/api/metrics.rs` |
+//! | an operation or a page of the operator | the table in `http/api.rs` |
+//! | a page in place of an app | `http/pages.rs` |
+//! | an endpoint for proxies | `http/routes.rs` |
+//! | when a failed attempt is repeated | `wake/reconciler/completion.rs` |
 //!
 //! # The path of one request
 //!

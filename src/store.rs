@@ -2,8 +2,8 @@
 //! [`Cached`] caches it, and [`Freshness`] says whether a cache entry may be used.
 //!
 //! The two sources, [`postgres`] and [`files`], answer the same queries and
-//! report changes to the same [`Freshness`]. Nothing above this module knows
-//! which one a box has.
+//! report changes to the same [`Freshness`]. The gate and the wake do not know which one a
+//! box has.
 //!
 //! Errors: a source returns [`Unavailable`] with the reason. Whether the cached value is
 //! served or the answer is 503 is decided in one place, [`cache`].
@@ -201,6 +201,15 @@ impl Source {
 
     pub fn health(&self) -> Health {
         dispatch!(self, store => store.health())
+    }
+
+    /// Returns whether the folders in the apps' folder are the set of installed apps.
+    #[must_use]
+    pub fn folders_are_apps(&self) -> bool {
+        match self {
+            Self::Postgres(_) => false,
+            Self::Files(_) => true,
+        }
     }
 
     /// Returns the names of all installed apps.

@@ -9,7 +9,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout;
 
-use super::connection::Activity;
+use super::connection::activity::Activity;
 use super::{Response, answer};
 
 /// The body of a request. If it is dropped before all of it was read, an HTTP/1 connection

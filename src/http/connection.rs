@@ -5,7 +5,7 @@
 //! coarse ticks when the first bytes of a head arrived, and one beat for all
 //! connections of a listener lets each check whether it is overdue.
 
-mod activity;
+pub(super) mod activity;
 mod frames;
 mod pulse;
 mod socket;

@@ -79,7 +79,7 @@ impl Wiring {
         let apps = follow_apps(
             AppMetaDir::new(config.store.installed_apps_dir.clone()),
             Arc::clone(freshness),
-            matches!(**source, Source::Files(_)),
+            source.folders_are_apps(),
             scan_done,
         );
         tasks.essential().spawn(apps);

@@ -1,7 +1,8 @@
 //! The gate's queries and its few writes.
 //!
 //! Each is one statement and one round trip. Columns are cast to the type that
-//! is read, so that a table with `varchar` or an enum works too.
+//! is read, so that a table with `varchar` or an enum works too. A column that is read here
+//! must be listed in [`super::triggers::TABLES`], or its changes are not heard.
 
 use std::collections::HashMap;
 use std::sync::Arc;

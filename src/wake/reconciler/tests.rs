@@ -1,6 +1,8 @@
+use super::completion::SLEEP_RETRY_DELAY;
 use super::*;
 use crate::config::{self, Environment};
 use crate::store::{Freshness, Source};
+use crate::wake::attempt::Outcome;
 use crate::wake::compose::Compose;
 use crate::wake::docker::watch::Watch;
 use crate::wake::docker::{Container, Engine, Health, Snapshot, State};
