@@ -200,7 +200,7 @@ impl Gate {
         let readings = Readings::of(forwarded.uri)?;
         let request = Request { label: &label, readings: &readings, forwarded, headers };
         for _ in 0..ATTEMPTS {
-            *basis = Basis::default();
+            *basis = Basis { began: Some(now.moment), ..Basis::default() };
             let outcome = self.attempt(&request, now, replay_check, basis).await;
             // Rows are read one after the other. If one changes while the next is loaded,
             // the decision as a whole is outdated. The same holds if the process was

@@ -12,7 +12,7 @@ use super::client::Client;
 use super::endpoint::{Endpoint, VerdictKind};
 
 /// One decided subrequest and the response to it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Observation<'a> {
     pub endpoint: Endpoint,
     pub verdict: VerdictKind,
@@ -30,6 +30,22 @@ pub struct Observation<'a> {
     /// The headers of the response. They may contain what the app's templates make of the
     /// client's name.
     pub response: &'a HeaderMap,
+}
+
+/// Leaves out the headers, which contain credentials and names.
+impl fmt::Debug for Observation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let &Self { endpoint, verdict, app, rule, client, timings, status, .. } = self;
+        f.debug_struct("Observation")
+            .field("endpoint", &endpoint)
+            .field("verdict", &verdict)
+            .field("app", &app)
+            .field("rule", &rule)
+            .field("client", &client.kind())
+            .field("timings", &timings)
+            .field("status", &status)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How long the steps of a decision took. A step that was not reached took no time; if a

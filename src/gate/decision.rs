@@ -31,6 +31,8 @@ pub(super) struct Basis {
     pub(super) rule: Option<usize>,
     pub(super) identified: Option<Identified>,
     pub(super) identity: Option<Handle<Option<Identity>>>,
+    /// When the attempt to decide began, and when its steps ended.
+    pub(super) began: Option<Moment>,
     pub(super) rule_found: Option<Moment>,
     pub(super) client_known: Option<Moment>,
     pub(super) ended: Option<Moment>,
@@ -90,10 +92,11 @@ impl Gate {
     /// Completes a decision that began at `began`.
     pub(super) fn decided(&self, verdict: Verdict, basis: Basis, began: Moment) -> Decision {
         let ended = basis.ended.unwrap_or_else(|| self.freshness.now());
-        let rule_found = basis.rule_found.unwrap_or(began);
+        let attempt = basis.began.unwrap_or(began);
+        let rule_found = basis.rule_found.unwrap_or(attempt);
         let client_known = basis.client_known.unwrap_or(rule_found);
         let timings = Timings {
-            app: rule_found.since(began),
+            app: rule_found.since(attempt),
             client: client_known.since(rule_found),
             total: ended.since(began),
         };

@@ -30,6 +30,11 @@ use crate::domain::identity::Identity;
 /// Longest template and longest value, in bytes.
 const MAX_LEN: usize = 8 * 1024;
 
+/// Most headers of one rule, and most bytes that their values may have together: proxies and
+/// apps refuse a request whose head is larger.
+const MAX_HEADERS: usize = 64;
+const MAX_RENDERED: usize = 64 * 1024;
+
 /// Names that no app may set; a trailing `*` matches any suffix.
 const RESERVED: [&str; 18] = [
     "connection",
@@ -81,6 +86,8 @@ pub enum TemplateProblem {
     Reserved,
     #[error("the name occurs twice, in different case")]
     Twice,
+    #[error("the rule sets more than {MAX_HEADERS} headers")]
+    TooMany,
     #[error("the template is longer than {MAX_LEN} bytes")]
     TooLong,
     #[error(transparent)]
@@ -112,6 +119,9 @@ impl HeaderTemplates {
             if !names.insert(lower.clone()) {
                 return Err(fail(TemplateProblem::Twice));
             }
+            if names.len() > MAX_HEADERS {
+                return Err(fail(TemplateProblem::TooMany));
+            }
             Ok((lower, Template::compile(source).map_err(fail)?))
         };
         let headers = headers.iter().map(compile).collect::<Result<_, _>>()?;
@@ -135,6 +145,7 @@ impl HeaderTemplates {
         encoding: HeaderEncoding,
     ) -> Result<Vec<(HeaderName, HeaderValue)>, RenderError> {
         let variables = variables(client, identity);
+        let mut bytes = 0;
         self.headers
             .iter()
             .map(|(name, template)| {
@@ -143,6 +154,11 @@ impl HeaderTemplates {
                     template.render(&variables).map_err(|problem| fail(problem.to_string()))?;
                 let value = encode(&text, encoding)
                     .ok_or_else(|| fail(format!("the value is longer than {MAX_LEN} bytes")))?;
+                bytes += value.len();
+                if bytes > MAX_RENDERED {
+                    let limit = format!("the rule's headers take more than {MAX_RENDERED} bytes");
+                    return Err(fail(limit));
+                }
                 Ok((name.clone(), value))
             })
             .collect()

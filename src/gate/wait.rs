@@ -8,7 +8,7 @@ use http::HeaderMap;
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use super::caches::App;
+use super::caches::{App, AppLookup};
 use super::client::ReplayCheck;
 use super::decision::Basis;
 use super::forwarded::Forwarded;
@@ -56,7 +56,7 @@ impl Gate {
             if permit.is_some() {
                 self.wait_for_change(&app.wake, version).await;
             }
-            return asleep_verdict(app, AsleepResponse::Poll);
+            return self.answer_poll(headers, app, replay_check, basis).await;
         }
         // The browser must not later show a waiting page as the prefetched page.
         if is_prefetch {
@@ -76,6 +76,27 @@ impl Gate {
             Strategy::Page => asleep_verdict(app, AsleepResponse::Page),
             Strategy::Hold if permit.is_none() => asleep_verdict(app, AsleepResponse::Problem),
             Strategy::Hold => self.hold(headers, &forwarded, &app.wake, replay_check, basis).await,
+        }
+    }
+
+    /// Answers a status poll after its wait. If the decision is outdated by then, the gate
+    /// decides again: what is shown of an app is for granted requests only.
+    async fn answer_poll(
+        &self,
+        headers: &HeaderMap,
+        app: &App,
+        replay_check: &mut ReplayCheck,
+        basis: &mut Basis,
+    ) -> Verdict {
+        if basis.is_usable(&self.freshness, self.freshness.now()) {
+            return asleep_verdict(app, AsleepResponse::Poll);
+        }
+        match self.decide(headers, self.now(), replay_check, basis).await {
+            Ok(_) => match basis.lookup.as_ref().and_then(AppLookup::app) {
+                Some(app) => asleep_verdict(app, AsleepResponse::Poll),
+                None => Verdict::Deny(Reason::UnknownApp),
+            },
+            Err(reason) => Verdict::Deny(reason),
         }
     }
 

@@ -265,10 +265,11 @@ async fn answer_one<H: Handler>(
             if has_body { Body::unread(incoming, Arc::clone(activity)) } else { Body::none() }
         });
         let span = request_span(&request);
-        let answered = handler.handle(request).instrument(span);
+        let answered = handler.handle(request).instrument(span.clone());
         let caught = AssertUnwindSafe(answered).catch_unwind().await;
         caught.unwrap_or_else(|_| {
             meters::panics().increment(1);
+            let _entered = span.enter();
             error!("a request handler panicked; its request was answered with 500");
             answer::internal_error()
         })

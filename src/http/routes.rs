@@ -1,11 +1,13 @@
 //! The routes of the gate's listener.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::request::Parts;
 use http::{HeaderMap, Request, Uri};
 use percent_encoding::percent_decode_str;
+use tracing::error;
 
 use super::body::Body;
 use super::pages::{PageContext, Pages};
@@ -16,6 +18,7 @@ use crate::domain::reason::Reason;
 use crate::gate::request_kind::{is_navigation, poll_version};
 use crate::gate::verdict::{ASLEEP, Asleep, AsleepResponse, Verdict};
 use crate::gate::{Gate, PageApp};
+use crate::telemetry::meters;
 
 const APP_ERROR: &str = "/internal/app_error/";
 
@@ -56,7 +59,11 @@ impl GateRoutes {
         };
         let observation = decision.observed(endpoint, &head.headers, &response);
         for observer in &self.observers {
-            observer.observe(&observation);
+            let observe = AssertUnwindSafe(|| observer.observe(&observation));
+            if catch_unwind(observe).is_err() {
+                meters::panics().increment(1);
+                error!("an observer panicked; the response is not affected");
+            }
         }
         response
     }

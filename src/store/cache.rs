@@ -248,7 +248,7 @@ impl<V: Send + Sync + 'static> Cached<V> {
     pub async fn get(self: &Arc<Self>, key: &str, now: Moment) -> Result<Handle<V>, Unavailable> {
         let is_fresh =
             |entry: &Entry<V>| self.freshness.validity(&entry.origin, now) == Validity::Fresh;
-        if let Some(handle) = self.memo.get(key).filter(|handle| is_fresh(handle)) {
+        if let Some(handle) = self.memo.get(key, |handle| is_fresh(handle)) {
             return Ok(handle);
         }
         let cached = self.entries.get(key);

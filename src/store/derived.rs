@@ -71,7 +71,7 @@ where
         K: Borrow<Q>,
         Q: ToOwned<Owned = K> + Hash + Eq + ?Sized,
     {
-        if let Some(value) = self.memo.get(key).filter(&is_valid) {
+        if let Some(value) = self.memo.get(key, &is_valid) {
             return Some(value);
         }
         let value = self.values.get(key).filter(is_valid)?.deep_clone();

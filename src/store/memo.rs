@@ -59,8 +59,8 @@ where
     K: Hash + Eq + Send,
     V: Clone + Send,
 {
-    /// Returns the value this thread has of a key.
-    pub(crate) fn get<Q>(&self, key: &Q) -> Option<V>
+    /// Returns the value this thread has of a key, if it is valid.
+    pub(crate) fn get<Q>(&self, key: &Q, is_valid: impl FnOnce(&V) -> bool) -> Option<V>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
@@ -70,10 +70,14 @@ where
         let way = set.iter().position(|slot| matches!(slot, Some((k, _)) if k.borrow() == key))?;
         // The most recently used entry comes first and is evicted last.
         set.swap(0, way);
-        let found = set[0].as_ref().map(|(_, value)| value.clone());
+        let (_, value) = set[0].as_ref()?;
+        if !is_valid(value) {
+            return None;
+        }
+        let found = value.clone();
         let hits = self.hits.get_or_default();
         hits.store(hits.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        found
+        Some(found)
     }
 
     /// Stores a value for this thread, in place of the least recently used entry of the set.
@@ -112,9 +116,10 @@ mod tests {
         let memo = Memo::new(8);
         for key in 0..1_000_u32 {
             memo.insert(key, key);
-            assert_eq!(memo.get(&key), Some(key));
+            assert_eq!(memo.get(&key, |_| true), Some(key));
         }
-        let held: HashSet<_> = (0..1_000_u32).filter(|key| memo.get(key).is_some()).collect();
+        let held: HashSet<_> =
+            (0..1_000_u32).filter(|key| memo.get(key, |_| true).is_some()).collect();
         assert!((4..=8).contains(&held.len()), "{held:?}");
     }
 
@@ -123,11 +128,18 @@ mod tests {
         let memo = Memo::new(1);
         memo.insert("a", 1);
         memo.insert("b", 2);
-        assert_eq!(memo.get("a"), Some(1));
+        assert_eq!(memo.get("a", |_| true), Some(1));
         memo.insert("c", 3);
-        assert_eq!((memo.get("a"), memo.get("b"), memo.get("c")), (Some(1), None, Some(3)));
+        assert_eq!(
+            (memo.get("a", |_| true), memo.get("b", |_| true), memo.get("c", |_| true)),
+            (Some(1), None, Some(3))
+        );
         memo.insert("a", 4);
-        assert_eq!((memo.get("a"), memo.get("c")), (Some(4), Some(3)), "no key is held twice");
+        assert_eq!(
+            (memo.get("a", |_| true), memo.get("c", |_| true)),
+            (Some(4), Some(3)),
+            "no key is held twice"
+        );
         assert_eq!(memo.hits(), 5);
     }
 
@@ -137,11 +149,11 @@ mod tests {
         memo.insert("key", 1);
         let elsewhere = Arc::clone(&memo);
         let seen = std::thread::spawn(move || {
-            let seen = elsewhere.get("key");
+            let seen = elsewhere.get("key", |_| true);
             elsewhere.insert("key", 2);
-            (seen, elsewhere.get("key"))
+            (seen, elsewhere.get("key", |_| true))
         });
         assert_eq!(seen.join().expect("the thread ends"), (None, Some(2)));
-        assert_eq!(memo.get("key"), Some(1));
+        assert_eq!(memo.get("key", |_| true), Some(1));
     }
 }

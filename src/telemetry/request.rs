@@ -7,13 +7,17 @@ use tracing::{Level, Span, debug_span};
 
 use crate::backoff::random;
 
+/// The target of the span, for `log.level`: `info,nightporter=debug`, but not
+/// `info,nightporter::gate=debug`, shows it.
+const TARGET: &str = "nightporter";
+
 /// Returns the span of a request, with an id of its own and the trace that the proxy names.
 /// At levels above debug there is none, and nothing is spent on it.
 pub(crate) fn request_span<B>(request: &Request<B>) -> Span {
-    if !tracing::enabled!(Level::DEBUG) {
+    if !tracing::enabled!(target: TARGET, Level::DEBUG) {
         return Span::none();
     }
-    debug_span!("request", id = next_id(), trace = trace_id(request.headers()))
+    debug_span!(target: TARGET, "request", id = next_id(), trace = trace_id(request.headers()))
 }
 
 /// Returns an id that no other request of this process has, and hardly one of another.
@@ -32,12 +36,19 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
     let is_hex = |text: &str, length| {
         text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     };
-    let parent = rest.get(..16)?;
+    let (parent, flags) = rest.split_once('-')?;
+    // Later versions may append fields.
+    let (flags, more) =
+        flags.split_once('-').map_or((flags, None), |(flags, more)| (flags, Some(more)));
+    let is_zero = |text: &str| text.bytes().all(|byte| byte == b'0');
     let is_valid = is_hex(version, 2)
         && version != "ff"
+        && (version != "00" || more.is_none())
         && is_hex(trace, 32)
-        && trace.bytes().any(|byte| byte != b'0')
-        && is_hex(parent, 16);
+        && is_hex(parent, 16)
+        && is_hex(flags, 2)
+        && !is_zero(trace)
+        && !is_zero(parent);
     is_valid.then_some(trace)
 }
 
@@ -56,6 +67,10 @@ mod tests {
             (format!("ff-{trace}-00f067aa0ba902b7-01"), None),
             (format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)), None),
             (format!("00-{}-00f067aa0ba902b7-01", trace.to_uppercase()), None),
+            (format!("00-{trace}-00f067aa0ba902b7-01-more"), None),
+            (format!("00-{trace}-{}-01", "0".repeat(16)), None),
+            (format!("00-{trace}-00f067aa0ba902b7"), None),
+            (format!("00-{trace}-00f067aa0ba902b7-1"), None),
             (format!("00-{trace}-00f067aa0ba902b"), None),
             (format!("00-{trace}"), None),
             ("00-x\u{e9}-y-z".to_owned(), None),

@@ -65,8 +65,8 @@ pub struct Backlog {
     pub age: Duration,
 }
 
-/// Creates a queue of commands. Its length is bounded by the number of apps: an app's
-/// requests send one command until that has been handled.
+/// Creates a queue of commands. Requests send at most one command of a kind for an app until
+/// that has been handled, so the queue is bounded by the apps and by the operator's calls.
 #[must_use]
 pub fn channel() -> (CommandSender, CommandReceiver) {
     let (sender, receiver) = mpsc::unbounded_channel();

@@ -125,6 +125,8 @@ pub struct AppHandle {
     awake: AtomicBool,
     /// Whether a wake command is on its way to the reconciler.
     wake_pending: AtomicBool,
+    /// Whether a retry command is on its way to the reconciler.
+    retry_pending: AtomicBool,
     /// Whether a request other than a stream has needed the app since it fell asleep.
     requested: AtomicBool,
     shown: watch::Sender<Shown>,
@@ -168,6 +170,7 @@ impl AppHandle {
             known_since: wall_clock(),
             awake: AtomicBool::new(true),
             wake_pending: AtomicBool::new(false),
+            retry_pending: AtomicBool::new(false),
             requested: AtomicBool::new(false),
             shown: watch::Sender::new(shown),
             spec: Mutex::new(Arc::new(spec)),
@@ -287,7 +290,8 @@ impl AppHandle {
     /// Asks for another attempt even if the last one failed a moment ago: the visitor may
     /// have fixed the cause.
     pub fn retry(&self) {
-        if matches!(self.shown.borrow().phase, Phase::Failed { .. }) {
+        let is_failed = matches!(self.shown.borrow().phase, Phase::Failed { .. });
+        if is_failed && !self.retry_pending.swap(true, Ordering::AcqRel) {
             self.commands.send(Command::Retry(Arc::clone(&self.name)));
         }
     }
@@ -330,6 +334,11 @@ impl AppHandle {
     /// Marks the pending wake command as received, so that the next request sends a new one.
     pub(super) fn clear_pending_wake(&self) {
         self.wake_pending.store(false, Ordering::Release);
+    }
+
+    /// Notes that the reconciler has received the retry command.
+    pub(super) fn clear_pending_retry(&self) {
+        self.retry_pending.store(false, Ordering::Release);
     }
 
     /// Holds requests back, before anything is done to the containers.

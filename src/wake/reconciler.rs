@@ -103,8 +103,9 @@ impl Reconciler {
                 biased;
                 Some((name, phase)) = self.progress_receiver.recv() => self.report(&name, phase),
                 Some(ended) = self.running.join_next_with_id() => self.finish_task(ended),
-                Some(command) = commands.recv() => self.handle(command),
+                // Before the commands, which may never end; those are handled below, too.
                 () = self.view.changed() => self.is_changed = true,
+                Some(command) = commands.recv() => self.handle(command),
                 () = sleep_until(due) => {}
             }
             // Observing costs time for every app, and at the start there is a command for
@@ -168,6 +169,7 @@ impl Reconciler {
             Command::Retry(name) => {
                 let throttle = self.context.config.throttle;
                 if let Some(app_state) = self.app_state(&name) {
+                    app_state.app.clear_pending_retry();
                     app_state.wanted = !app_state.app.is_awake();
                     // At most one attempt in that time for all visitors together.
                     let soonest = app_state.last_attempt.map(|at| at + throttle);

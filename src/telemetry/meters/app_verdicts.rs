@@ -1,7 +1,8 @@
 //! Counts of verdicts by app and rule, kept per thread like all counts of requests.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use metrics::{counter, describe_counter};
 use thread_local::ThreadLocal;
@@ -12,8 +13,8 @@ use crate::domain::observation::{Observation, Observer};
 
 const APP_VERDICTS: &str = "nightporter_app_verdicts_total";
 
-/// Most pairs of an app and a rule that get a time series of their own; further ones are
-/// counted together. A hundred apps with five rules each are a large box.
+/// Most pairs of an app and a rule that get a time series of their own until the process
+/// ends; further ones are counted together. A hundred apps with five rules each are a large box.
 const MAX_SERIES: usize = 500;
 
 /// The label of everything that is beyond [`MAX_SERIES`].
@@ -23,19 +24,39 @@ const OTHER: &str = "other";
 /// `nightporter_verdicts_total`; here it would multiply the time series.
 const KINDS: [&str; 3] = ["grant", "asleep", "deny"];
 
-type Counts = [u64; KINDS.len()];
+/// The label of a verdict for which no rule was found or needed. No key looks like it.
+const NO_RULE: &str = "(none)";
+
+/// The counts of one pair on one thread, which alone adds to them.
+type Counts = [AtomicU64; KINDS.len()];
+
+type Sums = BTreeMap<(String, String), [u64; KINDS.len()]>;
 
 /// Counts of verdicts by app, rule and kind. Rules are named by their key of `paths`.
 #[derive(Debug, Default)]
 pub(crate) struct AppVerdicts {
-    threads: ThreadLocal<Mutex<Series>>,
-    /// The pairs that have a time series of their own, in all threads the same.
-    admitted: Mutex<HashSet<(Box<str>, Box<str>), Hash>>,
+    threads: ThreadLocal<OfThread>,
+    /// The pairs that have a time series of their own, in all threads the same ones.
+    admitted: Mutex<Pairs>,
+    /// A copy of `admitted` once that is full, to be read without a lock.
+    full: OnceLock<HashMap<Arc<str>, HashSet<Arc<str>, Hash>, Hash>>,
 }
 
-/// The counts of one thread, by app and rule. The lock is contended only while metrics are
-/// rendered.
-type Series = HashMap<Box<str>, HashMap<Box<str>, Counts, Hash>, Hash>;
+#[derive(Debug, Default)]
+struct Pairs {
+    rules: HashMap<Arc<str>, HashSet<Arc<str>, Hash>, Hash>,
+    count: usize,
+}
+
+/// The counts of one thread. The lock is contended only while metrics are rendered, and then
+/// for as long as it takes to copy the handles.
+#[derive(Debug, Default)]
+struct OfThread {
+    series: Mutex<Series>,
+    other: Counts,
+}
+
+type Series = HashMap<Arc<str>, HashMap<Arc<str>, Arc<Counts>, Hash>, Hash>;
 
 type Hash = foldhash::fast::RandomState;
 
@@ -65,35 +86,71 @@ impl AppVerdicts {
         }
     }
 
-    fn sums(&self) -> BTreeMap<(String, String), Counts> {
-        let mut sums = BTreeMap::new();
+    fn sums(&self) -> Sums {
+        let mut sums = Sums::new();
+        let mut add = |app: &str, rule: &str, counts: &Counts| {
+            let sum = sums.entry((app.to_owned(), rule.to_owned())).or_default();
+            for (sum, count) in sum.iter_mut().zip(counts) {
+                *sum += count.load(Ordering::Relaxed);
+            }
+        };
         for thread in &self.threads {
-            for (app, rules) in &*lock(thread) {
-                for (rule, counts) in rules {
-                    let pair = (String::from(&**app), String::from(&**rule));
-                    let sum: &mut Counts = sums.entry(pair).or_default();
-                    sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
-                }
+            for (app, rule, counts) in thread.handles() {
+                add(&app, &rule, &counts);
+            }
+            if thread.other.iter().any(|count| count.load(Ordering::Relaxed) > 0) {
+                add(OTHER, OTHER, &thread.other);
             }
         }
         sums
     }
 
     fn count(&self, app: &str, rule: &str, kind: usize) {
-        let mut series = lock(self.threads.get_or_default());
-        if let Some(counts) = series.get_mut(app).and_then(|rules| rules.get_mut(rule)) {
-            counts[kind] += 1;
-            return;
+        let thread = self.threads.get_or_default();
+        let mut series = lock(&thread.series);
+        let known = series.get(app).and_then(|rules| rules.get(rule));
+        if let Some(counts) = known {
+            counts[kind].fetch_add(1, Ordering::Relaxed);
+        } else if let Some((app, rule)) = self.admit(app, rule) {
+            let counts: Arc<Counts> = Arc::default();
+            counts[kind].fetch_add(1, Ordering::Relaxed);
+            series.entry(app).or_default().insert(rule, counts);
+        } else {
+            thread.other[kind].fetch_add(1, Ordering::Relaxed);
         }
-        let (app, rule) = if self.admit(app, rule) { (app, rule) } else { (OTHER, OTHER) };
-        series.entry(app.into()).or_default().entry(rule.into()).or_default()[kind] += 1;
     }
 
-    /// Returns whether a pair has a time series of its own.
-    fn admit(&self, app: &str, rule: &str) -> bool {
-        let pair = (app.into(), rule.into());
+    /// Returns the names of a pair if it has a time series of its own.
+    fn admit(&self, app: &str, rule: &str) -> Option<(Arc<str>, Arc<str>)> {
+        if let Some(full) = self.full.get() {
+            let (app, rules) = full.get_key_value(app)?;
+            return Some((Arc::clone(app), Arc::clone(rules.get(rule)?)));
+        }
         let mut admitted = lock(&self.admitted);
-        admitted.contains(&pair) || (admitted.len() < MAX_SERIES && admitted.insert(pair))
+        if admitted.count >= MAX_SERIES {
+            drop(admitted);
+            self.full.get_or_init(|| lock(&self.admitted).rules.clone());
+            return self.admit(app, rule);
+        }
+        let (app, rule) = (Arc::from(app), Arc::from(rule));
+        if admitted.rules.entry(Arc::clone(&app)).or_default().insert(Arc::clone(&rule)) {
+            admitted.count += 1;
+        }
+        Some((app, rule))
+    }
+}
+
+impl OfThread {
+    fn handles(&self) -> Vec<(Arc<str>, Arc<str>, Arc<Counts>)> {
+        let mut handles = Vec::with_capacity(MAX_SERIES);
+        for (app, rules) in &*lock(&self.series) {
+            let of_app = rules.iter();
+            handles.extend(
+                of_app
+                    .map(|(rule, counts)| (Arc::clone(app), Arc::clone(rule), Arc::clone(counts))),
+            );
+        }
+        handles
     }
 }
 
@@ -107,7 +164,7 @@ impl Observer for &'static AppVerdicts {
             VerdictKind::Asleep | VerdictKind::KeptAsleep => 1,
             VerdictKind::Deny(_) => 2,
         };
-        self.count(app, observation.rule.unwrap_or_default(), kind);
+        self.count(app, observation.rule.unwrap_or(NO_RULE), kind);
     }
 }
 
