@@ -6,6 +6,7 @@
 mod apps;
 mod check;
 mod client;
+mod config;
 mod explain;
 mod healthcheck;
 mod migrate;
@@ -23,7 +24,7 @@ use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, Config, Environment, Findings};
+use crate::config::{Config, Environment, Findings, load as load_config};
 use crate::store::Unavailable;
 
 /// Files that are read, if they exist, when the command line names no file.
@@ -53,6 +54,9 @@ enum Command {
     Serve,
     /// Report mistakes in the configuration and the apps; exit code 1 if there are any
     Check(check::Options),
+    /// Show the settings in force, or what can be set
+    #[command(subcommand)]
+    Config(config::Action),
     /// Show the verdict on a request and the reasons; exit code 1 if the request is denied
     Explain(explain::Options),
     /// Create or update the database's schema
@@ -131,13 +135,14 @@ fn run(
 
 impl Arguments {
     fn execute(self, env: &Environment, out: &mut dyn Write) -> CommandResult {
-        let Self { config, command } = self;
-        let file = config.or_else(|| default_file(env));
+        let Self { config: file, command } = self;
+        let file = file.or_else(|| default_file(env));
         let file = file.as_deref();
-        let load = || config::load(file, env);
+        let load = || load_config(file, env);
         match command.unwrap_or(Command::Serve) {
             Command::Serve => serve::run(file, env, out),
             Command::Check(options) => check::run(&options, load(), out),
+            Command::Config(action) => config::run(&action, file, env, out),
             Command::Explain(options) => explain::run(&options, &load()?, out),
             Command::Migrate => migrate::run(&load()?, out),
             Command::Terminal(action) => terminal::run(&action, &load()?, out),

@@ -4,25 +4,44 @@
 //! problem at once, each with its source, its key and what to do. After [`load`] has
 //! returned, nothing in this crate reads a configuration file or the
 //! environment again, and no value needs to be checked a second time.
+//!
+//! A key is one entry of the table in `keys`: name, type, default and documentation. The
+//! fields of most sections, the documented file ([`example`]), the schema ([`schema`]) and
+//! the list of values in force ([`show`]) are derived from it. Rules that concern several
+//! keys are functions in `load`.
 
 mod diff;
+mod example;
+mod fallbacks;
 mod findings;
+mod key;
 mod keys;
 mod load;
+mod names;
 mod reader;
+mod schema;
+mod setting;
+mod show;
 mod sources;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use http::StatusCode;
-use ipnet::IpNet;
-
+pub use example::example;
 pub use findings::{Finding, Findings, Origin};
+pub use keys::{
+    Cache, Gate, Ignore, Log, Ops, Postgres, Sleep, Store, Streams, Touch, Upstream, Wake,
+    is_reloaded,
+};
 pub use load::load;
+pub use schema::schema;
+pub use show::{InForce, show};
 pub use value::{ListenAddr, Secret};
+
+use keys::{EngineKeys, StoreKeys, TlsKeys, UpstreamKeys};
 
 pub use crate::domain::activity::Activity;
 pub use crate::domain::policy::PathMatching;
@@ -40,38 +59,25 @@ pub struct Config {
     pub sleep: Sleep,
     pub upstream: Option<Upstream>,
     pub log: Log,
+    composed: Composed,
 }
 
-/// `[gate]`: the listener for subrequests of the proxies.
+/// The keys of which values of other types are composed: `gate.tls`, `store.kind`, ... They
+/// are kept so that two configurations can be compared key by key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gate {
-    pub listen: ListenAddr,
-    /// Networks that may connect; all other connections are closed unread.
-    pub trusted_proxies: Vec<IpNet>,
-    /// Connections at one time; fewer if file descriptors are short.
-    pub max_connections: usize,
-    /// The same from one address, and never more than three quarters of all.
-    pub max_connections_per_address: usize,
-    /// If set, only `<app>.<domain>` names an app; a host with any other domain
-    /// is an unknown app.
-    pub domain: Option<String>,
-    pub path_matching: PathMatching,
-    pub header_encoding: HeaderEncoding,
-    /// Whether a peer signature that was seen before is refused even if it has no nonce.
-    pub refuse_replays: bool,
-    /// Apps whose private paths let CORS preflights pass, besides those that request it in
-    /// their `app_meta.json`.
-    pub cors_preflight: Vec<String>,
-    /// How long a drain may take before connections are cut.
-    pub drain_timeout: Duration,
-    pub tls: Option<Tls>,
+struct Composed {
+    tls: TlsKeys,
+    store: StoreKeys,
+    postgres: Postgres,
+    engine: EngineKeys,
+    upstream_url: UpstreamKeys,
+    upstream: Upstream,
 }
 
 /// How the characters of a response header are encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeaderEncoding {
     /// One byte per character, and `?` for characters outside latin-1.
-    #[default]
     Latin1,
     Utf8,
 }
@@ -95,30 +101,7 @@ pub enum Certificate {
     SelfSigned { directory: PathBuf, names: Vec<String> },
 }
 
-/// `[ops]`: the listener for probes, metrics and the operator.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ops {
-    pub listen: ListenAddr,
-    /// Bearer token; required unless `listen` is loopback or a socket file.
-    pub token: Option<Secret>,
-    /// Further host names under which the listener answers if there is no token.
-    pub hosts: Vec<String>,
-    /// Whether verdicts are counted by app and rule.
-    pub app_metrics: bool,
-}
-
-/// `[store]`: where the box's data is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Store {
-    pub kind: StoreKind,
-    /// Folder of `<app>/app_meta.json`.
-    pub installed_apps_dir: PathBuf,
-    /// The zone in which the box's domain is when it is derived from the box's id.
-    pub zone: String,
-    /// Number of characters of the id with which the domain begins.
-    pub prefix_length: usize,
-}
-
+/// Which store the box has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreKind {
     /// A watched folder.
@@ -128,96 +111,6 @@ pub enum StoreKind {
         terminal_jwt_secret: Option<Secret>,
     },
     Postgres(Postgres),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Postgres {
-    /// URL or key-value connection string, as in libpq.
-    pub url: Secret,
-    pub pool_size: u32,
-    /// How long a query may wait for a connection of the pool.
-    pub pool_timeout: Duration,
-    pub connect_timeout: Duration,
-    /// How long one query may take before its connection is closed.
-    pub query_timeout: Duration,
-    /// Whether missing FreeShard tables may be created.
-    pub create_tables: bool,
-}
-
-/// `[cache]`: how long cache entries are used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cache {
-    /// The maximum number of entries in one cache.
-    pub capacity: u64,
-    /// Age after which an entry is read again even if no notification has outdated it.
-    pub ttl: Duration,
-    /// Age after which an entry is read again while the store's notifications are not live.
-    pub degraded_ttl: Duration,
-    /// Age beyond which an entry never decides a request.
-    pub max_stale: Duration,
-    /// Period of the heartbeat; after two missed periods the store is no longer *live*.
-    pub heartbeat: Duration,
-}
-
-/// `[touch]`: how the last uses are written back to the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Touch {
-    pub flush_interval: Duration,
-    /// `last_access` of an app is written at most once in this time.
-    pub last_access_every: Duration,
-}
-
-/// `[wake]`: how sleeping apps are woken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wake {
-    /// Whether containers are managed at all; if not, every app counts as awake.
-    pub enabled: bool,
-    pub docker: DockerEndpoint,
-    /// The strategy of apps that set none themselves.
-    pub strategy: StrategyChoice,
-    /// By app; takes precedence over its `app_meta.json`.
-    pub apps: BTreeMap<String, StrategyChoice>,
-    /// Shortest time between two attempts for one app.
-    pub throttle: Duration,
-    /// Longest wait after a failed attempt; the first wait is `throttle`.
-    pub longest_backoff: Duration,
-    /// Starts in their first ten seconds at one time, over all apps.
-    pub max_concurrent: usize,
-    /// Time from the start command until the app must be ready.
-    pub start_timeout: Duration,
-    /// Longest time that a held request waits.
-    pub hold_timeout: Duration,
-    /// Requests and waiting pages' status requests that are held at one time; further ones
-    /// are answered at once.
-    pub max_held: usize,
-    /// How often a request that was held in vain is redirected to its own address.
-    pub max_redirects: u32,
-    /// Program and first arguments of Compose; if empty, Compose is searched for.
-    pub compose_command: Vec<String>,
-    /// A folder on the volume whose free space counts.
-    pub data_dir: PathBuf,
-    /// In bytes; with less free space, nothing is started.
-    pub min_free_disk: u64,
-    pub ignore: Ignore,
-    pub streams: Streams,
-}
-
-/// `[wake.ignore]`: requests that wake nothing and do not count as use.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ignore {
-    /// Parts of a `User-Agent`, in lower case; they are compared case-insensitively.
-    pub user_agents: Vec<String>,
-    /// Beginnings of a path.
-    pub paths: Vec<String>,
-    /// The status they get while the app sleeps; 200 unless set.
-    pub status: StatusCode,
-}
-
-/// `[wake.streams]`: which streams wake an app that was not opened since it fell asleep.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Streams {
-    pub wake: StreamWakes,
-    pub apps: BTreeMap<String, StreamWakes>,
 }
 
 impl Streams {
@@ -241,55 +134,9 @@ pub enum DockerEndpoint {
     },
 }
 
-/// `[sleep]`: when unused apps are paused and stopped.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sleep {
-    pub enabled: bool,
-    /// Period of the loop.
-    pub interval: Duration,
-    /// Whether apps are paused before they are stopped.
-    pub pause: bool,
-    /// For apps that set no time themselves.
-    pub idle_for_pause: Duration,
-    /// For apps that set no time themselves.
-    pub idle_for_stop: Duration,
-    /// How long after the start of the process no app is put to sleep.
-    pub hold_off: Duration,
-    /// What counts as use besides requests, for apps that do not set it themselves.
-    pub activity: Activity,
-    /// By app; takes precedence over its `app_meta.json`.
-    pub apps: BTreeMap<String, Activity>,
-    /// Bytes both to and from an app within `interval` that count as use.
-    pub activity_bytes: u64,
-    /// Percentage of one processor that counts as use, if processor time counts.
-    pub activity_cpu: u64,
-    /// Percentage of time that tasks wait for memory (PSI `some avg10`) above which
-    /// apps are put to sleep early; `None` disables this.
-    pub memory_pressure: Option<u8>,
-    /// Whether a paused app's memory is given back through cgroup v2.
-    pub reclaim: bool,
-}
-
-/// `[upstream]`: the `shard_core` that runs beside nightporter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upstream {
-    /// `http://host:port`, without a path.
-    pub url: http::Uri,
-    /// Whether verdicts are compared with its own.
-    pub shadow: bool,
-}
-
-/// `[log]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
-    /// A `tracing` filter directive: `info`, `nightporter=debug`, …
-    pub level: String,
-    pub format: LogFormat,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    #[default]
     Text,
     Json,
 }

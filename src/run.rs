@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use self::drain::drain;
 use self::tasks::Tasks;
 use self::wiring::Wiring;
-use crate::config::Config;
+use crate::config::{Config, is_reloaded};
 use crate::http::tls::{ServerTls, TlsError};
 use crate::http::{Drain, Listeners};
 use crate::postgres::ConfigError;
@@ -152,7 +152,8 @@ fn reload(current: &mut Config, new: &Config, tls: Option<Arc<ServerTls>>) {
         }
         current.log.level.clone_from(&new.log.level);
     }
-    let pending = current.diff(new);
+    let mut pending = current.diff(new);
+    pending.retain(|key| !is_reloaded(key));
     if pending.is_empty() {
         info!("reloaded");
     } else {

@@ -56,10 +56,7 @@ pub(super) fn run(
 ) -> CommandResult {
     let mut report = Report::default();
     match config {
-        Err(findings) => {
-            let errors = findings.0.into_iter();
-            report.0.extend(errors.map(|finding| Remark { severity: Severity::Error, finding }));
-        }
+        Err(findings) => report.extend(findings),
         Ok(config) => {
             proxies::trusted(&config, &mut report);
             upstream(&config, &mut report);
@@ -76,7 +73,23 @@ pub(super) fn run(
     Ok(if report.0.iter().any(counts) { NEGATIVE.into() } else { ExitCode::SUCCESS })
 }
 
+/// Prints the mistakes of a configuration.
+pub(super) fn print_errors(
+    findings: Findings,
+    as_json: bool,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    let mut report = Report::default();
+    report.extend(findings);
+    report.print(as_json, out)
+}
+
 impl Report {
+    fn extend(&mut self, findings: Findings) {
+        let errors = findings.0.into_iter();
+        self.0.extend(errors.map(|finding| Remark { severity: Severity::Error, finding }));
+    }
+
     fn error(
         &mut self,
         file: &Path,

@@ -1,212 +1,321 @@
-//! The names of all keys, and the search for the key that a misspelt name means.
+//! The table of keys: each is declared here and nowhere else, with its type, its default and
+//! its documentation. The documented file, the schema, the names of variables, the typed
+//! sections and the comparison of two configurations are derived from it.
+//!
+//! The struct of a section is what the program sees. A struct whose name ends in `Keys` has
+//! keys that decide together: `load` makes one value of another type of them.
 
-/// The prefix of every environment variable that sets a key.
-const PREFIX: &str = "NIGHTPORTER_";
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
 
-/// The variable that names the configuration file itself; the command line reads it.
-const CONFIG_VARIABLE: &str = "NIGHTPORTER_CONFIG";
+use http::StatusCode;
+use ipnet::IpNet;
 
-/// How similar a name must be to a key to count as its misspelling
-/// (1.0 is equal). Lower values suggest `store.url` for `store.uri`, but also
-/// unrelated names of the same section.
-const SIMILAR: f64 = 0.75;
+use super::fallbacks;
+use super::key::Fallback::{Computed, Secret as SecretText, Unset, Value};
+use super::key::Literal::{Boolean, Integer, List, Text};
+use super::key::{Key, Section, sections};
+use super::reader::Reader;
+use super::setting::{
+    ByApp, Bytes, CertificateNames, Count, DockerHost, HostName, Kind, LogFilter, LowerCase, Names,
+    Percentage, Program, ReadableFile, Setting, UpstreamUrl,
+};
+use super::{
+    Activity, DockerEndpoint, HeaderEncoding, ListenAddr, LogFormat, PathMatching, Secret,
+    StoreKind, StrategyChoice, StreamWakes, Tls,
+};
 
-/// Every key, by section. `_file` keys name a file that holds the secret.
-pub(super) const KEYS: [&str; 78] = [
-    "gate.listen",
-    "gate.trusted_proxies",
-    "gate.max_connections",
-    "gate.max_connections_per_address",
-    "gate.domain",
-    "gate.path_matching",
-    "gate.header_encoding",
-    "gate.refuse_replays",
-    "gate.cors_preflight",
-    "gate.drain_timeout",
-    "gate.tls.certificate",
-    "gate.tls.key",
-    "gate.tls.self_signed",
-    "gate.tls.directory",
-    "gate.tls.names",
-    "gate.tls.client_ca",
-    "ops.listen",
-    "ops.token",
-    "ops.token_file",
-    "ops.hosts",
-    "ops.app_metrics",
-    "store.kind",
-    "store.path",
-    "store.terminal_jwt_secret",
-    "store.terminal_jwt_secret_file",
-    "store.url",
-    "store.url_file",
-    "store.pool_size",
-    "store.pool_timeout",
-    "store.connect_timeout",
-    "store.query_timeout",
-    "store.create_tables",
-    "store.installed_apps_dir",
-    "store.zone",
-    "store.prefix_length",
-    "cache.capacity",
-    "cache.ttl",
-    "cache.degraded_ttl",
-    "cache.max_stale",
-    "cache.heartbeat",
-    "touch.flush_interval",
-    "touch.last_access_every",
-    "wake.enabled",
-    "wake.docker",
-    "wake.docker_certificates",
-    "wake.strategy",
-    "wake.apps",
-    "wake.throttle",
-    "wake.longest_backoff",
-    "wake.max_concurrent",
-    "wake.start_timeout",
-    "wake.hold_timeout",
-    "wake.max_held",
-    "wake.max_redirects",
-    "wake.compose_command",
-    "wake.data_dir",
-    "wake.min_free_disk",
-    "wake.ignore.user_agents",
-    "wake.ignore.paths",
-    "wake.ignore.status",
-    "wake.streams.wake",
-    "wake.streams.apps",
-    "sleep.enabled",
-    "sleep.interval",
-    "sleep.pause",
-    "sleep.idle_for_pause",
-    "sleep.idle_for_stop",
-    "sleep.hold_off",
-    "sleep.activity",
-    "sleep.apps",
-    "sleep.activity_bytes",
-    "sleep.activity_cpu",
-    "sleep.memory_pressure",
-    "sleep.reclaim",
-    "upstream.url",
-    "upstream.shadow",
-    "log.level",
-    "log.format",
-];
-
-/// Returns the key with exactly this name.
-pub(super) fn known(name: &str) -> Option<&'static str> {
-    KEYS.iter().copied().find(|key| *key == name)
-}
-
-/// Returns whether a section has keys: `gate`, `gate.tls`, …
-pub(super) fn is_section(name: &str) -> bool {
-    KEYS.iter().any(|key| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
-}
-
-/// Returns the variable of a key: `gate.tls.key` → `NIGHTPORTER_GATE__TLS__KEY`.
-pub(super) fn variable(key: &str) -> String {
-    format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
-}
-
-/// Returns whether a variable can only be meant for this program.
-///
-/// Orchestrators set `NIGHTPORTER_PORT` and `NIGHTPORTER_SERVICE_HOST`
-/// themselves if a service is called `nightporter`.
-pub(super) fn is_ours(variable: &str) -> bool {
-    let Some(rest) = variable.strip_prefix(PREFIX) else {
-        return false;
-    };
-    let set_by_orchestrator = rest == "PORT"
-        || rest == "SERVICE_HOST"
-        || rest.starts_with("PORT_")
-        || rest.starts_with("SERVICE_PORT");
-    !set_by_orchestrator && variable != CONFIG_VARIABLE
-}
-
-/// Returns the key that an unknown name most likely means.
-pub(super) fn nearest(name: &str) -> Option<&'static str> {
-    let name = name.to_lowercase();
-    let same_leaf = || {
-        let leaf = name.rsplit('.').next()?;
-        let mut same = KEYS.iter().filter(|key| key.rsplit('.').next() == Some(leaf));
-        same.next().copied().filter(|_| same.next().is_none())
-    };
-    most_similar(&name, KEYS).or_else(same_leaf)
-}
-
-/// Returns the section that an unknown one most likely means.
-pub(super) fn nearest_section(name: &str) -> Option<&'static str> {
-    let sections = KEYS.iter().filter_map(|key| Some(key.rsplit_once('.')?.0));
-    most_similar(name, sections)
-}
-
-/// Returns the variable that an unknown one most likely means; a name with one underscore
-/// where two are needed is found too.
-pub(super) fn nearest_variable(name: &str) -> Option<String> {
-    let flat = |name: &str| name.replace("__", "_").to_uppercase();
-    let names = KEYS.map(variable);
-    names.iter().find(|known| flat(known) == flat(name)).cloned().or_else(|| {
-        let rest = name.strip_prefix(PREFIX)?;
-        Some(variable(nearest(&rest.replace("__", "."))?))
-    })
-}
-
-fn most_similar(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'static str>,
-) -> Option<&'static str> {
-    candidates
-        .into_iter()
-        .map(|known| (strsim::normalized_damerau_levenshtein(name, known), known))
-        .filter(|(likeness, _)| *likeness >= SIMILAR)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, known)| known)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_misspelt_name_finds_its_key() {
-        for (wrong, right) in [
-            ("gate.lisen", Some("gate.listen")),
-            ("gate.Listen", Some("gate.listen")),
-            ("gate.trusted_proxy", Some("gate.trusted_proxies")),
-            ("store.pool-size", Some("store.pool_size")),
-            ("gate.heartbeat", Some("cache.heartbeat")),
-            ("gate.colour", None),
-        ] {
-            assert_eq!(nearest(wrong), right, "{wrong}");
-        }
-        assert_eq!(nearest_section("gates"), Some("gate"));
-        assert_eq!(nearest_section("downtown"), None);
+sections! {
+    /// The listener for subrequests of the proxies.
+    ["gate"] pub struct Gate {
+        /// "ip:port", "[ipv6]:port" or "unix:/path". Port 0 takes a free port and prints it.
+        listen: ListenAddr = Value(Text("127.0.0.1:8400"));
+        /// Networks of the proxies that may connect; all other connections are closed unread.
+        /// Name the proxies' own networks, as narrow as possible: every host in them can write any
+        /// X-Forwarded-* headers. A range such as 172.16.0.0/12 or 100.64.0.0/10 covers every
+        /// container, or every device of a tailnet and everything that shares a carrier's NAT (CGNAT).
+        trusted_proxies: Vec<IpNet> = Value(List(&["127.0.0.0/8", "::1/128"]));
+        /// Connections at one time; fewer if the process may open fewer files, some of which are
+        /// reserved for the store and for `ops.listen`. When half of them are open, idle connections
+        /// are closed.
+        max_connections: usize as Count<usize, 1, 1_000_000> = Value(Integer(10_000));
+        /// The same from one address, and never more than three quarters of all.
+        max_connections_per_address: usize as Count<usize, 1, 1_000_000> = Value(Integer(7_500));
+        /// If set, only `<app>.<domain>` names an app. If unset, the rest of the host is ignored.
+        domain: Option<String> as Option<HostName> = Unset(Text("box.example"));
+        /// "prefix": the key /pub of an app's paths also governs /public, as in FreeShard.
+        /// "segment": it governs only /pub and /pub/...
+        path_matching: PathMatching = Value(Text("prefix"));
+        /// Response headers: "latin1" sends `?` for characters beyond it, "utf8" sends them as they are.
+        header_encoding: HeaderEncoding = Value(Text("latin1"));
+        /// Refuse a peer's signature that was seen before even if it has no nonce.
+        refuse_replays: bool = Value(Boolean(false));
+        /// Apps whose private paths let CORS preflights (OPTIONS, which never carry credentials)
+        /// pass to the app, without headers and without waking it. An app can also request this by
+        /// `"cors_preflight": true` in its `app_meta.json`.
+        cors_preflight: Vec<String> as Names = Unset(List(&["notes"]));
+        /// How long connections may take to finish at a shutdown before they are cut.
+        drain_timeout: Duration = Value(Text("10s"));
+    } with {
+        tls: Option<Tls>,
     }
 
-    #[test]
-    fn a_variable_with_too_few_underscores_finds_its_key() {
-        for (wrong, right) in [
-            ("NIGHTPORTER_GATE_LISTEN", Some("NIGHTPORTER_GATE__LISTEN")),
-            ("NIGHTPORTER_GATE_TLS_SELF_SIGNED", Some("NIGHTPORTER_GATE__TLS__SELF_SIGNED")),
-            ("NIGHTPORTER_STORE__POOLSIZE", Some("NIGHTPORTER_STORE__POOL_SIZE")),
-            ("NIGHTPORTER_X", None),
-        ] {
-            assert_eq!(nearest_variable(wrong).as_deref(), right, "{wrong}");
-        }
+    /// TLS on that listener, and HTTP/2 with it. Traefik's subrequests are faster over HTTP/2.
+    ["gate.tls"] pub(super) struct TlsKeys {
+        /// PEM file of the certificate, read again when it changes. Needs `key`.
+        certificate: Option<PathBuf> as Option<ReadableFile> = Unset(Text("/etc/nightporter/gate.pem"));
+        /// PEM file of its private key, read again when it changes.
+        key: Option<PathBuf> as Option<ReadableFile> = Unset(Text("/etc/nightporter/gate.key"));
+        /// Create an authority and a certificate at the first start, keep and renew them.
+        self_signed: bool = Value(Boolean(false));
+        /// The folder where those are kept; proxies trust the file `ca.pem` in it.
+        directory: PathBuf = Value(Text("tls"));
+        /// Host names and addresses for which the self-signed certificate is valid.
+        names: Vec<String> as CertificateNames = Value(List(&["nightporter", "localhost"]));
+        /// PEM file of the authorities whose client certificates are accepted; if unset, no client
+        /// certificate is required.
+        client_ca: Option<PathBuf> as Option<ReadableFile> = Unset(Text("/etc/nightporter/proxies.pem"));
     }
 
-    #[test]
-    fn variables_that_orchestrators_set_are_not_ours() {
-        for theirs in [
-            "NIGHTPORTER_PORT",
-            "NIGHTPORTER_PORT_8400_TCP",
-            "NIGHTPORTER_SERVICE_HOST",
-            "NIGHTPORTER_SERVICE_PORT_GATE",
-            "NIGHTPORTER_CONFIG",
-            "PATH",
-        ] {
-            assert!(!is_ours(theirs), "{theirs}");
-        }
-        assert!(is_ours("NIGHTPORTER_GATE_LISTEN"));
+    /// The listener for probes, metrics and the operator.
+    ["ops"] pub struct Ops {
+        /// As `gate.listen`.
+        listen: ListenAddr = Value(Text("127.0.0.1:8401"));
+        /// Bearer token, 16 characters or more; required unless only this machine can reach `listen`.
+        token: Option<Secret> = SecretText("...", "/run/secrets/ops_token");
+        /// Without a token, /v1 and /metrics answer only requests whose host is an IP address,
+        /// localhost or one of these names: a web page can make its own name point here (DNS
+        /// rebinding).
+        hosts: Vec<String> as CertificateNames = Unset(List(&["porter.lan"]));
+        /// Count verdicts by app and rule (`nightporter_app_verdicts_total`): at most 500 pairs get a
+        /// series of their own, further ones are counted together.
+        app_metrics: bool = Value(Boolean(true));
     }
+
+    /// Where the box's data is stored.
+    ["store"] pub(super) struct StoreKeys {
+        /// "files": a watched folder. "postgres": FreeShard's tables, or the same tables created here.
+        /// If unset, it is "postgres" when a URL is given, else "files".
+        kind: Kind = Computed(Text("files"), fallbacks::kind);
+        /// files: the folder of identity.toml, terminals.toml, peers.toml and `installed_apps`.
+        path: PathBuf = Value(Text("box"));
+        /// files: the key of terminal tokens, 32 bytes or more, instead of the one in the folder.
+        terminal_jwt_secret: Option<Secret> =
+            SecretText("...", "/run/secrets/terminal_jwt_secret");
+        /// postgres: a URL or `host=... user=...`, as for libpq; required.
+        url: Option<Secret> = SecretText(
+            "postgres://nightporter:password@localhost/box",
+            "/run/secrets/database_url"
+        );
+    }
+
+    /// The database.
+    ["store"] pub struct Postgres {
+        /// postgres: the maximum number of connections, besides the one that listens for changes.
+        pool_size: u32 as Count<u32, 1, 10_000> = Value(Integer(20));
+        /// postgres: how long a query may wait for a connection.
+        pool_timeout: Duration = Value(Text("10s"));
+        /// postgres: how long the database may take to accept a connection.
+        connect_timeout: Duration = Value(Text("5s"));
+        /// postgres: how long one query may take before its connection is given up.
+        query_timeout: Duration = Value(Text("5s"));
+        /// postgres: whether missing FreeShard tables may be created.
+        create_tables: bool = Value(Boolean(true));
+    } with {
+        url: Secret,
+    }
+
+    /// Where the box's data is stored.
+    ["store"] pub struct Store {
+        /// The folder of `<app>/app_meta.json`. Required for postgres; for files it is
+        /// `installed_apps` in `path`.
+        installed_apps_dir: PathBuf = Computed(Text("/home/shard/installed_apps"), fallbacks::installed_apps_dir);
+        /// A box's domain consists of the first `prefix_length` characters of its id and `zone`.
+        zone: String as HostName = Value(Text("freeshard.cloud"));
+        /// The number of those characters.
+        prefix_length: usize as Count<usize, 1, 63> = Value(Integer(6));
+    } with {
+        kind: StoreKind,
+    }
+
+    /// How long cache entries are used.
+    ["cache"] pub struct Cache {
+        /// The maximum number of entries in one cache.
+        capacity: u64 as Count<u64, 1, 1_000_000_000> = Value(Integer(50_000));
+        /// An entry is read again at this age even if no change was notified.
+        ttl: Duration = Value(Text("1h"));
+        /// The same while the store's notifications cannot be relied on.
+        degraded_ttl: Duration = Value(Text("1s"));
+        /// How long the gate serves from memory while the store cannot confirm its entries; after that
+        /// it answers 503. At least two heartbeats.
+        max_stale: Duration = Value(Text("60s"));
+        /// Period of the heartbeat that proves that notifications arrive.
+        heartbeat: Duration = Value(Text("5s"));
+    }
+
+    /// How the last uses of apps and terminals are written back to the store.
+    ["touch"] pub struct Touch {
+        /// How often uses are written.
+        flush_interval: Duration = Value(Text("10s"));
+        /// `last_access` of an app is written at most once in this time.
+        last_access_every: Duration = Value(Text("60s"));
+    }
+
+    /// How sleeping apps are woken when they are requested.
+    ["wake"] pub struct Wake {
+        /// Whether nightporter manages containers at all. If no engine answers, every app counts as
+        /// awake.
+        enabled: bool = Value(Boolean(true));
+        /// The response to a granted request for a sleeping app: "page", a page that opens the app
+        /// when it is ready; "hold", the app's own response, later; "pass", the grant at once.
+        /// "auto": "page" for navigations of a browser, "hold" for all other requests; beside an
+        /// upstream, "pass".
+        strategy: StrategyChoice = Value(Text("auto"));
+        /// The same by app; takes precedence over `wake` in its `app_meta.json`.
+        apps: BTreeMap<String, StrategyChoice> as ByApp<StrategyChoice> = Unset(List(&["notes=hold"]));
+        /// Shortest time between two attempts to wake one app. After a failed attempt, the next one
+        /// first waits for this time, then for increasing times up to `longest_backoff`.
+        throttle: Duration = Value(Text("5s"));
+        /// The longest of those times.
+        longest_backoff: Duration = Value(Text("5m"));
+        /// Starts in progress at one time; further apps queue. A start that is not ready after 10s no
+        /// longer counts, and unpausing does not count.
+        max_concurrent: usize as Count<usize, 1, 1000> = Value(Integer(2));
+        /// How long an app may take from its start until it is ready.
+        start_timeout: Duration = Value(Text("60s"));
+        /// Longest time a request is held, 25s at most: Traefik gives up after 30.
+        hold_timeout: Duration = Value(Text("25s"));
+        /// Requests and waiting pages that are held at one time; a request counts once for each 16 KiB
+        /// of its size. Further requests are answered at once.
+        max_held: usize as Count<usize, 1, 1_000_000> = Value(Integer(4096));
+        /// How often a request that was held in vain is redirected to its own address (307), and so
+        /// held again; then 503. 15 at most, since clients give up after 10 to 50; 0 for never.
+        max_redirects: u32 as Count<u32, 0, 15> = Value(Integer(8));
+        /// Compose, for apps whose containers are missing; if unset, `docker compose` or
+        /// `docker-compose`.
+        compose_command: Vec<String> as Program = Unset(Text("docker compose"));
+        /// A folder on the volume whose free space counts; if unset, `store.installed_apps_dir`.
+        data_dir: PathBuf = Computed(Text("/home/shard"), fallbacks::data_dir);
+        /// With less free space, no app is started, and running apps are stopped.
+        min_free_disk: u64 as Bytes = Value(Text("1 GiB"));
+    } with {
+        docker: DockerEndpoint,
+        ignore: Ignore,
+        streams: Streams,
+    }
+
+    /// The container engine.
+    ["wake"] pub(super) struct EngineKeys {
+        /// "unix:///path" or "tcp://host:port"; if unset, `DOCKER_HOST` counts, then
+        /// /var/run/docker.sock.
+        docker: Option<DockerHost> = Computed(Text("unix:///var/run/docker.sock"), fallbacks::docker);
+        /// tcp: the folder of ca.pem, cert.pem and key.pem for TLS; if unset, `DOCKER_CERT_PATH` counts
+        /// when `DOCKER_TLS_VERIFY` is set.
+        docker_certificates: Option<PathBuf> =
+            Computed(Text("/etc/nightporter/docker"), fallbacks::docker_certificates);
+    }
+
+    /// Requests that wake nothing and do not count as use, such as those of health checkers.
+    ["wake.ignore"] pub struct Ignore {
+        /// Parts of a User-Agent, in any letter case.
+        user_agents: Vec<String> as LowerCase = Unset(List(&["Uptime-Kuma"]));
+        /// Beginnings of a path.
+        paths: Vec<String> as Names = Unset(List(&["/healthz"]));
+        /// The status they get while the app sleeps, with `X-Nightporter-State: asleep`: asleep is not
+        /// down. A 2xx would tell the proxy to ask the app, so the gate answers 489 instead, which the
+        /// shipped proxy files and `nightporter traefik` turn into this status.
+        status: StatusCode = Value(Integer(200));
+    }
+
+    /// Streams (EventSource, WebSocket) are reopened by the scripts of tabs that nobody looks at.
+    /// If no other request has asked for the app since it fell asleep, streams wake nothing and get
+    /// 503 until a user opens the app.
+    ["wake.streams"] pub struct Streams {
+        /// Which streams wake it nonetheless: "programs" (not those of a page in a browser), "all",
+        /// "none". If unset, it is "programs" without an upstream and "all" beside one.
+        wake: StreamWakes = Computed(Text("programs"), fallbacks::streams_wake);
+        /// The same by app. Use "all" for an app whose page is kept by the browser and begins with a
+        /// stream.
+        apps: BTreeMap<String, StreamWakes> as ByApp<StreamWakes> = Unset(List(&["chat=all"]));
+    }
+
+    /// How unused apps are put to sleep.
+    ["sleep"] pub struct Sleep {
+        /// Whether nightporter does it. If unset, it is true without an upstream and false beside
+        /// one, which does it itself.
+        enabled: bool = Computed(Boolean(true), fallbacks::sleep_enabled);
+        /// Period of the loop.
+        interval: Duration = Value(Text("10s"));
+        /// Whether apps are paused before they are stopped.
+        pause: bool = Value(Boolean(true));
+        /// When unused apps are paused, if their `app_meta.json` does not say it.
+        idle_for_pause: Duration = Value(Text("60s"));
+        /// When unused apps are stopped, if their `app_meta.json` does not say it.
+        idle_for_stop: Duration = Value(Text("3h"));
+        /// For this long after its start, nightporter puts no app to sleep.
+        hold_off: Duration = Value(Text("2m"));
+        /// What counts as use besides granted requests: "traffic" (streams, downloads, WebSockets),
+        /// "exec" (a command run by `docker exec`), "cpu" (processor time), joined by `+`, or "none".
+        activity: Activity = Value(Text("traffic+exec"));
+        /// The same by app; takes precedence over `activity` in its `app_meta.json`. Use "exec" for an
+        /// app that receives requests from a scraper on its network.
+        apps: BTreeMap<String, Activity> as ByApp<Activity> = Unset(List(&["grafana=exec"]));
+        /// traffic: bytes both to and from an app within `interval`, without the traffic between its
+        /// containers. The default is the smallest TCP segment: anything smaller is background traffic
+        /// of an unused network.
+        activity_bytes: u64 as Bytes = Value(Text("54 B"));
+        /// cpu: percentage of one processor within `interval`, over all containers of an app.
+        activity_cpu: u64 as Count<u64, 1, 100_000> = Value(Integer(10));
+        /// Percentage of time that tasks wait for memory (PSI, some avg10) above which the app that was
+        /// used least recently is paused or stopped early; 0 for never.
+        memory_pressure: Option<u8> as Percentage = Value(Integer(10));
+        /// Whether a paused app's memory is given back to the box (cgroup v2, memory.reclaim).
+        reclaim: bool = Value(Boolean(true));
+    }
+
+    /// The `shard_core` of a FreeShard that runs beside nightporter.
+    ["upstream"] pub(super) struct UpstreamKeys {
+        /// Requests are mirrored to it, at most one per app in 30 s, so that its own idle clock stays
+        /// right. It is asked about a management secret that is not the stored one, at most once a
+        /// second.
+        url: Option<http::Uri> as Option<UpstreamUrl> = Unset(Text("http://shard_core:80"));
+    }
+
+    /// The `shard_core` that runs beside nightporter, by its `http://host:port`.
+    ["upstream"] pub struct Upstream {
+        /// Send it every request too, and count where its verdicts differ.
+        shadow: bool = Value(Boolean(false));
+    } with {
+        url: http::Uri,
+    }
+
+    /// What is written to standard error.
+    ["log"] pub struct Log {
+        /// off, error, warn, info, debug, trace, or a filter such as "info,nightporter=debug".
+        level: String as LogFilter = Value(Text("info")), reloaded;
+        /// "text" or "json".
+        format: LogFormat = Value(Text("text"));
+    }
+}
+
+/// Returns every key.
+pub(super) fn all() -> impl Iterator<Item = &'static Key> {
+    SECTIONS.iter().flat_map(|section| section.keys)
+}
+
+/// Returns every name that the file accepts, including those of files that hold secrets.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    all().flat_map(Key::names)
+}
+
+/// Returns the key of this name.
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    all().find(|key| key.name == name)
+}
+
+/// Returns whether a reload of the running process applies a change of this key.
+#[must_use]
+pub fn is_reloaded(name: &str) -> bool {
+    find(name).is_some_and(|key| key.is_reloaded)
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 use super::findings::{Findings, Origin};
-use super::{Environment, keys};
+use super::key::Fallback;
+use super::{Environment, keys, names};
 
 /// A value as it was written.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub(super) enum Raw {
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     values: BTreeMap<&'static str, (Origin, Raw)>,
+    /// For defaults that depend on other programs' variables.
+    env: Environment,
 }
 
 impl Sources {
@@ -36,7 +39,7 @@ impl Sources {
         env: &Environment,
         findings: &mut Findings,
     ) -> Option<Self> {
-        let mut sources = Self::default();
+        let mut sources = Self { values: BTreeMap::new(), env: env.clone() };
         let readable = file.is_none_or(|file| sources.read_file(file, findings).is_some());
         sources.read_environment(env, findings);
         readable.then_some(sources)
@@ -44,6 +47,28 @@ impl Sources {
 
     pub(super) fn get(&self, key: &str) -> Option<&(Origin, Raw)> {
         self.values.get(key)
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// Returns another program's variable, unless it is empty.
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
+        self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// Returns the value that counts: the given one, else the default.
+    pub(super) fn in_force(&self, key: &str) -> Option<(Origin, Raw)> {
+        self.get(key).cloned().or_else(|| self.default_of(key))
+    }
+
+    pub(super) fn default_of(&self, key: &str) -> Option<(Origin, Raw)> {
+        match keys::find(key)?.fallback {
+            Fallback::Value(literal) => Some((Origin::Default, literal.raw())),
+            Fallback::Computed(_, compute) => compute(self),
+            Fallback::Unset(_) | Fallback::Secret(..) => None,
+        }
     }
 
     fn read_file(&mut self, file: &Path, findings: &mut Findings) -> Option<()> {
@@ -72,11 +97,10 @@ impl Sources {
     }
 
     fn read_environment(&mut self, env: &Environment, findings: &mut Findings) {
-        for (variable, value) in env.iter().filter(|(name, _)| keys::is_ours(name)) {
+        for (variable, value) in env.iter().filter(|(name, _)| names::is_ours(name)) {
             let origin = Origin::Variable(variable.clone());
-            let Some(key) = keys::KEYS.into_iter().find(|key| keys::variable(key) == *variable)
-            else {
-                let hint = match keys::nearest_variable(variable) {
+            let Some(key) = keys::names().find(|key| names::variable(key) == *variable) else {
+                let hint = match names::nearest_variable(variable) {
                     Some(known) => format!("did you mean `{known}`?"),
                     None => "see config/nightporter.toml for all keys".into(),
                 };
@@ -117,12 +141,12 @@ impl Walk<'_> {
                 "" => name.get_ref().to_string(),
                 _ => format!("{section}.{}", name.get_ref()),
             };
-            if let Some(known) = keys::known(&key) {
+            if let Some(known) = names::known(&key) {
                 sources.values.insert(known, (origin, Raw::of(value.get_ref())));
-            } else if !keys::is_section(&key) {
+            } else if !names::is_section(&key) {
                 let (problem, nearest) = match value.get_ref() {
-                    DeValue::Table(_) => ("unknown section", keys::nearest_section(&key)),
-                    _ => ("unknown key", keys::nearest(&key)),
+                    DeValue::Table(_) => ("unknown section", names::nearest_section(&key)),
+                    _ => ("unknown key", names::nearest(&key)),
                 };
                 let hint = match nearest {
                     Some(known) => format!("did you mean `{known}`?"),
@@ -152,6 +176,12 @@ impl Raw {
             }
             other => Self::Other(other.type_str()),
         }
+    }
+
+    /// Returns the items of a variable's text; commas separate them.
+    pub(super) fn items(variable: &str) -> Vec<String> {
+        let items = variable.split(',').map(str::trim).filter(|item| !item.is_empty());
+        items.map(str::to_owned).collect()
     }
 
     /// Returns the name of the value's type, for findings.

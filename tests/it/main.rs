@@ -12,6 +12,7 @@ mod support;
 mod api;
 mod burst;
 mod cli;
+mod config;
 mod contract;
 mod disorder;
 mod ends;

@@ -1,0 +1,68 @@
+//! Defaults that depend on other keys or on the environment.
+
+use std::path::Path;
+
+use super::findings::Origin;
+use super::sources::{Raw, Sources};
+
+/// Docker's default socket.
+const DOCKER_SOCKET: &str = "unix:///var/run/docker.sock";
+
+pub(super) fn kind(sources: &Sources) -> Option<(Origin, Raw)> {
+    let has_url = sources.has("store.url") || sources.has("store.url_file");
+    text(if has_url { "postgres" } else { "files" })
+}
+
+pub(super) fn installed_apps_dir(sources: &Sources) -> Option<(Origin, Raw)> {
+    let path = path(sources, "store.path");
+    text(Path::new(&path).join("installed_apps").to_string_lossy())
+}
+
+pub(super) fn data_dir(sources: &Sources) -> Option<(Origin, Raw)> {
+    text(path(sources, "store.installed_apps_dir"))
+}
+
+/// `DOCKER_HOST` counts if the key is not given, as it does for Docker's own client.
+pub(super) fn docker(sources: &Sources) -> Option<(Origin, Raw)> {
+    match sources.variable("DOCKER_HOST") {
+        Some(host) => Some((Origin::Variable("DOCKER_HOST".into()), Raw::Text(host.into()))),
+        None => text(DOCKER_SOCKET),
+    }
+}
+
+/// Docker's own client uses this folder only if it is told to use TLS.
+pub(super) fn docker_certificates(sources: &Sources) -> Option<(Origin, Raw)> {
+    let is_docker_host = !sources.has("wake.docker") && sources.variable("DOCKER_HOST").is_some();
+    sources.variable("DOCKER_TLS_VERIFY").filter(|_| is_docker_host)?;
+    let folder = sources.variable("DOCKER_CERT_PATH")?;
+    Some((Origin::Variable("DOCKER_CERT_PATH".into()), Raw::Text(folder.into())))
+}
+
+/// By default, every stream beside shard_core wakes an app, as it does in shard_core.
+pub(super) fn streams_wake(sources: &Sources) -> Option<(Origin, Raw)> {
+    text(if beside_upstream(sources) { "all" } else { "programs" })
+}
+
+/// By default, shard_core puts apps to sleep if it runs beside nightporter.
+pub(super) fn sleep_enabled(sources: &Sources) -> Option<(Origin, Raw)> {
+    Some((Origin::Default, Raw::Boolean(!beside_upstream(sources))))
+}
+
+fn beside_upstream(sources: &Sources) -> bool {
+    sources.has("upstream.url")
+}
+
+/// Returns the path in force; a value that is none is a finding where it is read, and not
+/// another one here.
+fn path(sources: &Sources, key: &'static str) -> String {
+    match sources.in_force(key) {
+        Some((_, Raw::Text(path) | Raw::Variable(path))) if !path.trim().is_empty() => path,
+        _ => ".".into(),
+    }
+}
+
+// All defaults have one type.
+#[expect(clippy::unnecessary_wraps)]
+fn text(text: impl Into<String>) -> Option<(Origin, Raw)> {
+    Some((Origin::Default, Raw::Text(text.into())))
+}

@@ -1,0 +1,54 @@
+//! The values in force, each with its source.
+
+use std::path::Path;
+
+use serde_json::Value as Json;
+
+use super::findings::{Findings, Origin};
+use super::key::{self, Key};
+use super::load::load_with_sources;
+use super::sources::Sources;
+use super::{Environment, keys};
+
+/// What is shown in a secret's place.
+const MASK: &str = "***";
+
+/// The value of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InForce {
+    pub key: &'static str,
+    /// As it was written; a secret is masked. `None` if it is unset.
+    pub value: Option<Json>,
+    pub origin: Origin,
+    /// Whether a reload applies a change.
+    pub is_reloaded: bool,
+}
+
+impl InForce {
+    /// Returns the value as it is written in the file.
+    #[must_use]
+    pub fn toml(&self) -> Option<String> {
+        self.value.as_ref().map(key::toml)
+    }
+}
+
+/// Returns the value of every key, in the order of the documented file.
+///
+/// # Errors
+/// Returns the same findings as [`load`](super::load()).
+pub fn show(file: Option<&Path>, env: &Environment) -> Result<Vec<InForce>, Findings> {
+    let (_, sources) = load_with_sources(file, env)?;
+    Ok(keys::all().map(|key| in_force(key, &sources)).collect())
+}
+
+fn in_force(key: &'static Key, sources: &Sources) -> InForce {
+    let &Key { name, file_name, shape, is_reloaded, .. } = key;
+    let (origin, value) = if key.is_secret() {
+        let given = sources.get(name).or_else(|| sources.get(file_name));
+        (given.map(|(origin, _)| origin.clone()), given.map(|_| MASK.into()))
+    } else {
+        let (origin, raw) = sources.in_force(name).unzip();
+        (origin, raw.map(|raw| shape.json(&raw)))
+    };
+    InForce { key: name, value, origin: origin.unwrap_or(Origin::Default), is_reloaded }
+}
