@@ -354,3 +354,9 @@ fn an_engine_that_is_to_be_asked_over_tls_is_not_asked_without() {
     let socket = [("DOCKER_HOST", "unix:///run/docker.sock"), tls];
     load(None, &env(&socket)).expect("there is no TLS on a socket");
 }
+
+#[test]
+fn a_variable_of_docker_that_is_wrong_is_named() {
+    let expected = "DOCKER_HOST: wake.docker: invalid engine address `engine`; use `unix:///";
+    assert_finding("", &[("DOCKER_HOST", "engine")], expected);
+}
