@@ -6,8 +6,8 @@
 //! environment again, and no value needs to be checked a second time.
 //!
 //! A key is one entry of the table in `keys`: name, type, default and documentation. The
-//! fields of most sections, the documented file ([`example`]), the schema ([`schema`]) and
-//! the list of values in force ([`show`]) are derived from it. Rules that concern several
+//! fields of most sections, the documented file ([`example()`]), the schema ([`schema()`]) and
+//! the list of values in force ([`show()`]) are derived from it. Rules that concern several
 //! keys are functions in `load`.
 
 mod diff;

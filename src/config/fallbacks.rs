@@ -1,4 +1,8 @@
 //! Defaults that depend on other keys or on the environment.
+#![expect(
+    clippy::unnecessary_wraps,
+    reason = "all of them have the type of those that may be unset"
+)]
 
 use std::path::Path;
 
@@ -61,8 +65,6 @@ fn path(sources: &Sources, key: &'static str) -> String {
     }
 }
 
-// All defaults have one type.
-#[expect(clippy::unnecessary_wraps)]
 fn text(text: impl Into<String>) -> Option<(Origin, Raw)> {
     Some((Origin::Default, Raw::Text(text.into())))
 }

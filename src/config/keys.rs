@@ -29,7 +29,7 @@ use super::{
 sections! {
     /// The listener for subrequests of the proxies.
     ["gate"] pub struct Gate {
-        /// "ip:port", "[ipv6]:port" or "unix:/path". Port 0 takes a free port and prints it.
+        /// `ip:port`, `[ipv6]:port` or `unix:/path`. Port 0 takes a free port and prints it.
         listen: ListenAddr = Value(Text("127.0.0.1:8400"));
         /// Networks of the proxies that may connect; all other connections are closed unread.
         /// Name the proxies' own networks, as narrow as possible: every host in them can write any
@@ -207,7 +207,7 @@ sections! {
 
     /// The container engine.
     ["wake"] pub(super) struct EngineKeys {
-        /// "unix:///path" or "tcp://host:port"; if unset, `DOCKER_HOST` counts, then
+        /// `unix:///path` or `tcp://host:port`; if unset, `DOCKER_HOST` counts, then
         /// /var/run/docker.sock.
         docker: Option<DockerHost> = Computed(Text("unix:///var/run/docker.sock"), fallbacks::docker);
         /// tcp: the folder of ca.pem, cert.pem and key.pem for TLS; if unset, `DOCKER_CERT_PATH` counts
@@ -228,7 +228,7 @@ sections! {
         status: StatusCode = Value(Integer(200));
     }
 
-    /// Streams (EventSource, WebSocket) are reopened by the scripts of tabs that nobody looks at.
+    /// Streams (`EventSource`, WebSocket) are reopened by the scripts of tabs that nobody looks at.
     /// If no other request has asked for the app since it fell asleep, streams wake nothing and get
     /// 503 until a user opens the app.
     ["wake.streams"] pub struct Streams {

@@ -25,12 +25,12 @@ fn every_key_is_documented() {
 fn keys_of(cell: &str) -> Vec<String> {
     let mut section = "";
     let names = cell.split(',').map(|name| name.trim().trim_matches('`'));
-    let whole = names.map(|name| match name.strip_prefix('.') {
-        Some(leaf) => format!("{section}.{leaf}"),
-        None => {
-            section = name.rsplit_once('.').map_or("", |(section, _)| section);
-            name.to_owned()
+    let whole = names.map(|name| {
+        if let Some(leaf) = name.strip_prefix('.') {
+            return format!("{section}.{leaf}");
         }
+        section = name.rsplit_once('.').map_or("", |(section, _)| section);
+        name.to_owned()
     });
     whole.collect()
 }
