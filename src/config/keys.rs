@@ -4,6 +4,10 @@
 //!
 //! The struct of a section is what the program sees. A struct whose name ends in `Keys` has
 //! keys that decide together: `load` makes one value of another type of them.
+//!
+//! A new key also changes what is generated: write the output of `nightporter config example`
+//! to `config/nightporter.toml`, and add the key to the settings in the README. Tests compare
+//! both with this table.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -40,7 +44,7 @@ sections! {
         /// reserved for the store and for `ops.listen`. When half of them are open, idle connections
         /// are closed.
         max_connections: usize as Count<usize, 1, 1_000_000> = Value(Integer(10_000));
-        /// The same from one address, and never more than three quarters of all.
+        /// Connections from one address at one time; never more than three quarters of all.
         max_connections_per_address: usize as Count<usize, 1, 1_000_000> = Value(Integer(7_500));
         /// If set, only `<app>.<domain>` names an app. If unset, the rest of the host is ignored.
         domain: Option<String> as Option<HostName> = Unset(Text("box.example"));
@@ -61,15 +65,15 @@ sections! {
         tls: Option<Tls>,
     }
 
-    /// TLS on that listener, and HTTP/2 with it. Traefik's subrequests are faster over HTTP/2.
+    /// TLS on the gate's listener, and HTTP/2 with it. Traefik's subrequests are faster over HTTP/2.
     ["gate.tls"] pub(super) struct TlsKeys {
         /// PEM file of the certificate, read again when it changes. Needs `key`.
         certificate: Option<PathBuf> as Option<ReadableFile> = Unset(Text("/etc/nightporter/gate.pem"));
-        /// PEM file of its private key, read again when it changes.
+        /// PEM file of the certificate's private key, read again when it changes.
         key: Option<PathBuf> as Option<ReadableFile> = Unset(Text("/etc/nightporter/gate.key"));
         /// Create an authority and a certificate at the first start, keep and renew them.
         self_signed: bool = Value(Boolean(false));
-        /// The folder where those are kept; proxies trust the file `ca.pem` in it.
+        /// The folder of that authority and certificate; proxies trust the file `ca.pem` in it.
         directory: PathBuf = Value(Text("tls"));
         /// Host names and addresses for which the self-signed certificate is valid.
         names: Vec<String> as CertificateNames = Value(List(&["nightporter", "localhost"]));
@@ -131,9 +135,10 @@ sections! {
         /// The folder of `<app>/app_meta.json`. Required for postgres; for files it is
         /// `installed_apps` in `path`.
         installed_apps_dir: PathBuf = Computed(Text("/home/shard/installed_apps"), fallbacks::installed_apps_dir);
-        /// A box's domain consists of the first `prefix_length` characters of its id and `zone`.
+        /// The end of a box's domain if none is stored; it begins with the first `prefix_length`
+        /// characters of the box's id.
         zone: String as HostName = Value(Text("freeshard.cloud"));
-        /// The number of those characters.
+        /// The number of characters of the box's id with which its domain begins.
         prefix_length: usize as Count<usize, 1, 63> = Value(Integer(6));
     } with {
         kind: StoreKind,
@@ -145,7 +150,7 @@ sections! {
         capacity: u64 as Count<u64, 1, 1_000_000_000> = Value(Integer(50_000));
         /// An entry is read again at this age even if no change was notified.
         ttl: Duration = Value(Text("1h"));
-        /// The same while the store's notifications cannot be relied on.
+        /// The same age while the store's notifications cannot be relied on.
         degraded_ttl: Duration = Value(Text("1s"));
         /// How long the gate serves from memory while the store cannot confirm its entries; after that
         /// it answers 503. At least two heartbeats.
@@ -156,7 +161,7 @@ sections! {
 
     /// How the last uses of apps and terminals are written back to the store.
     ["touch"] pub struct Touch {
-        /// How often uses are written.
+        /// How often uses are written to the store.
         flush_interval: Duration = Value(Text("10s"));
         /// `last_access` of an app is written at most once in this time.
         last_access_every: Duration = Value(Text("60s"));
@@ -172,12 +177,12 @@ sections! {
         /// "auto": "page" for navigations of a browser, "hold" for all other requests; beside an
         /// upstream, "pass".
         strategy: StrategyChoice = Value(Text("auto"));
-        /// The same by app; takes precedence over `wake` in its `app_meta.json`.
+        /// The strategy by app; takes precedence over `wake` in its `app_meta.json`.
         apps: BTreeMap<String, StrategyChoice> as ByApp<StrategyChoice> = Unset(List(&["notes=hold"]));
         /// Shortest time between two attempts to wake one app. After a failed attempt, the next one
         /// first waits for this time, then for increasing times up to `longest_backoff`.
         throttle: Duration = Value(Text("5s"));
-        /// The longest of those times.
+        /// The longest time between a failed attempt and the next one.
         longest_backoff: Duration = Value(Text("5m"));
         /// Starts in progress at one time; further apps queue. A start that is not ready after 10s no
         /// longer counts, and unpausing does not count.
@@ -235,17 +240,17 @@ sections! {
         /// Which streams wake it nonetheless: "programs" (not those of a page in a browser), "all",
         /// "none". If unset, it is "programs" without an upstream and "all" beside one.
         wake: StreamWakes = Computed(Text("programs"), fallbacks::streams_wake);
-        /// The same by app. Use "all" for an app whose page is kept by the browser and begins with a
-        /// stream.
+        /// Which streams wake an app, by app. Use "all" for an app whose page is kept by the browser
+        /// and begins with a stream.
         apps: BTreeMap<String, StreamWakes> as ByApp<StreamWakes> = Unset(List(&["chat=all"]));
     }
 
     /// How unused apps are put to sleep.
     ["sleep"] pub struct Sleep {
-        /// Whether nightporter does it. If unset, it is true without an upstream and false beside
-        /// one, which does it itself.
+        /// Whether nightporter puts apps to sleep. If unset, it is true without an upstream and false
+        /// beside one, which does so itself.
         enabled: bool = Computed(Boolean(true), fallbacks::sleep_enabled);
-        /// Period of the loop.
+        /// How often nightporter looks for unused apps.
         interval: Duration = Value(Text("10s"));
         /// Whether apps are paused before they are stopped.
         pause: bool = Value(Boolean(true));
@@ -258,8 +263,8 @@ sections! {
         /// What counts as use besides granted requests: "traffic" (streams, downloads, WebSockets),
         /// "exec" (a command run by `docker exec`), "cpu" (processor time), joined by `+`, or "none".
         activity: Activity = Value(Text("traffic+exec"));
-        /// The same by app; takes precedence over `activity` in its `app_meta.json`. Use "exec" for an
-        /// app that receives requests from a scraper on its network.
+        /// What counts as use, by app; takes precedence over `activity` in its `app_meta.json`. Use
+        /// "exec" for an app that receives requests from a scraper on its network.
         apps: BTreeMap<String, Activity> as ByApp<Activity> = Unset(List(&["grafana=exec"]));
         /// traffic: bytes both to and from an app within `interval`, without the traffic between its
         /// containers. The default is the smallest TCP segment: anything smaller is background traffic
@@ -276,9 +281,9 @@ sections! {
 
     /// The `shard_core` of a FreeShard that runs beside nightporter.
     ["upstream"] pub(super) struct UpstreamKeys {
-        /// Requests are mirrored to it, at most one per app in 30 s, so that its own idle clock stays
-        /// right. It is asked about a management secret that is not the stored one, at most once a
-        /// second.
+        /// Its address. Requests are mirrored to it, at most one per app in 30 s, so that its own
+        /// idle clock stays right. It is asked about a management secret that is not the stored one,
+        /// at most once a second.
         url: Option<http::Uri> as Option<UpstreamUrl> = Unset(Text("http://shard_core:80"));
     }
 
