@@ -301,6 +301,8 @@ sections! {
         level: String as LogFilter = Value(Text("info")), reloaded;
         /// "text" or "json".
         format: LogFormat = Value(Text("text"));
+        /// Whether each line begins with the time; journald and Docker add it themselves.
+        timestamps: bool = Value(Boolean(true));
     }
 }
 

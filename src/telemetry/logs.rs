@@ -28,12 +28,14 @@ pub enum LogError {
 pub fn install(config: &Log) -> Result<(), LogError> {
     let (filter, handle) = reload::Layer::new(parse(&config.level)?);
     let lines = fmt::layer().with_writer(std::io::stderr).with_target(true);
-    let lines = match config.format {
-        LogFormat::Text => {
-            let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            lines.with_ansi(color).boxed()
+    let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = match (config.format, config.timestamps) {
+        (LogFormat::Text, true) => lines.with_ansi(color).boxed(),
+        (LogFormat::Text, false) => lines.with_ansi(color).without_time().boxed(),
+        (LogFormat::Json, true) => lines.json().flatten_event(true).with_ansi(false).boxed(),
+        (LogFormat::Json, false) => {
+            lines.json().flatten_event(true).with_ansi(false).without_time().boxed()
         }
-        LogFormat::Json => lines.json().flatten_event(true).with_ansi(false).boxed(),
     };
     let subscriber = Registry::default().with(filter).with(lines);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadyInstalled)?;

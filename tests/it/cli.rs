@@ -193,6 +193,25 @@ async fn a_reload_takes_the_log_level_and_tells_what_needs_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lines_of_the_log_begin_with_the_time_unless_it_is_left_out() {
+    let ports = "[gate]\nlisten = \"127.0.0.1:0\"\n[ops]\nlisten = \"127.0.0.1:0\"\n";
+    let home = Home::new(Store::Files, ports).await;
+    let line = |format: &str, timestamps: &str| {
+        let mut command = home.command(&[]);
+        command.env("NIGHTPORTER_LOG__FORMAT", format);
+        let serving = Serving::start(command.env("NIGHTPORTER_LOG__TIMESTAMPS", timestamps));
+        Serving::next(&serving.out, "ops listening on ");
+        serving.signal("HUP");
+        let lines = std::iter::from_fn(|| serving.err.recv_timeout(DEADLINE).ok());
+        lines.into_iter().find(|line| line.contains("reloaded")).expect("a line for the reload")
+    };
+    assert!(line("text", "true").starts_with("20"));
+    assert!(line("text", "false").trim_start().starts_with("INFO "));
+    assert!(line("json", "true").contains("\"timestamp\":"));
+    assert!(!line("json", "false").contains("timestamp"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_healthcheck_asks_either_listener_over_sockets_and_tls() {
     let sockets = "[gate]\nlisten = \"unix:BOX/gate.sock\"\n\
                    [ops]\nlisten = \"unix:BOX/ops.sock\"\ntoken = \"0123456789abcdef\"\n\
