@@ -109,7 +109,7 @@ pub fn template(source: &str, name: &str) {
     for client in [Client::Terminal(&known), Client::Anonymous] {
         for encoding in [HeaderEncoding::Latin1, HeaderEncoding::Utf8] {
             let rendered = templates.render(client, None, encoding);
-            for (_, value) in rendered.into_iter().flat_map(|headers| headers.to_vec()) {
+            for (_, value) in rendered.into_iter().flatten() {
                 assert!(value.as_bytes().iter().all(|byte| *byte >= b' ' && *byte != 0x7f));
             }
         }

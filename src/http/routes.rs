@@ -13,7 +13,7 @@ use super::body::Body;
 use super::pages::{PageContext, Pages};
 use super::{Handler, Response, answer, probes};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::observation::Observer;
+use crate::domain::observation::{Observation, Observer};
 use crate::domain::reason::Reason;
 use crate::gate::request_kind::{is_navigation, poll_version};
 use crate::gate::verdict::{ASLEEP, Asleep, AsleepResponse, Verdict};
@@ -58,13 +58,7 @@ impl GateRoutes {
             Verdict::Deny(reason) => answer::deny(*reason),
         };
         let observation = decision.observed(endpoint, &head.headers, &response);
-        for observer in &self.observers {
-            let observe = AssertUnwindSafe(|| observer.observe(&observation));
-            if catch_unwind(observe).is_err() {
-                meters::panics().increment(1);
-                error!("an observer panicked; the response is not affected");
-            }
-        }
+        notify(&self.observers, &observation);
         response
     }
 }
@@ -143,6 +137,18 @@ impl GateRoutes {
     }
 }
 
+/// Tells the observers of a decision. One that panics affects neither the response nor the
+/// others.
+fn notify(observers: &[Box<dyn Observer>], observation: &Observation<'_>) {
+    for observer in observers {
+        let observe = AssertUnwindSafe(|| observer.observe(observation));
+        if catch_unwind(observe).is_err() {
+            meters::panics().increment(1);
+            error!("an observer panicked; the response is not affected");
+        }
+    }
+}
+
 /// Whether the proxy says that the status came from the gate and not from the app.
 fn is_gate_status(head: &Parts) -> bool {
     head.uri.query().unwrap_or_default().split('&').any(|pair| pair == "gate")
@@ -207,7 +213,56 @@ fn apply_target_authority(head: &mut Parts) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http::StatusCode;
+
     use super::*;
+    use crate::domain::client::Client;
+    use crate::domain::endpoint::VerdictKind;
+    use crate::domain::observation::Timings;
+
+    #[derive(Debug)]
+    struct Panicking;
+
+    impl Observer for Panicking {
+        fn observe(&self, _: &Observation<'_>) {
+            panic!("on purpose")
+        }
+    }
+
+    #[derive(Debug)]
+    struct Counting(Arc<AtomicUsize>);
+
+    impl Observer for Counting {
+        fn observe(&self, observation: &Observation<'_>) {
+            assert_eq!(observation.app, Some("notes"));
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn an_observer_that_panics_keeps_the_others_informed() {
+        let told = Arc::new(AtomicUsize::new(0));
+        let counting = || Box::new(Counting(Arc::clone(&told)));
+        let observers: [Box<dyn Observer>; 3] = [counting(), Box::new(Panicking), counting()];
+        let (mut request, response) = (HeaderMap::new(), HeaderMap::new());
+        request.insert("cookie", "authorization=secret".parse().expect("a value"));
+        let observation = Observation {
+            endpoint: Endpoint::Auth,
+            verdict: VerdictKind::Grant,
+            app: Some("notes"),
+            rule: Some(""),
+            client: Client::Anonymous,
+            timings: Timings::default(),
+            request: &request,
+            status: StatusCode::OK,
+            response: &response,
+        };
+        notify(&observers, &observation);
+        assert_eq!(told.load(Ordering::Relaxed), 2);
+        assert!(!format!("{observation:?}").contains("secret"), "credentials are not printed");
+    }
 
     #[test]
     fn the_address_that_a_page_stands_for_is_read_as_proxies_write_it() {

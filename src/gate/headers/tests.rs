@@ -330,3 +330,16 @@ fn replacements_of_replacements_do_not_fill_the_memory() {
     }
     assert!(began.elapsed() < std::time::Duration::from_secs(5));
 }
+
+#[test]
+fn the_headers_of_a_rule_are_bounded_in_number_and_size() {
+    let headers = |count: usize, value: &str| -> BTreeMap<String, String> {
+        (0..count).map(|n| (format!("X-Ptl-{n}"), value.to_owned())).collect()
+    };
+    HeaderTemplates::compile(&headers(MAX_HEADERS, "x")).expect("as many as are allowed");
+    let error = HeaderTemplates::compile(&headers(MAX_HEADERS + 1, "x")).expect_err("one more");
+    assert_eq!(error.problem, TemplateProblem::TooMany);
+    let large = HeaderTemplates::compile(&headers(9, &"x".repeat(MAX_LEN))).expect("valid");
+    let error = large.render(Client::Anonymous, None, HeaderEncoding::Latin1).expect_err("large");
+    assert!(error.reason.contains("65536 bytes"), "{error}");
+}

@@ -39,12 +39,12 @@ pub(crate) struct AppVerdicts {
     /// The pairs that have a time series of their own, in all threads the same ones.
     admitted: Mutex<Pairs>,
     /// A copy of `admitted` once that is full, to be read without a lock.
-    full: OnceLock<HashMap<Arc<str>, HashSet<Arc<str>, Hash>, Hash>>,
+    full: OnceLock<RulesByApp>,
 }
 
 #[derive(Debug, Default)]
 struct Pairs {
-    rules: HashMap<Arc<str>, HashSet<Arc<str>, Hash>, Hash>,
+    rules: RulesByApp,
     count: usize,
 }
 
@@ -55,6 +55,8 @@ struct OfThread {
     series: Mutex<Series>,
     other: Counts,
 }
+
+type RulesByApp = HashMap<Arc<str>, HashSet<Arc<str>, Hash>, Hash>;
 
 type Series = HashMap<Arc<str>, HashMap<Arc<str>, Arc<Counts>, Hash>, Hash>;
 

@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::{LONG, NO_SLEEP, Stage, in_background, person, program, served, state, until_state};
-use crate::support::boxes::{Store, token};
-use crate::support::client::{Request, Response, ask};
+use crate::support::boxes::{Store, TERMINAL, token};
+use crate::support::client::{Request, Response, ask, poll};
 use crate::support::docker::apps::{App, Plan};
 use crate::support::server::Nightporter;
 
@@ -90,6 +90,30 @@ async fn the_question_of_a_page_that_is_denied_holds_no_place() {
     starts.release();
     let response = held.await.expect("no panic");
     assert_eq!(response.status, 200, "its place was taken: {response:?}");
+}
+
+#[tokio::test]
+async fn a_poll_is_denied_if_its_terminal_was_revoked_while_it_waited() {
+    let stage = Stage::new(Store::Files).await;
+    let app = stage.stopped(Plan::new("watched").paths(json!({"": {"access": "private"}}))).await;
+    let porter = stage.porter("", NO_SLEEP).await;
+    until_state(&porter, &app, "stopped", LONG).await;
+    let starts = stage.proxy.hold("POST", "/start");
+    let poll_with =
+        |version: &str| program(&app).cookie(token()).header("X-Nightporter-Poll", version);
+    porter.ask(&poll_with("0")).await;
+    starts.reached(1).await;
+    // Nothing changes until the start is released, so this one waits.
+    let state = porter.ask(&poll_with("0")).await;
+    let state: serde_json::Value = serde_json::from_str(state.body()).expect("a state");
+    let waiting = in_background(&porter, &poll_with(&state["version"].to_string()));
+    stage.sample.remove_terminal(TERMINAL).await;
+    poll("it is revoked", LONG, async || porter.ask(&poll_with("0")).await.status == 401).await;
+    assert!(!waiting.is_finished(), "it waits for a change");
+    starts.release();
+    let answered = waiting.await.expect("no panic").expect("an answer");
+    assert_eq!(answered.status, 401, "{answered:?}");
+    assert_tells_nothing(&app, &answered);
 }
 
 fn preflight(app: &App) -> Request {
