@@ -17,30 +17,52 @@ const MAX_UNPAUSE_REFUSALS: u32 = 2;
 /// What is known of an engine's ability to pause containers, since the last connect.
 #[derive(Debug, Default)]
 pub(super) struct Pausing {
-    is_impossible: AtomicBool,
+    cannot_pause: AtomicBool,
+    /// A fact of its own: where only unpausing is forbidden, pausing succeeds.
+    cannot_unpause: AtomicBool,
     unpause_refusals: AtomicU32,
 }
 
 impl Pausing {
     /// Forgets everything: it may be a different engine, or a proxy with more rights.
     pub(super) fn reset(&self) {
-        self.is_impossible.store(false, Ordering::Relaxed);
+        self.cannot_pause.store(false, Ordering::Relaxed);
+        self.note_unpaused();
+    }
+
+    fn note_paused(&self, cannot_pause: bool) {
+        self.cannot_pause.store(cannot_pause, Ordering::Relaxed);
+    }
+
+    fn note_unpaused(&self) {
+        self.cannot_unpause.store(false, Ordering::Relaxed);
         self.unpause_refusals.store(0, Ordering::Relaxed);
+    }
+
+    fn note_stuck(&self, status: u16) {
+        let refusals = self.unpause_refusals.fetch_add(1, Ordering::Relaxed) + 1;
+        if is_forbidden(status) || refusals >= MAX_UNPAUSE_REFUSALS {
+            self.cannot_unpause.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn is_impossible(&self) -> bool {
+        self.cannot_pause.load(Ordering::Relaxed) || self.cannot_unpause.load(Ordering::Relaxed)
     }
 }
 
 impl Engine {
     pub async fn pause(&self, id: &str) -> Result<(), EngineError> {
         let paused = with_timeout(ACT_TIMEOUT, self.client()?.pause_container(id)).await;
-        let is_impossible = match &paused {
+        let cannot_pause = match &paused {
             Ok(()) => false,
             Err(EngineError::Refused { status, message }) => {
                 is_forbidden(*status) || lacks_freezer(message) && self.is_running(id).await
             }
             Err(_) => return paused,
         };
-        if paused.is_ok() || is_impossible {
-            self.pausing.is_impossible.store(is_impossible, Ordering::Relaxed);
+        if paused.is_ok() || cannot_pause {
+            self.pausing.note_paused(cannot_pause);
         }
         paused
     }
@@ -50,16 +72,16 @@ impl Engine {
         matches!(self.inspect(id).await, Ok(Some(container)) if container.state == State::Running)
     }
 
-    /// Returns whether the engine is known to be unable to pause containers, so that apps
-    /// can only be stopped.
+    /// Returns whether the engine is known to be unable to pause containers, or to unpause
+    /// them, so that apps can only be stopped.
     pub fn cannot_pause(&self) -> bool {
-        self.pausing.is_impossible.load(Ordering::Relaxed)
+        self.pausing.is_impossible()
     }
 
     pub async fn unpause(&self, id: &str) -> Result<(), EngineError> {
         let unpaused = with_timeout(ACT_TIMEOUT, self.client()?.unpause_container(id)).await;
         if unpaused.is_ok() {
-            self.pausing.unpause_refusals.store(0, Ordering::Relaxed);
+            self.pausing.note_unpaused();
         }
         unpaused
     }
@@ -67,10 +89,7 @@ impl Engine {
     /// Notes that a container stays paused although it was to be unpaused: nothing more is
     /// paused if the call is forbidden, or if this happens repeatedly.
     pub fn note_stuck(&self, status: u16) {
-        let refusals = self.pausing.unpause_refusals.fetch_add(1, Ordering::Relaxed) + 1;
-        if is_forbidden(status) || refusals >= MAX_UNPAUSE_REFUSALS {
-            self.pausing.is_impossible.store(true, Ordering::Relaxed);
-        }
+        self.pausing.note_stuck(status);
     }
 }
 
@@ -165,6 +184,34 @@ mod tests {
         for message in OF_ONE {
             assert!(!lacks_freezer(message), "{message}");
         }
+    }
+
+    #[test]
+    fn a_pause_says_nothing_of_unpausing() {
+        let pausing = Pausing::default();
+        pausing.note_stuck(403);
+        pausing.note_paused(false);
+        assert!(pausing.is_impossible(), "unpausing is still forbidden");
+        pausing.note_unpaused();
+        assert!(!pausing.is_impossible());
+        pausing.note_paused(true);
+        pausing.note_unpaused();
+        assert!(pausing.is_impossible(), "pausing is still forbidden");
+        pausing.note_paused(false);
+        assert!(!pausing.is_impossible());
+    }
+
+    #[test]
+    fn unpausing_is_given_up_after_repeated_refusals() {
+        let pausing = Pausing::default();
+        for _ in 0..MAX_UNPAUSE_REFUSALS {
+            assert!(!pausing.is_impossible());
+            pausing.note_stuck(500);
+        }
+        pausing.note_paused(false);
+        assert!(pausing.is_impossible());
+        pausing.reset();
+        assert!(!pausing.is_impossible());
     }
 
     #[test]
