@@ -46,6 +46,29 @@ pub struct Touches {
     writing: tokio::sync::Mutex<()>,
 }
 
+/// Uses of one table that were taken to be written. When it is dropped, those that are not
+/// written are pending again.
+struct Batch<'a> {
+    touches: &'a Touches,
+    touched: Touched,
+    uses: Vec<(Arc<str>, SystemTime)>,
+    unwritten: Vec<Arc<Use>>,
+}
+
+impl Batch<'_> {
+    fn note_written(mut self) {
+        for (used, (_, at)) in std::mem::take(&mut self.unwritten).iter().zip(&self.uses) {
+            used.written.store(millis(*at), Ordering::Release);
+        }
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.touches.put_back(std::mem::take(&mut self.unwritten));
+    }
+}
+
 /// Uses of one row within this time, in milliseconds, count as one. It is shorter than the
 /// differences that shard_core's own readers distinguish.
 const RESOLUTION: u64 = 200;
@@ -138,39 +161,43 @@ impl Touches {
         lock(&self.pending).len()
     }
 
-    /// Writes the pending uses now. Those that the store does not accept stay pending.
+    /// Writes the pending uses now. Those that are not written stay pending, whether the
+    /// store does not accept them, the write panics or the call is cancelled.
     pub async fn flush(&self, source: &Source) {
         let _guard = self.writing.lock().await;
-        let pending = std::mem::take(&mut *lock(&self.pending));
-        if pending.is_empty() {
-            return;
-        }
-        let (apps, terminals): (Vec<_>, Vec<_>) =
-            pending.into_iter().partition(|used| used.touched == Touched::App);
-        for (touched, pending) in [(Touched::App, apps), (Touched::Terminal, terminals)] {
-            if pending.is_empty() {
+        for batch in self.take_pending() {
+            if batch.uses.is_empty() {
                 continue;
             }
-            let uses: Vec<_> = pending.iter().map(|used| used.take()).collect();
-            match source.write_touches(touched, &uses).await {
-                Ok(()) => {
-                    for (used, (_, at)) in pending.iter().zip(&uses) {
-                        used.written.store(millis(*at), Ordering::Release);
-                    }
-                }
+            match source.write_touches(batch.touched, &batch.uses).await {
+                Ok(()) => batch.note_written(),
                 Err(error) => {
-                    tracing::warn!(%error, count = uses.len(), "uses not written; still pending");
-                    self.put_back(pending);
+                    let count = batch.uses.len();
+                    tracing::warn!(%error, count, "uses not written; still pending");
                 }
             }
         }
     }
 
-    fn put_back(&self, refused: Vec<Arc<Use>>) {
+    /// Takes all pending uses, as one batch for each table.
+    fn take_pending(&self) -> [Batch<'_>; 2] {
+        let pending = std::mem::take(&mut *lock(&self.pending));
+        let (apps, terminals): (Vec<_>, Vec<_>) =
+            pending.into_iter().partition(|used| used.touched == Touched::App);
+        [(Touched::App, apps), (Touched::Terminal, terminals)].map(|(touched, unwritten)| Batch {
+            touches: self,
+            touched,
+            uses: unwritten.iter().map(|used| used.take()).collect(),
+            unwritten,
+        })
+    }
+
+    fn put_back(&self, unwritten: Vec<Arc<Use>>) {
         let mut pending = lock(&self.pending);
         // A use that was touched meanwhile is pending already.
-        pending
-            .extend(refused.into_iter().filter(|used| !used.pending.swap(true, Ordering::AcqRel)));
+        pending.extend(
+            unwritten.into_iter().filter(|used| !used.pending.swap(true, Ordering::AcqRel)),
+        );
     }
 
     /// Flushes at every interval, for the life of the process.
@@ -283,6 +310,64 @@ mod tests {
         touches.put_back(pending);
         assert_eq!(touches.waiting(), 1);
         assert_eq!(used.take().1, at(1001));
+    }
+
+    /// One app and one terminal, both used.
+    fn two_used(touches: &Touches) -> [Arc<Use>; 2] {
+        [Touched::App, Touched::Terminal].map(|touched| {
+            let used = touches.of(touched, &"a".into());
+            touches.touch(&used, at(1000));
+            used
+        })
+    }
+
+    #[tokio::test]
+    async fn uses_of_a_flush_that_is_cancelled_are_written_by_the_next() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let mut config =
+            crate::config::load(None, &crate::config::Environment::new()).expect("defaults");
+        config.store.kind = config::StoreKind::Postgres(config::Postgres {
+            url: config::Secret::new(format!("postgres://nobody@127.0.0.1:{port}/none")),
+            pool_size: 1,
+            pool_timeout: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(60),
+            query_timeout: Duration::from_secs(60),
+            create_tables: false,
+        });
+        let freshness = Arc::new(super::super::Freshness::new(config.cache.clone()));
+        let source = Source::open(&config, &freshness).expect("a valid configuration");
+        let touches = touches();
+        let [app, _] = two_used(&touches);
+        {
+            let mut flush = std::pin::pin!(touches.flush(&source));
+            tokio::select! {
+                () = &mut flush => panic!("the server does not answer"),
+                accepted = listener.accept() => {
+                    let _open = accepted.expect("a connection");
+                    assert_eq!(touches.waiting(), 0, "they are being written");
+                }
+            }
+        }
+        assert_eq!(touches.waiting(), 2);
+        assert_eq!(app.take().1, at(1000));
+    }
+
+    #[test]
+    fn uses_of_a_write_that_panics_stay_pending() {
+        let touches = touches();
+        let used = two_used(&touches);
+        let write = std::panic::AssertUnwindSafe(|| {
+            let [apps, _terminals] = touches.take_pending();
+            apps.note_written();
+            panic!("on purpose");
+        });
+        std::panic::catch_unwind(write).expect_err("it panics");
+        assert_eq!(touches.waiting(), 1, "the terminal");
+        for used in &used {
+            touches.touch(used, at(2000));
+        }
+        assert_eq!(touches.waiting(), 2, "each once");
     }
 
     #[test]
