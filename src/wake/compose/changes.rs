@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tracing::debug;
 
 use super::Compose;
-use super::files::file_of;
+use super::files::{file_of, known_of};
 use super::inputs::{FileStamp, stamps};
 use crate::wake::docker::Container;
 
@@ -34,10 +34,11 @@ impl Compose {
         created: &[&Container],
     ) -> bool {
         let (dir, name) = (self.installed_apps_dir.clone(), app.to_owned());
+        let made_from = self.files.last_made_from(app);
         let search = self.calls.run(move || {
             let search = || {
                 let file = file_of(&dir, &name)?;
-                Some((stamps(file.parent()?), file))
+                Some((stamps(file.parent()?, known_of(&file, &made_from)), file))
             };
             Ok(search())
         });

@@ -80,6 +80,12 @@ impl ComposeFiles {
         self.calls.run(search).await.ok().flatten()
     }
 
+    /// Returns the files that an app's containers were last seen to be created from; none
+    /// if that is only its own.
+    pub(super) fn last_made_from(&self, app: &str) -> Vec<PathBuf> {
+        self.made_from().get(app).cloned().unwrap_or_default()
+    }
+
     /// Forgets an app that is not installed any more.
     pub(in crate::wake) fn forget(&self, app: &str) {
         self.lock().remove(app);
@@ -98,13 +104,25 @@ impl ComposeFiles {
 /// Resolves the files of a label in the folder of an app's own file. Returns `None`
 /// unless all exist and the first is the app's own.
 fn all_of(own: &Path, files: &[PathBuf]) -> Option<Vec<PathBuf>> {
-    let folder = own.parent()?;
-    let is_inside = |file: &PathBuf| {
-        file.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
-    };
-    let found: Vec<_> = files.iter().filter(|f| is_inside(f)).map(|f| folder.join(f)).collect();
+    let found = inside(own.parent()?, files);
     let all_exist = found.len() == files.len() && found.iter().all(|file| file.is_file());
     (all_exist && found.first().is_some_and(|first| first == own)).then_some(found)
+}
+
+/// Returns the app's own file, and then those of a label that are in its folder.
+pub(super) fn known_of(own: &Path, files: &[PathBuf]) -> Vec<PathBuf> {
+    let mut known = vec![own.to_owned()];
+    known.extend(own.parent().into_iter().flat_map(|folder| inside(folder, files)));
+    known.dedup();
+    known
+}
+
+/// Resolves the files of a label that are in a folder.
+fn inside(folder: &Path, files: &[PathBuf]) -> Vec<PathBuf> {
+    let is_inside = |file: &&PathBuf| {
+        file.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    };
+    files.iter().filter(is_inside).map(|file| folder.join(file)).collect()
 }
 
 /// Returns the compose file of an app in the folder of all apps. Blocks, so it runs on a

@@ -4,7 +4,7 @@
 //! keys that refer to files: a name too many costs one call of Compose, which then finds
 //! nothing changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
@@ -25,19 +25,29 @@ const KEYS: [&str; 5] = ["env_file", "include", "path", "file", "project_directo
 pub(super) type FileStamp = (PathBuf, u64, u64, i128);
 
 /// Returns the state of the files that the project in a folder may be created from:
-/// compose files, files that these refer to, and files of variables.
-pub(super) fn stamps(folder: &Path) -> Vec<FileStamp> {
+/// compose files, files that these refer to, and files of variables. The given compose
+/// files, which it is known to be created from, come first: whatever else the folder
+/// contains, they and the files that they refer to are checked.
+pub(super) fn stamps(folder: &Path, known: Vec<PathBuf>) -> Vec<FileStamp> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
     let is_relevant = |file: &PathBuf| {
         let name = file.file_name().and_then(OsStr::to_str);
         let has_variables = file.extension().is_some_and(|extension| extension == "env");
         has_variables || is_compose_file(file) || name.is_some_and(|name| name.starts_with(".env"))
     };
-    let mut waiting: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_relevant).collect();
-    waiting.sort_unstable_by(|one, other| other.cmp(one));
+    let mut others: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_relevant).collect();
+    others.sort_unstable();
+    let mut others = others.into_iter();
+    let mut waiting = VecDeque::from(known);
+    // The variables of every compose file.
+    waiting.push_back(folder.join(".env"));
     let mut seen: BTreeSet<PathBuf> = waiting.iter().cloned().collect();
     let mut stamps = Vec::new();
-    while let Some(file) = waiting.pop() {
+    loop {
+        let next = waiting.pop_front();
+        let Some(file) = next.or_else(|| others.find(|file| seen.insert(file.clone()))) else {
+            break;
+        };
         // Follows symbolic links.
         let Ok(metadata) = std::fs::metadata(&file) else { continue };
         if metadata.is_dir() {
@@ -216,6 +226,7 @@ mod tests {
             names.sort();
             names
         };
+        let stamps = |folder: &Path| stamps(folder, vec![folder.join("compose.yml")]);
         let before = stamps(&folder);
         let expected = [
             "base/base.env",
@@ -245,7 +256,8 @@ mod tests {
         write(dir.path(), &[("old/web.env", "A=1"), ("new/web.env", "A=1")]);
         write(dir.path(), &[("shop/compose.yml", "env_file: conf/web.env")]);
         let newest = || {
-            let stamps = stamps(&dir.path().join("shop"));
+            let folder = dir.path().join("shop");
+            let stamps = stamps(&folder, vec![folder.join("compose.yml")]);
             stamps.iter().map(|(.., changed)| *changed).max().expect("some")
         };
         let link = dir.path().join("shop/conf");
@@ -265,7 +277,31 @@ mod tests {
         let all = format!("include: [{}]", names.join(", "));
         let files: Vec<_> = names.iter().map(|name| (&**name, &*all)).collect();
         write(&folder, &files);
-        assert_eq!(stamps(&folder).len(), MOST_FILES);
-        assert_eq!(stamps(&dir.path().join("gone")), []);
+        assert_eq!(stamps(&folder, vec![folder.join("0.yml")]).len(), MOST_FILES);
+        let gone = dir.path().join("gone");
+        assert_eq!(stamps(&gone, vec![gone.join("compose.yml")]), []);
+    }
+
+    #[test]
+    fn the_files_of_a_project_are_stamped_however_many_others_there_are() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let others: Vec<_> = (0..MOST_FILES).map(|n| format!("a{n}.yml")).collect();
+        let others: Vec<_> = others.iter().map(|name| (&**name, "env_file: b.env")).collect();
+        write(dir.path(), &others);
+        let of_project = [
+            ("docker-compose.yml", "web:\n  env_file: web.env"),
+            ("more/override.yml", "web:\n  env_file: conf/web"),
+            (".env", "A=1"),
+            ("web.env", "A=1"),
+            ("conf/web", "A=1"),
+        ];
+        write(dir.path(), &of_project);
+        let known = ["docker-compose.yml", "./more/override.yml"].map(|file| dir.path().join(file));
+        let stamps = stamps(dir.path(), known.to_vec());
+        assert_eq!(stamps.len(), MOST_FILES);
+        for (name, _) in of_project {
+            let file = dir.path().join(name);
+            assert!(stamps.iter().any(|(stamped, ..)| *stamped == file), "{name}");
+        }
     }
 }
