@@ -104,15 +104,18 @@ pub(super) async fn prepare(
     MIGRATIONS.within_total(work).await
 }
 
+/// Creates the functions that are missing and replaces those that differ. The others are
+/// not touched, since they may come from a newer process.
 async fn repair_functions(
     transaction: &Transaction<'_>,
     may_replace: bool,
 ) -> Result<(), PrepareError> {
-    let mut faults = Function::faults(transaction).await?.into_iter();
-    if let Some((function, fault)) =
-        faults.find(|(_, fault)| may_replace || fault.is_version_independent())
+    let faults = Function::faults(transaction).await?.into_iter();
+    for (function, fault) in
+        faults.filter(|(_, fault)| may_replace || fault.is_version_independent())
     {
-        let created = transaction.batch_execute(FUNCTIONS).await;
+        let created = transaction.batch_execute(function.sql).await;
+        let function = function.name;
         created.map_err(|error| PrepareError::Function { function, fault, error })?;
         warn!(function, "replaced a function that {fault}");
     }

@@ -311,14 +311,31 @@ impl Trigger {
     }
 }
 
-/// The functions that the triggers call.
-pub(super) struct Function;
+/// A function that the triggers call, as it is expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Function {
+    pub(super) name: &'static str,
+    body: &'static str,
+    /// The SQL that creates the function, replacing an existing one.
+    pub(super) sql: &'static str,
+}
 
 impl Function {
-    /// Returns every function that differs from its definition in [`FUNCTIONS`].
+    /// Returns the functions of [`FUNCTIONS`].
+    fn all() -> impl Iterator<Item = Self> {
+        let names = ["notify_row", "notify_table"];
+        // Each statement ends with its body, which is between two `$$`.
+        let statements = FUNCTIONS.split_inclusive("$$;");
+        names.into_iter().zip(statements).filter_map(|(name, sql)| {
+            let body = sql.split("$$").nth(1)?;
+            Some(Self { name, body, sql })
+        })
+    }
+
+    /// Returns every function that differs from the expected one.
     pub(super) async fn faults(
         client: &impl GenericClient,
-    ) -> Result<Vec<(&'static str, Fault)>, tokio_postgres::Error> {
+    ) -> Result<Vec<(Self, Fault)>, tokio_postgres::Error> {
         let sql = "SELECT p.proname::text, p.prosrc, l.lanname = 'plpgsql' AND \
                 p.proconfig IS NOT DISTINCT FROM ARRAY['search_path=pg_catalog, pg_temp'] \
             FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang \
@@ -330,15 +347,11 @@ impl Function {
             let has_expected_settings: bool = row.try_get(2)?;
             found.insert(name, has_expected_settings.then_some(body));
         }
-        // Each body is between two `$$`, in the order of the file.
-        let bodies = FUNCTIONS.split("$$").skip(1).step_by(2);
-        let names = ["notify_row", "notify_table"];
-        let faults =
-            names.into_iter().zip(bodies).filter_map(|(name, body)| match found.get(name) {
-                None => Some((name, Fault::Missing)),
-                Some(Some(found)) if found == body => None,
-                Some(_) => Some((name, Fault::Body)),
-            });
+        let faults = Self::all().filter_map(|function| match found.get(function.name) {
+            None => Some((function, Fault::Missing)),
+            Some(Some(found)) if found == function.body => None,
+            Some(_) => Some((function, Fault::Body)),
+        });
         Ok(faults.collect())
     }
 }
@@ -418,10 +431,16 @@ mod tests {
     }
 
     #[test]
-    fn each_function_has_its_text() {
-        let texts: Vec<_> = FUNCTIONS.split("$$").collect();
-        assert_eq!(texts.len(), 5);
-        assert!(texts[0].contains("nightporter.notify_row()"));
-        assert!(texts[2].contains("nightporter.notify_table()"));
+    fn each_function_has_its_own_statement() {
+        let functions: Vec<_> = Function::all().collect();
+        assert_eq!(functions.len(), 2);
+        for Function { name, body, sql } in &functions {
+            let create = format!("CREATE OR REPLACE FUNCTION nightporter.{name}() RETURNS trigger");
+            assert!(sql.contains(&create), "{sql}");
+            assert_eq!(sql.matches("CREATE").count(), 1, "{sql}");
+            assert!(sql.ends_with(&format!("AS $${body}$$;")), "{sql}");
+        }
+        let all: String = functions.iter().map(|function| function.sql).collect();
+        assert_eq!(all, FUNCTIONS.trim_end(), "nothing else is in the file");
     }
 }

@@ -170,6 +170,26 @@ async fn during_an_upgrade_both_versions_serve_whichever_comes_first() {
 }
 
 #[tokio::test]
+async fn a_function_of_a_newer_version_stays_when_the_other_is_missing() {
+    const BODIES: &str = "SELECT string_agg(p.proname || (p.prosrc LIKE '%newer%'), ' ' ORDER BY \
+        p.proname) FROM pg_proc p WHERE p.pronamespace = 'nightporter'::regnamespace";
+    let database = Cluster::shared().database().await;
+    let server = Server::parse(&database.url(), super::PATIENCE, super::PATIENCE);
+    NEWER.run(&server.expect("a valid connection string")).await.expect("upgrades");
+    let store = Store::live(&database.url()).await;
+    database
+        .batch(
+            "CREATE OR REPLACE FUNCTION nightporter.notify_row() RETURNS trigger \
+             LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS \
+             'BEGIN /* newer */ RETURN NULL; END'; \
+             DROP FUNCTION nightporter.notify_table() CASCADE",
+        )
+        .await;
+    store.postgres.migrate().await.expect("repairs");
+    assert_eq!(text(&database, BODIES).await, "notify_rowtrue notify_tablefalse");
+}
+
+#[tokio::test]
 async fn a_history_of_the_first_release_is_accepted() {
     let database = Cluster::shared().database().await;
     // As it was written by then.
