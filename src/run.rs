@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use self::drain::drain;
+use self::drain::{cut, drain};
 use self::tasks::Tasks;
 use self::wiring::Wiring;
 use crate::config::{Config, is_reloaded};
@@ -74,30 +74,53 @@ pub async fn run(
     };
     let Started { wiring, mut background, mut accepting, drains } = started;
     let tasks = [&mut background, &mut accepting];
-    serve(&config, reloaded, wiring.tls.as_ref(), &mut signals, tasks).await?;
+    let served = serve(&config, reloaded, wiring.tls.as_ref(), &mut signals, tasks).await;
     accepting.shutdown().await;
     wiring.registry.close();
-    info!("draining; a second signal aborts");
-    let mut outcome = drain(drains, config.gate.drain_timeout, &mut signals).await;
-    let flush = async {
-        if timeout(LAST_FLUSH, wiring.touches.flush(&wiring.source)).await.is_err() {
-            warn!("the store did not answer in time; the last uses are not written");
+    let flush = wiring.touches.flush(&wiring.source);
+    let outcome = end(served, drains, config.gate.drain_timeout, &mut signals, flush).await;
+    if outcome.is_ok() {
+        background.shutdown().await;
+    } else {
+        background.abort();
+    }
+    outcome
+}
+
+/// Ends the connections and writes the last uses: after a shutdown signal in an orderly way,
+/// and after a failure at once.
+async fn end(
+    served: Result<(), RunError>,
+    drains: [Drain; 2],
+    drain_timeout: Duration,
+    signals: &mut mpsc::Receiver<Signal>,
+    flush: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let mut outcome = match served {
+        Ok(()) => {
+            info!("draining; a second signal aborts");
+            drain(drains, drain_timeout, signals).await
+        }
+        Err(error) => {
+            cut(drains).await;
+            Err(error)
         }
     };
     let mut flush = pin!(flush);
     if outcome.is_ok() {
         tokio::select! {
-            () = &mut flush => {
-                background.shutdown().await;
+            flushed = timeout(LAST_FLUSH, &mut flush) => {
+                if flushed.is_err() {
+                    warn!("the store did not answer in time; the last uses are not written");
+                }
                 return Ok(());
             }
-            () = second_shutdown(&mut signals) => outcome = Err(RunError::Aborted),
+            () = second_shutdown(signals) => outcome = Err(RunError::Aborted),
         }
     }
     if timeout(ABORT_FLUSH, flush).await.is_err() {
         warn!("the last uses are not written");
     }
-    background.abort();
     outcome
 }
 
@@ -158,5 +181,44 @@ fn reload(current: &mut Config, new: &Config, tls: Option<Arc<ServerTls>>) {
         info!("reloaded");
     } else {
         warn!(keys = pending.join(", "), "reloaded, but these changes need a restart");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::http::tests::busy;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    async fn failure() -> RunError {
+        let failed = tokio::spawn(async { panic!("on purpose") }).await;
+        RunError::TaskFailed(failed.expect_err("it panics"))
+    }
+
+    /// The end after a failure, with a request that would run for ever.
+    async fn end_of_failure(flush: impl Future<Output = ()>) -> Result<(), RunError> {
+        let (one, other) = (busy().await, busy().await);
+        let (_sender, mut signals) = mpsc::channel(1);
+        let drains = [one.drain, other.drain];
+        let ending = end(Err(failure().await), drains, PATIENCE * 2, &mut signals, flush);
+        timeout(PATIENCE, ending).await.expect("in time")
+    }
+
+    #[tokio::test]
+    async fn a_failure_cuts_requests_and_still_writes_the_last_uses() {
+        let is_written = AtomicBool::new(false);
+        let flush = async { is_written.store(true, Ordering::Relaxed) };
+        let outcome = end_of_failure(flush).await;
+        assert!(matches!(outcome, Err(RunError::TaskFailed(_))), "{outcome:?}");
+        assert!(is_written.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test]
+    async fn a_failure_does_not_wait_for_a_store_that_does_not_answer() {
+        let outcome = end_of_failure(std::future::pending()).await;
+        assert!(matches!(outcome, Err(RunError::TaskFailed(_))), "{outcome:?}");
     }
 }

@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::RunError;
 use crate::http::Drain;
 use crate::signals::{Signal, second_shutdown};
+
+/// How long connections may take to be dropped: a thread that serves some may have failed.
+const CUT_LIMIT: Duration = Duration::from_secs(1);
 
 /// Waits for running requests, up to the deadline.
 pub(super) async fn drain(
@@ -27,15 +31,21 @@ pub(super) async fn drain(
             Err(RunError::Aborted)
         }
     };
-    tokio::join!(gate.abort(), ops.abort());
+    cut(drains).await;
     outcome
+}
+
+/// Drops all connections.
+pub(super) async fn cut([mut gate, mut ops]: [Drain; 2]) {
+    let aborted = async { tokio::join!(gate.abort(), ops.abort()) };
+    if timeout(CUT_LIMIT, aborted).await.is_err() {
+        warn!("some connections are still open");
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-
-    use tokio::time::timeout;
 
     use super::*;
     use crate::http::tests::{Busy, busy};
