@@ -21,7 +21,9 @@ pub(crate) use self::error::explain;
 pub use self::error::{ConfigError, ConnectError, Error};
 pub use self::locks::{AdvisoryLock, Locks, Namespace};
 pub(crate) use self::migrations::Status;
-pub use self::migrations::{MigrationError, MigrationLimits, MigrationReport, Migrations};
+pub use self::migrations::{
+    Companion, MigrationError, MigrationLimits, MigrationReport, Migrations,
+};
 pub use self::pool::{Pool, Transaction};
 pub(crate) use self::problems::Problems;
 pub use self::server::Server;

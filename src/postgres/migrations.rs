@@ -9,7 +9,6 @@
 //! migrations that it does not know and leaves them alone; for that, a migration may only
 //! add what an older process can ignore.
 
-use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::timeout;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, GenericClient, IsolationLevel, Transaction};
+use tokio_postgres::{Client, GenericClient, IsolationLevel, Row, Transaction};
 
 use super::{ConnectError, Namespace, Server, explain};
 
@@ -80,6 +79,8 @@ pub enum MigrationError {
     Migration(#[from] refinery::Error),
     #[error("`{history}` lacks the migration {missing}, but has the later {newest}")]
     Gap { history: String, missing: String, newest: String },
+    #[error("the migration {applied} in `{history}` is not the one of this version")]
+    Divergent { history: String, applied: String },
     #[error("not finished within {0:?}")]
     TooSlow(Duration),
 }
@@ -92,10 +93,6 @@ fn text_of(error: &refinery::Error) -> String {
             Some(source) => format!("{what}: {}", explain(source)),
             None => format!("{what}: {source}"),
         },
-        Kind::DivergentVersion(applied, _) => format!(
-            "the migration {applied} that was applied to this database is not the one of this \
-             version"
-        ),
         _ => error.to_string(),
     }
 }
@@ -109,57 +106,70 @@ pub(crate) struct Status {
     pub(crate) newer: Vec<String>,
 }
 
-/// A run whose migrations are applied and not committed yet. The caller may use the
-/// transaction for more work under the same lock.
-#[must_use]
-pub(crate) struct Run<'a> {
-    pub(crate) transaction: Transaction<'a>,
-    pub(crate) report: MigrationReport,
+/// What a run puts in place besides the migrations, in their transaction and under their
+/// lock. `newer` is that of the [report](MigrationReport).
+pub trait Companion: Sync {
+    type Error: From<MigrationError>;
+
+    /// Returns whether there is nothing to do; only reads. The migrations are applied.
+    fn is_in_place(
+        &self,
+        client: &Client,
+        newer: &[String],
+    ) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+
+    fn put_in_place(
+        &self,
+        transaction: &Transaction<'_>,
+        newer: &[String],
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 
-impl Run<'_> {
-    pub(crate) async fn commit(self) -> Result<MigrationReport, tokio_postgres::Error> {
-        self.transaction.commit().await?;
-        Ok(self.report)
+/// Migrations without anything else.
+impl Companion for () {
+    type Error = MigrationError;
+
+    async fn is_in_place(&self, _: &Client, _: &[String]) -> Result<bool, MigrationError> {
+        Ok(true)
+    }
+
+    async fn put_in_place(&self, _: &Transaction<'_>, _: &[String]) -> Result<(), MigrationError> {
+        Ok(())
     }
 }
 
-impl fmt::Debug for Run<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Run").field("report", &self.report).finish_non_exhaustive()
-    }
+/// A run whose migrations are applied and not committed yet.
+struct Run<'a> {
+    transaction: Transaction<'a>,
+    report: MigrationReport,
 }
 
 impl Migrations {
-    /// Applies what is missing, on a connection of its own. If nothing is missing, nothing
-    /// is locked, and no privilege beyond reading the history is needed.
-    pub async fn run(&self, server: &Server) -> Result<MigrationReport, MigrationError> {
+    /// Applies what is missing, on a connection of its own, and puts `companion` in place. If
+    /// nothing is missing, nothing is locked, and no privilege beyond reading is needed.
+    pub async fn run<C: Companion>(
+        &self,
+        server: &Server,
+        companion: &C,
+    ) -> Result<MigrationReport, C::Error> {
         let work = async {
-            let mut client = server.open().await?;
+            let mut client = server.open().await.map_err(MigrationError::from)?;
             let Status { pending, newer } = self.status(&client).await?;
-            if pending.is_empty() {
+            if pending.is_empty() && companion.is_in_place(&client, &newer).await? {
                 return Ok(MigrationReport { applied: Vec::new(), newer });
             }
-            Ok(self.begin(&mut client).await?.commit().await?)
+            let Run { transaction, report } = self.begin(&mut client).await?;
+            companion.put_in_place(&transaction, &report.newer).await?;
+            transaction.commit().await.map_err(MigrationError::from)?;
+            Ok(report)
         };
-        self.within_total(work).await
-    }
-
-    /// Runs `work` within the time limit of a whole run.
-    pub(crate) async fn within_total<T, E: From<MigrationError>>(
-        &self,
-        work: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, E> {
         let limit = self.limits.total;
         let done = timeout(limit, work).await;
         done.unwrap_or_else(|_| Err(MigrationError::TooSlow(limit).into()))
     }
 
     /// Begins a transaction, waits for the lock, and applies what is missing.
-    pub(crate) async fn begin<'a>(
-        &self,
-        client: &'a mut Client,
-    ) -> Result<Run<'a>, MigrationError> {
+    async fn begin<'a>(&self, client: &'a mut Client) -> Result<Run<'a>, MigrationError> {
         let MigrationLimits { lock, statement, total } = self.limits;
         let mut transaction = client
             .build_transaction()
@@ -178,7 +188,9 @@ impl Migrations {
         Ok(Run { transaction, report })
     }
 
-    /// Compares the history with the list.
+    /// Compares the history with the list. A migration that was applied must be the one of
+    /// this version: a database that is not what it seems is to be told of at once, not only
+    /// when there is something to apply.
     pub(crate) async fn status(
         &self,
         client: &impl GenericClient,
@@ -186,25 +198,29 @@ impl Migrations {
         let applied = self.applied(client).await?;
         let newest = applied.last();
         let known = self.known()?;
-        let is_known = |version| known.iter().any(|migration| migration.version() == version);
-        let newest_known = known.iter().map(Migration::version).max();
+        let newest_known = known.iter().max();
         let mut status = Status::default();
-        for (version, name) in &applied {
-            if !is_known(*version) && Some(*version) > newest_known {
-                status.newer.push(name.clone());
+        for migration in &applied {
+            if Some(migration) > newest_known {
+                status.newer.push(migration.to_string());
             }
         }
         for migration in &known {
-            if applied.iter().any(|(version, _)| *version == migration.version()) {
+            if let Some(applied) = applied.iter().find(|one| one.version() == migration.version()) {
+                // By name and checksum.
+                if applied != migration {
+                    return Err(MigrationError::Divergent {
+                        history: self.history_table(),
+                        applied: applied.to_string(),
+                    });
+                }
                 continue;
             }
-            if let Some((version, newest)) = newest
-                && *version > migration.version()
-            {
+            if let Some(newest) = newest.filter(|newest| *newest > migration) {
                 return Err(MigrationError::Gap {
                     history: self.history_table(),
                     missing: migration.to_string(),
-                    newest: newest.clone(),
+                    newest: newest.to_string(),
                 });
             }
             status.pending.push(migration.to_string());
@@ -212,22 +228,18 @@ impl Migrations {
         Ok(status)
     }
 
-    /// Returns the versions and names of the applied migrations, in order.
+    /// Returns the applied migrations, in order.
     async fn applied(
         &self,
         client: &impl GenericClient,
-    ) -> Result<Vec<(i32, String)>, tokio_postgres::Error> {
+    ) -> Result<Vec<Migration>, tokio_postgres::Error> {
         let history = self.history_table();
         if !exists(client, "SELECT to_regclass($1) IS NOT NULL", &history).await? {
             return Ok(Vec::new());
         }
-        let sql = format!("SELECT version, name FROM {history} ORDER BY version");
-        let rows = client.query_typed(&sql, &[]).await?;
-        let row = |row: &tokio_postgres::Row| {
-            let (version, name): (i32, &str) = (row.try_get(0)?, row.try_get(1)?);
-            Ok((version, format!("V{version}__{name}")))
-        };
-        rows.iter().map(row).collect()
+        let sql =
+            format!("SELECT version, name, applied_on, checksum FROM {history} ORDER BY version");
+        client.query_typed(&sql, &[]).await?.iter().map(from_row).collect()
     }
 
     async fn apply(
@@ -278,6 +290,18 @@ async fn exists(
     rows.first().map_or(Ok(false), |row| row.try_get(0))
 }
 
+/// Reads a row of a history table.
+fn from_row(row: &Row) -> Result<Migration, tokio_postgres::Error> {
+    let (version, name) = (row.try_get("version")?, row.try_get("name")?);
+    let (applied_on, checksum): (&str, &str) =
+        (row.try_get("applied_on")?, row.try_get("checksum")?);
+    let applied_on =
+        OffsetDateTime::parse(applied_on, &Rfc3339).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    // An invalid checksum becomes one that differs.
+    let checksum = checksum.parse().unwrap_or_default();
+    Ok(Migration::applied(version, name, applied_on, checksum))
+}
+
 /// Makes refinery use a transaction that is already open. Otherwise it would
 /// begin its own, which the lock would not cover.
 struct InTransaction<'a, 'b>(&'a Transaction<'b>);
@@ -300,19 +324,7 @@ impl AsyncTransaction for InTransaction<'_, '_> {
 
 impl AsyncQuery<Vec<Migration>> for InTransaction<'_, '_> {
     async fn query<'a>(&'a mut self, query: &'a str) -> Result<Vec<Migration>, Self::Error> {
-        let rows = self.0.query_typed(query, &[]).await?;
-        rows.iter()
-            .map(|row| {
-                let (version, name) = (row.try_get("version")?, row.try_get("name")?);
-                let applied_on: &str = row.try_get("applied_on")?;
-                let checksum: &str = row.try_get("checksum")?;
-                // An invalid checksum becomes one that differs, which refinery reports.
-                let applied_on = OffsetDateTime::parse(applied_on, &Rfc3339)
-                    .unwrap_or(OffsetDateTime::UNIX_EPOCH);
-                let checksum = checksum.parse().unwrap_or_default();
-                Ok(Migration::applied(version, name, applied_on, checksum))
-            })
-            .collect()
+        self.0.query_typed(query, &[]).await?.iter().map(from_row).collect()
     }
 }
 

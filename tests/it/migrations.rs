@@ -22,7 +22,7 @@ fn server(database: &Database) -> Server {
 }
 
 async fn run(migrations: Migrations, database: &Database) -> MigrationReport {
-    migrations.run(&server(database)).await.expect("applies")
+    migrations.run(&server(database), &()).await.expect("applies")
 }
 
 fn report(applied: &[&str], newer: &[&str]) -> MigrationReport {
@@ -68,7 +68,7 @@ async fn two_schemas_have_two_histories_and_do_not_wait_for_each_other() {
     held.execute(lock, &[&0x6d69_6772_6174_696f_i64]).await.expect("free");
     assert_eq!(run(OTHER, &database).await, report(&["V1__records"], &[]));
     let limits = MigrationLimits { total: Duration::from_secs(1), ..OLD.limits };
-    let error = Migrations { limits, ..OLD }.run(&server(&database)).await.expect_err("waits");
+    let error = Migrations { limits, ..OLD }.run(&server(&database), &()).await.expect_err("waits");
     assert!(error.to_string().contains("timeout") || error.to_string().contains("not finished"));
     held.commit().await.expect("ends");
     assert_eq!(run(OLD, &database).await, report(&["V1__notes"], &[]));
@@ -79,7 +79,7 @@ async fn one_of_three_processes_that_start_at_once_applies_a_migration() {
     let database = Cluster::shared().database().await;
     run(OLD, &database).await;
     let servers: Vec<_> = (0..3).map(|_| server(&database)).collect();
-    let reports = join_all(servers.iter().map(|server| NEW.run(server))).await;
+    let reports = join_all(servers.iter().map(|server| NEW.run(server, &()))).await;
     let mut applied: Vec<_> =
         reports.into_iter().flat_map(|report| report.unwrap().applied).collect();
     assert_eq!(applied.pop().as_deref(), Some("V2__words"));
@@ -96,13 +96,13 @@ async fn a_migration_that_fails_leaves_nothing() {
         ..OLD
     };
     let database = Cluster::shared().database().await;
-    let error = BROKEN.run(&server(&database)).await.expect_err("fails").to_string();
+    let error = BROKEN.run(&server(&database), &()).await.expect_err("fails").to_string();
     for word in ["V2__broken", "division by zero", "22012"] {
         assert!(error.contains(word), "{error}");
     }
     assert!(!exists(&database, SCHEMA).await);
     assert_eq!(run(OLD, &database).await, report(&["V1__notes"], &[]));
-    BROKEN.run(&server(&database)).await.expect_err("fails again");
+    BROKEN.run(&server(&database), &()).await.expect_err("fails again");
     assert!(!exists(&database, "SELECT FROM pg_class WHERE relname = 'more'").await);
     assert_eq!(run(NEW, &database).await, report(&["V2__words"], &[]), "put right");
 }
@@ -115,7 +115,8 @@ async fn a_migration_that_is_blocked_gives_up_in_time_and_succeeds_when_tried_ag
     let writing = writer.transaction().await.expect("begins");
     writing.execute("INSERT INTO diary.notes VALUES (1)", &[]).await.expect("writes");
     let began = Instant::now();
-    let error = NEW.run(&server(&database)).await.expect_err("the table is in use").to_string();
+    let error =
+        NEW.run(&server(&database), &()).await.expect_err("the table is in use").to_string();
     assert!(error.contains("lock timeout"), "{error}");
     assert!(began.elapsed() < MigrationLimits::DEFAULT.statement, "{:?}", began.elapsed());
     // Others can write again.
@@ -132,7 +133,7 @@ async fn a_statement_that_takes_too_long_is_ended_by_the_server() {
         ..OLD
     };
     let database = Cluster::shared().database().await;
-    let error = SLOW.run(&server(&database)).await.expect_err("too slow").to_string();
+    let error = SLOW.run(&server(&database), &()).await.expect_err("too slow").to_string();
     assert!(error.contains("V2__slow") && error.contains("statement timeout"), "{error}");
     assert!(!exists(&database, SCHEMA).await);
 }
@@ -163,16 +164,24 @@ async fn a_history_that_does_not_fit_is_refused_and_named() {
         Migrations { list: &[("V1__notes", "CREATE TABLE diary.other ()"), V2], ..OLD };
     let database = Cluster::shared().database().await;
     run(SKIPPING, &database).await;
-    let error = ALL.run(&server(&database)).await.expect_err("V2 was skipped");
+    let error = ALL.run(&server(&database), &()).await.expect_err("V2 was skipped");
     assert!(matches!(error, MigrationError::Gap { .. }), "{error}");
     for word in ["diary.pages", "V2__words", "V3__marks"] {
         assert!(error.to_string().contains(word), "{error}");
     }
     let database = Cluster::shared().database().await;
     run(OLD, &database).await;
-    let error = OTHER_V1.run(&server(&database)).await.expect_err("another V1").to_string();
+    let error = OTHER_V1.run(&server(&database), &()).await.expect_err("another V1").to_string();
     assert!(error.contains("V1__notes") && error.contains("not the one"), "{error}");
     assert!(!exists(&database, WORDS).await);
+    // Nor if there is nothing to apply.
+    for change in ["name = 'words'", "checksum = '1'", "checksum = 'none'"] {
+        let database = Cluster::shared().database().await;
+        run(OLD, &database).await;
+        database.batch(&format!("UPDATE diary.pages SET {change}")).await;
+        let error = OLD.run(&server(&database), &()).await.expect_err(change);
+        assert!(matches!(error, MigrationError::Divergent { .. }), "{change}: {error}");
+    }
 }
 
 #[tokio::test]
@@ -188,7 +197,7 @@ async fn a_role_that_may_only_read_needs_nothing_if_nothing_is_missing() {
         .await;
     let url = database.url().replace("postgres@", &format!("{role}@"));
     let reader = Server::parse(&url, LONG, LONG).expect("a valid connection string");
-    assert_eq!(NEW.run(&reader).await.expect("in place"), report(&[], &[]));
-    assert_eq!(OLD.run(&reader).await.expect("in place"), report(&[], &["V2__words"]));
+    assert_eq!(NEW.run(&reader, &()).await.expect("in place"), report(&[], &[]));
+    assert_eq!(OLD.run(&reader, &()).await.expect("in place"), report(&[], &["V2__words"]));
     database.batch(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }

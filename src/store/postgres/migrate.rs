@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::triggers::{FUNCTIONS, Fault, Function, TABLES, Table, inspect};
 use crate::postgres::{
-    ConnectError, MigrationError, MigrationLimits, MigrationReport, Migrations, Parameter, Server,
+    Companion, MigrationError, MigrationLimits, MigrationReport, Migrations, Parameter, Server,
     Status, explain,
 };
 
@@ -52,12 +52,6 @@ pub(super) enum PrepareError {
     Function { function: &'static str, fault: Fault, error: tokio_postgres::Error },
 }
 
-impl From<ConnectError> for PrepareError {
-    fn from(error: ConnectError) -> Self {
-        Self::Migration(error.into())
-    }
-}
-
 /// Whether everything is in place.
 #[derive(Debug)]
 pub(super) struct Inspection {
@@ -69,15 +63,20 @@ pub(super) struct Inspection {
 /// Compares everything with what is expected; only reads.
 pub(super) async fn inspect_all(client: &Client) -> Result<Inspection, PrepareError> {
     let Status { pending, newer } = MIGRATIONS.status(client).await?;
-    let is_in_place = if !pending.is_empty() {
-        false
-    } else if newer.is_empty() {
-        Function::faults(client).await?.is_empty() && Table::faults(client).await?.is_empty()
+    let is_in_place = pending.is_empty() && are_definitions_in_place(client, &newer).await?;
+    Ok(Inspection { is_in_place, newer })
+}
+
+async fn are_definitions_in_place(
+    client: &Client,
+    newer: &[String],
+) -> Result<bool, tokio_postgres::Error> {
+    if newer.is_empty() {
+        Ok(Function::faults(client).await?.is_empty() && Table::faults(client).await?.is_empty())
     } else {
         // The definitions come from a newer process.
-        inspect(client).await?.are_complete()
-    };
-    Ok(Inspection { is_in_place, newer })
+        Ok(inspect(client).await?.are_complete())
+    }
 }
 
 /// Creates and repairs what is missing or differs.
@@ -85,23 +84,34 @@ pub(super) async fn prepare(
     server: &Server,
     create_tables: bool,
 ) -> Result<MigrationReport, PrepareError> {
-    let work = async {
-        let mut client = server.open().await?;
-        let Inspection { is_in_place, newer } = inspect_all(&client).await?;
-        if is_in_place {
-            return Ok(MigrationReport { applied: Vec::new(), newer });
-        }
-        let run = MIGRATIONS.begin(&mut client).await?;
+    MIGRATIONS.run(server, &Definitions { create_tables }).await
+}
+
+/// The tables, functions and triggers.
+struct Definitions {
+    create_tables: bool,
+}
+
+impl Companion for Definitions {
+    type Error = PrepareError;
+
+    async fn is_in_place(&self, client: &Client, newer: &[String]) -> Result<bool, PrepareError> {
+        Ok(are_definitions_in_place(client, newer).await?)
+    }
+
+    async fn put_in_place(
+        &self,
+        transaction: &Transaction<'_>,
+        newer: &[String],
+    ) -> Result<(), PrepareError> {
         // Definitions that come from a newer process are not replaced.
-        let may_replace = run.report.newer.is_empty();
-        repair_functions(&run.transaction, may_replace).await?;
+        let may_replace = newer.is_empty();
+        repair_functions(transaction, may_replace).await?;
         for table in &TABLES {
-            create(&run.transaction, table, create_tables).await?;
+            create(transaction, table, self.create_tables).await?;
         }
-        repair_triggers(&run.transaction, may_replace).await?;
-        Ok(run.commit().await?)
-    };
-    MIGRATIONS.within_total(work).await
+        repair_triggers(transaction, may_replace).await
+    }
 }
 
 /// Creates the functions that are missing and replaces those that differ. The others are

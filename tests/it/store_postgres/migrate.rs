@@ -155,7 +155,7 @@ async fn during_an_upgrade_both_versions_serve_whichever_comes_first() {
             is_told_of_changes(&database, &store).await;
             early = Some(store);
         }
-        let applied = NEWER.run(&server).await.expect("upgrades").applied;
+        let applied = NEWER.run(&server, &()).await.expect("upgrades").applied;
         assert_eq!(applied.last().map(String::as_str), Some("V2__more"), "{applied:?}");
         if let Some(store) = &early {
             is_told_of_changes(&database, store).await;
@@ -165,7 +165,7 @@ async fn during_an_upgrade_both_versions_serve_whichever_comes_first() {
         let report = late.postgres.migrate().await.expect("in place");
         assert_eq!(report.newer, ["V2__more"]);
         assert_eq!(report.applied, Vec::<String>::new());
-        assert_eq!(NEWER.run(&server).await.expect("in place"), MigrationReport::default());
+        assert_eq!(NEWER.run(&server, &()).await.expect("in place"), MigrationReport::default());
     }
 }
 
@@ -175,7 +175,7 @@ async fn a_function_of_a_newer_version_stays_when_the_other_is_missing() {
         p.proname) FROM pg_proc p WHERE p.pronamespace = 'nightporter'::regnamespace";
     let database = Cluster::shared().database().await;
     let server = Server::parse(&database.url(), super::PATIENCE, super::PATIENCE);
-    NEWER.run(&server.expect("a valid connection string")).await.expect("upgrades");
+    NEWER.run(&server.expect("a valid connection string"), &()).await.expect("upgrades");
     let store = Store::live(&database.url()).await;
     database
         .batch(
@@ -203,7 +203,8 @@ async fn a_history_of_the_first_release_is_accepted() {
         )
         .await;
     let server = Server::parse(&database.url(), super::PATIENCE, super::PATIENCE);
-    let report = NEWER.run(&server.expect("a valid connection string")).await.expect("upgrades");
+    let report =
+        NEWER.run(&server.expect("a valid connection string"), &()).await.expect("upgrades");
     assert_eq!(report.applied, ["V2__more"]);
 }
 
