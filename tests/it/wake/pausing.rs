@@ -60,20 +60,22 @@ async fn where_pausing_is_forbidden_apps_are_stopped_at_their_time() {
 async fn a_busy_machine_and_an_earlier_proxy_do_not_end_pausing() {
     let stage = Stage::new(Store::Files).await;
     let lifecycle = json!({"always_on": false, "idle_for_pause": 5, "idle_for_stop": 3600});
-    let mut apps = Vec::new();
-    for label in ["busy", "other"] {
-        apps.push(stage.running(Plan::new(label).meta("lifecycle", lifecycle.clone())).await);
-    }
-    let (app, other) = (&apps[0], &apps[1]);
+    let plan = |label| Plan::new(label).meta("lifecycle", lifecycle.clone());
+    // The other is not running yet, so it is not due while pausing is refused.
+    let (app, other) = (stage.running(plan("busy")).await, stage.stopped(plan("other")).await);
+    let (app, other) = (&app, &other);
     stage.proxy.refuse_with(
         StatusCode::INTERNAL_SERVER_ERROR,
         r#"{"message":"Cannot pause container 8e6b: OCI runtime pause failed: unable to freeze: unknown"}"#,
     );
     stage.proxy.allow_only(all_but_pause);
     let porter = stage.porter("throttle = \"1ms\"\n", SLEEP).await;
+    // nightporter may answer before it has connected to the engine.
+    until_state(&porter, app, "awake", LONG).await;
     let done = order(&porter, app, "pause").await;
     assert_eq!(done.status, 409, "{done:?}");
     stage.proxy.allow_only(all);
+    until_granted(&porter, &program(other)).await;
     until_state(&porter, other, "paused", LONG).await;
     // What is forbidden is not tried again, until the engine's events come from a new
     // connection.
@@ -94,6 +96,7 @@ async fn what_may_not_be_unpaused_is_started_anew() {
     let folder = stage.sample.folder().join("installed_apps").join(&app.name);
     std::fs::remove_file(folder.join("docker-compose.yml")).expect("it was there");
     let porter = stage.porter("throttle = \"1ms\"\n", NO_SLEEP).await;
+    until_state(&porter, &app, "awake", LONG).await;
     let done = order(&porter, &app, "pause").await;
     assert_eq!(done.status, 200, "{done:?}");
     stage.proxy.allow_only(all_but_unpause);
