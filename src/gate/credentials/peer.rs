@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, SHA512, digest};
@@ -175,6 +176,47 @@ struct PeerKey {
     key: ParsedPublicKey,
     /// Length of the key's signatures, in bytes.
     signature_len: usize,
+    choice: TextChoice,
+}
+
+/// Which of the texts that may have been signed the owner of a key signs.
+///
+/// A sender always signs the same one, so what has verified before is tried first, and the
+/// others at a bounded rate: a forged signature costs one check, not one for each text.
+#[derive(Default)]
+struct TextChoice {
+    /// Index of the text that verified last.
+    last: AtomicUsize,
+    /// A second, and above [`COUNT_BITS`] the number of other texts tried in it.
+    tried: AtomicU64,
+}
+
+/// Other texts that are tried for one key in a second: with 4,096 bits they take 2 % of a
+/// core (measured: 65 µs a check).
+const MAX_OTHER_TEXTS: u64 = 256;
+const COUNT_BITS: u32 = 16;
+
+impl TextChoice {
+    /// Returns the index of the text to try first.
+    fn first(&self, texts: usize) -> usize {
+        let last = self.last.load(Ordering::Relaxed);
+        if last < texts { last } else { 0 }
+    }
+
+    fn verified(&self, index: usize) {
+        self.last.store(index, Ordering::Relaxed);
+    }
+
+    /// Whether another text may be tried now.
+    fn admits_another(&self, now: SystemTime) -> bool {
+        let second = u64::try_from(unix_seconds(now)).unwrap_or(0) << COUNT_BITS;
+        let admit = |tried: u64| {
+            let is_same = tried >> COUNT_BITS << COUNT_BITS == second;
+            let tried = if is_same { tried } else { second };
+            (tried - second < MAX_OTHER_TEXTS).then_some(tried + 1)
+        };
+        self.tried.fetch_update(Ordering::Relaxed, Ordering::Relaxed, admit).is_ok()
+    }
 }
 
 impl fmt::Debug for PeerKeys {
@@ -232,7 +274,8 @@ fn parse_key(peer: &store::Peer) -> Result<(Box<str>, PeerKey), KeyError> {
         .map_err(|_| KeyError::Key)?;
     let signature_len = signature_len(pem.contents())?;
     let peer = KnownClient { id: Arc::clone(&peer.id), name: Arc::clone(&peer.name) };
-    Ok((key_id.into(), PeerKey { peer, key, signature_len }))
+    let choice = TextChoice::default();
+    Ok((key_id.into(), PeerKey { peer, key, signature_len, choice }))
 }
 
 /// A signature is as long as its key's modulus (RFC 8017 section 8.1.1).
@@ -266,17 +309,21 @@ pub fn verify(
     let texts = signed_texts(signed, &input, signature.len())?;
     let candidates: Vec<_> =
         candidates.iter().filter(|key| key.signature_len == signature.len()).collect();
-    if candidates.is_empty() {
-        return Err(SignatureError::Mismatch);
-    }
-    // Most senders sign the first text. Each text is hashed once for all keys.
-    let matching = texts.iter().find_map(|text| {
-        let digest = digest(&SHA512, text.as_bytes());
+    let choice = &candidates.first().ok_or(SignatureError::Mismatch)?.choice;
+    // Each text is hashed once for all keys.
+    let matching = |index: usize| {
+        let digest = digest(&SHA512, texts.get(index)?.as_bytes());
         let fits = |key: &&&PeerKey| key.key.verify_digest_sig(&digest, &signature).is_ok();
-        candidates.iter().find(fits).copied()
-    });
+        Some((index, candidates.iter().find(fits).copied()?))
+    };
+    let first = choice.first(texts.len());
+    let others = (0..texts.len()).filter(|index| *index != first);
+    let found = matching(first)
+        .or_else(|| others.take_while(|_| choice.admits_another(now)).find_map(matching));
+    let (index, key) = found.ok_or(SignatureError::Mismatch)?;
+    choice.verified(index);
     Ok(Verified {
-        peer: matching.ok_or(SignatureError::Mismatch)?.peer.clone(),
+        peer: key.peer.clone(),
         nonce: parameters.nonce.map(Into::into),
         fingerprint: sha256(&signature),
         times: parameters.times,

@@ -123,6 +123,35 @@ fn a_large_key_has_one_check() {
 }
 
 #[test]
+fn forged_signatures_cost_one_check_each_and_keep_no_sender_out() {
+    let with_port = "tmpl.w2wqjf.freeshard.test:443";
+    let uri_with_port = format!("https://{with_port}/peer/foo?a=1");
+    let port = [METHOD, (AUTHORITY.0, with_port), (TARGET_URI.0, &*uri_with_port)];
+    let first = Request::plain().signed(&ALL, PARAMETERS);
+    let other = Request::plain().signed(&port, PARAMETERS);
+    let forged = Request { uri: "/peer/other".into(), ..first.clone() };
+    let flood = |keys: &PeerKeys| {
+        for _ in 0..MAX_OTHER_TEXTS + 10 {
+            forged.verify_with(keys, now()).expect_err("forged");
+        }
+        let choice = &keys.by_key_id[KEY_ID][0].choice;
+        assert!(!choice.admits_another(now()), "forged ones use up the other texts");
+    };
+    let keys = keys_of(&VECTORS[0]);
+    flood(&keys);
+    first.verify_with(&keys, now()).expect("the likely text is always tried");
+    other.verify_with(&keys, now()).expect_err("not in this second");
+    other.verify_with(&keys, now() + Duration::from_secs(1)).expect("in the next");
+
+    // What a sender has signed before is the likely text.
+    let keys = keys_of(&VECTORS[0]);
+    other.verify_with(&keys, now()).expect("none was tried yet");
+    flood(&keys);
+    other.verify_with(&keys, now()).expect("it is tried first now");
+    first.verify_with(&keys, now()).expect_err("not in this second");
+}
+
+#[test]
 fn unusable_keys_are_skipped() {
     let good = public_key(KEY_ID);
     let private = text(&VECTORS[0]["keys"][KEY_ID], "private");
