@@ -59,6 +59,9 @@ const MAX_TEXT: usize = MAX_TARGET + MAX_TARGET / 2;
 /// If all texts together are longer, only the first ones are tried.
 const MAX_HASHED: usize = MAX_TEXT;
 
+/// The same for a key above [`MAX_MULTI_TEXT_KEY`], whose check alone costs 14 plain requests.
+const MAX_HASHED_LARGE_KEY: usize = 4 * 1024;
+
 /// Largest key, in bytes of its signature, whose signatures are tried with every text that
 /// may have been signed. Larger keys get only one check: their owners have to sign the URL
 /// as it is sent.
@@ -466,18 +469,20 @@ fn signed_texts(
     let parts = forms.iter().flat_map(|form| {
         form.styles.iter().take(styles).map(|style| (&*names, &form.target, *style))
     });
-    let max_texts = if signature_len > MAX_MULTI_TEXT_KEY { 1 } else { usize::MAX };
+    let is_large = signature_len > MAX_MULTI_TEXT_KEY;
+    let (max_texts, max_hashed) =
+        if is_large { (1, MAX_HASHED_LARGE_KEY) } else { (usize::MAX, MAX_HASHED) };
     let mut hashed = 0;
     let mut texts: Vec<String> = Vec::with_capacity(3);
     for parts in parts.take(max_texts) {
         let text = signed_text(signed, parts, &parameters)?;
         hashed += text.len();
-        if hashed > MAX_HASHED {
+        if hashed > max_hashed {
             break;
         }
         texts.push(text);
     }
-    Ok(texts)
+    if texts.is_empty() { Err(SignatureError::TooLong) } else { Ok(texts) }
 }
 
 /// Returns the signature's input in its canonical form, which is what is signed however it

@@ -120,6 +120,16 @@ fn a_large_key_has_one_check() {
         assert!(plain.signed(&components, PARAMETERS).verify_at(now()).is_ok());
     }
     assert_eq!(texts_of("@request-target", "a.example", "/", own).len(), 1);
+
+    let path = |length: usize| format!("/peer/{}", "x".repeat(length));
+    for (length, is_valid) in [(3_000, true), (MAX_HASHED_LARGE_KEY, false)] {
+        let mut request = Request::plain();
+        request.uri = path(length);
+        let uri = format!("https://{}{}", AUTHORITY.1, request.uri);
+        let components = [METHOD, AUTHORITY, (TARGET_URI.0, &*uri)];
+        let large = request.signed_with(&pair, &RSA_PSS_SHA512, &components, PARAMETERS);
+        assert_eq!(large.verify_with(&keys, now()).is_ok(), is_valid, "{length}");
+    }
 }
 
 #[test]
