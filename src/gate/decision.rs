@@ -42,7 +42,17 @@ impl Basis {
     /// Returns whether all entries are still usable: neither a notification nor time has
     /// outdated any of them.
     pub(super) fn is_usable(&self, freshness: &Freshness, now: Moment) -> bool {
-        let Self { lookup, identified, identity, .. } = self;
+        // Taken apart in full: an entry that is added must be checked here, too.
+        let Self {
+            lookup,
+            rule: _,
+            identified,
+            identity,
+            began: _,
+            rule_found: _,
+            client_known: _,
+            ended: _,
+        } = self;
         lookup.as_ref().is_none_or(|lookup| lookup.is_usable(freshness, now))
             && identified.as_ref().is_none_or(|identified| identified.is_usable(freshness, now))
             && identity.as_ref().is_none_or(|identity| identity.is_usable(freshness, now))

@@ -166,6 +166,7 @@ async fn the_first_answer_of_an_app_is_shown_whatever_it_is() {
         ("see", "main[data-state]"),
         ("see", "#busy"),
         ("eval", "window.seen = true"),
+        // Longer than any page of nightporter waits before it reloads.
         ("eval", "new Promise((done) => setTimeout(() => done(window.seen), 6000))"),
     ];
     let walked = walk(true, &steps, nothing).await;
