@@ -66,6 +66,9 @@ impl Reconciler {
                     (done.is_ok() && observed.is_kept_by_others()).then(|| phase_of(mode));
                 // The previous state does not count: the action may have been done in part.
                 app_state.last_state = None;
+                // A wake that was requested just before the sleep was dropped by it, and if the
+                // same phase is shown as before, nothing makes held requests ask again.
+                app_state.wanted |= app_state.app.is_waited_for();
                 if let Some(reply) = reply {
                     // The next request must already see the result.
                     self.observe_all();

@@ -120,6 +120,28 @@ async fn what_was_done_to_a_removed_app_ends_without_its_successor() {
     assert!(!app_state.app.is_awake());
 }
 
+#[tokio::test]
+async fn a_request_that_waits_is_not_forgotten_if_its_app_is_put_to_sleep_once_more() {
+    let mut bench = Bench::new();
+    let name = bench.asleep("notes", InProgress::Nothing);
+    bench.watch.shows(Snapshot { live: true, was_listed: true, ..Snapshot::default() });
+    let app = Arc::clone(&bench.reconciler.apps[&name].app);
+    let mut held = app.follow();
+    held.mark_unchanged();
+    // Both are handled before an attempt is made.
+    app.request_wake();
+    bench.reconciler.handle(Command::Wake(Arc::clone(&name)));
+    let (reply, _receiver) = tokio::sync::oneshot::channel();
+    bench.reconciler.sleep(&name, SleepMode::Stopped, None, Some(reply));
+    assert!(!held.has_changed().expect("it is shown"), "the phase is the same as before");
+    bench.ends(&name, Completion::Slept(SleepMode::Stopped, Ok(()))).await;
+    assert!(bench.reconciler.apps[&name].wanted);
+    drop(held);
+    bench.reconciler.apps.get_mut(&name).expect("known").wanted = false;
+    bench.ends(&name, Completion::Slept(SleepMode::Stopped, Ok(()))).await;
+    assert!(!bench.reconciler.apps[&name].wanted, "nobody waits");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_put_to_sleep_is_not_closed_again_and_again() {
     let mut bench = Bench::new();
