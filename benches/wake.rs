@@ -17,10 +17,16 @@
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 
+use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use http_body_util::Empty;
+use bytes::Bytes;
+use http::Response;
+use http_body_util::{Empty, Full};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use support::boxes::{SampleBox, Store};
 use support::client::{Connection, Request, ask, poll};
@@ -30,7 +36,7 @@ use support::docker::engine::Engine;
 use support::docker::front::{Errors, Front};
 use support::server::Nightporter;
 use support::sign::unix_nanoseconds;
-use tokio::net::UnixStream;
+use tokio::net::{TcpListener, UnixStream};
 use tokio::task::JoinSet;
 
 const ROUNDS: usize = 20;
@@ -40,6 +46,7 @@ const QUIET: Duration = Duration::from_secs(5);
 /// The design's targets.
 const ADDED: f64 = 20.0;
 const OPENED: f64 = 100.0;
+const BESIDE: f64 = 1.10;
 
 #[tokio::main]
 async fn main() {
@@ -130,13 +137,15 @@ async fn paired(
     );
 }
 
-/// Measures the latency of requests for an app that is awake while many others start.
+/// Measures the latency of requests for an app that is awake while many others start, and of
+/// those to a bare server in the same minute: starts keep the processors busy for both.
 async fn others(porter: &Nightporter, app: &App, sleepers: &[App]) {
     for sleeper in sleepers {
         until_state(porter, sleeper, "stopped").await;
     }
+    let bare = bare_server();
     let began = Instant::now();
-    let mut quiet = latencies(porter, app, || began.elapsed() >= QUIET).await;
+    let quiet = latencies(porter, bare, app, || began.elapsed() >= QUIET).await;
     let mut starts = JoinSet::new();
     for sleeper in sleepers {
         let (gate, request) = (porter.gate, held(sleeper));
@@ -144,7 +153,7 @@ async fn others(porter: &Nightporter, app: &App, sleepers: &[App]) {
     }
     let began = Instant::now();
     let mut left = sleepers.len();
-    let mut busy = latencies(porter, app, || {
+    let busy = latencies(porter, bare, app, || {
         while starts.try_join_next().is_some() {
             left -= 1;
         }
@@ -152,28 +161,71 @@ async fn others(porter: &Nightporter, app: &App, sleepers: &[App]) {
     })
     .await;
     let took = began.elapsed();
-    let count = busy.len();
-    let (quiet, busy) = (percentile_99(&mut quiet), percentile_99(&mut busy));
-    println!(
-        "gate     p99 quiet {quiet:.3} ms, while {SLEEPERS} apps start in {:.1} s {busy:.3} ms \
-         of {count} requests: ratio {:.2}",
-        took.as_secs_f64(),
-        busy / quiet,
-    );
+    for (when, pairs) in [("quiet".to_owned(), quiet), (starting(took), busy)] {
+        let [mut gate, mut bare] =
+            [0, 1].map(|of| pairs.iter().map(|pair: &[f64; 2]| pair[of]).collect::<Vec<_>>());
+        let (gate, bare) = (percentile_99(&mut gate), percentile_99(&mut bare));
+        let (above, requests) = (gate / bare, pairs.len());
+        println!(
+            "gate     {when}: p99 {gate:.3} ms, a bare server {bare:.3} ms: ratio {above:.2} of \
+             {BESIDE}, {requests} requests each {}",
+            verdict(above <= BESIDE),
+        );
+    }
 }
 
-/// Sends requests for an app that is awake, one after the other; returns their latencies.
-async fn latencies(porter: &Nightporter, app: &App, mut ended: impl FnMut() -> bool) -> Vec<f64> {
+fn starting(took: Duration) -> String {
+    format!("while {SLEEPERS} apps start in {:.1} s", took.as_secs_f64())
+}
+
+/// Sends requests for an app that is awake to the gate and to a bare server in turn; returns
+/// the latencies of each pair.
+async fn latencies(
+    porter: &Nightporter,
+    bare: SocketAddr,
+    app: &App,
+    mut ended: impl FnMut() -> bool,
+) -> Vec<[f64; 2]> {
     let request = held(app);
-    let mut connection = Connection::open(porter.gate).await.expect("the gate listens");
+    let mut connections = Vec::new();
+    for address in [porter.gate, bare] {
+        connections.push(Connection::open(address).await.expect("it listens"));
+    }
     let mut all = Vec::new();
     while !ended() {
-        let began = Instant::now();
-        let response = connection.ask(&request).await.expect("an answer");
-        all.push(milliseconds(began.elapsed()));
-        assert_eq!(response.status, 200, "{response:?}");
+        let mut pair = [0.0; 2];
+        for (connection, time) in connections.iter_mut().zip(&mut pair) {
+            let began = Instant::now();
+            let response = connection.ask(&request).await.expect("an answer");
+            *time = milliseconds(began.elapsed());
+            assert_eq!(response.status, 200, "{response:?}");
+        }
+        all.push(pair);
     }
     all
+}
+
+/// Starts hyper with a constant response, in a runtime of its own, as the gate has one.
+fn bare_server() -> SocketAddr {
+    let (sender, address) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        runtime.expect("threads").block_on(async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            sender.send(listener.local_addr().expect("bound")).expect("it is waited for");
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { continue };
+                stream.set_nodelay(true).ok();
+                let service = service_fn(|_| async {
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"null"))))
+                });
+                let connection =
+                    http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                tokio::spawn(connection);
+            }
+        });
+    });
+    address.recv().expect("it starts")
 }
 
 /// The time from the moment an app listens until a waiting browser shows it, by part.
