@@ -39,7 +39,7 @@ async fn look(views: &[&str], is_wanted: impl Fn(&str) -> bool) {
 }
 
 /// One of each look: what differs otherwise is the words.
-const LOOKS: [&str; 12] = [
+const LOOKS: [&str; 13] = [
     "starting-usual-en",
     "awake-en",
     "failed-interrupted-en",
@@ -52,6 +52,7 @@ const LOOKS: [&str; 12] = [
     "installing-en",
     "delivered",
     "no-news",
+    "standby",
 ];
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! Samples of the page in every state, for visual tests and for the contact sheet.
+//! Samples of the page in every state, and of the standby page, for visual tests and for the
+//! contact sheet.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::{BodyExt as _, Collected};
 use tokio::time::Instant;
 
-use super::{PageContext, Pages};
+use super::{PageContext, Pages, standby};
 use crate::domain::app::Size;
 use crate::domain::lifecycle::{Phase, WakeError};
 use crate::gate::PageApp;
@@ -34,7 +35,8 @@ pub async fn samples() -> Vec<Sample> {
     let english = HeaderMap::new();
     let mut german = HeaderMap::new();
     german.insert(ACCEPT_LANGUAGE, HeaderValue::from_static("de"));
-    let mut samples = Vec::new();
+    let (html, policy) = (standby::page(None), standby::policy());
+    let mut samples = vec![Sample { name: "standby".into(), html, policy }];
     for (lang, headers) in [("en", &english), ("de", &german)] {
         let place = PageContext { uri: Some("/deep/link"), domain: Some("box.example") };
         for (name, app) in asleep() {

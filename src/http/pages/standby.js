@@ -4,7 +4,10 @@
   const here = location.origin + location.pathname + location.search;
   const longest = 5000;
   let pause = 500, strange = 0;
-  if (/^de\b/i.test(navigator.language)) document.documentElement.lang = "de";
+  if (/^de\b/i.test(navigator.language)) {
+    document.documentElement.lang = "de";
+    document.title = "Einen Moment …";
+  }
 
   // The page stays until the gate is back: an earlier reload could replace it by the
   // proxy's own error page.

@@ -374,7 +374,7 @@ async fn a_question_is_answered_with_news_that_no_proxy_replaces() {
         "state": "failed",
         "version": 7,
         "text": "Konnte nicht gestartet werden",
-        "detail": "Ihr ist der Arbeitsspeicher ausgegangen.",
+        "detail": "Der App ist der Arbeitsspeicher ausgegangen.",
         "clock": {
             "at": 12,
             "by": -1,

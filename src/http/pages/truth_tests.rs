@@ -97,8 +97,8 @@ fn each_phase_has_its_words() {
         ),
         (
             unavailable("installing"),
-            "Installing…: It can be opened when that is done.",
-            "Wird installiert …: Danach lässt sie sich öffnen.",
+            "Installing…: The app can be opened when that is done.",
+            "Wird installiert …: Danach lässt sich die App öffnen.",
         ),
         (
             unavailable("uninstalling"),
@@ -107,7 +107,7 @@ fn each_phase_has_its_words() {
         ),
         (
             unavailable("error"),
-            "Not available: Something is wrong with the app. Its operator can look it up.",
+            "Not available: Something is wrong with the app. The operator can look it up.",
             "Nicht verfügbar: Mit der App stimmt etwas nicht. Wer die Maschine betreibt, kann es \
              nachsehen.",
         ),
@@ -127,52 +127,52 @@ fn each_kind_of_failure_has_its_words() {
         let (en, de) = match name {
             "exited" => (
                 "It ended by itself while it was starting.",
-                "Sie hat sich beim Starten selbst beendet.",
+                "Die App hat sich beim Starten selbst beendet.",
             ),
             "out-of-memory" => {
-                ("It ran out of memory.", "Ihr ist der Arbeitsspeicher ausgegangen.")
+                ("It ran out of memory.", "Der App ist der Arbeitsspeicher ausgegangen.")
             }
             "image-missing" => (
                 "There is no image notes:7 to start it from.",
-                "Es gibt kein Image notes:7, aus dem sie starten könnte.",
+                "Es gibt kein Image notes:7, aus dem die App starten könnte.",
             ),
             "image-not-fetched" => (
                 "Its image notes:7 could not be downloaded.",
-                "Ihr Image notes:7 konnte nicht heruntergeladen werden.",
+                "Das Image notes:7 der App konnte nicht heruntergeladen werden.",
             ),
             "unhealthy" => (
                 "It has started, but its health check fails.",
-                "Sie ist gestartet, besteht aber ihre Funktionsprüfung nicht.",
+                "Die App ist gestartet, besteht aber ihre Funktionsprüfung nicht.",
             ),
             "not-ready" => (
                 "It has started, but was not ready within 2\u{a0}min.",
-                "Sie ist gestartet, war aber nicht innerhalb von 2\u{a0}min bereit.",
+                "Die App ist gestartet, war aber nicht innerhalb von 2\u{a0}min bereit.",
             ),
             "interrupted" => (
-                "It was stopped from outside while it was starting, as by a restart of the \
-                 container engine.",
-                "Sie wurde beim Starten von außen angehalten, etwa durch einen Neustart der \
+                "It was stopped from outside while it was starting, for example by a restart \
+                 of the container engine.",
+                "Die App wurde beim Starten von außen angehalten, etwa durch einen Neustart der \
                  Container-Engine.",
             ),
             "refused" => (
-                "The container engine could not start it. Its operator can look up why.",
-                "Die Container-Engine konnte sie nicht starten. Wer die Maschine betreibt, kann \
-                 den Grund nachsehen.",
+                "The container engine could not start it. The operator can look up why.",
+                "Die Container-Engine konnte die App nicht starten. Wer die Maschine betreibt, \
+                 kann den Grund nachsehen.",
             ),
             "engine-away" => {
                 ("The container engine does not answer.", "Die Container-Engine antwortet nicht.")
             }
             "not-made" | "no-compose-file" => (
-                "Its containers could not be set up. Its operator can look up why.",
-                "Ihre Container ließen sich nicht einrichten. Wer die Maschine betreibt, kann \
-                 den Grund nachsehen.",
+                "Its containers could not be set up. The operator can look up why.",
+                "Die Container der App ließen sich nicht einrichten. Wer die Maschine betreibt, \
+                 kann den Grund nachsehen.",
             ),
             "store-away" => (
                 "The list of apps cannot be read just now.",
                 "Die Liste der Apps lässt sich gerade nicht lesen.",
             ),
             "panicked" | "declined" => (
-                "Something went wrong on this machine. Its operator can look it up.",
+                "Something went wrong on this machine. The operator can look it up.",
                 "Auf dieser Maschine ist etwas schiefgegangen. Wer sie betreibt, kann es \
                  nachsehen.",
             ),
@@ -287,8 +287,8 @@ fn an_app_that_runs_and_does_not_answer_is_said_to() {
             502,
             installing,
             Tone::Busy,
-            "Installing…: It can be opened when that is done.",
-            "Wird installiert …: Danach lässt sie sich öffnen.",
+            "Installing…: The app can be opened when that is done.",
+            "Wird installiert …: Danach lässt sich die App öffnen.",
         ),
         (
             503,

@@ -56,6 +56,13 @@ CLIPPED = """() => {
   const above = Math.min(...places.map((box) => box.top)) - card.top;
   const below = card.bottom - Math.max(...places.map((box) => box.bottom));
   if (Math.abs(above - below) > 24) found.push(`${above} px are free above, and ${below} px below`);
+  if (matchMedia("print").matches) {
+    const paper = document.body.appendChild(document.createElement("i"));
+    paper.style.color = "Canvas";
+    const color = getComputedStyle(paper).color;
+    if (color !== "rgb(255, 255, 255)") found.push(`the paper is ${color}`);
+    paper.remove();
+  }
   const shown = [...document.querySelectorAll(".foot p")].filter((p) => getComputedStyle(p).visibility === "visible");
   if (shown.length > 1) found.push("two things in one place");
   return found;

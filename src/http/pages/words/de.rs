@@ -51,18 +51,18 @@ pub(super) static WORDS: Words = Words {
         },
     },
     failures: Failures {
-        exited: "Sie hat sich beim Starten selbst beendet.",
-        out_of_memory: "Ihr ist der Arbeitsspeicher ausgegangen.",
-        image_missing: "Es gibt kein Image {{image}}, aus dem sie starten könnte.",
-        image_not_fetched: "Ihr Image {{image}} konnte nicht heruntergeladen werden.",
-        unhealthy: "Sie ist gestartet, besteht aber ihre Funktionsprüfung nicht.",
-        not_ready: "Sie ist gestartet, war aber nicht innerhalb von {{time}} bereit.",
-        interrupted: "Sie wurde beim Starten von außen angehalten, \
+        exited: "Die App hat sich beim Starten selbst beendet.",
+        out_of_memory: "Der App ist der Arbeitsspeicher ausgegangen.",
+        image_missing: "Es gibt kein Image {{image}}, aus dem die App starten könnte.",
+        image_not_fetched: "Das Image {{image}} der App konnte nicht heruntergeladen werden.",
+        unhealthy: "Die App ist gestartet, besteht aber ihre Funktionsprüfung nicht.",
+        not_ready: "Die App ist gestartet, war aber nicht innerhalb von {{time}} bereit.",
+        interrupted: "Die App wurde beim Starten von außen angehalten, \
                       etwa durch einen Neustart der Container-Engine.",
-        refused: "Die Container-Engine konnte sie nicht starten. \
+        refused: "Die Container-Engine konnte die App nicht starten. \
                   Wer die Maschine betreibt, kann den Grund nachsehen.",
         engine_away: "Die Container-Engine antwortet nicht.",
-        not_made: "Ihre Container ließen sich nicht einrichten. \
+        not_made: "Die Container der App ließen sich nicht einrichten. \
                    Wer die Maschine betreibt, kann den Grund nachsehen.",
         store_away: "Die Liste der Apps lässt sich gerade nicht lesen.",
         internal: "Auf dieser Maschine ist etwas schiefgegangen. \
@@ -150,11 +150,11 @@ pub(super) static WORDS: Words = Words {
         text: "Ihr Download sollte begonnen haben",
         detail: "Ist es kein Download, so öffnet sich die App noch hier.",
     },
-    no_news: "Die App lässt sich nicht nach ihrem Stand fragen. \
+    no_news: "Wie weit die App ist, lässt sich gerade nicht feststellen. \
               Diese Seite wird in {{time}} neu geladen.",
     offline: "Sie sind offline. Sobald Sie wieder online sind, geht es hier weiter.",
 };
 
 const CANNOT_BE_OPENED: &str = "Die App kann im Augenblick nicht geöffnet werden.";
-const OPENS_THEN: &str = "Danach lässt sie sich öffnen.";
+const OPENS_THEN: &str = "Danach lässt sich die App öffnen.";
 const NO_MORE: &str = "Die App lässt sich nicht mehr öffnen.";

@@ -55,12 +55,12 @@ pub(super) static WORDS: Words = Words {
         unhealthy: "It has started, but its health check fails.",
         not_ready: "It has started, but was not ready within {{time}}.",
         interrupted: "It was stopped from outside while it was starting, \
-                      as by a restart of the container engine.",
-        refused: "The container engine could not start it. Its operator can look up why.",
+                      for example by a restart of the container engine.",
+        refused: "The container engine could not start it. The operator can look up why.",
         engine_away: "The container engine does not answer.",
-        not_made: "Its containers could not be set up. Its operator can look up why.",
+        not_made: "Its containers could not be set up. The operator can look up why.",
         store_away: "The list of apps cannot be read just now.",
-        internal: "Something went wrong on this machine. Its operator can look it up.",
+        internal: "Something went wrong on this machine. The operator can look it up.",
     },
     last_attempt: "Last attempt: {{reason}}",
     next_attempt: "Next attempt within {{time}}.",
@@ -106,7 +106,7 @@ pub(super) static WORDS: Words = Words {
         down: Message { text: "Down", detail: CANNOT_BE_OPENED },
         error: Message {
             text: "Not available",
-            detail: "Something is wrong with the app. Its operator can look it up.",
+            detail: "Something is wrong with the app. The operator can look it up.",
         },
         installation_queued: Message { text: "Waiting to be installed", detail: OPENS_THEN },
         installing: Message { text: "Installing…", detail: OPENS_THEN },
@@ -136,10 +136,11 @@ pub(super) static WORDS: Words = Words {
         text: "Your download should have begun",
         detail: "If this is no download, the app still opens here.",
     },
-    no_news: "The app cannot be asked how far it is. This page is loaded again in {{time}}.",
+    no_news: "The progress of the app is not known at the moment. \
+              This page is loaded again in {{time}}.",
     offline: "You are offline. This page goes on when you are online again.",
 };
 
 const CANNOT_BE_OPENED: &str = "The app cannot be opened at the moment.";
-const OPENS_THEN: &str = "It can be opened when that is done.";
+const OPENS_THEN: &str = "The app can be opened when that is done.";
 const NO_MORE: &str = "The app cannot be opened any more.";
