@@ -1,15 +1,17 @@
 //! Access to a Postgres server: [`Server`] holds the address and how to connect (TLS
 //! included), a [`Pool`] runs queries and transactions, each statement under a time limit,
-//! [`Locks`] takes advisory locks, [`Migrations`] brings a schema up to date, and
+//! [`Locks`] takes advisory locks for a session, [`Migrations`] brings a schema up to date, and
 //! [`Problems`] lists the current problems.
 //!
 //! This module knows no table. Each user of it has its own pool and locks, so that slow
 //! queries of one take no connection from another. No error here ends the process, and no
 //! text here quotes a password, a secret or a row.
 
+mod direct;
 mod error;
 mod locks;
 mod migrations;
+mod notifications;
 mod pool;
 mod problems;
 mod server;
@@ -17,6 +19,7 @@ mod tls;
 
 use tokio_postgres::types::{ToSql, Type};
 
+pub(crate) use self::direct::ensure_direct;
 pub(crate) use self::error::explain;
 pub use self::error::{ConfigError, ConnectError, Error};
 pub use self::locks::{AdvisoryLock, Locks, Namespace};
@@ -24,7 +27,8 @@ pub(crate) use self::migrations::Status;
 pub use self::migrations::{
     Companion, MigrationError, MigrationLimits, MigrationReport, Migrations,
 };
-pub use self::pool::{Pool, Transaction};
+pub(crate) use self::notifications::notifications;
+pub use self::pool::{Access, Pool, PoolLimits, Transaction};
 pub(crate) use self::problems::Problems;
 pub use self::server::Server;
 

@@ -30,6 +30,12 @@ pub enum Error {
     PoolTimeout,
     #[error("{what} took longer than {limit:?}")]
     TooSlow { what: &'static str, limit: Duration },
+    #[error(
+        "a proxy in between lets connections share the server's sessions, as pgbouncer does with \
+         `pool_mode = transaction`, so advisory locks cannot be held; use the address of the \
+         server itself, or `pool_mode = session`"
+    )]
+    Pooled,
     /// The server refused the statement, or the connection ended.
     #[error("{}", explain(.0))]
     Database(#[from] tokio_postgres::Error),

@@ -2,9 +2,9 @@
 //! does the work that a lock protects.
 //!
 //! All locks are held by one dedicated session: a pool's connections would be unavailable
-//! for as long as the work under a lock takes. The session must reach the server itself.
-//! Behind a transaction-pooling proxy the lock would belong to some other session. No
-//! notification arrives there either, so the link that waits for them reports the problem.
+//! for as long as the work under a lock takes. The session must reach the server itself:
+//! behind a transaction-pooling proxy the lock would belong to some other session, so that is
+//! looked for when a session is opened ([`ensure_direct`]) and whenever a lock is taken.
 //!
 //! A lock is never left in a session that nothing manages. The caller that requests a lock
 //! may be dropped at any time: the request goes on in a task of its own, and a lock that
@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row, Transaction};
 
+use super::direct::{backend, ensure_direct};
 use super::{Error, Parameter, Server};
 
 /// A namespace of lock names: the same name in another namespace is another lock. All
@@ -32,6 +33,11 @@ pub struct Namespace(i64);
 impl Namespace {
     pub const fn new(seed: i64) -> Self {
         Self(seed)
+    }
+
+    /// Returns the seed with which a lock's name is hashed to its key.
+    pub(crate) const fn seed(self) -> i64 {
+        self.0
     }
 
     /// Takes the lock of that name until the transaction ends; waits while another session
@@ -64,6 +70,8 @@ pub struct Locks {
 struct Session {
     client: Client,
     limit: Duration,
+    /// The server's process that serves the session.
+    backend: i32,
     /// The task that drives the connection; the connection is closed when the task ends.
     driver: AbortHandle,
     /// The sender is dropped when the connection ends.
@@ -110,11 +118,10 @@ impl Locks {
             });
             Ok((client, driver.abort_handle(), ended))
         };
-        let connected = self.server.connect(connect).await?;
-        let (client, driver, ended) = connected;
+        let (client, driver, ended) = self.server.connect(connect).await?;
         let closed = AtomicBool::new(false);
-        let opened = Session { client, limit: self.limit, driver, ended, closed };
-        opened.prepare().await?;
+        let mut opened = Session { client, limit: self.limit, backend: 0, driver, ended, closed };
+        opened.prepare(&self.server).await?;
         let opened = Arc::new(opened);
         *session = Some(Arc::clone(&opened));
         Ok(opened)
@@ -135,11 +142,29 @@ impl Session {
         self.driver.abort();
     }
 
-    async fn prepare(&self) -> Result<(), Error> {
+    async fn prepare(&mut self, server: &Server) -> Result<(), Error> {
+        self.backend = ensure_direct(server, &self.client, self.limit).await?;
         match timeout(self.limit, self.client.batch_execute(KEEPALIVE)).await {
             Ok(done) => Ok(done?),
             Err(_) => Err(self.too_slow()),
         }
+    }
+
+    /// Makes sure that the server still serves the session, which keeps its locks.
+    async fn confirm(&self) -> Result<(), Error> {
+        if self.has_ended() {
+            return Err(Error::Unexpected("the session of an advisory lock has ended".into()));
+        }
+        let Ok(now) = timeout(self.limit, backend(&self.client)).await else {
+            return Err(self.too_slow());
+        };
+        if now? == self.backend { Ok(()) } else { Err(self.is_pooled()) }
+    }
+
+    /// Closes the session, because its statements reach several sessions of the server.
+    fn is_pooled(&self) -> Error {
+        self.close();
+        Error::Pooled
     }
 
     async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Row, Error> {
@@ -160,17 +185,24 @@ impl Session {
         name: &str,
         Namespace(seed): Namespace,
     ) -> Result<Option<AdvisoryLock>, Error> {
-        let sql = "SELECT key, pg_try_advisory_lock(key) FROM hashtextextended($1, $2) AS key";
-        let row = self.query(sql, &[(&name, Type::TEXT), (&seed, Type::INT8)]).await?;
-        let (key, is_acquired) = (row.try_get(0)?, row.try_get::<_, bool>(1)?);
+        // In another session's process no lock is taken: nobody would release it.
+        let sql = "SELECT key, CASE WHEN pg_backend_pid() = $3 THEN pg_try_advisory_lock(key) END \
+                   FROM hashtextextended($1, $2) AS key";
+        let parameters: [Parameter<'_>; 3] =
+            [(&name, Type::TEXT), (&seed, Type::INT8), (&self.backend, Type::INT4)];
+        let row = self.query(sql, &parameters).await?;
+        let (key, is_acquired) = (row.try_get(0)?, row.try_get::<_, Option<bool>>(1)?);
+        let is_acquired = is_acquired.ok_or_else(|| self.is_pooled())?;
         Ok(is_acquired.then(|| AdvisoryLock { session: self, key: Some(key) }))
     }
 
     /// Releases a lock. If that fails, the session is closed, which releases the lock.
     async fn unlock(&self, key: i64) {
         let sql = "SELECT pg_advisory_unlock($1)";
-        if let Err(error) = self.query(sql, &[(&key, Type::INT8)]).await {
-            tracing::debug!(%error, "an advisory lock was not released; its session is closed");
+        let released = self.query(sql, &[(&key, Type::INT8)]).await;
+        let released = released.and_then(|row| Ok(row.try_get::<_, bool>(0)?));
+        if !matches!(released, Ok(true)) {
+            tracing::debug!(?released, "an advisory lock was not released; its session is closed");
             self.close();
         }
     }
@@ -187,6 +219,18 @@ impl AdvisoryLock {
     pub async fn lost(&self) {
         let mut ended = self.session.ended.clone();
         while ended.changed().await.is_ok() {}
+    }
+
+    /// Returns whether the session is known to have ended; see [`AdvisoryLock::lost`].
+    pub fn is_lost(&self) -> bool {
+        self.session.has_ended()
+    }
+
+    /// Asks the server whether the lock is still held. What is committed soon after is
+    /// committed under the lock; [`AdvisoryLock::is_lost`] alone may not know of a broken
+    /// network yet.
+    pub async fn confirm(&self) -> Result<(), Error> {
+        self.session.confirm().await
     }
 
     /// Releases the lock. The release goes on even if the caller stops waiting for it.

@@ -5,7 +5,11 @@
 //! If a query times out, all connections of its pool may be dead and are
 //! discarded with it, so that a dead network link costs one time limit and not
 //! twenty. Connections of other pools are kept, since their queries may be slow or fast
-//! for other reasons.
+//! for other reasons. A pool for queries that may be slow lets the server end them first
+//! ([`PoolLimits::statement`]), which costs no connection.
+//!
+//! A pool's settings are part of each transaction and not of the connection: behind a
+//! transaction-pooling proxy, those of a connection would apply to other programs.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,13 +18,73 @@ use std::time::Duration;
 
 use bb8::ManageConnection;
 use bb8_postgres::PostgresConnectionManager;
+use futures_util::FutureExt;
+use futures_util::future::join3;
 use tokio::pin;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
-use super::{ConnectError, Error, Parameter, Server};
+use super::{ConnectError, Error, Namespace, Parameter, Server};
 use crate::config;
+
+/// How many connections a pool has, and what may be done with them.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolLimits {
+    pub connections: u32,
+    /// For the wait for a connection.
+    pub wait: Duration,
+    /// For a statement. After this time its connection is given up.
+    pub query: Duration,
+    /// For a statement, by the server. Shorter than `query`, so that a statement that is
+    /// merely slow does not count as a dead connection.
+    pub statement: Option<Duration>,
+    /// For the time that the server waits for a transaction's next statement. A process that
+    /// hangs holds its locks no longer than this.
+    pub idle: Option<Duration>,
+    pub access: Access,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    ReadWrite,
+    /// Each query is a read-only transaction.
+    ReadOnly,
+}
+
+impl From<&config::Postgres> for PoolLimits {
+    fn from(config: &config::Postgres) -> Self {
+        Self {
+            connections: config.pool_size,
+            wait: config.pool_timeout,
+            query: config.query_timeout,
+            statement: None,
+            idle: None,
+            access: Access::ReadWrite,
+        }
+    }
+}
+
+impl PoolLimits {
+    /// Returns the statements that begin a transaction.
+    fn begin(&self, isolation: &str, access: Access) -> String {
+        let access = match access {
+            Access::ReadWrite => "READ WRITE",
+            Access::ReadOnly => "READ ONLY",
+        };
+        // Zero would mean no limit.
+        let set = |setting: &str, limit: Option<Duration>| {
+            let limit = limit.map(|limit| limit.as_millis().max(1));
+            limit.map_or_else(String::new, |limit| format!("; SET LOCAL {setting} = {limit}"))
+        };
+        let statement = set("statement_timeout", self.statement);
+        let idle = set("idle_in_transaction_session_timeout", self.idle);
+        format!("BEGIN ISOLATION LEVEL {isolation} {access}{statement}{idle}")
+    }
+}
+
+const READ_COMMITTED: &str = "READ COMMITTED";
 
 /// A pool of connections to one server, for one user of it.
 #[derive(Debug)]
@@ -30,9 +94,7 @@ pub struct Pool {
     server: Arc<Server>,
     epoch: Arc<AtomicU64>,
     failures: watch::Sender<Option<ConnectError>>,
-    max_size: u32,
-    wait_timeout: Duration,
-    query_timeout: Duration,
+    limits: PoolLimits,
 }
 
 /// Opens the pool's connections.
@@ -59,15 +121,13 @@ enum ConnectionError {
 }
 
 impl Pool {
-    pub fn new(config: &config::Postgres, server: Arc<Server>) -> Self {
+    pub fn new(limits: impl Into<PoolLimits>, server: Arc<Server>) -> Self {
         Self {
             connections: OnceLock::new(),
             server,
             epoch: Arc::default(),
             failures: watch::Sender::new(None),
-            max_size: config.pool_size,
-            wait_timeout: config.pool_timeout,
-            query_timeout: config.query_timeout,
+            limits: limits.into(),
         }
     }
 
@@ -75,8 +135,8 @@ impl Pool {
         self.connections.get_or_init(|| {
             let (server, epoch) = (Arc::clone(&self.server), Arc::clone(&self.epoch));
             bb8::Pool::builder()
-                .max_size(self.max_size)
-                .connection_timeout(self.wait_timeout)
+                .max_size(self.limits.connections)
+                .connection_timeout(self.limits.wait)
                 .test_on_check_out(true)
                 // Connections that are not needed stay idle and are closed.
                 .queue_strategy(bb8::QueueStrategy::Lifo)
@@ -105,30 +165,51 @@ impl Pool {
     pub async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
         let mut connection = self.connection().await?;
         connection.busy = true;
-        let rows = self.query_within_limit(&connection.client, sql, parameters).await?;
+        let client = &connection.client;
+        let rows = match self.limits.access {
+            Access::ReadWrite => self.within_limit(client.query_typed(sql, parameters)).await?,
+            Access::ReadOnly => {
+                let begin = self.limits.begin(READ_COMMITTED, Access::ReadOnly);
+                // All three are sent at once, in this order.
+                let (begin, query, end) = (
+                    client.batch_execute(&begin),
+                    client.query_typed(sql, parameters),
+                    client.batch_execute("COMMIT"),
+                );
+                let (begun, rows, ended) = self.within_limit(join3(begin, query, end)).await?;
+                begun.and(rows).and_then(|rows| ended.map(|()| rows))
+            }
+        };
         connection.busy = false;
         Ok(rows?)
     }
 
-    /// Begins a transaction; without [`Transaction::commit`] none of it takes effect.
+    /// Begins a transaction; without [`Transaction::commit`] none of it takes effect. Each
+    /// statement sees what others have committed before it.
     pub async fn transaction(&self) -> Result<Transaction<'_>, Error> {
-        let mut connection = self.connection().await?;
-        connection.busy = true;
-        let mut transaction = Transaction { pool: self, connection, has_failed: false };
-        transaction.query("BEGIN", &[]).await?;
-        Ok(transaction)
+        self.begin(&self.limits.begin(READ_COMMITTED, self.limits.access)).await
     }
 
-    /// Runs one statement. After the outer error the state of the connection is unknown;
-    /// after the inner one the connection can be used again.
-    async fn query_within_limit(
-        &self,
-        client: &Client,
-        sql: &str,
-        parameters: &[Parameter<'_>],
-    ) -> Result<Result<Vec<Row>, tokio_postgres::Error>, Error> {
-        let limit = self.query_timeout;
-        timeout(limit, client.query_typed(sql, parameters)).await.map_err(|_| {
+    /// Begins a read-only transaction whose statements all see the state of now.
+    pub async fn snapshot(&self) -> Result<Transaction<'_>, Error> {
+        // The server takes the snapshot for the first query, not for BEGIN.
+        let begin = self.limits.begin("REPEATABLE READ", Access::ReadOnly);
+        self.begin(&format!("{begin}; SELECT 1")).await
+    }
+
+    async fn begin(&self, begin: &str) -> Result<Transaction<'_>, Error> {
+        let mut connection = self.connection().await?;
+        connection.busy = true;
+        self.within_limit(connection.client.batch_execute(begin)).await??;
+        let (has_begun, has_failed, is_waiting) = (false, false, false);
+        Ok(Transaction { pool: self, connection, has_begun, has_failed, is_waiting })
+    }
+
+    /// Waits for a response of the server. After the error the state of the connection is
+    /// unknown.
+    async fn within_limit<T>(&self, response: impl Future<Output = T>) -> Result<T, Error> {
+        let limit = self.limits.query;
+        timeout(limit, response).await.map_err(|_| {
             self.discard_all();
             Error::TooSlow { what: "a query", limit }
         })
@@ -157,15 +238,34 @@ impl Pool {
     }
 }
 
-/// A transaction. If it is dropped before it ends, its connection is discarded and the
-/// server rolls it back.
+/// A transaction. If it is dropped before it ends, it is rolled back.
 pub struct Transaction<'a> {
     pool: &'a Pool,
     connection: bb8::PooledConnection<'a, Connector>,
+    /// Whether a statement has been run.
+    has_begun: bool,
     has_failed: bool,
+    /// Set until the response to a statement arrives; left set if its caller is dropped.
+    is_waiting: bool,
 }
 
 impl Transaction<'_> {
+    /// Takes the advisory lock of that name until the transaction ends; returns `false` if
+    /// another session holds it.
+    ///
+    /// # Errors
+    /// Also if a statement was run before: it would have seen, or waited for, the work of the
+    /// lock's holder.
+    pub async fn try_lock(&mut self, namespace: Namespace, name: &str) -> Result<bool, Error> {
+        if self.has_begun {
+            return Err(Error::Unexpected("a transaction's lock is taken first".into()));
+        }
+        let sql = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, $2))";
+        let seed = namespace.seed();
+        let rows = self.run(sql, &[(&name, Type::TEXT), (&seed, Type::INT8)]).await?;
+        rows.first().map_or(Ok(false), |row| Ok(row.try_get(0)?))
+    }
+
     /// Runs one statement and returns its rows. After an error the server accepts no further
     /// statement.
     pub async fn query(
@@ -173,10 +273,17 @@ impl Transaction<'_> {
         sql: &str,
         parameters: &[Parameter<'_>],
     ) -> Result<Vec<Row>, Error> {
-        // Set until the response arrives, so that it stays set if the caller is dropped.
+        self.has_begun = true;
+        self.run(sql, parameters).await
+    }
+
+    async fn run(&mut self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
         let has_failed = std::mem::replace(&mut self.has_failed, true);
-        let client = &self.connection.client;
-        let rows = self.pool.query_within_limit(client, sql, parameters).await??;
+        self.is_waiting = true;
+        let query = self.connection.client.query_typed(sql, parameters);
+        let rows = self.pool.within_limit(query).await?;
+        self.is_waiting = false;
+        let rows = rows?;
         self.has_failed = has_failed;
         Ok(rows)
     }
@@ -201,6 +308,18 @@ impl Transaction<'_> {
         self.query(sql, &[]).await?;
         self.connection.busy = false;
         Ok(())
+    }
+}
+
+impl Drop for Transaction<'_> {
+    /// Rolls back without a wait: whoever gets the connection next is served after that. If
+    /// a response is still to come, the connection is discarded instead.
+    fn drop(&mut self) {
+        if self.connection.busy && !self.is_waiting {
+            // The first poll sends it; the response is read by the connection's own task.
+            let _response = self.connection.client.batch_execute("ROLLBACK").now_or_never();
+            self.connection.busy = false;
+        }
     }
 }
 

@@ -16,13 +16,12 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::stream::poll_fn;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_postgres::types::Type;
-use tokio_postgres::{AsyncMessage, Client, Connection, Notification, Socket};
-use tokio_stream::{Stream, StreamExt};
+use tokio_postgres::{Client, Connection, Socket};
+use tokio_stream::StreamExt;
 use tracing::{info, warn};
 
 use super::super::{Freshness, Table};
@@ -30,7 +29,7 @@ use super::migrate::{Inspection, PrepareError, inspect_all};
 use super::triggers::{INSPECT, Triggers, inspect};
 use super::{Postgres, ProblemKind, random_number};
 use crate::backoff::jittered;
-use crate::postgres::{ConnectError, Error, explain};
+use crate::postgres::{ConnectError, Error, explain, notifications};
 
 const CHANNEL: &str = "nightporter";
 
@@ -63,23 +62,6 @@ enum LinkError {
          in between, set `store.url` to the address of the server itself"
     )]
     FirstHeartbeatTimeout(Duration),
-}
-
-/// Returns the notifications on [`CHANNEL`] for as long as the connection is open. Reading
-/// the stream also drives the connection.
-fn notifications<T>(
-    mut connection: Connection<Socket, T>,
-) -> impl Stream<Item = Result<Notification, tokio_postgres::Error>> + Unpin
-where
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    poll_fn(move |context| connection.poll_message(context)).filter_map(|message| match message {
-        Ok(AsyncMessage::Notification(received)) => {
-            (received.channel() == CHANNEL).then_some(Ok(received))
-        }
-        Ok(_) => None,
-        Err(error) => Some(Err(error)),
-    })
 }
 
 /// The payload of a notification on [`CHANNEL`].
@@ -213,7 +195,7 @@ impl Postgres {
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
-        let mut notifications = notifications(connection);
+        let mut notifications = notifications(connection, CHANNEL);
         let mut throttle = ResetThrottle::default();
         let mut has_warned = false;
         loop {

@@ -1,13 +1,12 @@
 //! The link and the pool under faults.
 
-use std::io::Write as _;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nightporter::store::Table;
 
 use super::{PATIENCE, QUERY_TIMEOUT, Store, settings, until};
 use crate::support::chaos::{ChaosProxy, Network};
+use crate::support::pooler::Pooler;
 use crate::support::postgres::{Cluster, Database};
 
 /// A box behind a breakable network, and a store that follows it.
@@ -161,61 +160,6 @@ async fn a_query_that_waits_for_a_lock_is_given_up_in_the_server_too() {
     .await;
     open.rollback().await.expect("unlocks");
     store.postgres.app("notes").await.expect("answers");
-}
-
-/// A real pgbouncer in front of a server.
-struct Pooler {
-    child: Child,
-    port: u16,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Pooler {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-impl Pooler {
-    fn before(database: &Database, mode: &str) -> Self {
-        use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().expect("a folder");
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = free.local_addr().expect("bound").port();
-        drop(free);
-        let (server, name) = (database.server_address(), &database.name);
-        let path = folder.path().join("pgbouncer.ini");
-        let mut file = std::fs::File::create(&path).expect("writable");
-        write!(
-            file,
-            "[databases]\n{name} = host={} port={} user=postgres\n[pgbouncer]\n\
-             listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
-             auth_type = any\npool_mode = {mode}\n",
-            server.ip(),
-            server.port()
-        )
-        .expect("writable");
-        let readable = |mode| std::fs::Permissions::from_mode(mode);
-        std::fs::set_permissions(folder.path(), readable(0o755)).expect("mine");
-        std::fs::set_permissions(&path, readable(0o644)).expect("mine");
-        let is_root = Command::new("id").arg("-u").output().expect("id").stdout == b"0\n";
-        let mut command = if is_root {
-            // pgbouncer refuses root, as Postgres does.
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "pgbouncer"]);
-            command
-        } else {
-            Command::new("pgbouncer")
-        };
-        command.arg("-q").arg(&path).current_dir("/").stderr(Stdio::null());
-        let child = command.spawn().expect("pgbouncer; on Debian: apt-get install pgbouncer");
-        Self { child, port, _folder: folder }
-    }
-
-    fn url(&self, database: &Database) -> String {
-        format!("postgresql://postgres@127.0.0.1:{}/{}", self.port, database.name)
-    }
 }
 
 #[tokio::test]
