@@ -33,15 +33,15 @@ use std::path::PathBuf;
 pub use example::example;
 pub use findings::{Finding, Findings, Origin};
 pub use keys::{
-    Cache, Gate, Ignore, Log, Ops, Postgres, Sleep, Store, Streams, Touch, Upstream, Wake,
-    is_reloaded,
+    Cache, Gate, Ignore, Jobs, Ledger, Log, Ops, Postgres, Sleep, Store, Streams, Touch, Upstream,
+    Wake, is_reloaded,
 };
 pub use load::load;
 pub use schema::schema;
 pub use show::{InForce, show};
 pub use value::{ListenAddr, Secret};
 
-use keys::{EngineKeys, StoreKeys, TlsKeys, UpstreamKeys};
+use keys::{EngineKeys, LedgerKeys, StoreKeys, TlsKeys, UpstreamKeys};
 
 pub use crate::domain::activity::Activity;
 pub use crate::domain::policy::PathMatching;
@@ -57,6 +57,8 @@ pub struct Config {
     pub touch: Touch,
     pub wake: Wake,
     pub sleep: Sleep,
+    pub ledger: Ledger,
+    pub jobs: Jobs,
     pub upstream: Option<Upstream>,
     pub log: Log,
     composed: Composed,
@@ -70,6 +72,7 @@ struct Composed {
     store: StoreKeys,
     postgres: Postgres,
     engine: EngineKeys,
+    ledger: LedgerKeys,
     upstream_url: UpstreamKeys,
     upstream: Upstream,
 }
@@ -111,6 +114,23 @@ pub enum StoreKind {
         terminal_jwt_secret: Option<Secret>,
     },
     Postgres(Postgres),
+}
+
+/// Which database holds the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ArchiveKind {
+    /// `ledger.db` in `ledger.path`.
+    Sqlite,
+    Postgres(Postgres),
+}
+
+/// What is recorded of granted requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grants {
+    /// Their number by app, client, rule and minute.
+    Rollup,
+    All,
+    Off,
 }
 
 impl Streams {

@@ -18,9 +18,29 @@ impl Config {
     /// Visits every key, and whether its values differ.
     pub(super) fn compare(&self, new: &Self, visit: &mut dyn FnMut(&'static str, bool)) {
         // `upstream` is among the composed ones, where it is also if there is no URL.
-        let Self { gate, ops, store, cache, touch, wake, sleep, upstream: _, log, composed } = self;
-        let Composed { tls, store: store_keys, postgres, engine, upstream_url, upstream } =
-            composed;
+        let Self {
+            gate,
+            ops,
+            store,
+            cache,
+            touch,
+            wake,
+            sleep,
+            ledger,
+            jobs,
+            upstream: _,
+            log,
+            composed,
+        } = self;
+        let Composed {
+            tls,
+            store: store_keys,
+            postgres,
+            engine,
+            ledger: ledger_keys,
+            upstream_url,
+            upstream,
+        } = composed;
         gate.compare(&new.gate, visit);
         tls.compare(&new.composed.tls, visit);
         ops.compare(&new.ops, visit);
@@ -34,6 +54,9 @@ impl Config {
         wake.ignore.compare(&new.wake.ignore, visit);
         wake.streams.compare(&new.wake.streams, visit);
         sleep.compare(&new.sleep, visit);
+        ledger.compare(&new.ledger, visit);
+        ledger_keys.compare(&new.composed.ledger, visit);
+        jobs.compare(&new.jobs, visit);
         upstream_url.compare(&new.composed.upstream_url, visit);
         upstream.compare(&new.composed.upstream, visit);
         log.compare(&new.log, visit);

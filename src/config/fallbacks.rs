@@ -17,6 +17,16 @@ pub(super) fn kind(sources: &Sources) -> Option<(Origin, Raw)> {
     text(if has_url { "postgres" } else { "files" })
 }
 
+/// The record is kept where the box's data is, unless it has a database of its own.
+pub(super) fn ledger_kind(sources: &Sources) -> Option<(Origin, Raw)> {
+    let has_url = sources.has("ledger.url") || sources.has("ledger.url_file");
+    let is_store = matches!(
+        sources.in_force("store.kind"),
+        Some((_, Raw::Text(kind) | Raw::Variable(kind))) if kind == "postgres"
+    );
+    text(if has_url || is_store { "postgres" } else { "sqlite" })
+}
+
 pub(super) fn installed_apps_dir(sources: &Sources) -> Option<(Origin, Raw)> {
     let path = path(sources, "store.path");
     text(Path::new(&path).join("installed_apps").to_string_lossy())

@@ -22,12 +22,12 @@ use super::key::Literal::{Boolean, Integer, List, Text};
 use super::key::{Key, Section, sections};
 use super::reader::Reader;
 use super::setting::{
-    ByApp, Bytes, CertificateNames, Count, DockerHost, HostName, Kind, LogFilter, LowerCase, Names,
-    Percentage, Program, ReadableFile, Setting, UpstreamUrl,
+    ByApp, Bytes, CertificateNames, Count, DockerHost, HostName, Kind, LedgerKind, LogFilter,
+    LowerCase, Names, Percentage, Program, ReadableFile, Setting, UpstreamUrl,
 };
 use super::{
-    Activity, DockerEndpoint, HeaderEncoding, ListenAddr, LogFormat, PathMatching, Secret,
-    StoreKind, StrategyChoice, StreamWakes, Tls,
+    Activity, ArchiveKind, DockerEndpoint, Grants, HeaderEncoding, ListenAddr, LogFormat,
+    PathMatching, Secret, StoreKind, StrategyChoice, StreamWakes, Tls,
 };
 
 sections! {
@@ -277,6 +277,69 @@ sections! {
         memory_pressure: Option<u8> as Percentage = Value(Integer(10));
         /// Whether a paused app's memory is given back to the box (cgroup v2, memory.reclaim).
         reclaim: bool = Value(Boolean(true));
+    }
+
+    /// The record of what came to the door and what was done about it.
+    ["ledger"] pub struct Ledger {
+        /// Whether a record is kept.
+        enabled: bool = Value(Boolean(true));
+        /// The folder of the database (sqlite), of the key that signs checkpoints, of the checkpoints
+        /// and of the spool. Keep it on a volume.
+        path: PathBuf = Value(Text("ledger"));
+        /// What is recorded of granted requests: "rollup", their number by app, client, rule and
+        /// minute; "all", each of them; "off", nothing.
+        grants: Grants = Value(Text("rollup"));
+        /// Denials, wakes and failures are written at most this long after they happened, 10s at most.
+        flush_interval: Duration = Value(Text("200ms"));
+        /// Shortest time between two signed checkpoints.
+        checkpoint_interval: Duration = Value(Text("60s"));
+        /// How often a batch that the database refused is replayed before it waits for the operator.
+        max_retries: u32 as Count<u32, 1, 1_000_000> = Value(Integer(20));
+        /// Bytes of the spool, which keeps what the database does not take; 8 MiB or more. When it is
+        /// full, counts of grants are dropped first, then what is oldest.
+        max_spool: u64 as Bytes = Value(Text("256 MiB"));
+        /// Bytes of the record in the database; 16 MiB or more. When it is full, counts of grants and
+        /// visits are removed, the oldest first.
+        max_size: u64 as Bytes = Value(Text("1 GiB"));
+        /// How long visits are kept.
+        keep_visits: Duration = Value(Text("90d"));
+        /// How long the counts of grants and denials are kept.
+        keep_grants: Duration = Value(Text("90d"));
+        /// How long wakes and sleeps are kept.
+        keep_wakes: Duration = Value(Text("90d"));
+        /// How long the operator's acts are kept.
+        keep_acts: Duration = Value(Text("365d"));
+        /// How long the results of jobs are kept.
+        keep_jobs: Duration = Value(Text("30d"));
+    } with {
+        archive: ArchiveKind,
+    }
+
+    /// The database of the record.
+    ["ledger"] pub(super) struct LedgerKeys {
+        /// "sqlite": `ledger.db` in `path`. "postgres": the schema `nightporter_ledger`, which several
+        /// boxes may share. If unset, it is "postgres" when `url` is given or the store is, else
+        /// "sqlite".
+        kind: LedgerKind = Computed(Text("sqlite"), fallbacks::ledger_kind);
+        /// postgres: as `store.url`, which counts if this is unset. The pool's size and times are those
+        /// of the store.
+        url: Option<Secret> = SecretText(
+            "postgres://nightporter:password@localhost/ledger",
+            "/run/secrets/ledger_url"
+        );
+    }
+
+    /// How often periodic work is done, by all processes on one database together. Each run writes
+    /// a few pages to the disk, also if there is nothing to do.
+    ["jobs"] pub struct Jobs {
+        /// Give new records their places in the tree.
+        integrity: Duration = Value(Text("5s"));
+        /// Remove records that have been kept for long enough.
+        retention: Duration = Value(Text("1h"));
+        /// Replay what the database refused.
+        dead_letters: Duration = Value(Text("30s"));
+        /// Ask up to 20 awake apps whether they answer.
+        probes: Duration = Value(Text("5m"));
     }
 
     /// The `shard_core` of a FreeShard that runs beside nightporter.

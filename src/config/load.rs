@@ -1,17 +1,18 @@
 //! Builds a whole [`Config`] from file and environment, section by section.
 
+mod ledger;
 mod wake;
 
 use std::path::Path;
 
 use super::findings::Findings;
-use super::keys::{EngineKeys, StoreKeys, TlsKeys, UpstreamKeys};
+use super::keys::{EngineKeys, LedgerKeys, StoreKeys, TlsKeys, UpstreamKeys};
 use super::reader::Reader;
 use super::setting::Kind;
 use super::sources::Sources;
 use super::{
-    Cache, Certificate, Composed, Config, Environment, Gate, Ignore, ListenAddr, Log, Ops,
-    Postgres, Secret, Sleep, Store, StoreKind, Streams, Tls, Touch, Upstream, Wake,
+    Cache, Certificate, Composed, Config, Environment, Gate, Ignore, Jobs, Ledger, ListenAddr, Log,
+    Ops, Postgres, Secret, Sleep, Store, StoreKind, Streams, Tls, Touch, Upstream, Wake,
 };
 
 /// Shortest key for HS256, in bytes: RFC 7518 section 3.2.
@@ -76,6 +77,10 @@ fn read(reader: &mut Reader) -> Option<Config> {
     check_cache(reader, &cache);
     let sleep = Sleep::read(reader)?;
     wake::check_sleep(reader, &sleep);
+    let ledger_keys = LedgerKeys::read(reader)?;
+    let archive = ledger::archive(reader, &ledger_keys, &postgres);
+    let ledger = Ledger::read(reader, archive)?;
+    ledger::check(reader, &ledger);
     Some(Config {
         gate,
         ops,
@@ -84,6 +89,8 @@ fn read(reader: &mut Reader) -> Option<Config> {
         touch: Touch::read(reader)?,
         wake,
         sleep,
+        ledger,
+        jobs: Jobs::read(reader)?,
         upstream: upstream_url.url.is_some().then(|| upstream.clone()),
         log: Log::read(reader)?,
         composed: Composed {
@@ -91,6 +98,7 @@ fn read(reader: &mut Reader) -> Option<Config> {
             store: store_keys,
             postgres,
             engine,
+            ledger: ledger_keys,
             upstream_url,
             upstream,
         },

@@ -14,7 +14,7 @@ use super::key::Shape;
 use super::sources::Raw;
 use super::{ListenAddr, Secret};
 
-pub(super) use special::{ByApp, DockerHost, Kind, LogFilter, UpstreamUrl};
+pub(super) use special::{ByApp, DockerHost, Kind, LedgerKind, LogFilter, UpstreamUrl};
 
 /// Longest duration that is accepted. Longer ones have a wrong unit, and
 /// times far ahead can leave the range of the clock.

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::time::Duration;
 
-use super::super::{HeaderEncoding, LogFormat, PathMatching, StreamWakes, keys};
+use super::super::{ArchiveKind, HeaderEncoding, LogFormat, PathMatching, StreamWakes, keys};
 use super::*;
 
 /// Every key with its default, as shipped.
@@ -131,6 +131,27 @@ fn a_url_alone_chooses_postgres() {
     assert_eq!(postgres.url.expose(), "postgres://u:p@db/x");
     assert_eq!(postgres.pool_size, 20);
     assert_eq!(store.installed_apps_dir, Path::new("/apps"));
+}
+
+#[test]
+fn the_record_is_kept_where_the_box_is_unless_it_has_a_url_of_its_own() {
+    let archive =
+        |variables: &[(&str, &str)]| load(None, &env(variables)).expect("valid").ledger.archive;
+    let url = |variables: &[(&str, &str)]| match archive(variables) {
+        ArchiveKind::Postgres(postgres) => postgres.url.expose().to_owned(),
+        ArchiveKind::Sqlite => panic!("{variables:?}"),
+    };
+    let store = ("NIGHTPORTER_STORE__URL", "postgres://u:p@db/box");
+    let apps = ("NIGHTPORTER_STORE__INSTALLED_APPS_DIR", "/apps");
+    let own = ("NIGHTPORTER_LEDGER__URL", "postgres://u:p@db/ledger");
+    assert_eq!(archive(&[]), ArchiveKind::Sqlite);
+    assert_eq!(
+        archive(&[store, apps, ("NIGHTPORTER_LEDGER__KIND", "sqlite")]),
+        ArchiveKind::Sqlite
+    );
+    assert_eq!(url(&[store, apps]), store.1);
+    assert_eq!(url(&[store, apps, own]), own.1);
+    assert_eq!(url(&[own]), own.1, "with the files store");
 }
 
 #[test]
@@ -265,6 +286,11 @@ fn combinations_that_cannot_be_are_refused() {
         ("[cache]\ndegraded_ttl = \"2m\"", "is longer than `cache.max_stale`, 1m"),
         ("[cache]\nttl = \"500ms\"", "is longer than `cache.ttl`, 500ms"),
         ("[cache]\nheartbeat = \"31s\"", "under two periods of `cache.heartbeat`, 31s"),
+        ("[ledger]\nkind = \"postgres\"", "file:2: ledger.url: is missing"),
+        ("[ledger]\nkind = \"sqlite\"\nurl = \"postgres://x\"", "but `ledger.url` is given"),
+        ("[ledger]\nflush_interval = \"11s\"", "11s is too long"),
+        ("[ledger]\nmax_spool = \"1 MiB\"", "ledger.max_spool: 1048576 bytes are too few"),
+        ("[ledger]\nmax_size = 0", "ledger.max_size: 0 bytes are too few"),
         (&tls("certificate = PEM"), "gate.tls.key: is missing"),
         (&tls("key = PEM"), "gate.tls.certificate: is missing"),
         (&tls("certificate = PEM\nkey = PEM\nself_signed = true"), "contradicts the certificate"),

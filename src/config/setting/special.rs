@@ -9,7 +9,7 @@ use super::{Setting, ValueError, list};
 use crate::config::key::Shape;
 use crate::config::sources::Raw;
 use crate::config::{
-    Activity, HeaderEncoding, LogFormat, PathMatching, StrategyChoice, StreamWakes,
+    Activity, Grants, HeaderEncoding, LogFormat, PathMatching, StrategyChoice, StreamWakes,
 };
 
 /// The address of an engine, without the certificates for TLS.
@@ -135,6 +135,13 @@ pub(in crate::config) enum Kind {
     Postgres,
 }
 
+/// `ledger.kind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) enum LedgerKind {
+    Sqlite,
+    Postgres,
+}
+
 /// Makes a setting of a type that has a word for each value.
 macro_rules! choices {
     ($($type:ty: $words:expr;)*) => {$(
@@ -152,6 +159,8 @@ macro_rules! choices {
 
 choices! {
     Kind: [("files", Self::Files), ("postgres", Self::Postgres)];
+    LedgerKind: [("sqlite", Self::Sqlite), ("postgres", Self::Postgres)];
+    Grants: [("rollup", Self::Rollup), ("all", Self::All), ("off", Self::Off)];
     StrategyChoice: Self::WORDS;
     StreamWakes: Self::WORDS;
     PathMatching: [("prefix", Self::Prefix), ("segment", Self::Segment)];
