@@ -176,15 +176,18 @@ impl Gate {
         let verdict = match self.decide(headers, began, &mut replay_check, &mut basis).await {
             Ok(Granted { headers, asleep: None }) => Verdict::Grant(headers),
             Ok(Granted { headers: granted, asleep: Some(asleep) }) => {
+                let decided = basis.ended.unwrap_or(began.moment);
                 let verdict =
                     self.answer_asleep(headers, granted, asleep, &mut replay_check, &mut basis);
                 let verdict = verdict.await;
-                basis.ended = Some(self.freshness.now());
+                let ended = self.freshness.now();
+                basis.ended = Some(ended);
+                basis.waited = ended.since(decided);
                 verdict
             }
             Err(reason) => Verdict::Deny(reason),
         };
-        self.decided(verdict, basis, began.moment)
+        self.decided(verdict, basis, began)
     }
 
     /// Decides a request, and leaves in `basis` what the decision was made from.
@@ -332,7 +335,7 @@ impl Gate {
             let identified = match self.identify(headers, None, now, &mut replay_check).await {
                 Ok(identified) => identified,
                 Err(error) => {
-                    return self.decided(Verdict::Deny(error.into()), basis, began.moment);
+                    return self.decided(Verdict::Deny(error.into()), basis, began);
                 }
             };
             if identified.is_usable(&self.freshness, self.freshness.now()) {
@@ -341,11 +344,11 @@ impl Gate {
                     Client::Peer(_) | Client::Anonymous => Verdict::Deny(Reason::TerminalRequired),
                 };
                 basis.identified = Some(identified);
-                return self.decided(verdict, basis, began.moment);
+                return self.decided(verdict, basis, began);
             }
             now = self.now();
         }
-        self.decided(Verdict::Deny(Reason::StoreUnavailable), basis, began.moment)
+        self.decided(Verdict::Deny(Reason::StoreUnavailable), basis, began)
     }
 
     /// Returns the three headers about a client that the contract defines.
@@ -373,7 +376,7 @@ impl Gate {
     /// This is the only verdict that may come from elsewhere: if an upstream is configured,
     /// the gate asks it about a secret that differs from the stored one.
     pub async fn authenticate_management(&self, headers: &HeaderMap) -> Decision {
-        let began = self.freshness.now();
+        let began = self.now();
         let verdict = self.check_management(headers).await;
         self.decided(verdict, Basis::default(), began)
     }

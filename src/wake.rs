@@ -38,6 +38,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -49,12 +50,15 @@ use self::idle::IdleLoop;
 use self::reconciler::Reconciler;
 use self::registry::Watched;
 use self::status::Statuses;
+use self::usage::Usages;
 use crate::config::Config;
+use crate::domain::observation::ActionObserver;
 use crate::store::touch::Touches;
 use crate::store::{Freshness, Source};
 
 pub use self::command::{Backlog, Command, CommandReceiver};
-pub use self::handle::{AppHandle, AppSpec, ContainerState, History, Shown, Target};
+pub use self::handle::{AppHandle, AppSpec, ContainerState, History, LastProbe, Shown, Target};
+pub use self::readiness::Probe;
 pub use self::registry::Registry;
 pub use self::survey::{Survey, survey};
 
@@ -62,25 +66,39 @@ pub use self::survey::{Survey, survey};
 /// through to an app that is asleep but not yet known to be.
 const FIRST_LISTING: Duration = Duration::from_millis(500);
 
+/// What the background tasks work with.
+#[derive(Debug)]
+pub struct Dependencies<'a> {
+    pub config: &'a Config,
+    pub registry: &'a Arc<Registry>,
+    pub source: &'a Arc<Source>,
+    pub freshness: &'a Arc<Freshness>,
+    pub touches: &'a Arc<Touches>,
+    pub observers: Box<[Box<dyn ActionObserver>]>,
+}
+
 /// Spawns the background tasks that follow the engine, execute commands and put idle apps
 /// to sleep. They never end.
 ///
 /// Returns when the engine has been listed, cannot be reached, or has not answered in time.
 pub async fn spawn(
-    config: &Config,
-    registry: &Arc<Registry>,
+    dependencies: Dependencies<'_>,
     commands: CommandReceiver,
-    source: &Arc<Source>,
-    freshness: &Arc<Freshness>,
-    touches: &Arc<Touches>,
     tasks: &mut JoinSet<Infallible>,
 ) {
+    let Dependencies { config, registry, source, freshness, touches, observers } = dependencies;
     let engine = Arc::new(Engine::new(config.wake.docker.clone()));
     let (watch, view) = Watch::new(Arc::clone(&engine));
     let compose = Compose::new(&config.wake, &config.store.installed_apps_dir);
     let compose = Arc::new(compose);
     let start_timeout = config.wake.start_timeout;
-    let watched = Watched { view: view.clone(), compose: Arc::clone(&compose), start_timeout };
+    let usages = Arc::new(Mutex::new(Usages::new(Arc::clone(&engine))));
+    let watched = Watched {
+        view: view.clone(),
+        compose: Arc::clone(&compose),
+        start_timeout,
+        usages: Arc::clone(&usages),
+    };
     if !registry.manage(watched) {
         tracing::warn!("the engine is already being followed");
         return;
@@ -99,8 +117,9 @@ pub async fn spawn(
         Arc::clone(touches),
         view.clone(),
         statuses,
+        observers,
     );
-    let idle = IdleLoop::new(config, context, registry, freshness, touches, view.clone());
+    let idle = IdleLoop::new(config, context, registry, freshness, touches, view.clone(), usages);
     tasks.spawn(watch.run());
     tasks.spawn(reconciler.run(commands));
     tasks.spawn(writer.run());

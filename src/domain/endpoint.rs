@@ -36,7 +36,7 @@ impl Endpoint {
 }
 
 /// The kind of a verdict, without its content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum VerdictKind {
     Grant,
     /// Granted, and answered in place of an app that is not awake.

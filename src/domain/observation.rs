@@ -1,15 +1,17 @@
-//! What observers are told of a decided subrequest.
+//! What observers are told: of a decided subrequest, and of what was done to an app.
 //!
-//! A verdict never depends on an observer: observers run after the response has been made,
-//! and none of them may wait or fail.
+//! Neither a verdict nor an action depends on an observer: observers run after the response
+//! has been made or the action has ended, and none of them may wait or fail.
 
 use std::fmt;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 
 use super::client::Client;
 use super::endpoint::{Endpoint, VerdictKind};
+use super::lifecycle::{SleepMode, WakeError};
 
 /// One decided subrequest and the response to it.
 #[derive(Clone, Copy)]
@@ -23,6 +25,8 @@ pub struct Observation<'a> {
     pub rule: Option<&'a str>,
     /// The client, as far as it was identified before the verdict.
     pub client: Client<'a>,
+    /// When the request was received.
+    pub at: SystemTime,
     pub timings: Timings,
     /// The headers of the subrequest. They contain credentials.
     pub request: &'a HeaderMap,
@@ -56,7 +60,9 @@ pub struct Timings {
     pub app: Duration,
     /// To identify the client.
     pub client: Duration,
-    /// From the headers to the verdict, time spent waiting for a sleeping app included.
+    /// From the grant to the answer, if the app was not awake.
+    pub waited: Duration,
+    /// From the headers to the verdict, [`Timings::waited`] included.
     pub total: Duration,
 }
 
@@ -64,4 +70,71 @@ pub struct Timings {
 pub trait Observer: fmt::Debug + Send + Sync {
     /// Takes note of a decision. Must not wait: the response is sent afterwards.
     fn observe(&self, observation: &Observation<'_>);
+}
+
+/// A finished attempt to wake an app or to put it to sleep.
+#[derive(Debug, Clone, Copy)]
+pub struct Action<'a> {
+    pub app: &'a Arc<str>,
+    pub kind: ActionKind,
+    pub cause: Cause,
+    pub began: SystemTime,
+    pub took: Duration,
+    pub outcome: Result<(), &'a WakeError>,
+    pub steps: &'a [ActionStep],
+}
+
+/// What was attempted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActionKind {
+    Wake,
+    Sleep(SleepMode),
+}
+
+/// Why an action was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// A granted request for the app.
+    Request,
+    /// A command of the operator.
+    Operator,
+    /// Another program has started the app; only its readiness was waited for.
+    OtherProgram,
+    /// The app is always on and had been stopped.
+    AlwaysOn,
+    /// The app had not been used for its idle time.
+    Idle,
+    LowDisk,
+    LowMemory,
+}
+
+impl Cause {
+    /// Returns its name in records.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Operator => "operator",
+            Self::OtherProgram => "other_program",
+            Self::AlwaysOn => "always_on",
+            Self::Idle => "idle",
+            Self::LowDisk => "low_disk",
+            Self::LowMemory => "low_memory",
+        }
+    }
+}
+
+/// A part of an action, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActionStep {
+    /// `lock`, `stop`, `pause`, or the name of the [`Phase`](super::lifecycle::Phase) that the
+    /// app was in.
+    pub name: &'static str,
+    pub took: Duration,
+}
+
+/// Is told of every finished action.
+pub trait ActionObserver: fmt::Debug + Send + Sync {
+    /// Takes note of an action. Must not wait: no other action ends or begins meanwhile.
+    fn observe_action(&self, action: &Action<'_>);
 }

@@ -1,11 +1,13 @@
 //! One decided subrequest: the verdict, what it was decided from, and how long that took.
 
+use std::time::{Duration, SystemTime};
+
 use http::{HeaderMap, Response};
 
-use super::Gate;
 use super::caches::AppLookup;
 use super::client::Identified;
 use super::verdict::{AsleepResponse, Verdict};
+use super::{Gate, Now};
 use crate::domain::client::Client;
 use crate::domain::endpoint::{Endpoint, VerdictKind};
 use crate::domain::identity::Identity;
@@ -20,6 +22,8 @@ use crate::store::freshness::Moment;
 pub struct Decision {
     pub verdict: Verdict,
     basis: Basis,
+    /// When the request was received.
+    at: SystemTime,
     timings: Timings,
 }
 
@@ -36,6 +40,8 @@ pub(super) struct Basis {
     pub(super) rule_found: Option<Moment>,
     pub(super) client_known: Option<Moment>,
     pub(super) ended: Option<Moment>,
+    /// How long it took to answer a granted request whose app was not awake.
+    pub(super) waited: Duration,
 }
 
 impl Basis {
@@ -52,6 +58,7 @@ impl Basis {
             rule_found: _,
             client_known: _,
             ended: _,
+            waited: _,
         } = self;
         lookup.as_ref().is_none_or(|lookup| lookup.is_usable(freshness, now))
             && identified.as_ref().is_none_or(|identified| identified.is_usable(freshness, now))
@@ -77,6 +84,7 @@ impl Decision {
             app: app.map(|app| &*app.row.name),
             rule: rule.map(|rule| &*rule.prefix),
             client: identified.as_ref().map_or(Client::Anonymous, Identified::client),
+            at: self.at,
             timings: self.timings,
             request,
             status: response.status(),
@@ -100,16 +108,17 @@ impl Verdict {
 
 impl Gate {
     /// Completes a decision that began at `began`.
-    pub(super) fn decided(&self, verdict: Verdict, basis: Basis, began: Moment) -> Decision {
+    pub(super) fn decided(&self, verdict: Verdict, basis: Basis, began: Now) -> Decision {
         let ended = basis.ended.unwrap_or_else(|| self.freshness.now());
-        let attempt = basis.began.unwrap_or(began);
+        let attempt = basis.began.unwrap_or(began.moment);
         let rule_found = basis.rule_found.unwrap_or(attempt);
         let client_known = basis.client_known.unwrap_or(rule_found);
         let timings = Timings {
             app: rule_found.since(attempt),
             client: client_known.since(rule_found),
-            total: ended.since(began),
+            waited: basis.waited,
+            total: ended.since(began.moment),
         };
-        Decision { verdict, basis, timings }
+        Decision { verdict, basis, at: began.wall, timings }
     }
 }

@@ -131,6 +131,12 @@ impl Gate {
             && lookup.is_usable(&self.freshness, now)
     }
 
+    /// Returns the box's id, if it is known.
+    pub(crate) async fn box_id(&self) -> Option<String> {
+        let identity = self.caches.identity.get("", self.now().moment).await.ok()?;
+        identity.value.as_ref().map(|identity| identity.id.clone())
+    }
+
     /// Returns the domain whose subdomains are the box's apps, if it is known.
     pub async fn box_domain(&self) -> Option<String> {
         if let Some(domain) = &self.config.domain {

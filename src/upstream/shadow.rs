@@ -192,6 +192,7 @@ mod tests {
             app: None,
             rule: None,
             client: domain::client::Client::Anonymous,
+            at: std::time::UNIX_EPOCH,
             timings: Timings::default(),
             request,
             status: StatusCode::OK,

@@ -10,6 +10,7 @@ use super::docker::{Container, Health, Snapshot, State};
 use super::handle::AppHandle;
 use super::observed::{EngineState, Observed, Selector};
 use crate::domain::lifecycle::{Phase, WakeError};
+use crate::domain::observation::Cause;
 
 /// One app, and the action in progress on it.
 #[derive(Debug)]
@@ -19,6 +20,10 @@ pub(super) struct AppState {
     pub(super) in_progress: InProgress,
     /// Whether a wake has been requested and not attempted yet.
     pub(super) wanted: bool,
+    /// Why it has been requested.
+    pub(super) cause: Cause,
+    /// Since when it has been waiting for a start slot.
+    pub(super) queued: Option<Instant>,
     /// The phase that the last attempt ended in, if it has to be shown.
     pub(super) outcome_phase: Option<Phase>,
     pub(super) failures: u32,
@@ -77,6 +82,8 @@ impl AppState {
             app,
             in_progress: InProgress::Nothing,
             wanted: false,
+            cause: Cause::Request,
+            queued: None,
             outcome_phase: None,
             failures: 0,
             failed_without_engine: false,

@@ -88,6 +88,18 @@ impl Outcome {
             Self::Gone => "gone",
         }
     }
+
+    /// Returns what the operator is told.
+    pub(super) fn result(&self) -> Result<(), WakeError> {
+        Err(match self {
+            Self::Ready => return Ok(()),
+            Self::Failed(failure) => failure.clone(),
+            // It was put to sleep again in the meantime.
+            Self::Declined(Phase::Paused) => WakeError::Declined("paused again"),
+            Self::Declined(phase) => WakeError::Declined(phase.as_str()),
+            Self::Gone => WakeError::Declined("not installed"),
+        })
+    }
 }
 
 /// Why a step failed.

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::domain::lifecycle::{SleepMode, WakeError};
+use crate::domain::observation::Cause;
 
 /// Receives the result of an operator's command.
 pub(super) type Reply = oneshot::Sender<Result<(), WakeError>>;
@@ -21,11 +22,14 @@ pub enum Command {
     Wake(Arc<str>),
     /// A visitor has asked for another attempt after a failed one.
     Retry(Arc<str>),
+    /// An app that is always on does not run.
+    KeepRunning(Arc<str>),
     /// The operator has asked for a wake and waits for its result.
     WakeNow(Arc<str>, Reply),
     Sleep {
         app: Arc<str>,
         mode: SleepMode,
+        cause: Cause,
         /// The app is not put to sleep if a different last use has been noted since.
         unless_used_since: Option<LastUse>,
         reply: Option<Reply>,

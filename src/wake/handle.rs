@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::command::{Command, CommandSender};
 use super::docker::{Container, Health};
+use super::readiness::Probe;
 use crate::domain::activity::Activity;
 use crate::domain::app::{AppMeta, EntrypointPort, Lifecycle, Size};
 use crate::domain::lifecycle::{Phase, SleepMode, WakeError};
@@ -101,6 +102,17 @@ pub struct History {
     pub no_pause_before: Option<Instant>,
     /// When the app goes to sleep unless it is used before, and in which mode.
     pub next_sleep: Option<(SystemTime, SleepMode)>,
+    /// The last probe of the app while it was awake.
+    pub last_probe: Option<LastProbe>,
+}
+
+/// A probe of an app that was awake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastProbe {
+    pub at: SystemTime,
+    pub result: Probe,
+    /// How long the app took to answer, or was waited for.
+    pub took: Duration,
 }
 
 impl History {

@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
@@ -26,6 +27,7 @@ use super::usage::{ActivityStatus, MonitoredApp, Thresholds, Usages};
 use crate::config::{Config, Sleep};
 use crate::domain::app::Lifecycle;
 use crate::domain::lifecycle::{Candidate, Phase, SleepMode, SleepRules};
+use crate::domain::observation::Cause;
 use crate::store::app_meta::{AppMetaDir, ReadError};
 use crate::store::touch::Touches;
 use crate::store::{Cached, Freshness, Table, Touched};
@@ -53,7 +55,7 @@ pub(super) struct IdleLoop {
     view: View,
     names: Arc<Cached<Vec<String>>>,
     specs: Arc<Cached<LoadedSpec>>,
-    usages: Usages,
+    usages: Arc<Mutex<Usages>>,
     clocks: Clocks,
     /// The uses in the store, written by earlier or other processes; `None` until they have
     /// been read.
@@ -114,6 +116,7 @@ impl IdleLoop {
         freshness: &Arc<Freshness>,
         touches: &Arc<Touches>,
         view: View,
+        usages: Arc<Mutex<Usages>>,
     ) -> Self {
         let source = Arc::clone(&context.source);
         let names = Cached::single(Arc::clone(freshness), Table::AppNames, move || {
@@ -133,7 +136,7 @@ impl IdleLoop {
             }
         });
         let Sleep { pause, idle_for_pause, idle_for_stop, .. } = config.sleep;
-        let (usages, now) = (Usages::new(Arc::clone(&context.engine)), Now::read());
+        let now = Now::read();
         Self {
             rules: SleepRules { pause, idle_for_pause, idle_for_stop },
             config: config.sleep.clone(),
@@ -243,7 +246,7 @@ impl IdleLoop {
         }
         if self.is_disk_low().await {
             for tracked in &apps {
-                self.sleep(tracked, SleepMode::Stopped, None);
+                self.sleep(tracked, SleepMode::Stopped, Cause::LowDisk, None);
             }
             return;
         }
@@ -257,7 +260,7 @@ impl IdleLoop {
                 && tracked.has_enough_data
             {
                 is_any_due = true;
-                self.sleep(tracked, mode, Some(tracked.noted));
+                self.sleep(tracked, mode, Cause::Idle, Some(tracked.noted));
             }
         }
         // Apps that go to sleep anyway free memory, too.
@@ -350,7 +353,8 @@ impl IdleLoop {
         let monitored: Vec<_> = quiet.iter().map(|place| apps[*place].monitored.clone()).collect();
         let limits =
             Thresholds { bytes: self.config.activity_bytes, cpu: self.config.activity_cpu };
-        let mut statuses = self.usages.measure(&monitored, limits).await.into_iter();
+        let statuses = self.usages.lock().await.measure(&monitored, limits).await;
+        let mut statuses = statuses.into_iter();
         for (place, tracked) in apps.iter_mut().enumerate() {
             let status = if quiet.contains(&place) { statuses.next() } else { None };
             self.apply_status(tracked, status.unwrap_or(ActivityStatus::Unknown), now);
@@ -362,7 +366,7 @@ impl IdleLoop {
         for tracked in apps {
             let is_due = self.due(tracked, now).is_some() && tracked.has_enough_data;
             if is_due && !tracked.is_paused && tracked.monitored.activity.exec {
-                let status = self.usages.commands(&tracked.monitored).await;
+                let status = self.usages.lock().await.commands(&tracked.monitored).await;
                 self.apply_status(tracked, status, now);
             }
         }
@@ -438,7 +442,7 @@ impl IdleLoop {
     fn keep_running(&self) {
         for app in self.registry.list() {
             if app.spec().lifecycle.always_on && !app.is_awake() {
-                app.request_wake();
+                self.registry.send(Command::KeepRunning(Arc::clone(&app.name)));
             }
         }
     }
@@ -459,16 +463,22 @@ impl IdleLoop {
             && let Some(tracked) = known.get(place)
         {
             info!(app = %tracked.app.name, pressure, ?mode, "memory is short");
-            self.sleep(tracked, mode, Some(tracked.noted));
+            self.sleep(tracked, mode, Cause::LowMemory, Some(tracked.noted));
         }
     }
 
-    fn sleep(&self, tracked: &TrackedApp, mode: SleepMode, unless_used_since: Option<LastUse>) {
+    fn sleep(
+        &self,
+        tracked: &TrackedApp,
+        mode: SleepMode,
+        cause: Cause,
+        unless_used_since: Option<LastUse>,
+    ) {
         if mode == SleepMode::Stopped && tracked.is_lost_when_stopped {
             return;
         }
         let app = Arc::clone(&tracked.app.name);
-        self.registry.send(Command::Sleep { app, mode, unless_used_since, reply: None });
+        self.registry.send(Command::Sleep { app, mode, cause, unless_used_since, reply: None });
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::docker::{Container, Labels, Service, Snapshot, State};
-use super::handle::{AppSpec, ContainerState};
+use super::handle::{AppSpec, ContainerState, Target};
 use super::ownership::Ownership;
 use super::roles::{self, ContainerRole, Need, Role, is_entrypoint};
 use crate::domain::lifecycle::project_of;
@@ -210,6 +210,18 @@ impl Observed {
         let needed = self.needed().filter(|c| is_entrypoint(c, spec));
         let needed: Vec<_> = needed.collect();
         if needed.is_empty() { self.containers.iter().collect() } else { needed }
+    }
+
+    /// Returns the first of the app's ports whose container is known by its name.
+    pub(super) fn named_entrypoint<'a>(
+        &'a self,
+        spec: &'a AppSpec,
+    ) -> Option<(&'a Target, &'a Arc<Container>)> {
+        let entrypoints = self.entrypoints(spec);
+        spec.entrypoints.iter().find_map(|target| {
+            let container = entrypoints.iter().find(|c| c.is_called(&target.container))?;
+            Some((target, *container))
+        })
     }
 
     /// Returns the containers that must run for the app to be awake.

@@ -23,7 +23,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 /// The result of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Probe {
+pub enum Probe {
     Answers,
     /// No process listens on the port yet.
     Refused,
@@ -31,6 +31,19 @@ pub(super) enum Probe {
     Silent,
     /// It cannot be reached from here.
     Unreachable,
+}
+
+impl Probe {
+    /// Returns its name, as it is recorded and shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Answers => "answers",
+            Self::Refused => "refused",
+            Self::Silent => "silent",
+            Self::Unreachable => "unreachable",
+        }
+    }
 }
 
 /// Probes whether a process listens on the port of one of the addresses.
@@ -51,6 +64,9 @@ pub(super) async fn answers(addresses: &[IpAddr], target: &Target, host: Option<
         Ok(stream) => stream,
         Err(probe) => return probe,
     };
+    // A reset ends the exchange at once. An orderly end would leave it to the app when it
+    // answers for the last time, and traffic after a probe counts as use.
+    let _ = stream.set_zero_linger();
     if !target.speaks_http {
         return Probe::Answers;
     }

@@ -26,6 +26,7 @@ use super::observed::EngineState;
 use super::registry::Registry;
 use super::status::Statuses;
 use crate::domain::lifecycle::{Phase, SleepMode, WakeError};
+use crate::domain::observation::{ActionObserver, Cause};
 use crate::store::touch::Touches;
 
 /// How long a start that is not ready yet holds its start slot. The beginning of a start
@@ -53,6 +54,7 @@ pub(super) struct Reconciler {
     pub(super) touches: Arc<Touches>,
     pub(super) view: View,
     pub(super) statuses: Statuses,
+    observers: Box<[Box<dyn ActionObserver>]>,
     apps: HashMap<Arc<str>, AppState>,
     /// Apps that wait for a start slot.
     queue: VecDeque<Arc<str>>,
@@ -75,6 +77,7 @@ impl Reconciler {
         touches: Arc<Touches>,
         view: View,
         statuses: Statuses,
+        observers: Box<[Box<dyn ActionObserver>]>,
     ) -> Self {
         let (progress, progress_receiver) = mpsc::unbounded_channel();
         Self {
@@ -83,6 +86,7 @@ impl Reconciler {
             touches,
             view,
             statuses,
+            observers,
             apps: HashMap::new(),
             queue: VecDeque::new(),
             running: JoinSet::new(),
@@ -164,6 +168,7 @@ impl Reconciler {
                 if let Some(app_state) = self.app_state(&name) {
                     app_state.app.clear_pending_wake();
                     app_state.wanted = !app_state.app.is_awake();
+                    app_state.cause = Cause::Request;
                 }
             }
             Command::Retry(name) => {
@@ -171,22 +176,33 @@ impl Reconciler {
                 if let Some(app_state) = self.app_state(&name) {
                     app_state.app.clear_pending_retry();
                     app_state.wanted = !app_state.app.is_awake();
+                    app_state.cause = Cause::Request;
                     // At most one attempt in that time for all visitors together.
                     let soonest = app_state.last_attempt.map(|at| at + throttle);
                     app_state.not_before = app_state.not_before.min(soonest);
                 }
             }
+            Command::KeepRunning(name) => {
+                if let Some(app_state) = self.app_state(&name)
+                    && !app_state.app.is_awake()
+                    && !app_state.wanted
+                {
+                    app_state.wanted = true;
+                    app_state.cause = Cause::AlwaysOn;
+                }
+            }
             Command::WakeNow(name, reply) => {
                 if let Some(app_state) = self.app_state(&name) {
                     app_state.wanted = true;
+                    app_state.cause = Cause::Operator;
                     // The operator may know that the cause of a failure is gone.
                     app_state.not_before = None;
                     app_state.replies.push(reply);
                 }
             }
-            Command::Sleep { app, mode, unless_used_since, reply } => {
+            Command::Sleep { app, mode, cause, unless_used_since, reply } => {
                 self.is_changed = true;
-                self.sleep(&app, mode, unless_used_since, reply);
+                self.sleep(&app, mode, cause, unless_used_since, reply);
             }
             Command::Forget(name) => {
                 if let Some(app_state) = self.apps.remove(&name) {
@@ -203,6 +219,11 @@ impl Reconciler {
         if let Some(app_state) = self.apps.get_mut(name)
             && matches!(app_state.in_progress, InProgress::Waking { .. } | InProgress::Following)
         {
+            let app = &app_state.app;
+            let mut tasks = self.tasks.values_mut().map(|(task, _)| task);
+            if let Some(task) = tasks.find(|task| Arc::ptr_eq(&task.app, app)) {
+                task.steps.begin(phase.as_str(), Instant::now());
+            }
             app_state.has_started |= phase == Phase::Starting;
             app_state.show(phase, &self.view);
         }
@@ -213,6 +234,7 @@ impl Reconciler {
         &mut self,
         name: &Arc<str>,
         mode: SleepMode,
+        cause: Cause,
         unless_used_since: Option<LastUse>,
         reply: Option<Reply>,
     ) {
@@ -268,8 +290,7 @@ impl Reconciler {
         app_state.wanted = false;
         app_state.outcome_phase = None;
         if let Some(attempt) = self.attempt(name) {
-            let task =
-                ActionTask { app: Arc::clone(&attempt.app), action: Action::Sleep(mode), reply };
+            let task = ActionTask::new(&attempt.app, Action::Sleep(mode), cause, None, reply);
             self.spawn(task, async move { Completion::Slept(mode, attempt.sleep(mode).await) });
         }
     }
@@ -378,13 +399,14 @@ impl Reconciler {
         if let Some(app_state) = self.apps.get_mut(name) {
             // It was requested: if it does not become ready, it is woken.
             app_state.wanted |= app_state.in_progress == InProgress::Queued;
+            app_state.queued = None;
             app_state.in_progress = InProgress::Following;
             app_state.outcome_phase = None;
             app_state.show(Phase::Starting, &self.view);
         }
         self.queue.retain(|queued| queued != name);
-        let task =
-            ActionTask { app: Arc::clone(&attempt.app), action: Action::Follow, reply: None };
+        let cause = Cause::OtherProgram;
+        let task = ActionTask::new(&attempt.app, Action::Follow, cause, None, None);
         self.spawn(task, async move { Completion::Followed(attempt.follow(was_paused).await) });
     }
 
@@ -413,6 +435,7 @@ impl Reconciler {
                 self.wake(&name, None);
             } else {
                 app_state.in_progress = InProgress::Queued;
+                app_state.queued = Some(now);
                 self.queue.push_back(name);
             }
         }
@@ -442,14 +465,16 @@ impl Reconciler {
 
     fn wake(&mut self, name: &Arc<str>, slot_until: Option<Instant>) {
         let Some(attempt) = self.attempt(name) else { return };
-        if let Some(app_state) = self.apps.get_mut(name) {
-            app_state.in_progress = InProgress::Waking { slot_until };
-            app_state.last_attempt = Some(Instant::now());
-            app_state.has_started = false;
-            app_state.outcome_phase = None;
-            app_state.dormant = None;
-        }
-        let task = ActionTask { app: Arc::clone(&attempt.app), action: Action::Wake, reply: None };
+        let Some(app_state) = self.apps.get_mut(name) else { return };
+        app_state.in_progress = InProgress::Waking { slot_until };
+        app_state.last_attempt = Some(Instant::now());
+        app_state.has_started = false;
+        app_state.outcome_phase = None;
+        app_state.dormant = None;
+        let queued = app_state.queued.take();
+        // Requests that keep waiting after a failure cause the next attempt.
+        let cause = std::mem::replace(&mut app_state.cause, Cause::Request);
+        let task = ActionTask::new(&attempt.app, Action::Wake, cause, queued, None);
         self.spawn(task, async move { Completion::Woken(attempt.wake().await) });
     }
 }

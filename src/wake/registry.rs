@@ -5,15 +5,20 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::app_state::asleep;
 use super::command::{self, Backlog, Command, CommandReceiver, CommandSender, Reply};
 use super::compose::Compose;
 use super::docker::watch::View;
-use super::handle::{AppHandle, AppSpec, milliseconds_since_1970, wall_clock};
-use super::observed::Selector;
+use super::handle::{AppHandle, AppSpec, LastProbe, milliseconds_since_1970, wall_clock};
+use super::observed::{EngineState, Selector};
 use super::ownership::Ownership;
+use super::readiness::answers;
+use super::usage::{MonitoredApp, Usages};
+use crate::domain::activity::Activity;
 use crate::domain::lifecycle::{Phase, SleepMode, WakeError};
+use crate::domain::observation::Cause;
 
 /// All known apps, as the gate and the operator see them.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ pub(super) struct Watched {
     pub(super) view: View,
     pub(super) compose: Arc<Compose>,
     pub(super) start_timeout: Duration,
+    /// Locked while the apps' traffic is measured, and while an app is probed.
+    pub(super) usages: Arc<tokio::sync::Mutex<Usages>>,
 }
 
 impl Registry {
@@ -85,7 +92,8 @@ impl Registry {
     /// Shows the phase of a new app at once, so that not even its first request is let
     /// through to sleeping containers.
     fn show_initial_phase(&self, app: &AppHandle) {
-        let Some(Watched { view, compose, start_timeout }) = self.watched.get() else { return };
+        let Some(watched) = self.watched.get() else { return };
+        let Watched { view, compose, start_timeout, usages: _ } = watched;
         let snapshot = view.snapshot();
         if snapshot.was_listed {
             let (selector, spec) = (self.selector(&app.name), app.spec());
@@ -186,9 +194,47 @@ impl Registry {
     /// The reason why the app could not be put to sleep.
     pub async fn sleep(&self, name: &Arc<str>, mode: SleepMode) -> Result<(), WakeError> {
         let app = Arc::clone(name);
-        let command =
-            |reply| Command::Sleep { app, mode, unless_used_since: None, reply: Some(reply) };
+        let command = |reply| Command::Sleep {
+            app,
+            mode,
+            cause: Cause::Operator,
+            unless_used_since: None,
+            reply: Some(reply),
+        };
         self.operate(command).await
+    }
+
+    /// Asks an app that is awake whether it answers, and notes the result with the app. What
+    /// that moves is no use of the app.
+    ///
+    /// Returns `None` if the app is asleep, or if it is not known where to ask.
+    pub async fn probe(&self, app: &AppHandle) -> Option<LastProbe> {
+        let Watched { view, usages, .. } = self.watched.get()?;
+        let mut usages = usages.lock().await;
+        let (snapshot, spec) = (view.snapshot(), app.spec());
+        let observed = self.selector(&app.name).observe(&spec, &snapshot);
+        if !snapshot.live || !app.is_awake() || observed.state != EngineState::Running {
+            return None;
+        }
+        let (target, container) = observed.named_entrypoint(&spec)?;
+        let addresses = &snapshot.network_owner(container).addresses;
+        if addresses.is_empty() {
+            return None;
+        }
+        let monitored = MonitoredApp::of(&observed, &spec, Activity::NONE, &snapshot);
+        let host = app.host();
+        let timed = async {
+            let asked = Instant::now();
+            let result = answers(addresses, target, host.as_deref()).await;
+            (result, asked.elapsed())
+        };
+        let (result, took) = usages.without_counting(&monitored, timed).await;
+        // An app that fell asleep meanwhile had no reason to answer.
+        app.is_awake().then(|| {
+            let probe = LastProbe { at: wall_clock(), result, took };
+            app.note(|history| history.last_probe = Some(probe));
+            probe
+        })
     }
 
     async fn operate(&self, command: impl FnOnce(Reply) -> Command) -> Result<(), WakeError> {

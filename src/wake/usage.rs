@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use super::docker::{Commands, Container, Engine, EngineError, Snapshot, State, Usage};
@@ -15,6 +15,9 @@ use crate::domain::activity::{Activity, Traffic};
 
 /// Containers whose counters are read at the same time.
 const CONCURRENT_SAMPLES: usize = 4;
+
+/// How long what a probe has caused within an app may go on after the answer.
+const SETTLING: Duration = Duration::from_millis(100);
 
 /// The containers of one app whose activity is measured.
 #[derive(Debug, Clone, Default)]
@@ -144,6 +147,42 @@ impl Usages {
         statuses
     }
 
+    /// Runs a probe of an app. What its containers move meanwhile is no use of it: the last
+    /// measurement is changed as if it had been moved before.
+    pub(super) async fn without_counting<T>(
+        &mut self,
+        app: &MonitoredApp,
+        probe: impl Future<Output = T>,
+    ) -> T {
+        // Taken out, so that a probe that is cut short leaves these containers unmeasured.
+        let mut measured = Vec::new();
+        for id in app.entrypoints.iter().chain(&app.internal) {
+            let [before, after, all] = [&mut self.before, &mut self.after, &mut self.all]
+                .map(|samples| samples.remove(id));
+            if before.is_some() || after.is_some() || all.is_some() {
+                measured.push((Arc::clone(id), [before, after, all]));
+            }
+        }
+        if measured.is_empty() {
+            return probe.await;
+        }
+        let ids: Vec<_> = measured.iter().map(|(id, _)| Arc::clone(id)).collect();
+        let began = self.sample(ids.clone()).await;
+        let result = probe.await;
+        sleep(SETTLING).await;
+        let ended = self.sample(ids).await;
+        for (id, usages) in measured {
+            let (Some(began), Some(ended)) = (began.get(&id), ended.get(&id)) else { continue };
+            let samples = [&mut self.before, &mut self.after, &mut self.all];
+            for (samples, usage) in samples.into_iter().zip(usages) {
+                if let Some(usage) = usage {
+                    samples.insert(Arc::clone(&id), later(usage, began, ended));
+                }
+            }
+        }
+        result
+    }
+
     async fn sample(&mut self, containers: Vec<Arc<str>>) -> Samples {
         let engine = &self.engine;
         let mut sampled = stream::iter(containers)
@@ -254,6 +293,15 @@ impl Comparison<'_> {
 fn add(sum: &mut Traffic, moved: Traffic) {
     sum.received += moved.received;
     sum.sent += moved.sent;
+}
+
+/// Returns a reading as if what was counted from `began` to `ended` had come before it.
+fn later(mut reading: Usage, began: &Usage, ended: &Usage) -> Usage {
+    let Traffic { received, sent } = moved(began, ended);
+    reading.received += received;
+    reading.sent += sent;
+    reading.cpu += ended.cpu.saturating_sub(began.cpu);
+    reading
 }
 
 fn moved(before: &Usage, after: &Usage) -> Traffic {

@@ -321,14 +321,11 @@ fn stage(
         return Stage::Completion(Outcome::Ready);
     }
     let entrypoints = observed.entrypoints(spec);
-    let named = spec.entrypoints.iter().find_map(|target| {
-        let container = entrypoints.iter().find(|c| c.is_called(&target.container))?;
-        Some((target.clone(), container))
-    });
+    let named = observed.named_entrypoint(spec);
     // A container with another name belongs to the app by its label or its project, or was
     // renamed.
     let only = match &entrypoints[..] {
-        [only] if waited < GUESSED_FOR => spec.entrypoints.first().map(|t| (t.clone(), only)),
+        [only] if waited < GUESSED_FOR => spec.entrypoints.first().map(|target| (target, *only)),
         _ => None,
     };
     let target = named.or(only);
@@ -343,7 +340,7 @@ fn stage(
         // A container on the host's network has no address of its own.
         Some((target, container)) if !snapshot.network_owner(container).addresses.is_empty() => {
             let addresses = snapshot.network_owner(container).addresses.clone();
-            Stage::Probe { at: Some((target, addresses)), unhealthy }
+            Stage::Probe { at: Some((target.clone(), addresses)), unhealthy }
         }
         _ if unhealthy.is_some() => Stage::Probe { at: None, unhealthy },
         _ => Stage::Completion(Outcome::Ready),

@@ -1,6 +1,7 @@
 //! What follows when an action has ended: what is shown of the app, when the next attempt is
 //! made, and the answers to the operator.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tracing::{debug, error, info, warn};
 use super::{Reconciler, phase_of};
 use crate::backoff::{doubled, jittered};
 use crate::domain::lifecycle::{Phase, WakeError};
+use crate::domain::observation::Action as Observed;
 use crate::telemetry::meters;
 use crate::wake::action::{ActionTask, Completion};
 use crate::wake::app_state::{AppState, InProgress};
@@ -29,11 +31,13 @@ impl Reconciler {
             Err(error) => (error.id(), Err(error)),
         };
         self.is_changed = true;
-        let Some((ActionTask { app, action, reply }, _)) = self.tasks.remove(&id) else { return };
+        let Some((task, _)) = self.tasks.remove(&id) else { return };
         let ended = ended.unwrap_or_else(|error| {
-            error!(app = %app.name, ?action, %error, "a task has panicked");
-            action.panicked()
+            error!(app = %task.app.name, action = ?task.action, %error, "a task has panicked");
+            task.action.panicked()
         });
+        self.tell_observers(&task, &ended.result());
+        let ActionTask { app, reply, .. } = task;
         let name = Arc::clone(&app.name);
         let app_state =
             self.apps.get_mut(&name).filter(|app_state| Arc::ptr_eq(&app_state.app, &app));
@@ -78,6 +82,27 @@ impl Reconciler {
         }
     }
 
+    /// Tells the observers of a finished action. One that panics affects nothing else.
+    fn tell_observers(&self, task: &ActionTask, result: &Result<(), WakeError>) {
+        let steps = task.steps.taken(Instant::now());
+        let action = Observed {
+            app: &task.app.name,
+            kind: task.action.kind(),
+            cause: task.cause,
+            began: task.began,
+            took: task.steps.began().elapsed(),
+            outcome: result.as_ref().copied(),
+            steps: &steps,
+        };
+        for observer in &self.observers {
+            let observe = AssertUnwindSafe(|| observer.observe_action(&action));
+            if catch_unwind(observe).is_err() {
+                meters::panics().increment(1);
+                error!("an observer panicked; the action is not affected");
+            }
+        }
+    }
+
     fn finish_wake(&mut self, name: &Arc<str>, outcome: Outcome) {
         let (throttle, longest) =
             (self.context.config.throttle, self.context.config.longest_backoff);
@@ -93,11 +118,9 @@ impl Reconciler {
         if took.is_some() && app_state.has_started && !app_state.app.is_unanswered() {
             app_state.app.note(|history| history.start_took = took);
         }
-        let result = match outcome {
-            Outcome::Ready => {
-                app_state.mark_awake(&self.view);
-                Ok(())
-            }
+        let result = outcome.result();
+        match outcome {
+            Outcome::Ready => app_state.mark_awake(&self.view),
             Outcome::Failed(failure) => {
                 app_state.failures = app_state.failures.saturating_add(1);
                 app_state.failed_without_engine =
@@ -109,27 +132,22 @@ impl Reconciler {
                 app_state.outcome_phase =
                     Some(Phase::Failed { failure: failure.clone(), retry_after });
                 app_state.app.note(|history| {
-                    history.last_failure = Some((wall_clock(), failure.clone()));
+                    history.last_failure = Some((wall_clock(), failure));
                 });
                 // Held requests keep waiting.
                 app_state.wanted = app_state.app.is_waited_for();
-                Err(failure)
             }
-            // It was put to sleep again in the meantime.
             Outcome::Declined(Phase::Paused) => {
                 app_state.wanted = app_state.app.is_waited_for();
-                Err(WakeError::Declined("paused again"))
             }
             Outcome::Declined(phase) => {
                 info!(app = %name, phase = phase.as_str(), "not woken");
                 // An installation may finish while requests are still waiting.
                 app_state.wanted = !phase.is_final() && app_state.app.is_waited_for();
-                let declined = WakeError::Declined(phase.as_str());
                 app_state.outcome_phase = Some(phase);
-                Err(declined)
             }
-            Outcome::Gone => Err(WakeError::Declined("not installed")),
-        };
+            Outcome::Gone => {}
+        }
         let replies = std::mem::take(&mut app_state.replies);
         if !replies.is_empty() {
             // The next request must already see the result.

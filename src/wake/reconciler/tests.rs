@@ -1,6 +1,9 @@
+use std::sync::Mutex;
+
 use super::completion::SLEEP_RETRY_DELAY;
 use super::*;
 use crate::config::{self, Environment};
+use crate::domain::observation::{self, ActionKind};
 use crate::store::{Freshness, Source};
 use crate::wake::attempt::Outcome;
 use crate::wake::compose::Compose;
@@ -12,6 +15,21 @@ struct Bench {
     reconciler: Reconciler,
     registry: Arc<Registry>,
     watch: Watch,
+    told: Arc<Mutex<Vec<Told>>>,
+}
+
+/// What the observers were told of an action: kind, cause, result, names of the steps.
+type Told = (ActionKind, Cause, Result<(), WakeError>, Vec<(&'static str, Duration)>);
+
+#[derive(Debug)]
+struct Listening(Arc<Mutex<Vec<Told>>>);
+
+impl ActionObserver for Listening {
+    fn observe_action(&self, action: &observation::Action<'_>) {
+        let steps = action.steps.iter().map(|step| (step.name, step.took)).collect();
+        let outcome = action.outcome.map_err(Clone::clone);
+        self.0.lock().expect("no panic").push((action.kind, action.cause, outcome, steps));
+    }
 }
 
 impl Bench {
@@ -32,8 +50,12 @@ impl Bench {
         let (registry, _commands) = Registry::new();
         let touches = Arc::new(Touches::new(config.touch));
         let (statuses, _writer) = Statuses::new(source);
-        let reconciler = Reconciler::new(context, Arc::clone(&registry), touches, view, statuses);
-        Self { reconciler, registry, watch }
+        let told = Arc::default();
+        let observers: Box<[Box<dyn ActionObserver>]> =
+            Box::new([Box::new(Listening(Arc::clone(&told)))]);
+        let reconciler =
+            Reconciler::new(context, Arc::clone(&registry), touches, view, statuses, observers);
+        Self { reconciler, registry, watch, told }
     }
 
     /// Adds a sleeping app with an action in progress.
@@ -66,7 +88,7 @@ impl Bench {
         future: impl Future<Output = Completion> + Send + 'static,
     ) {
         let app = Arc::clone(&self.reconciler.apps[name].app);
-        self.reconciler.spawn(ActionTask { app, action, reply }, future);
+        self.reconciler.spawn(ActionTask::new(&app, action, Cause::Request, None, reply), future);
     }
 
     async fn next_ends(&mut self) {
@@ -132,7 +154,7 @@ async fn a_request_that_waits_is_not_forgotten_if_its_app_is_put_to_sleep_once_m
     app.request_wake();
     bench.reconciler.handle(Command::Wake(Arc::clone(&name)));
     let (reply, _receiver) = tokio::sync::oneshot::channel();
-    bench.reconciler.sleep(&name, SleepMode::Stopped, None, Some(reply));
+    bench.reconciler.sleep(&name, SleepMode::Stopped, Cause::Operator, None, Some(reply));
     assert!(!held.has_changed().expect("it is shown"), "the phase is the same as before");
     bench.ends(&name, Completion::Slept(SleepMode::Stopped, Ok(()))).await;
     assert!(bench.reconciler.apps[&name].wanted);
@@ -149,16 +171,16 @@ async fn what_cannot_be_put_to_sleep_is_not_closed_again_and_again() {
     let app = Arc::clone(&bench.reconciler.apps[&name].app);
     app.show(Phase::Awake, &Arc::default());
     let (reply, mut receiver) = tokio::sync::oneshot::channel();
-    bench.reconciler.sleep(&name, SleepMode::Stopped, None, Some(reply));
+    bench.reconciler.sleep(&name, SleepMode::Stopped, Cause::Operator, None, Some(reply));
     assert_eq!(receiver.try_recv(), Ok(Err(WakeError::EngineAway)), "no engine has been seen");
     assert!(app.is_awake());
     bench.watch.shows(Snapshot { live: true, was_listed: true, ..Snapshot::default() });
     let refused = || Completion::Slept(SleepMode::Stopped, Err(WakeError::Declined("not now")));
     bench.ends(&name, refused()).await;
-    bench.reconciler.sleep(&name, SleepMode::Stopped, None, None);
+    bench.reconciler.sleep(&name, SleepMode::Stopped, Cause::Idle, None, None);
     assert!(app.is_awake(), "the last attempt failed a moment ago");
     tokio::time::advance(SLEEP_RETRY_DELAY).await;
-    bench.reconciler.sleep(&name, SleepMode::Stopped, None, None);
+    bench.reconciler.sleep(&name, SleepMode::Stopped, Cause::Idle, None, None);
     assert!(!app.is_awake());
     assert_eq!(bench.reconciler.apps[&name].in_progress, InProgress::Sleeping);
 }
@@ -188,14 +210,14 @@ async fn an_operators_order_to_sleep_does_not_wait_for_what_somebody_else_starte
     bench.watch.shows(snapshot);
     bench.reconciler.observe_all();
     assert_eq!(bench.reconciler.apps[&name].in_progress, InProgress::Following);
-    bench.reconciler.sleep(&name, SleepMode::Stopped, None, None);
+    bench.reconciler.sleep(&name, SleepMode::Stopped, Cause::Idle, None, None);
     assert_eq!(
         bench.reconciler.apps[&name].in_progress,
         InProgress::Following,
         "the idle loop tries again later"
     );
     let (reply, _receiver) = tokio::sync::oneshot::channel();
-    bench.reconciler.sleep(&name, SleepMode::Stopped, None, Some(reply));
+    bench.reconciler.sleep(&name, SleepMode::Stopped, Cause::Operator, None, Some(reply));
     assert_eq!(bench.reconciler.apps[&name].in_progress, InProgress::Sleeping);
     assert_eq!(bench.reconciler.tasks.len(), 1);
     bench.next_ends().await;
@@ -333,6 +355,7 @@ async fn a_command_for_each_of_many_apps_delays_no_other() {
     let sleep = Command::Sleep {
         app: "app2999".into(),
         mode: SleepMode::Stopped,
+        cause: Cause::Operator,
         unless_used_since: None,
         reply: Some(reply),
     };
@@ -343,4 +366,57 @@ async fn a_command_for_each_of_many_apps_delays_no_other() {
     let answered =
         tokio::select! { biased; answered = answered => answered, _ = running => return };
     assert_eq!(answered, Ok(Ok(Err(WakeError::EngineAway))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn observers_are_told_why_an_app_was_woken_and_how_long_each_step_took() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let mut bench = Bench::new();
+    let name = bench.asleep("notes", InProgress::Nothing);
+    let commands = [
+        Command::KeepRunning(Arc::clone(&name)),
+        Command::Wake(Arc::clone(&name)),
+        Command::KeepRunning(Arc::clone(&name)),
+    ];
+    for (command, cause) in
+        commands.into_iter().zip([Cause::AlwaysOn, Cause::Request, Cause::Request])
+    {
+        bench.reconciler.handle(command);
+        let app_state = &bench.reconciler.apps[&name];
+        assert_eq!((app_state.wanted, app_state.cause), (true, cause));
+    }
+    bench.reconciler.start_due_attempts();
+    tokio::time::advance(2 * SECOND).await;
+    bench.reconciler.fill_start_slots();
+    // The attempt itself is replaced, since there is no engine.
+    bench.reconciler.running.abort_all();
+    for (phase, passed) in
+        [(Phase::Starting, SECOND), (Phase::Starting, SECOND), (Phase::AwaitingPort, 3 * SECOND)]
+    {
+        bench.reconciler.report(&name, phase);
+        tokio::time::advance(passed).await;
+    }
+    bench.next_ends().await;
+    let told = std::mem::take(&mut *bench.told.lock().expect("no panic"));
+    let steps = vec![("queued", 2), ("lock", 0), ("starting", 2), ("awaiting_port", 3)].into_iter();
+    let steps: Vec<_> = steps.map(|(name, took)| (name, took * SECOND)).collect();
+    assert_eq!(told, [(ActionKind::Wake, Cause::Request, Err(WakeError::Panicked), steps)]);
+}
+
+#[derive(Debug)]
+struct Panicking;
+
+impl ActionObserver for Panicking {
+    fn observe_action(&self, _: &observation::Action<'_>) {
+        panic!("on purpose")
+    }
+}
+
+#[tokio::test]
+async fn an_observer_that_panics_keeps_nobody_from_the_result() {
+    let mut bench = Bench::new();
+    bench.reconciler.observers = Box::new([Box::new(Panicking)]);
+    let name = bench.asleep("notes", InProgress::Waking { slot_until: None });
+    bench.ends(&name, Completion::Woken(Outcome::Ready)).await;
+    assert!(bench.reconciler.apps[&name].app.is_awake());
 }

@@ -1,7 +1,6 @@
 //! A wall clock that is set puts nothing to sleep, and keeps nothing awake.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
 
 use serde_json::json;
 
@@ -10,15 +9,7 @@ use super::{LONG, Stage, program};
 use crate::support::boxes::Store;
 use crate::support::client::{Request, ask, poll};
 use crate::support::docker::apps::{App, Plan};
-use crate::support::program::Program;
-
-/// What shows another time to the program that it is loaded into.
-fn faketime() -> PathBuf {
-    let name = "faketime/libfaketimeMT.so.1";
-    let folders = std::fs::read_dir("/usr/lib").expect("a folder").flatten();
-    let mut found = folders.map(|folder| folder.path().join(name)).filter(|path| path.exists());
-    found.next().expect("libfaketime; `tests/run` installs it")
-}
+use crate::support::program::{Program, faketime};
 
 /// An app that is stopped so many seconds after its last use.
 fn plan(label: &str, seconds: u32) -> Plan {

@@ -1,6 +1,8 @@
 //! The page where its address leads to a file, and where its questions do not come through:
 //! in Chromium, through real Traefik.
 
+use std::time::Duration;
+
 use super::browser::{nothing, walk, walk_trusting};
 use super::{LONG, NO_SLEEP, Stage, order, scripts, until_state};
 use crate::support::boxes::Store;
@@ -179,6 +181,30 @@ async fn the_first_answer_of_an_app_is_shown_whatever_it_is() {
     assert_eq!((&walked.url, walked.history), (&url, 2), "{walked:#?}");
     let statuses = walked.statuses("GET", "/turn");
     assert!(statuses.ends_with(&[302, 200]), "{walked:#?}");
+}
+
+/// An app that redirects to itself without end. Its visitor sees what the browser says of
+/// it, as of an app that never slept: no page of nightporter is in the round, or follows it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_that_redirects_without_end_is_left_to_the_browser() {
+    // Longer than any page of nightporter waits before it loads again.
+    const LONGER: Duration = Duration::from_secs(8);
+    const TOLD: &str = "ERR_TOO_MANY_REDIRECTS";
+    let stage = Stage::new(Store::Files).await;
+    let app = stage.stopped(Plan::new("round").env("START_DELAY_MS", 1500)).await;
+    let porter = stage.porter(QUICKLY, NO_SLEEP).await;
+    let front = Front::before(&stage.sample, &porter, &[&app], Errors::Replaced).await;
+    until_state(&porter, &app, "stopped", LONG).await;
+    let url = front.url(&app, "/round");
+    let steps =
+        [("goto", &*url), ("see", "#text"), ("read", TOLD), ("tell", "wait"), ("read", TOLD)];
+    let walked = walk(true, &steps, async |_: &str| tokio::time::sleep(LONGER).await).await;
+    let statuses = walked.statuses("GET", "/round");
+    let began = statuses.iter().position(|status| *status == 302).expect("a redirect");
+    let (before, round) = statuses.split_at(began);
+    assert_eq!(before.iter().filter(|status| **status == 503).count(), 1, "{walked:#?}");
+    // Chromium loads its own error page again after 1 s, 5 s and 30 s.
+    assert!(round.iter().all(|status| *status == 302), "{walked:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
