@@ -1,0 +1,220 @@
+//! Reading single records, and long reads of one state.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+use super::super::{ArchiveError, Holdings, JobRow, StoredCheckpoint, TileKey};
+use super::holdings;
+use super::rows::{self, JOB_COLUMNS, SELECT_NOTES, SELECT_STEPS, columns, get, tenant};
+use crate::ledger::record::{Micros, RecordId, Stored};
+use crate::postgres::{self, Parameter, Pool};
+
+pub(super) fn all_stored(rows: &[Row], tenant: &str) -> Result<Vec<Stored>, ArchiveError> {
+    let tenant = Arc::from(tenant);
+    rows.iter().map(|row| rows::stored(row, &tenant)).collect()
+}
+
+/// Reads one record with its steps and notes.
+pub(super) async fn find(
+    pool: &Pool,
+    tenant: &str,
+    id: RecordId,
+) -> Result<Option<Stored>, ArchiveError> {
+    let mut snapshot = pool.snapshot().await?;
+    let sql = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM nightporter_ledger.requests AS r WHERE r.tenant = ",
+        tenant!(),
+        " AND r.writer = $2 AND r.seq = $3"
+    );
+    let parameters: [Parameter<'_>; 3] =
+        [(&tenant, Type::TEXT), (&id.writer.0, Type::INT8), (&id.seq, Type::INT8)];
+    let mut found = whole(&mut snapshot, tenant, sql, &parameters).await?;
+    snapshot.commit().await?;
+    Ok(found.pop())
+}
+
+/// Reads records with their steps and notes.
+async fn whole(
+    transaction: &mut postgres::Transaction<'_>,
+    tenant: &str,
+    sql: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Stored>, ArchiveError> {
+    let rows = transaction.query(sql, parameters).await?;
+    let mut records = all_stored(&rows, tenant)?;
+    if records.is_empty() {
+        return Ok(records);
+    }
+    let (writers, seqs) = rows::ids(records.iter().map(|stored| stored.record.id));
+    let ids: [Parameter<'_>; 2] = [(&writers, Type::INT8_ARRAY), (&seqs, Type::INT8_ARRAY)];
+    let steps = transaction.query(SELECT_STEPS, &ids).await?;
+    let notes = transaction.query(SELECT_NOTES, &ids).await?;
+    if steps.is_empty() && notes.is_empty() {
+        return Ok(records);
+    }
+    let mut by_id: HashMap<RecordId, &mut Stored> =
+        records.iter_mut().map(|stored| (stored.record.id, stored)).collect();
+    for row in &steps {
+        if let Some(stored) = by_id.get_mut(&rows::id(row)?) {
+            stored.record.steps.push(rows::step(row)?);
+        }
+    }
+    for row in &notes {
+        if let Some(stored) = by_id.get_mut(&rows::id(row)?) {
+            stored.record.notes.push(rows::note(row)?);
+        }
+    }
+    Ok(records)
+}
+
+/// See [`super::super::Snapshot`].
+#[derive(Debug)]
+pub struct Snapshot<'a>(pub(super) postgres::Transaction<'a>);
+
+impl Snapshot<'_> {
+    pub async fn records(
+        &mut self,
+        tenant: &str,
+        from: i64,
+        limit: usize,
+    ) -> Result<Vec<Stored>, ArchiveError> {
+        let sql = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM nightporter_ledger.requests AS r WHERE r.tenant = ",
+            tenant!(),
+            " AND r.position >= $2 ORDER BY r.position LIMIT $3"
+        );
+        let limit = count(limit);
+        let parameters: [Parameter<'_>; 3] =
+            [(&tenant, Type::TEXT), (&from, Type::INT8), (&limit, Type::INT8)];
+        whole(&mut self.0, tenant, sql, &parameters).await
+    }
+
+    pub async fn unplaced(
+        &mut self,
+        tenant: &str,
+        after: Option<RecordId>,
+        limit: usize,
+    ) -> Result<Vec<Stored>, ArchiveError> {
+        let sql = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM nightporter_ledger.requests AS r WHERE r.tenant = ",
+            tenant!(),
+            " AND r.position IS NULL AND ($2::int8 IS NULL OR (r.writer, r.seq) > ($2, $3)) \
+              ORDER BY r.writer, r.seq LIMIT $4"
+        );
+        let (writer, seq) = columns_of(after);
+        let limit = count(limit);
+        let parameters: [Parameter<'_>; 4] = [
+            (&tenant, Type::TEXT),
+            (&writer, Type::INT8),
+            (&seq, Type::INT8),
+            (&limit, Type::INT8),
+        ];
+        whole(&mut self.0, tenant, sql, &parameters).await
+    }
+
+    pub async fn tree_size(&mut self, tenant: &str) -> Result<i64, ArchiveError> {
+        tree_size(&mut self.0, tenant).await
+    }
+
+    pub async fn tiles(
+        &mut self,
+        tenant: &str,
+        keys: &[TileKey],
+    ) -> Result<Vec<(TileKey, Vec<u8>)>, ArchiveError> {
+        tiles(&mut self.0, tenant, keys).await
+    }
+
+    pub async fn checkpoints(
+        &mut self,
+        tenant: &str,
+    ) -> Result<Vec<StoredCheckpoint>, ArchiveError> {
+        let sql = "SELECT size, at, note FROM nightporter_ledger.checkpoints WHERE tenant = $1
+                   ORDER BY size";
+        let rows = self.0.query(sql, &[(&tenant, Type::TEXT)]).await?;
+        rows.iter().map(checkpoint).collect()
+    }
+
+    pub async fn checkpoint(
+        &mut self,
+        tenant: &str,
+    ) -> Result<Option<StoredCheckpoint>, ArchiveError> {
+        last_checkpoint(&mut self.0, tenant).await
+    }
+
+    pub async fn holdings(&mut self, tenant: &str) -> Result<Holdings, ArchiveError> {
+        holdings::count(&mut self.0, tenant).await
+    }
+
+    pub async fn jobs(&mut self, tenant: &str) -> Result<Vec<JobRow>, ArchiveError> {
+        let sql = format!(
+            "SELECT {JOB_COLUMNS} FROM nightporter_ledger.jobs WHERE tenant = $1 ORDER BY name"
+        );
+        let rows = self.0.query(&sql, &[(&tenant, Type::TEXT)]).await?;
+        rows.iter().map(rows::job).collect()
+    }
+}
+
+pub(super) async fn last_checkpoint(
+    transaction: &mut postgres::Transaction<'_>,
+    tenant: &str,
+) -> Result<Option<StoredCheckpoint>, ArchiveError> {
+    let sql = "SELECT size, at, note FROM nightporter_ledger.checkpoints WHERE tenant = $1
+               ORDER BY size DESC LIMIT 1";
+    let rows = transaction.query(sql, &[(&tenant, Type::TEXT)]).await?;
+    rows.first().map(checkpoint).transpose()
+}
+
+pub(super) async fn tree_size(
+    transaction: &mut postgres::Transaction<'_>,
+    tenant: &str,
+) -> Result<i64, ArchiveError> {
+    let sql = "SELECT size FROM nightporter_ledger.trees WHERE tenant = $1";
+    let rows = transaction.query(sql, &[(&tenant, Type::TEXT)]).await?;
+    rows.first().map_or(Ok(0), |row| get(row, 0))
+}
+
+pub(super) async fn tiles(
+    transaction: &mut postgres::Transaction<'_>,
+    tenant: &str,
+    keys: &[TileKey],
+) -> Result<Vec<(TileKey, Vec<u8>)>, ArchiveError> {
+    let sql = "SELECT k.level, k.number, t.hashes
+               FROM unnest($2, $3) WITH ORDINALITY AS k (level, number, n)
+               JOIN nightporter_ledger.tiles AS t
+                   ON t.tenant = $1 AND t.level = k.level AND t.number = k.number
+               ORDER BY k.n";
+    let (levels, numbers) = tile_keys(keys.iter().copied());
+    let parameters: [Parameter<'_>; 3] =
+        [(&tenant, Type::TEXT), (&levels, Type::INT2_ARRAY), (&numbers, Type::INT8_ARRAY)];
+    let rows = transaction.query(sql, &parameters).await?;
+    let tile = |row| Ok((TileKey { level: get(row, 0)?, number: get(row, 1)? }, get(row, 2)?));
+    rows.iter().map(tile).collect()
+}
+
+/// Returns keys of tiles as two columns.
+pub(super) fn tile_keys(keys: impl Iterator<Item = TileKey> + Clone) -> (Vec<i16>, Vec<i64>) {
+    (keys.clone().map(|key| key.level).collect(), keys.map(|key| key.number).collect())
+}
+
+fn checkpoint(row: &Row) -> Result<StoredCheckpoint, ArchiveError> {
+    Ok(StoredCheckpoint { size: get(row, 0)?, at: Micros(get(row, 1)?), note: get(row, 2)? })
+}
+
+/// Returns an id, if there is one, as two parameters.
+pub(super) fn columns_of(id: Option<RecordId>) -> (Option<i64>, Option<i64>) {
+    (id.map(|id| id.writer.0), id.map(|id| id.seq))
+}
+
+/// Returns a limit as a parameter.
+pub(super) fn count(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

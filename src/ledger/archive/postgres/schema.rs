@@ -1,0 +1,92 @@
+//! The archive's schema: its migrations, and when they are applied.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
+use tracing::info;
+
+use super::super::ArchiveError;
+use crate::postgres::{MigrationError, MigrationLimits, Migrations, Server};
+
+const MIGRATIONS: Migrations = Migrations {
+    schema: "nightporter_ledger",
+    history: "migrations",
+    list: &[("V1__ledger", include_str!("V1__ledger.sql"))],
+    limits: MigrationLimits::DEFAULT,
+};
+
+/// Brings the schema up to date once, for all who need it.
+#[derive(Debug)]
+pub(super) struct Schema {
+    server: Arc<Server>,
+    is_ready: AtomicBool,
+    last: Mutex<Option<Attempt>>,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    ended: Instant,
+    result: Result<(), ArchiveError>,
+}
+
+impl Schema {
+    pub(super) fn new(server: Arc<Server>) -> Self {
+        Self { server, is_ready: AtomicBool::new(false), last: Mutex::default() }
+    }
+
+    /// Returns when the schema is there. What was found is relied on until [`Self::doubt`].
+    pub(super) async fn ready(&self) -> Result<(), ArchiveError> {
+        if self.is_ready.load(Ordering::Acquire) { Ok(()) } else { self.prepare().await }
+    }
+
+    /// Has the schema looked at again before it is next used: it may have been dropped.
+    pub(super) fn doubt(&self) {
+        self.is_ready.store(false, Ordering::Release);
+    }
+
+    /// Applies what is missing. All who wait for the same attempt share its result, so that
+    /// a server that is away costs them one time limit and not one each.
+    pub(super) async fn prepare(&self) -> Result<(), ArchiveError> {
+        let asked = Instant::now();
+        let mut last = self.last.lock().await;
+        if let Some(attempt) = last.as_ref().filter(|attempt| attempt.ended >= asked) {
+            return attempt.result.clone();
+        }
+        let result = self.apply().await;
+        self.is_ready.store(result.is_ok(), Ordering::Release);
+        *last = Some(Attempt { ended: Instant::now(), result: result.clone() });
+        result
+    }
+
+    async fn apply(&self) -> Result<(), ArchiveError> {
+        let report = MIGRATIONS.run(&self.server, &()).await.map_err(|error| {
+            let remedy = if is_denied(&error) {
+                "; the role needs the privilege CREATE on the database, or a schema \
+                 `nightporter_ledger` of its own (`CREATE SCHEMA nightporter_ledger \
+                 AUTHORIZATION ...`)"
+            } else {
+                ""
+            };
+            ArchiveError::Unavailable(
+                format!("preparing the ledger's schema: {error}{remedy}").into(),
+            )
+        })?;
+        for applied in report.applied {
+            info!(migration = applied, "migration applied to the ledger");
+        }
+        Ok(())
+    }
+}
+
+fn is_denied(error: &MigrationError) -> bool {
+    let refused = match error {
+        MigrationError::Database(error) => Some(error),
+        MigrationError::Migration(error) => std::error::Error::source(error)
+            .and_then(|source| source.downcast_ref::<tokio_postgres::Error>()),
+        _ => None,
+    };
+    refused.and_then(tokio_postgres::Error::code) == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+}
