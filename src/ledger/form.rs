@@ -1,0 +1,233 @@
+//! A record as JSON: everything that its leaf covers, so that a proof carries it and an export
+//! keeps it.
+
+use std::fmt::Write;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::rfc3339;
+use super::record::{Kind, Micros, Note, Personal, Record, RecordId, Step, Word};
+
+/// The fields of a record. What is absent is left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordForm {
+    id: String,
+    tenant: String,
+    kind: String,
+    /// RFC 3339, in UTC.
+    at: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    app: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rule: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client_id: Option<PersonalForm>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client_name: Option<PersonalForm>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<PersonalForm>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    verdict: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace: Option<String>,
+    duration_us: i64,
+    count: i64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<StepForm>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<NoteForm>,
+    /// Hexadecimal; with it, the digests of the clear values can be computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    salt: Option<String>,
+}
+
+/// A value that identifies a person: the text itself, or `{"sha256": "..."}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum PersonalForm {
+    Clear(String),
+    Digest(DigestForm),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DigestForm {
+    sha256: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StepForm {
+    name: String,
+    duration_us: i64,
+    outcome: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoteForm {
+    topic: String,
+    text: String,
+}
+
+impl From<&Record> for RecordForm {
+    fn from(record: &Record) -> Self {
+        let personal = |value: &Option<Personal>| {
+            value.as_ref().map(|value| match value {
+                Personal::Clear(text) => PersonalForm::Clear(text.as_ref().to_owned()),
+                Personal::Digest(digest) => {
+                    PersonalForm::Digest(DigestForm { sha256: hex(digest) })
+                }
+            })
+        };
+        let step = |step: &Step| StepForm {
+            name: step.name.as_ref().to_owned(),
+            duration_us: step.duration.0,
+            outcome: step.outcome.as_ref().to_owned(),
+        };
+        let note = |note: &Note| NoteForm {
+            topic: note.topic.as_ref().to_owned(),
+            text: note.text.as_ref().to_owned(),
+        };
+        Self {
+            id: record.id.to_string(),
+            tenant: record.tenant.as_ref().to_owned(),
+            kind: record.kind.as_str().to_owned(),
+            at: rfc3339(record.at).to_string(),
+            app: record.app.as_deref().map(str::to_owned),
+            host: record.host.as_deref().map(str::to_owned),
+            path: record.path.as_deref().map(str::to_owned),
+            rule: record.rule.as_deref().map(str::to_owned),
+            client: record.client.as_deref().map(str::to_owned),
+            client_id: personal(&record.client_id),
+            client_name: personal(&record.client_name),
+            address: personal(&record.address),
+            verdict: record.verdict.as_deref().map(str::to_owned),
+            reason: record.reason.as_deref().map(str::to_owned),
+            trace: record.trace.as_deref().map(str::to_owned),
+            duration_us: record.duration.0,
+            count: record.count,
+            steps: record.steps.iter().map(step).collect(),
+            notes: record.notes.iter().map(note).collect(),
+            salt: record.salt.as_ref().map(|salt| hex(salt)),
+        }
+    }
+}
+
+impl RecordForm {
+    /// Leaves out the salt, without which nothing can be proved.
+    #[must_use]
+    pub fn without_salt(self) -> Self {
+        Self { salt: None, ..self }
+    }
+}
+
+/// A form that is not that of a record; the text says which field is invalid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("invalid field `{0}` of the record")]
+pub struct InvalidForm(&'static str);
+
+impl TryFrom<RecordForm> for Record {
+    type Error = InvalidForm;
+
+    /// Returns the record; its leaf and seal, which the form lacks, are zero.
+    fn try_from(form: RecordForm) -> Result<Self, InvalidForm> {
+        let RecordForm {
+            id,
+            tenant,
+            kind,
+            at,
+            app,
+            host,
+            path,
+            rule,
+            client,
+            client_id,
+            client_name,
+            address,
+            verdict,
+            reason,
+            trace,
+            duration_us,
+            count,
+            steps,
+            notes,
+            salt,
+        } = form;
+        let personal = |name, value: Option<PersonalForm>| {
+            value
+                .map(|value| match value {
+                    PersonalForm::Clear(text) => Ok(Personal::Clear(text.into())),
+                    PersonalForm::Digest(DigestForm { sha256 }) => {
+                        unhex(&sha256).map(Personal::Digest).ok_or(InvalidForm(name))
+                    }
+                })
+                .transpose()
+        };
+        let word = |text: String| -> Word { text.into() };
+        let step = |StepForm { name, duration_us, outcome }: StepForm| Step {
+            name: word(name),
+            duration: Micros(duration_us),
+            outcome: word(outcome),
+        };
+        let note =
+            |NoteForm { topic, text }: NoteForm| Note { topic: word(topic), text: text.into() };
+        let salt = salt.map(|salt| unhex(&salt).ok_or(InvalidForm("salt"))).transpose()?;
+        Ok(Self {
+            id: RecordId::from_str(&id).map_err(|_| InvalidForm("id"))?,
+            tenant: tenant.into(),
+            kind: Kind::parse(&kind).ok_or(InvalidForm("kind"))?,
+            at: humantime::parse_rfc3339(&at).map_err(|_| InvalidForm("at"))?.into(),
+            app: app.map(Into::into),
+            host: host.map(Into::into),
+            path: path.map(Into::into),
+            rule: rule.map(Into::into),
+            client: client.map(word),
+            client_id: personal("client_id", client_id)?,
+            client_name: personal("client_name", client_name)?,
+            address: personal("address", address)?,
+            verdict: verdict.map(word),
+            reason: reason.map(word),
+            trace: trace.map(Into::into),
+            duration: Micros(duration_us),
+            count,
+            steps: steps.into_iter().map(step).collect(),
+            notes: notes.into_iter().map(note).collect(),
+            salt,
+            leaf: [0; 32],
+            seal: [0; 16],
+        })
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let digit = |digit: u8| char::from(digit).to_digit(16);
+        *byte = u8::try_from(digit(pair[0])? << 4 | digit(pair[1])?).ok()?;
+    }
+    Some(bytes)
+}
