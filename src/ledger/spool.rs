@@ -1,0 +1,408 @@
+//! The spool: batches that the archive did not take, as files.
+//!
+//! A file is written once, whole: a temporary file, fsync, rename, fsync of the folder. It is
+//! never changed, and there is nothing beside it that could contradict it. What fails on the
+//! way, an fsync included, is begun anew with another file.
+//!
+//! Several processes may share the folder. Each gives its files names of its own, and locks a
+//! file (flock) while it replays or removes it. What is not a dead letter is set aside in
+//! `bad`, with the reason beside it.
+
+mod letter;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::clock;
+use super::record::{Kind, Record};
+
+pub use letter::{Damage, Letter};
+
+/// The end of the name of a dead letter, and of one that holds counts of grants only.
+const SUFFIX: &str = ".letter";
+const GRANTS_SUFFIX: &str = ".grants.letter";
+
+const TEMPORARY: &str = ".tmp";
+
+/// The folder of what is not a dead letter, and the end of the name of its reason.
+const BAD: &str = "bad";
+const REASON: &str = ".reason";
+
+/// What a file takes up at least: a block of most file systems.
+const BLOCK: u64 = 4096;
+
+/// The spool's folder.
+#[derive(Debug)]
+pub struct Spool {
+    folder: PathBuf,
+    max_bytes: u64,
+    /// Tells the files of this process apart.
+    serial: AtomicU64,
+    /// The dead letters at the last look, with what they take up.
+    known: Mutex<Option<BTreeMap<String, u64>>>,
+    /// Their number and what they take up, for those who must not wait for a disk.
+    size: Mutex<(usize, u64)>,
+}
+
+/// Why the spool did not take a batch.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    #[error("{path}: {error}")]
+    Io { path: PathBuf, error: io::Error },
+    #[error("a batch of {0} bytes does not fit into ledger.max_spool")]
+    TooLarge(u64),
+    #[error("a batch cannot be encoded: {0}")]
+    Encode(#[from] serde_json::Error),
+}
+
+/// A dead letter that was written.
+#[derive(Debug)]
+pub struct Put {
+    pub name: String,
+    /// The records that were removed to make room.
+    pub evicted: Vec<Record>,
+}
+
+/// A dead letter that no other process touches meanwhile.
+#[derive(Debug)]
+pub struct Held {
+    pub letter: Letter,
+    path: PathBuf,
+    /// Locked as long as it is open.
+    _file: File,
+}
+
+/// What became of opening a dead letter.
+#[derive(Debug)]
+pub enum Opened {
+    Held(Box<Held>),
+    /// Another process has it, or has removed it.
+    Taken,
+    /// It was no dead letter, and has been set aside.
+    SetAside(Damage),
+}
+
+/// A file that was set aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bad {
+    pub name: String,
+    pub reason: String,
+    pub bytes: u64,
+}
+
+impl Spool {
+    /// Creates and reads nothing.
+    #[must_use]
+    pub fn new(folder: PathBuf, max_bytes: u64) -> Self {
+        Self {
+            folder,
+            max_bytes,
+            serial: AtomicU64::new(0),
+            known: Mutex::default(),
+            size: Mutex::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn max_bytes(&self) -> u64 {
+        self.max_bytes
+    }
+
+    /// Writes a batch. If there is too little room, counts of grants are removed first, then
+    /// the oldest letters.
+    pub fn put(&self, records: &[Record], error: Option<&str>) -> Result<Put, SpoolError> {
+        let bytes = letter::encode(records, error)?;
+        let size = occupied(bytes.len() as u64);
+        if size > self.max_bytes {
+            return Err(SpoolError::TooLarge(size));
+        }
+        self.create_folder()?;
+        let mut known = self.look(false)?;
+        // What says that others were lost must not cost others: that would never end.
+        let is_of_losses = records.iter().all(|record| record.kind == Kind::Loss);
+        let evicted = if is_of_losses {
+            Vec::new()
+        } else {
+            self.make_room(known.get_or_insert_default(), size)
+        };
+        let name = self.next_name(records);
+        self.write(&name, &bytes)?;
+        known.get_or_insert_default().insert(name.clone(), size);
+        self.publish(known.as_ref());
+        Ok(Put { name, evicted })
+    }
+
+    /// Returns the names of all dead letters, oldest first, and what each takes up.
+    pub fn list(&self) -> Result<BTreeMap<String, u64>, SpoolError> {
+        Ok(self.look(true)?.clone().unwrap_or_default())
+    }
+
+    /// Returns the number of dead letters and the bytes that they take up, as last known.
+    #[must_use]
+    pub fn size(&self) -> (usize, u64) {
+        *lock(&self.size)
+    }
+
+    /// Opens a dead letter and locks it. What is no dead letter is set aside.
+    pub fn open(&self, name: &str) -> Result<Opened, SpoolError> {
+        let Some(path) = self.path(name) else { return Ok(Opened::Taken) };
+        let at = |error| SpoolError::Io { path: path.clone(), error };
+        // A pipe or a device under such a name would block for ever.
+        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+        let flags = i32::try_from(flags.bits()).unwrap_or(0);
+        let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.forget(name);
+                return Ok(Opened::Taken);
+            }
+            Err(error) if is_link(&error) => return self.set_aside(name, Damage::Foreign),
+            Err(error) => return Err(at(error)),
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(Opened::Taken),
+            Err(TryLockError::Error(error)) => return Err(at(error)),
+        }
+        let metadata = file.metadata().map_err(at)?;
+        if metadata.nlink() == 0 {
+            self.forget(name);
+            return Ok(Opened::Taken);
+        }
+        if !metadata.is_file() {
+            return self.set_aside(name, Damage::Foreign);
+        }
+        // No letter is larger than the spool: a foreign file may be.
+        if metadata.len() > self.max_bytes {
+            return self.set_aside(name, Damage::Foreign);
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(at)?;
+        match letter::decode(&bytes) {
+            Ok(letter) => Ok(Opened::Held(Box::new(Held { letter, path, _file: file }))),
+            Err(damage) => self.set_aside(name, damage),
+        }
+    }
+
+    /// Removes a dead letter.
+    pub fn remove(&self, held: &Held) -> Result<(), SpoolError> {
+        match fs::remove_file(&held.path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(SpoolError::Io { path: held.path.clone(), error }),
+        }
+        if let Some(name) = held.path.file_name().and_then(|name| name.to_str()) {
+            self.forget(name);
+        }
+        Ok(())
+    }
+
+    /// Returns the files that were set aside.
+    pub fn bad(&self) -> Result<Vec<Bad>, SpoolError> {
+        let folder = self.folder.join(BAD);
+        let names =
+            names(&folder).map_err(|error| SpoolError::Io { path: folder.clone(), error })?;
+        let files = names.into_iter().filter(|name| !name.ends_with(REASON)).map(|name| {
+            let reason = fs::read_to_string(folder.join(format!("{name}{REASON}")));
+            let reason = reason.map_or_else(|_| String::new(), |text| text.trim_end().to_owned());
+            let bytes = fs::symlink_metadata(folder.join(&name)).map_or(0, |file| file.len());
+            Bad { name, reason, bytes }
+        });
+        Ok(files.collect())
+    }
+
+    /// Removes what processes that ended while writing have left.
+    pub fn remove_leftovers(&self) -> Result<(), SpoolError> {
+        let path = &self.folder;
+        let at = |error| SpoolError::Io { path: path.clone(), error };
+        for name in names(path).map_err(at)?.iter().filter(|name| is_leftover(name)) {
+            let path = path.join(name);
+            // Who writes it holds a lock on it.
+            let Ok(file) = File::open(&path) else { continue };
+            if file.try_lock().is_ok() {
+                fs::remove_file(&path).map_err(at)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn create_folder(&self) -> Result<(), SpoolError> {
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
+        created.map_err(|error| SpoolError::Io { path: self.folder.clone(), error })
+    }
+
+    /// Returns the known letters; reads the folder if they are not known, or `anew`.
+    fn look(
+        &self,
+        anew: bool,
+    ) -> Result<MutexGuard<'_, Option<BTreeMap<String, u64>>>, SpoolError> {
+        let mut known = lock(&self.known);
+        if anew || known.is_none() {
+            let path = &self.folder;
+            let found =
+                names(path).map_err(|error| SpoolError::Io { path: path.clone(), error })?;
+            let letters = found.into_iter().filter(|name| !is_leftover(name));
+            let with_size = letters.filter_map(|name| {
+                let file = fs::symlink_metadata(path.join(&name)).ok()?;
+                (!file.is_dir()).then(|| (name, occupied(file.len())))
+            });
+            *known = Some(with_size.collect());
+            self.publish(known.as_ref());
+        }
+        Ok(known)
+    }
+
+    fn make_room(&self, known: &mut BTreeMap<String, u64>, size: u64) -> Vec<Record> {
+        let mut evicted = Vec::new();
+        let mut used: u64 = known.values().sum();
+        if used.saturating_add(size) <= self.max_bytes {
+            return evicted;
+        }
+        let (grants, others): (Vec<_>, Vec<_>) =
+            known.keys().cloned().partition(|name| name.ends_with(GRANTS_SUFFIX));
+        // One that another process replays is not there much longer.
+        for name in grants.into_iter().chain(others) {
+            if used.saturating_add(size) <= self.max_bytes {
+                break;
+            }
+            used -= known.remove(&name).unwrap_or(0);
+            evicted.extend(self.evict(&name));
+        }
+        evicted
+    }
+
+    /// Removes a letter to make room, and returns its records. The list of letters is locked.
+    fn evict(&self, name: &str) -> Vec<Record> {
+        let Some(path) = self.path(name) else { return Vec::new() };
+        let Ok(mut file) = File::open(&path) else { return Vec::new() };
+        let is_ours = file.try_lock().is_ok() && file.metadata().is_ok_and(|file| file.nlink() > 0);
+        if !is_ours {
+            return Vec::new();
+        }
+        let mut bytes = Vec::new();
+        let letter = file.read_to_end(&mut bytes).ok().and_then(|_| letter::decode(&bytes).ok());
+        let Some(letter) = letter else { return Vec::new() };
+        if fs::remove_file(&path).is_err() {
+            return Vec::new();
+        }
+        letter.records
+    }
+
+    fn next_name(&self, records: &[Record]) -> String {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let is_of_grants = records.iter().all(|record| record.kind == Kind::Grants);
+        let suffix = if is_of_grants { GRANTS_SUFFIX } else { SUFFIX };
+        // Names sort by age. Two processes in one container have the same process id at most
+        // one after the other.
+        let (at, process) = (clock::now().0, std::process::id());
+        format!("{at:016x}-{process:x}-{serial:x}{suffix}")
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), SpoolError> {
+        let temporary = self.folder.join(format!("{name}{TEMPORARY}"));
+        let written = write_synced(&temporary, &self.folder.join(name), bytes);
+        written.and_then(|()| File::open(&self.folder)?.sync_all()).map_err(|error| {
+            // It is not there, or it is replayed twice: that changes nothing.
+            let _ = fs::remove_file(&temporary);
+            SpoolError::Io { path: self.folder.join(name), error }
+        })
+    }
+
+    fn set_aside(&self, name: &str, damage: Damage) -> Result<Opened, SpoolError> {
+        let folder = self.folder.join(BAD);
+        let aside = || -> io::Result<()> {
+            DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+            let mut target = name.to_owned();
+            let mut number = 1;
+            while fs::symlink_metadata(folder.join(&target)).is_ok() {
+                number += 1;
+                target = format!("{name}.{number}");
+            }
+            fs::rename(self.folder.join(name), folder.join(&target))?;
+            fs::write(folder.join(format!("{target}{REASON}")), format!("{damage}\n"))
+        };
+        match aside() {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Opened::Taken),
+            Err(error) => return Err(SpoolError::Io { path: folder, error }),
+        }
+        self.forget(name);
+        tracing::error!(file = name, "a file in the spool {damage}; it was moved to `{BAD}`");
+        Ok(Opened::SetAside(damage))
+    }
+
+    /// Returns the path of a file in the folder; `None` if the name is not one.
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        let is_name = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0']);
+        is_name.then(|| self.folder.join(name))
+    }
+
+    fn forget(&self, name: &str) {
+        let mut known = lock(&self.known);
+        if let Some(known) = known.as_mut() {
+            known.remove(name);
+        }
+        self.publish(known.as_ref());
+    }
+
+    fn publish(&self, known: Option<&BTreeMap<String, u64>>) {
+        let size = known.map_or((0, 0), |known| (known.len(), known.values().sum()));
+        *lock(&self.size) = size;
+    }
+}
+
+/// Writes a file whole, or not at all.
+fn write_synced(temporary: &Path, target: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
+    file.try_lock()?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(temporary, target)
+}
+
+/// Returns the names of the files in a folder; none if there is no folder. Hidden ones are
+/// not ours: `.nfs...`, `.snapshot`.
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        if let Ok(name) = entry?.file_name().into_string()
+            && !name.starts_with('.')
+        {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+fn is_leftover(name: &str) -> bool {
+    name.strip_suffix(TEMPORARY).is_some_and(|name| name.ends_with(SUFFIX))
+}
+
+/// What `O_NOFOLLOW` answers for a symbolic link, and opening a socket.
+fn is_link(error: &io::Error) -> bool {
+    let link = rustix::io::Errno::LOOP.raw_os_error();
+    let socket = rustix::io::Errno::NXIO.raw_os_error();
+    error.raw_os_error().is_some_and(|code| code == link || code == socket)
+}
+
+fn occupied(bytes: u64) -> u64 {
+    bytes.next_multiple_of(BLOCK)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! What a record keeps of a request's headers.
+//!
+//! The gate refuses headers that are repeated or invalid; here they are read as far as they
+//! can be, since a refused request is what one wants to see. What is kept is bounded in
+//! length, has no control characters, and neither a query nor a user's name and password:
+//! those are credentials.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, HeaderValue};
+
+/// The most bytes of a host and of a path that are kept.
+const MAX_HOST: usize = 256;
+const MAX_PATH: usize = 1024;
+
+/// The longest text of an address with a port: `[` 45 characters `]:65535`.
+const MAX_ADDRESS: usize = 53;
+
+pub(super) fn host(headers: &HeaderMap) -> Option<Box<str>> {
+    let host = headers.get("x-forwarded-host")?.as_bytes();
+    let user_ends = host.iter().rposition(|byte| *byte == b'@').map_or(0, |at| at + 1);
+    clean(&host[user_ends..], MAX_HOST)
+}
+
+/// Returns the path of the request, without its query.
+pub(super) fn path(headers: &HeaderMap) -> Option<Box<str>> {
+    let uri = headers.get("x-forwarded-uri")?.as_bytes();
+    // Before the path of an absolute URI (RFC 9112 section 3.2.2) is its authority, with the
+    // user.
+    let authority = uri.windows(3).position(|text| text == b"://").map_or(0, |at| at + 3);
+    let uri = if uri.starts_with(b"/") { uri } else { &uri[authority..] };
+    let path = &uri[uri.iter().position(|byte| *byte == b'/')?..];
+    let ends = path.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(path.len());
+    clean(&path[..ends], MAX_PATH)
+}
+
+/// Returns the address that the proxy itself saw: it appends it to what the client sent.
+pub(super) fn address(headers: &HeaderMap) -> Option<IpAddr> {
+    let last = headers.get_all("x-forwarded-for").iter().next_back();
+    let forwarded = last.map(HeaderValue::as_bytes).and_then(|line| {
+        let begins = line.iter().rposition(|byte| *byte == b',').map_or(0, |at| at + 1);
+        parse_address(&line[begins..])
+    });
+    forwarded.or_else(|| parse_address(headers.get("x-real-ip")?.as_bytes()))
+}
+
+/// Returns the trace id of a W3C `traceparent`.
+pub(super) fn trace(headers: &HeaderMap) -> Option<Box<str>> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let mut parts = text.split('-');
+    let (version, trace) = (parts.next()?, parts.next()?);
+    let (parent, flags) = (parts.next()?, parts.next()?);
+    let is_hex = |text: &str, length: usize| {
+        text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let is_valid = is_hex(version, 2)
+        && version != "ff"
+        && is_hex(trace, 32)
+        && trace.bytes().any(|byte| byte != b'0')
+        && is_hex(parent, 16)
+        && is_hex(flags, 2)
+        // Later versions may have more parts.
+        && (version != "00" || parts.next().is_none());
+    is_valid.then(|| trace.into())
+}
+
+fn parse_address(text: &[u8]) -> Option<IpAddr> {
+    let text = text.trim_ascii();
+    let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= MAX_ADDRESS)?;
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let address = bare.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))?;
+    Some(IpAddr::to_canonical(&address))
+}
+
+/// Returns text of at most `max` bytes without control characters; `None` if none is left.
+fn clean(text: &[u8], max: usize) -> Option<Box<str>> {
+    // What is cut here is longer than what is kept, except for control characters.
+    let text = String::from_utf8_lossy(&text[..text.len().min(max)]);
+    let mut kept = String::with_capacity(text.len());
+    for character in text.chars().filter(|character| !character.is_control()) {
+        // A replaced byte takes three.
+        if kept.len() + character.len_utf8() > max {
+            break;
+        }
+        kept.push(character);
+    }
+    (!kept.is_empty()).then(|| kept.into_boxed_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(name: &'static str, value: impl AsRef<[u8]>) -> HeaderMap {
+        let value = HeaderValue::from_bytes(value.as_ref()).expect("a header's value");
+        HeaderMap::from_iter([(http::HeaderName::from_static(name), value)])
+    }
+
+    #[test]
+    fn a_path_has_neither_query_nor_user() {
+        for (uri, expected) in [
+            ("/notes/1?token=secret", Some("/notes/1")),
+            ("/notes#token=secret", Some("/notes")),
+            ("http://paul:secret@notes.box.example/a?b", Some("/a")),
+            ("http://paul:secret@notes.box.example", None),
+            ("http://paul:secret@notes.box.example?token=secret", None),
+            ("paul:secret@notes.box.example/a", Some("/a")),
+            ("/a://b/c", Some("/a://b/c")),
+            ("?token=secret", None),
+            ("*", None),
+            ("", None),
+        ] {
+            assert_eq!(path(&with("x-forwarded-uri", uri)).as_deref(), expected, "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_host_has_no_user() {
+        let host = |text: &str| host(&with("x-forwarded-host", text));
+        assert_eq!(host("notes.box.example:8443").as_deref(), Some("notes.box.example:8443"));
+        assert_eq!(host("paul:secret@notes.box.example").as_deref(), Some("notes.box.example"));
+        let long = format!("{}:secret@notes", "u".repeat(5000));
+        assert_eq!(host(&long).as_deref(), Some("notes"));
+        assert_eq!(host("paul:secret@"), None);
+    }
+
+    #[test]
+    fn text_is_cut_at_a_character_and_has_no_control_characters() {
+        let path = |bytes: &[u8]| path(&with("x-forwarded-uri", bytes)).expect("a path");
+        let long = format!("/{}", "ü".repeat(5000));
+        let kept = path(long.as_bytes());
+        assert!(kept.len() <= MAX_PATH && kept.len() > MAX_PATH - 6, "{}", kept.len());
+        assert!(long.starts_with(kept.trim_end_matches('\u{fffd}')));
+        // U+009B begins a terminal's control sequence.
+        assert_eq!(&*path("/a\u{9b}31mb\tc".as_bytes()), "/a31mbc");
+        assert_eq!(&*path(b"/a\xffb"), "/a\u{fffd}b");
+        let invalid = [b"/".as_slice(), &[0xff; 2000]].concat();
+        assert!(path(&invalid).len() <= MAX_PATH);
+        let host = host(&with("x-forwarded-host", "h".repeat(9000))).expect("a host");
+        assert_eq!(host.len(), MAX_HOST);
+    }
+
+    #[test]
+    fn the_address_is_the_one_that_the_proxy_saw() {
+        for (value, expected) in [
+            ("192.0.2.7", Some("192.0.2.7")),
+            ("10.0.0.1, 192.0.2.7", Some("192.0.2.7")),
+            ("192.0.2.7:4711", Some("192.0.2.7")),
+            ("2001:db8::7", Some("2001:db8::7")),
+            ("[2001:db8::7]:4711", Some("2001:db8::7")),
+            ("[2001:db8::7]", Some("2001:db8::7")),
+            ("::ffff:192.0.2.7", Some("192.0.2.7")),
+            ("192.0.2.7, unknown", None),
+            ("192.0.2.7,", None),
+            ("", None),
+        ] {
+            let found = address(&with("x-forwarded-for", value)).map(|found| found.to_string());
+            assert_eq!(found.as_deref(), expected, "{value}");
+        }
+        let mut two = with("x-forwarded-for", "10.0.0.1");
+        two.append("x-forwarded-for", HeaderValue::from_static("192.0.2.7"));
+        assert_eq!(address(&two), "192.0.2.7".parse().ok());
+        assert_eq!(address(&with("x-real-ip", "192.0.2.7")), "192.0.2.7".parse().ok());
+    }
+
+    #[test]
+    fn only_a_valid_traceparent_has_a_trace() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let valid = [
+            format!("00-{id}-00f067aa0ba902b7-01"),
+            format!("cc-{id}-00f067aa0ba902b7-01-what-comes-later"),
+        ];
+        for text in valid {
+            assert_eq!(trace(&with("traceparent", &text)).as_deref(), Some(id), "{text}");
+        }
+        let invalid = [
+            format!("ff-{id}-00f067aa0ba902b7-01"),
+            format!("00-{}-00f067aa0ba902b7-01", id.to_uppercase()),
+            format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
+            format!("00-{id}-00f067aa0ba902b7-01-more"),
+            format!("00-{id}-00f067aa0ba902b7"),
+            format!("00-{id}0-00f067aa0ba902b7-01"),
+            id.to_owned(),
+            String::new(),
+        ];
+        for text in invalid {
+            assert_eq!(trace(&with("traceparent", &text)), None, "{text}");
+        }
+    }
+}
