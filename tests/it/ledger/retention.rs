@@ -1,0 +1,238 @@
+//! Retention: what is removed, what stays, and what can be proved afterwards.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nightporter::config::{self, ArchiveKind, Config, Environment};
+use nightporter::jobs::{Integrity, Job, Retention};
+use nightporter::ledger::Ledger;
+use nightporter::ledger::archive::Archive;
+use nightporter::ledger::key::SigningKey;
+use nightporter::ledger::ranges::Ranges;
+use nightporter::ledger::record::{Entry, Kind, Micros, RecordId, Stored, WriterId};
+use nightporter::ledger::verify::{Evidence, verify};
+use rusqlite::Connection;
+
+use super::jobs::{Instance, Place, settings, until_runs};
+use super::samples::TENANT;
+use crate::support::client::poll;
+
+const LONG: Duration = Duration::from_secs(120);
+const SOON: Duration = Duration::from_millis(300);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A ledger on an archive, with all ages set to years.
+fn configured(place: &Place, folder: &std::path::Path) -> config::Ledger {
+    let mut env = Environment::new();
+    env.insert("NIGHTPORTER_LEDGER__PATH".into(), folder.display().to_string());
+    let Config { ledger, .. } = config::load(None, &env).expect("a configuration");
+    let year = 365 * 24 * HOUR;
+    let archive = match place {
+        Place::Sqlite(_) => ArchiveKind::Sqlite,
+        Place::Postgres(database) => ArchiveKind::Postgres(settings(&database.url())),
+    };
+    config::Ledger {
+        archive,
+        checkpoint_interval: Duration::from_millis(1),
+        keep_visits: year,
+        keep_grants: year,
+        keep_wakes: year,
+        keep_acts: year,
+        keep_jobs: year,
+        ..ledger
+    }
+}
+
+/// The folder of the key, and of the database if it is a file.
+fn folder(place: &Place) -> (std::path::PathBuf, Option<tempfile::TempDir>) {
+    match place {
+        Place::Sqlite(folder) => (folder.path().to_owned(), None),
+        Place::Postgres(_) => {
+            let folder = tempfile::tempdir().expect("a folder");
+            (folder.path().to_owned(), Some(folder))
+        }
+    }
+}
+
+/// Writes entries of a kind that began so long ago.
+async fn write(ledger: &Ledger, writer: i64, kind: Kind, ago: Duration, count: i64) {
+    let mut transaction = ledger.archive.begin().await.expect("begins");
+    let now = transaction.now().await.expect("a time").0;
+    transaction.roll_back().await.expect("rolled back");
+    let ago = i64::try_from(ago.as_micros()).expect("small");
+    let mut sealer = ledger.sealer().await.expect("a key");
+    let records = (1..=count).map(|seq| {
+        let mut entry = Entry::new(kind, Micros(now - ago + seq));
+        entry.app = Some("notes".into());
+        entry.path = Some("/a/path/of/some/length/as/they/have".into());
+        sealer.seal(RecordId { writer: WriterId(writer), seq }, &TENANT.into(), entry)
+    });
+    let records: Vec<_> = records.collect();
+    ledger.archive.write(&records).await.expect("written");
+}
+
+async fn all(archive: &Archive) -> Vec<Stored> {
+    let (mut all, mut from) = (Vec::new(), 0);
+    let mut snapshot = archive.snapshot().await.expect("a snapshot");
+    loop {
+        let page = snapshot.records(TENANT, from, 1000).await.expect("records");
+        let Some(last) = page.last() else { return all };
+        from = last.position.expect("a position") + 1;
+        all.extend(page);
+    }
+}
+
+fn counts(records: &[Stored]) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for stored in records {
+        *counts.entry(stored.record.kind.as_str()).or_default() += 1;
+    }
+    counts
+}
+
+/// Waits until all records have a position that a checkpoint covers.
+async fn until_covered(archive: &Archive) {
+    poll("all is covered", LONG, async || {
+        let mut snapshot = archive.snapshot().await.expect("a snapshot");
+        let unplaced = snapshot.unplaced(TENANT, None, 1).await.expect("records");
+        let covered = snapshot.checkpoints(TENANT).await.expect("checkpoints");
+        let size = snapshot.tree_size(TENANT).await.expect("a size");
+        unplaced.is_empty() && size > 0 && covered.last().is_some_and(|last| last.size == size)
+    })
+    .await;
+}
+
+/// Checks that what is missing is explained, and all else is as it was.
+async fn check_verified(archive: &Archive, key: &SigningKey, cut: u64) {
+    let mut snapshot = archive.snapshot().await.expect("a snapshot");
+    let evidence = Evidence {
+        tenant: TENANT.into(),
+        key: key.verifier(TENANT),
+        signer: Some(key.clone()),
+        kept: Vec::new(),
+        spooled: BTreeMap::new(),
+        now: Micros(i64::MAX),
+    };
+    let report = verify(&mut snapshot, evidence, |_, _| {}).await.expect("verified");
+    assert!(report.unaltered_since().is_some(), "{report:?}");
+    assert_eq!(report.cut, cut, "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_kept_for_long_enough_is_cut_in_batches_that_say_so() {
+    for place in Place::both().await {
+        let (path, _folder) = folder(&place);
+        let config =
+            config::Ledger { keep_visits: HOUR, keep_grants: HOUR, ..configured(&place, &path) };
+        let ledger = Arc::new(Ledger::new(&config).expect("a ledger"));
+        write(&ledger, 1, Kind::Grants, 2 * HOUR, 300).await;
+        write(&ledger, 2, Kind::Visit, 2 * HOUR, 2500).await;
+        write(&ledger, 3, Kind::Visit, Duration::from_secs(60), 100).await;
+        write(&ledger, 4, Kind::Act, 2 * HOUR, 50).await;
+
+        let retention = Retention::new(config, SOON, Arc::clone(&ledger));
+        let cutting = Instance::start(&place, 7, vec![Job::Long(Box::new(retention))]);
+        until_runs(&place, "retention", 2).await;
+        let mut snapshot = ledger.archive.snapshot().await.expect("a snapshot");
+        let waiting = snapshot.unplaced(TENANT, None, 10_000).await.expect("records").len();
+        assert_eq!(waiting, 2950, "nothing that no checkpoint covers is removed");
+        drop(snapshot);
+
+        let integrity = Integrity::new(Arc::clone(&ledger), SOON);
+        let _placing = Instance::start(&place, 8, vec![Job::Short(Box::new(integrity))]);
+        poll("the old ones are cut", LONG, async || {
+            let counts = counts(&all(&ledger.archive).await);
+            counts.get("visit") == Some(&100) && !counts.contains_key("grants")
+        })
+        .await;
+        until_covered(&ledger.archive).await;
+        let left = all(&ledger.archive).await;
+        assert_eq!(counts(&left)["act"], 50, "kept for longer");
+        let cuts: Vec<_> = left.iter().filter(|stored| stored.record.kind == Kind::Cut).collect();
+        // The largest kind first, at most 1,000 at once.
+        let what: Vec<_> =
+            cuts.iter().map(|cut| (&*cut.record.notes[0].text, cut.record.count)).collect();
+        let visits: i64 = what.iter().filter(|(kind, _)| *kind == "visit").map(|cut| cut.1).sum();
+        assert_eq!((what[0].0, visits), ("visit", 2500), "{what:?}");
+        assert!(what.iter().all(|(_, count)| *count <= 1000), "{what:?}");
+        // Exactly what is missing is named, in both senses.
+        let mut named = Ranges::default();
+        for cut in &cuts {
+            let ranges: Ranges = cut.record.notes[1].text.parse().expect("ranges");
+            assert_eq!(i64::try_from(ranges.count()), Ok(cut.record.count));
+            ranges.iter().for_each(|(first, last)| named.insert_range(first, last));
+        }
+        assert_eq!(named.count(), 2800);
+        assert!(left.iter().all(|stored| !named.contains(stored.position.expect("covered"))));
+        drop(cutting);
+        let key = SigningKey::load(&path.join("ledger.key")).expect("a key");
+        check_verified(&ledger.archive, &key, 2800).await;
+
+        // What somebody else removes is no cut.
+        let position = left[0].position.expect("covered");
+        match &place {
+            Place::Sqlite(folder) => {
+                let connection = Connection::open(folder.path().join("ledger.db")).expect("opens");
+                connection.busy_timeout(LONG).expect("set");
+                let sql = "DELETE FROM requests WHERE position = ?";
+                connection.execute(sql, [position]).expect("removed");
+            }
+            Place::Postgres(database) => {
+                let sql = "DELETE FROM nightporter_ledger.requests WHERE position = $1";
+                assert_eq!(database.execute(sql, &[&position]).await, 1);
+            }
+        }
+        let mut snapshot = ledger.archive.snapshot().await.expect("a snapshot");
+        let evidence = Evidence {
+            tenant: TENANT.into(),
+            key: key.verifier(TENANT),
+            signer: Some(key),
+            kept: Vec::new(),
+            spooled: BTreeMap::new(),
+            now: Micros(i64::MAX),
+        };
+        let report = verify(&mut snapshot, evidence, |_, _| {}).await.expect("verified");
+        assert!(report.unaltered_since().is_none(), "{report:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_that_is_too_large_loses_its_oldest_visits_and_says_so() {
+    const MAX: u64 = 1_500_000;
+    for place in Place::both().await {
+        let (path, _folder) = folder(&place);
+        let config = config::Ledger { max_size: MAX, ..configured(&place, &path) };
+        let ledger = Arc::new(Ledger::new(&config).expect("a ledger"));
+        write(&ledger, 1, Kind::Act, 3 * HOUR, 100).await;
+        write(&ledger, 2, Kind::Visit, 2 * HOUR, 6000).await;
+        let integrity = Integrity::new(Arc::clone(&ledger), SOON);
+        let _placing = Instance::start(&place, 8, vec![Job::Short(Box::new(integrity))]);
+        until_covered(&ledger.archive).await;
+        let holdings = async || {
+            let mut snapshot = ledger.archive.snapshot().await.expect("a snapshot");
+            snapshot.holdings(TENANT).await.expect("counted")
+        };
+        let before = holdings().await;
+        assert!(before.bytes > MAX, "the test needs more: {before:?}");
+        let retention = Retention::new(config, SOON, Arc::clone(&ledger));
+        let cutting = Instance::start(&place, 7, vec![Job::Long(Box::new(retention))]);
+        let runs = until_runs(&place, "retention", 1).await;
+        assert!(runs[0].outcome.starts_with("done: removed "), "{runs:?}");
+        poll("it is small enough", LONG, async || holdings().await.bytes <= MAX).await;
+        // It stays so, and no more goes than has to.
+        until_runs(&place, "retention", 4).await;
+        let after = holdings().await;
+        assert!(after.bytes > MAX / 2 && after.bytes <= MAX, "{after:?}");
+        let left = all(&ledger.archive).await;
+        assert_eq!(counts(&left)["act"], 100);
+        let visits = left.iter().filter(|stored| stored.record.kind == Kind::Visit);
+        let mut seqs: Vec<_> = visits.map(|stored| stored.record.id.seq).collect();
+        seqs.sort_unstable();
+        let oldest = seqs[0];
+        assert_eq!(seqs, (oldest..=6000).collect::<Vec<_>>(), "the oldest went first");
+        assert!(oldest > 1);
+        let problems = cutting.jobs.problems();
+        assert!(problems.iter().any(|text| text.contains("ledger.max_size")), "{problems:?}");
+    }
+}
