@@ -3,12 +3,17 @@
 //! A subcommand prints its result to `out` and returns its exit code; a
 //! [`CliError`] is printed to standard error and gives exit code 2, as wrong usage does.
 
+mod act;
 mod apps;
+mod ask;
 mod check;
 mod client;
 mod config;
+mod deadletter;
 mod explain;
 mod healthcheck;
+mod jobs;
+mod ledger;
 mod migrate;
 mod open;
 mod serve;
@@ -25,6 +30,7 @@ use std::time::SystemTime;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Environment, Findings, load as load_config};
+use crate::ledger::archive::ArchiveError;
 use crate::store::Unavailable;
 
 /// Files that are read, if they exist, when the command line names no file.
@@ -70,6 +76,14 @@ enum Command {
     Wake(apps::WakeOptions),
     /// Stop or pause an app until it is requested again
     Sleep(apps::SleepOptions),
+    /// Show who came to the door, and what was done about it
+    #[command(subcommand)]
+    Ledger(ledger::Action),
+    /// List, replay and dismiss the records that the database did not take
+    #[command(subcommand)]
+    Deadletter(deadletter::Action),
+    /// List periodic jobs: last run, outcome, next run; or run one now
+    Jobs(jobs::Options),
     /// Answer in the gate's place while it is down, with 503 and a page that continues by
     /// itself; or print that page
     Standby(standby::Options),
@@ -86,8 +100,13 @@ enum CliError {
     Configuration(#[from] Findings),
     #[error("the store cannot answer: {0}")]
     Store(#[from] Unavailable),
+    #[error("the ledger cannot be read: {0}")]
+    Ledger(#[from] ArchiveError),
     #[error("{0}")]
     Message(String),
+    /// What was asked for does not exist; that is a negative result.
+    #[error("{0}")]
+    NotFound(String),
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -128,7 +147,8 @@ fn run(
         Err(error) => {
             // If standard error is closed, there is nowhere left to report that.
             let _ = writeln!(io::stderr(), "nightporter: {error}");
-            FAILED.into()
+            let is_negative = matches!(error, CliError::NotFound(_));
+            if is_negative { NEGATIVE.into() } else { FAILED.into() }
         }
     }
 }
@@ -149,6 +169,9 @@ impl Arguments {
             Command::Apps(options) => apps::list(&options, &load()?, out),
             Command::Wake(options) => apps::wake(&options, &load()?, out),
             Command::Sleep(options) => apps::sleep_app(&options, &load()?, out),
+            Command::Jobs(options) => jobs::run(&options, &load()?, out),
+            Command::Ledger(action) => ledger::run(&action, || Ok(load()?), out),
+            Command::Deadletter(action) => deadletter::run(&action, &load()?, out),
             Command::Standby(options) => standby::run(&options, load, out),
             Command::Traefik(options) => traefik::run(&options, &load()?, out),
             Command::Healthcheck(options) => healthcheck::run(&options, &load()?, out),

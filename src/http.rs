@@ -18,6 +18,7 @@ mod connection;
 mod listener;
 pub(crate) mod pages;
 mod probes;
+mod response_body;
 pub(crate) mod routes;
 mod serve;
 pub(crate) mod standby;
@@ -26,9 +27,7 @@ mod workers;
 
 use std::future::Future;
 
-use bytes::Bytes;
 use http::Request;
-use http_body_util::Full;
 
 pub(crate) use admission::Bounds;
 pub(crate) use body::Body;
@@ -36,11 +35,12 @@ pub use connection::Limits;
 pub use listener::{BindError, Listener, Listeners};
 #[doc(hidden)]
 pub use pages::{Sample as PageSample, samples as page_samples};
+pub(crate) use response_body::ResponseBody;
 #[cfg(test)]
 pub(crate) use serve::tests;
 pub(crate) use serve::{Drain, Server};
 
-pub(crate) type Response = http::Response<Full<Bytes>>;
+pub(crate) type Response = http::Response<ResponseBody>;
 
 /// Turns one request into one response.
 pub(crate) trait Handler: Send + Sync + 'static {

@@ -56,6 +56,7 @@ struct App {
     last_use: Option<String>,
     next_sleep: Option<NextSleep>,
     last_failure: Option<LastFailure>,
+    last_probe: Option<LastProbe>,
     place: Option<usize>,
     reason: Option<String>,
     hint: Option<String>,
@@ -73,10 +74,18 @@ struct LastFailure {
     reason: String,
 }
 
+#[derive(Debug, Deserialize)]
+struct LastProbe {
+    at: String,
+    result: String,
+}
+
 /// The body of an error response.
 #[derive(Debug, Deserialize)]
 struct Problem {
     detail: String,
+    /// Only in a problem document: nothing was attempted.
+    status: Option<u16>,
 }
 
 pub(super) fn list(options: &ListOptions, config: &Config, out: &mut dyn Write) -> CommandResult {
@@ -110,6 +119,11 @@ pub(super) fn list(options: &ListOptions, config: &Config, out: &mut dyn Write) 
         )?;
         if let Some(LastFailure { at, reason }) = &app.last_failure {
             writeln!(out, "{:<width$}  failed {at}: {reason}", "")?;
+        }
+        if let Some(LastProbe { at, result }) = &app.last_probe
+            && result != "answers"
+        {
+            writeln!(out, "{:<width$}  probed {at}: {result}", "")?;
         }
         if let Some(hint) = &app.hint {
             writeln!(out, "{:<width$}  {hint}", "")?;
@@ -156,6 +170,9 @@ fn operate(name: &str, operation: &str, config: &Config, out: &mut dyn Write) ->
             Ok(NEGATIVE.into())
         }
         _ => match serde_json::from_slice::<Problem>(&body) {
+            Ok(Problem { detail, status: Some(_) }) => {
+                Err(CliError::Message(format!("{name}: {detail}")))
+            }
             Ok(problem) if status != 401 => {
                 writeln!(out, "{name}: {}", problem.detail)?;
                 Ok(NEGATIVE.into())

@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request, header};
+use http::{HeaderName, Method, Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -61,47 +62,58 @@ impl<'a> Listener<'a> {
 
     /// Sends a request over a connection of its own and returns the response.
     pub(super) async fn ask(&self, method: Method, path: &str) -> io::Result<Response> {
-        let stream: Box<dyn Stream> = match self.addr {
-            ListenAddr::Tcp(addr) => Box::new(TcpStream::connect(reachable(*addr)).await?),
-            ListenAddr::Unix(path) => Box::new(UnixStream::connect(path).await?),
-        };
-        if !self.over_tls {
-            return self.exchange(stream, method, path).await;
-        }
-        let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
-        let connector = TlsConnector::from(Arc::new(trusting_own_address()?));
-        let stream = connector.connect(name, stream).await?;
-        self.exchange(Box::new(stream), method, path).await
+        let response = self.open(method, path, &[]).await?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), MAX_RESPONSE).collect().await;
+        Ok((status, body.map_err(io::Error::other)?.to_bytes()))
     }
 
-    async fn exchange(
+    /// The same, with more headers; the body has not been read yet.
+    pub(super) async fn open(
         &self,
-        stream: Box<dyn Stream>,
         method: Method,
         path: &str,
-    ) -> io::Result<Response> {
+        headers: &[(HeaderName, &str)],
+    ) -> io::Result<http::Response<Incoming>> {
         let mut request =
             Request::builder().method(method).uri(path).header(header::HOST, "localhost");
         if let Some(token) = self.token {
             let credentials = format!("Bearer {}", token.expose());
             request = request.header(header::AUTHORIZATION, credentials);
         }
-        let request = request.body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
-        let handshake = http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(io::Error::other)?;
-        // The task ends with the response, or with the runtime.
-        tokio::spawn(connection);
-        let response = sender.send_request(request).await.map_err(|error| {
-            if error.is_parse() {
-                io::Error::other("the response is not HTTP")
-            } else {
-                io::Error::other(error)
-            }
-        })?;
-        let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), MAX_RESPONSE).collect().await;
-        Ok((status, body.map_err(io::Error::other)?.to_bytes()))
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        let request = request.body(Empty::new()).map_err(io::Error::other)?;
+        let stream: Box<dyn Stream> = match self.addr {
+            ListenAddr::Tcp(addr) => Box::new(TcpStream::connect(reachable(*addr)).await?),
+            ListenAddr::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        };
+        if !self.over_tls {
+            return send(stream, request).await;
+        }
+        let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+        let connector = TlsConnector::from(Arc::new(trusting_own_address()?));
+        let stream = connector.connect(name, stream).await?;
+        send(Box::new(stream), request).await
     }
+}
+
+async fn send(
+    stream: Box<dyn Stream>,
+    request: Request<Empty<Bytes>>,
+) -> io::Result<http::Response<Incoming>> {
+    let handshake = http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(io::Error::other)?;
+    // The task ends with the response, or with the runtime.
+    tokio::spawn(connection);
+    sender.send_request(request).await.map_err(|error| {
+        if error.is_parse() {
+            io::Error::other("the response is not HTTP")
+        } else {
+            io::Error::other(error)
+        }
+    })
 }
 
 /// Returns the address to connect to: loopback for a listener on all addresses.

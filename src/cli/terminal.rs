@@ -2,14 +2,16 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Subcommand;
 
 use super::open::open;
-use super::{CliError, CommandResult, NEGATIVE, domain, wait, wall_clock};
+use super::{CliError, CommandResult, NEGATIVE, act, domain, wait, wall_clock};
 use crate::config::Config;
 use crate::domain::identity::encode_id;
 use crate::gate::credentials::terminal as token;
+use crate::ledger::acts::Act;
 use crate::store::{Source, Terminal};
 
 /// Random bytes of a new id; they give eight characters.
@@ -42,7 +44,7 @@ pub(super) fn run(action: &Action, config: &Config, out: &mut dyn Write) -> Comm
                 add(config, &source, name, id.as_deref(), *set_cookie, out).await
             }
             Action::List => list(&source, out).await,
-            Action::Remove { id } => remove(&source, id, out).await,
+            Action::Remove { id } => remove(config, &source, id, out).await,
         }
     })
 }
@@ -70,8 +72,15 @@ async fn add(
     let now = wall_clock();
     let token = token::issue(&secret, &id, now)
         .map_err(|error| CliError::Message(format!("cannot issue a token: {error}")))?;
-    if !source.add_terminal(&Terminal { id: id.as_str().into(), name: name.into() }).await? {
-        return Err(CliError::Message(format!("a terminal has the id `{id}` already")));
+    let taken = || CliError::Message(format!("a terminal has the id `{id}` already"));
+    if source.terminal(&id).await?.is_some() {
+        return Err(taken());
+    }
+    let terminal = Terminal { id: id.as_str().into(), name: name.into() };
+    let (pair_id, pair_name) = (Arc::clone(&terminal.id), Arc::clone(&terminal.name));
+    act::commit(config, source, Act::Pair { id: pair_id, name: pair_name }).await?;
+    if !source.add_terminal(&terminal).await? {
+        return Err(taken());
     }
     match domain {
         Some(domain) => writeln!(out, "{}", token::cookie(&token, &domain, now))?,
@@ -96,14 +105,16 @@ async fn list(source: &Source, out: &mut dyn Write) -> CommandResult {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn remove(source: &Source, id: &str, out: &mut dyn Write) -> CommandResult {
-    if source.remove_terminal(id).await? {
-        writeln!(out, "terminal `{id}` is removed")?;
-        Ok(ExitCode::SUCCESS)
-    } else {
-        writeln!(out, "no terminal has the id `{id}`")?;
-        Ok(NEGATIVE.into())
+async fn remove(config: &Config, source: &Source, id: &str, out: &mut dyn Write) -> CommandResult {
+    if let Some(Terminal { id: known, name }) = source.terminal(id).await? {
+        act::commit(config, source, Act::Revoke { id: known, name }).await?;
+        if source.remove_terminal(id).await? {
+            writeln!(out, "terminal `{id}` is removed")?;
+            return Ok(ExitCode::SUCCESS);
+        }
     }
+    writeln!(out, "no terminal has the id `{id}`")?;
+    Ok(NEGATIVE.into())
 }
 
 fn random_id() -> Result<String, CliError> {

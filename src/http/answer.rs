@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use http_body_util::Full;
+use tokio_stream::Stream;
 
-use super::Response;
+use super::{Response, ResponseBody};
 use crate::domain::reason::Reason;
 use crate::gate::verdict::Headers;
 
@@ -77,8 +77,17 @@ pub(crate) fn typed(status: StatusCode, content_type: HeaderValue, body: Bytes) 
     with(status, map, body)
 }
 
+/// Returns a response whose body is sent as the stream makes it.
+pub(crate) fn streamed(
+    status: StatusCode,
+    content_type: HeaderValue,
+    stream: impl Stream<Item = Bytes> + Send + 'static,
+) -> Response {
+    typed(status, content_type, Bytes::new()).map(|_| ResponseBody::streamed(stream))
+}
+
 fn with(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response {
-    let mut response = Response::new(Full::new(body));
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response

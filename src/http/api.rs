@@ -5,14 +5,17 @@
 
 mod apps;
 mod guard;
+mod jobs;
+mod ledger;
 mod metrics;
 mod principal;
+mod problem;
+mod query;
 
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, ready};
 use http::{HeaderValue, Method, Request, header};
-use http_body_util::Full;
 use hyper::body::Body as _;
 use matchit::Router;
 use percent_encoding::percent_decode_str;
@@ -21,11 +24,14 @@ use tracing::error;
 pub(crate) use self::apps::Apps;
 use self::apps::Operation;
 use self::guard::Guard;
+pub(crate) use self::ledger::History;
 use self::principal::{Principal, Right, Tenant};
 use super::body::Body;
-use super::{Handler, Response, answer, probes};
+use super::probes::Further;
+use super::{Handler, Response, ResponseBody, answer, probes};
 use crate::config;
 use crate::gate::Gate;
+use crate::jobs::Jobs;
 
 /// One row of the table.
 struct Route {
@@ -48,13 +54,13 @@ fn now(response: Response) -> BoxFuture<'static, Response> {
 }
 
 /// All routes. A `HEAD` request is answered by the route for `GET`.
-static ROUTES: [Route; 9] = [
+static ROUTES: [Route; 21] = [
     route(Method::GET, "/livez", Right::View, |_, _| now(probes::liveness())),
     route(Method::GET, "/readyz", Right::View, |services, _| {
         now(probes::readiness(&services.gate.health()))
     }),
     route(Method::GET, "/healthz", Right::View, |services, _| {
-        now(probes::details(&services.gate.health()))
+        now(probes::details(&services.gate.health(), services.further_health()))
     }),
     route(Method::GET, "/metrics", Right::View, |services, call| {
         now(metrics::render(services, &call))
@@ -72,15 +78,63 @@ static ROUTES: [Route; 9] = [
     route(Method::POST, "/v1/apps/{name}/pause", Right::Operate, |services, call| {
         Box::pin(apps::operate(services, call, Operation::Pause))
     }),
+    route(Method::GET, "/v1/requests", Right::View, |services, call| {
+        problem::answered(ledger::list(services, call))
+    }),
+    route(Method::GET, "/v1/requests/{id}", Right::View, |services, call| {
+        problem::answered(ledger::show(services, call))
+    }),
+    route(Method::GET, "/v1/events", Right::View, |services, call| {
+        problem::answered(ledger::follow(services, call))
+    }),
+    route(Method::GET, "/v1/audit/checkpoint", Right::View, |services, call| {
+        problem::answered(ledger::checkpoint(services, call))
+    }),
+    route(Method::GET, "/v1/audit/{id}", Right::View, |services, call| {
+        problem::answered(ledger::prove(services, call))
+    }),
+    route(Method::GET, "/v1/deadletter", Right::View, |services, call| {
+        problem::answered(ledger::list_letters(services, call))
+    }),
+    route(Method::GET, "/v1/deadletter/stats", Right::View, |services, call| {
+        problem::answered(ledger::stats(services, call))
+    }),
+    route(Method::GET, "/v1/deadletter/{id}", Right::View, |services, call| {
+        problem::answered(ledger::show_letter(services, call))
+    }),
+    route(Method::POST, "/v1/deadletter/{id}/replay", Right::Operate, |services, call| {
+        problem::answered(ledger::replay(services, call))
+    }),
+    route(Method::POST, "/v1/deadletter/{id}/dismiss", Right::Operate, |services, call| {
+        problem::answered(ledger::dismiss(services, call))
+    }),
+    route(Method::GET, "/v1/jobs", Right::View, |services, _| {
+        problem::answered(jobs::list(services))
+    }),
+    route(Method::POST, "/v1/jobs/{name}/run", Right::Operate, |services, call| {
+        Box::pin(jobs::run_now(services, call))
+    }),
 ];
 
 /// What handlers work with.
 struct Services {
     gate: Arc<Gate>,
     apps: Apps,
+    /// `None` if nothing is recorded.
+    history: Option<History>,
+    /// `None` if nothing is recorded.
+    jobs: Option<Arc<Jobs>>,
 }
 
 impl Services {
+    /// Returns what `/healthz` says of the ledger and of jobs.
+    fn further_health(&self) -> Further {
+        Further {
+            ledger: self.history.as_ref().map(History::health),
+            job_problems: self.jobs.as_ref().map(|jobs| jobs.problems()),
+        }
+    }
+
     /// Returns the apps that belong to a tenant.
     fn apps(&self, tenant: Tenant) -> &Apps {
         match tenant {
@@ -178,9 +232,15 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    pub(crate) fn new(gate: Arc<Gate>, apps: Apps, config: &config::Ops) -> Self {
+    pub(crate) fn new(
+        gate: Arc<Gate>,
+        apps: Apps,
+        history: Option<History>,
+        jobs: Option<Arc<Jobs>>,
+        config: &config::Ops,
+    ) -> Self {
         let (guard, table) = (Guard::new(config), Table::new(&ROUTES));
-        Self { guard, table, services: Services { gate, apps } }
+        Self { guard, table, services: Services { gate, apps, history, jobs } }
     }
 }
 
@@ -211,7 +271,7 @@ fn without_body(mut response: Response) -> Response {
     if let Some(length) = response.body().size_hint().exact() {
         response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    response.map(|_| Full::default())
+    response.map(|_| ResponseBody::empty())
 }
 
 #[cfg(test)]
@@ -222,13 +282,15 @@ mod tests {
     fn every_route_is_found_by_its_own_path_and_method() {
         let table = Table::new(&ROUTES);
         for expected in &ROUTES {
-            let path = expected.pattern.replace("{name}", "a%20b");
+            let path = expected.pattern.replace("{name}", "a%20b").replace("{id}", "a%20b");
             let Found::Route(route, parameters) = table.find(&expected.method, &path) else {
                 panic!("{} {path} is not found", expected.method);
             };
             assert!(std::ptr::eq(route, expected), "{path}");
-            let name = if path == expected.pattern { "" } else { "a b" };
-            assert_eq!(parameters.get("name"), name, "{path}");
+            for name in ["name", "id"] {
+                let has_it = expected.pattern.contains(&format!("{{{name}}}"));
+                assert_eq!(parameters.get(name), if has_it { "a b" } else { "" }, "{path}");
+            }
         }
     }
 

@@ -12,6 +12,10 @@ use tokio::time::timeout;
 use super::connection::activity::Activity;
 use super::{Response, answer};
 
+/// Bounds of a body that clients send although nothing needs it.
+const MAX_UNUSED: usize = 64 * 1024;
+const UNUSED_DEADLINE: Duration = Duration::from_secs(10);
+
 /// The body of a request. If it is dropped before all of it was read, an HTTP/1 connection
 /// ends with the response: what follows on it could not be told from a request.
 #[derive(Debug)]
@@ -100,6 +104,12 @@ impl Drop for Whole {
 /// Reads a body of at most `limit` bytes within the time `deadline`.
 pub(crate) async fn read(body: Body, limit: usize, deadline: Duration) -> Result<Whole, ReadError> {
     timeout(deadline, read_all(body, limit)).await.unwrap_or(Err(ReadError::TooSlow))
+}
+
+/// Reads the body of a request that needs none, so that the connection can go on, and so that
+/// a request that did not arrive whole has no effect.
+pub(crate) async fn read_unused(body: Body) -> Result<(), ReadError> {
+    read(body, MAX_UNUSED, UNUSED_DEADLINE).await.map(drop)
 }
 
 async fn read_all(Body(unread): Body, limit: usize) -> Result<Whole, ReadError> {

@@ -1,10 +1,11 @@
 //! The health probes, which both listeners serve.
 
 use http::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Response, answer};
 use crate::gate::Health;
+use crate::ledger::health as ledger;
 use crate::store::cache::Counts;
 
 /// Answers `/livez`, `/readyz` and `/healthz`; returns `None` for any other path.
@@ -12,7 +13,7 @@ pub(crate) fn probe(path: &str, health: impl FnOnce() -> Health) -> Option<Respo
     Some(match path {
         "/livez" => liveness(),
         "/readyz" => readiness(&health()),
-        "/healthz" => details(&health()),
+        "/healthz" => details(&health(), Further::default()),
         _ => return None,
     })
 }
@@ -41,7 +42,14 @@ pub(super) fn readiness(health: &Health) -> Response {
     answer::json(status, json!({"state": state}).to_string().into())
 }
 
-pub(super) fn details(health: &Health) -> Response {
+/// What `/healthz` says on the operator's listener besides.
+#[derive(Debug, Default)]
+pub(super) struct Further {
+    pub(super) ledger: Option<ledger::Health>,
+    pub(super) job_problems: Option<Vec<String>>,
+}
+
+pub(super) fn details(health: &Health, further: Further) -> Response {
     let (status, state) = state(health);
     let pool = health
         .store
@@ -61,7 +69,8 @@ pub(super) fn details(health: &Health) -> Response {
             ((*name).to_owned(), counts)
         })
         .collect();
-    let body = json!({
+    let Further { ledger, job_problems } = further;
+    let mut body = json!({
         "state": state,
         "listener": if health.live { "live" } else { "degraded" },
         "pool": pool,
@@ -70,5 +79,25 @@ pub(super) fn details(health: &Health) -> Response {
         "caches": caches,
         "ages": {"verified_seconds": health.verified_ago.as_secs_f64()},
     });
+    if let Some(ledger) = ledger {
+        body["ledger"] = describe(&ledger);
+    }
+    if let Some(problems) = job_problems {
+        body["jobs"] = json!({"problems": problems});
+    }
     answer::json(status, body.to_string().into())
+}
+
+fn describe(health: &ledger::Health) -> Value {
+    let ledger::Health { accepted, waiting, age, written, spooled, letters, .. } = health;
+    json!({
+        "accepted": accepted,
+        "waiting": waiting,
+        "waiting_seconds": age.as_secs_f64(),
+        "written": written,
+        "spooled": spooled,
+        "dead_letters": {"letters": letters, "bytes": health.letter_bytes},
+        "dropped": health.dropped(),
+        "problems": health.problems,
+    })
 }

@@ -254,6 +254,7 @@ mod tests {
             app: Some("notes"),
             rule: Some(""),
             client: Client::Anonymous,
+            at: std::time::UNIX_EPOCH,
             timings: Timings::default(),
             request: &request,
             status: StatusCode::OK,

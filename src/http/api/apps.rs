@@ -9,13 +9,10 @@ use serde_json::{Value, json};
 use super::{Call, Services};
 use crate::domain::lifecycle::{Phase, SleepMode, WakeError};
 use crate::http::{Response, answer, body};
+use crate::ledger::acts::Act;
 use crate::store::touch::Touches;
 use crate::wake::docker::APP_LABEL;
-use crate::wake::{AppHandle, Backlog, ContainerState, History, Registry, Shown};
-
-/// Operations have no parameters, so these bounds are only for what clients send anyway.
-const MAX_BODY: usize = 64 * 1024;
-const BODY_DEADLINE: Duration = Duration::from_secs(10);
+use crate::wake::{AppHandle, Backlog, ContainerState, History, LastProbe, Registry, Shown};
 
 /// `GET /v1/apps`
 pub(super) fn list(services: &Services, call: &Call<'_>) -> Response {
@@ -35,16 +32,17 @@ pub(super) fn show(services: &Services, call: &Call<'_>) -> Response {
 /// finished. It goes on even if the client disconnects.
 pub(super) async fn operate(services: &Services, call: Call<'_>, operation: Operation) -> Response {
     let Call { principal, parameters, request } = call;
-    // A body is read so that the connection can go on, and so that a request that did not
-    // arrive whole has no effect.
-    if let Err(error) = body::read(request.into_body(), MAX_BODY, BODY_DEADLINE).await {
+    if let Err(error) = body::read_unused(request.into_body()).await {
         return error.answer();
     }
     let (apps, name) = (services.apps(principal.tenant), parameters.get("name"));
-    match apps.operate(name, operation).await {
-        None => answer::not_found(),
-        Some(Ok(app)) => answer::json(StatusCode::OK, app.to_string().into()),
-        Some(Err(failure)) => {
+    let Some(app) = apps.registry.get(name) else { return answer::not_found() };
+    if let Err(problem) = services.commit(operation.act(&app.name)).await {
+        return problem.answer();
+    }
+    match apps.operate(&app, operation).await {
+        Ok(app) => answer::json(StatusCode::OK, app.to_string().into()),
+        Err(failure) => {
             let status = match &failure {
                 WakeError::Declined(_) => StatusCode::CONFLICT,
                 _ => StatusCode::SERVICE_UNAVAILABLE,
@@ -64,6 +62,17 @@ pub(super) enum Operation {
     Pause,
 }
 
+impl Operation {
+    fn act(self, app: &Arc<str>) -> Act {
+        let app = Arc::clone(app);
+        match self {
+            Self::Wake => Act::Wake { app },
+            Self::Sleep => Act::Sleep { app },
+            Self::Pause => Act::Pause { app },
+        }
+    }
+}
+
 /// Describes all known apps and performs operations on them.
 #[derive(Debug)]
 pub(crate) struct Apps {
@@ -76,6 +85,11 @@ impl Apps {
         Self { registry, touches }
     }
 
+    /// Returns the registry, which knows when the process is about to end.
+    pub(super) fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.registry)
+    }
+
     fn all(&self) -> Value {
         self.registry.list().iter().map(|app| self.describe(app)).collect()
     }
@@ -84,15 +98,14 @@ impl Apps {
         self.registry.get(name).map(|app| self.describe(&app))
     }
 
-    /// Performs an operation and returns the app's new state; `None` if there is no such app.
-    async fn operate(&self, name: &str, operation: Operation) -> Option<Result<Value, WakeError>> {
-        let app = self.registry.get(name)?;
-        let outcome = match operation {
-            Operation::Wake => self.registry.wake(&app.name).await,
-            Operation::Sleep => self.registry.sleep(&app.name, SleepMode::Stopped).await,
-            Operation::Pause => self.registry.sleep(&app.name, SleepMode::Paused).await,
-        };
-        Some(outcome.map(|()| self.describe(&app)))
+    /// Performs an operation and returns the app's new state.
+    async fn operate(&self, app: &AppHandle, operation: Operation) -> Result<Value, WakeError> {
+        match operation {
+            Operation::Wake => self.registry.wake(&app.name).await?,
+            Operation::Sleep => self.registry.sleep(&app.name, SleepMode::Stopped).await?,
+            Operation::Pause => self.registry.sleep(&app.name, SleepMode::Paused).await?,
+        }
+        Ok(self.describe(app))
     }
 
     /// Returns whether the engine's events arrive, and how many apps are in each state.
@@ -127,6 +140,7 @@ impl Apps {
             no_sleep_before: _,
             no_pause_before: _,
             start_took,
+            last_probe,
         } = app.history();
         let last_use = last_use.max(self.touches.last_use(&app.name));
         let next_sleep =
@@ -141,6 +155,7 @@ impl Apps {
             "next_sleep": next_sleep,
             "last_failure": last_failure,
             "last_start_seconds": start_took.map(|took| took.as_secs_f64()),
+            "last_probe": last_probe.map(probe),
             "problems": app.problems(),
             "containers": containers.iter().map(container).collect::<Value>(),
         });
@@ -158,6 +173,11 @@ impl Apps {
         }
         described
     }
+}
+
+fn probe(probe: LastProbe) -> Value {
+    let LastProbe { at, result, took } = probe;
+    json!({"at": time(at), "result": result.as_str(), "seconds": took.as_secs_f64()})
 }
 
 /// Returns a hint for an app without a container.

@@ -21,5 +21,8 @@ pub(super) fn render(services: &Services, call: &Call<'_>) -> Response {
         services.gate.health();
     meters::note_store(live, verified_ago);
     meters::note_memory(touches_waiting, &caches);
+    if let Some(history) = &services.history {
+        meters::note_ledger(&history.health());
+    }
     answer::typed(StatusCode::OK, METRICS, meters::render().into())
 }

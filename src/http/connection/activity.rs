@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::pulse::Pulse;
 use super::{BEATS_PER_HEAD, Limits, beat_period};
+use crate::http::ResponseBody;
 use crate::http::admission::Admission;
 use crate::telemetry::meters;
 
@@ -305,12 +305,12 @@ impl Drop for InFlight {
 /// until then its request is in flight.
 #[derive(Debug)]
 pub(super) struct TrackedBody {
-    body: Full<Bytes>,
+    body: ResponseBody,
     _in_flight: InFlight,
 }
 
 impl TrackedBody {
-    pub(super) fn new(body: Full<Bytes>, in_flight: InFlight) -> Self {
+    pub(super) fn new(body: ResponseBody, in_flight: InFlight) -> Self {
         Self { body, _in_flight: in_flight }
     }
 }

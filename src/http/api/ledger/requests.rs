@@ -1,0 +1,195 @@
+//! The history: pages of records, and single ones.
+
+use serde::Serialize;
+
+use super::view::Shown;
+use super::{Call, LeftOut, Problem, Services, ok};
+use crate::http::Response;
+use crate::http::api::query::Query;
+use crate::ledger::history::{Cursor, Filter, Order, Page, PageRequest};
+use crate::ledger::record::{Kind, RecordId};
+
+const DEFAULT_LIMIT: usize = 50;
+const MAX_LIMIT: usize = 500;
+
+#[derive(Debug, Serialize)]
+struct Answer {
+    requests: Vec<Shown>,
+    next: Option<String>,
+    left_out: LeftOut,
+}
+
+/// `GET /v1/requests`
+pub(in super::super) async fn list(
+    services: &Services,
+    call: Call<'_>,
+) -> Result<Response, Problem> {
+    let history = services.history()?;
+    let request = page_request(&history.tenant(), call.request.uri().query())?;
+    let Page { records, next } = history.archive().page(&request).await?;
+    let counted = records.iter().filter(|stored| is_count(stored.record.kind));
+    let rolled_up = counted.map(|stored| stored.record.count).sum();
+    Ok(ok(&Answer {
+        requests: records.iter().map(Shown::from).collect(),
+        next: next.map(cursor_text),
+        left_out: history.left_out(rolled_up),
+    }))
+}
+
+/// `GET /v1/requests/{id}`
+pub(in super::super) async fn show(
+    services: &Services,
+    call: Call<'_>,
+) -> Result<Response, Problem> {
+    let history = services.history()?;
+    Query::parse(call.request.uri().query())?.end()?;
+    let id = record_id(&call)?;
+    match history.archive().find(&history.tenant(), id).await? {
+        Some(stored) => Ok(ok(&Shown::from(&stored))),
+        None => Err(missing(id)),
+    }
+}
+
+/// Returns the id in the path.
+pub(super) fn record_id(call: &Call<'_>) -> Result<RecordId, Problem> {
+    let id = call.parameters.get("id").parse();
+    id.map_err(|error| Problem::parameter("id", format!("{error}")))
+}
+
+pub(super) fn missing(id: RecordId) -> Problem {
+    Problem::not_found(format!(
+        "no record has the id {id}: it was removed after its time, or it has not been written yet"
+    ))
+}
+
+/// Takes the parameters that select records.
+pub(super) fn filter(query: &mut Query) -> Result<Filter, Problem> {
+    let kinds = Kind::ALL.map(Kind::as_str).join(", ");
+    let verdict = |text: &str| VERDICTS.contains(&text).then(|| text.to_owned());
+    Ok(Filter {
+        app: query.text("app")?,
+        client: query.text("client")?,
+        kind: query.value("kind", &format!("one of {kinds}"), Kind::parse)?,
+        verdict: query.value("verdict", &format!("one of {}", VERDICTS.join(", ")), verdict)?,
+        reason: query.text("reason")?,
+        from: query.time("from")?,
+        to: query.time("to")?,
+    })
+}
+
+const VERDICTS: [&str; 8] =
+    ["grant", "deny", "asleep", "kept_asleep", "accepted", "done", "failed", "refused"];
+
+fn page_request(tenant: &str, query: Option<&str>) -> Result<PageRequest, Problem> {
+    let mut query = Query::parse(query)?;
+    let expected = format!("a number from 1 to {MAX_LIMIT}");
+    let limit = query.value("limit", &expected, |text| {
+        text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
+    })?;
+    let order = query.value("order", "asc or desc", |text| match text {
+        "asc" => Some(Order::OldestFirst),
+        "desc" => Some(Order::NewestFirst),
+        _ => None,
+    })?;
+    let request = PageRequest {
+        tenant: tenant.to_owned(),
+        filter: filter(&mut query)?,
+        order: order.unwrap_or_default(),
+        after: query.value("after", "the `next` of an answer", read_cursor)?,
+        limit: limit.unwrap_or(DEFAULT_LIMIT),
+        with_unplaced: true,
+    };
+    query.end()?;
+    Ok(request)
+}
+
+/// Returns the text of a cursor, which only [`read_cursor`] has to understand.
+fn cursor_text(cursor: Cursor) -> String {
+    match cursor {
+        Cursor::Position(position) => format!("p{position}"),
+        Cursor::Unplaced { id, placed } => format!("u{placed}.{id}"),
+    }
+}
+
+fn read_cursor(text: &str) -> Option<Cursor> {
+    let position = |text: &str| text.parse().ok().filter(|position| *position >= 0);
+    if let Some(text) = text.strip_prefix('p') {
+        return position(text).map(Cursor::Position);
+    }
+    let (placed, id) = text.strip_prefix('u')?.split_once('.')?;
+    Some(Cursor::Unplaced { id: id.parse().ok()?, placed: position(placed)? })
+}
+
+fn is_count(kind: Kind) -> bool {
+    matches!(kind, Kind::Grants | Kind::Denials)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::record::{Micros, WriterId};
+
+    #[test]
+    fn a_page_is_asked_for_by_its_parameters() {
+        let request = page_request("box", None).expect("all are optional");
+        assert_eq!(
+            request,
+            PageRequest {
+                tenant: "box".into(),
+                filter: Filter::default(),
+                order: Order::NewestFirst,
+                after: None,
+                limit: 50,
+                with_unplaced: true,
+            }
+        );
+        let query = "app=notes&client=t1&kind=visit&verdict=deny&reason=peer_required&from=1\
+                     &to=1970-01-01T00:00:02Z&limit=500&after=p7&order=asc";
+        let request = page_request("box", Some(query)).expect("valid");
+        let filter = Filter {
+            app: Some("notes".into()),
+            client: Some("t1".into()),
+            kind: Some(Kind::Visit),
+            verdict: Some("deny".into()),
+            reason: Some("peer_required".into()),
+            from: Some(Micros(1_000_000)),
+            to: Some(Micros(2_000_000)),
+        };
+        assert_eq!(request.filter, filter);
+        assert_eq!((request.limit, request.order), (500, Order::OldestFirst));
+        assert_eq!(request.after, Some(Cursor::Position(7)));
+    }
+
+    #[test]
+    fn what_cannot_be_answered_is_refused_by_the_name_of_its_parameter() {
+        for (query, parameter) in [
+            ("limit=0", "limit"),
+            ("limit=501", "limit"),
+            ("limit=-1", "limit"),
+            ("kind=visits", "kind"),
+            ("verdict=denied", "verdict"),
+            ("order=newest", "order"),
+            ("after=7", "after"),
+            ("after=p-1", "after"),
+            ("after=u7", "after"),
+            ("after=u7.8", "after"),
+            ("from=yesterday", "from"),
+            ("to=", "to"),
+            ("apps=notes", "apps"),
+            ("app=notes&app=wiki", "app"),
+        ] {
+            let problem = page_request("box", Some(query)).expect_err(query);
+            assert_eq!(problem.parameter.as_deref(), Some(parameter), "{query}");
+            assert_eq!(problem.status, 400, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_is_read_as_it_is_written() {
+        let id = RecordId { writer: WriterId(77), seq: 3 };
+        let unplaced = Cursor::Unplaced { id, placed: 9 };
+        for cursor in [Cursor::Position(0), Cursor::Position(i64::MAX), unplaced] {
+            assert_eq!(read_cursor(&cursor_text(cursor)), Some(cursor));
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What an operator asks for is recorded first, or not done.
+
+use super::*;
+
+/// Puts something in the way of the database, which root could not be kept from by a mode.
+fn block(sample: &SampleBox) {
+    std::fs::create_dir_all(sample.ledger().join("ledger.db")).expect("a folder");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_is_recorded_before_it_is_carried_out() {
+    for store in Store::BOTH {
+        let recorded = Recorded::new(store).await;
+        // An app is known when it has been asked for.
+        recorded.is_denied("/").await;
+        // Nothing is woken: wake.enabled is false.
+        for operation in ["wake", "sleep", "pause"] {
+            assert_eq!(recorded.post(&format!("/v1/apps/notes/{operation}")).await.status, 409);
+            // It was committed before the answer: there is nothing to wait for.
+            let acts = recorded.records(&format!("kind=act&reason={operation}")).await;
+            assert_eq!(acts.len(), 1, "{operation}");
+            assert_eq!(
+                (&acts[0]["app"], &acts[0]["client"]),
+                (&json!("notes"), &json!("operator"))
+            );
+            assert_eq!(acts[0]["verdict"], "accepted");
+        }
+        assert_eq!(recorded.post("/v1/apps/nothere/wake").await.status, 404);
+        assert_eq!(recorded.records("kind=act").await.len(), 3, "nothing was asked of an app");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_cannot_be_recorded_is_not_carried_out() {
+    let sample = SampleBox::new(Store::Files).await;
+    sample.add_app("notes", &json!({"": {"access": "private"}})).await;
+    block(&sample);
+    let recorded = Recorded::of(sample, "", "").await;
+    recorded.is_denied("/").await;
+    let refused = problem(&recorded.post("/v1/apps/notes/wake").await, 503);
+    let detail = refused["detail"].as_str().expect("a text");
+    assert!(detail.starts_with("not done, because it cannot be recorded: "), "{detail}");
+    problem(&recorded.get("/v1/requests").await, 503);
+    // The gate goes on.
+    recorded.is_denied("/").await;
+    std::fs::remove_dir(recorded.sample.ledger().join("ledger.db")).expect("empty");
+    poll("it can be recorded again", PATIENCE, async || {
+        recorded.post("/v1/apps/notes/wake").await.status == 409
+    })
+    .await;
+}
