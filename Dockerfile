@@ -32,14 +32,15 @@ COPY src src
 # Newer than what was built of the empty crate above.
 RUN touch src/main.rs src/lib.rs \
     && cargo build --locked --profile ${PROFILE} \
-    && mkdir -p /root.d/usr/local/bin /root.d/etc/nightporter /root.d/var/lib/nightporter/tls \
+    && mkdir -p /root.d/usr/local/bin /root.d/etc/nightporter \
+        /root.d/var/lib/nightporter/tls /root.d/var/lib/nightporter/ledger \
     && cp target/*/nightporter /root.d/usr/local/bin/
 
 FROM ${RUNTIME_IMAGE}
 COPY --from=build /root.d/usr/local/bin/nightporter /usr/local/bin/nightporter
 COPY --from=build /root.d/etc/nightporter /etc/nightporter
 COPY --from=build --chown=65532:65532 /root.d/var/lib/nightporter /var/lib/nightporter
-# Relative paths of the configuration start here: `box` and `tls`.
+# Relative paths of the configuration start here: `box`, `ledger` and `tls`.
 WORKDIR /var/lib/nightporter
 VOLUME ["/etc/nightporter", "/var/lib/nightporter"]
 # The probes' listener stays on loopback, where the health check asks it.

@@ -44,6 +44,14 @@
 //!                 at a time), attempt (does it), docker (the engine: calls, events),
 //!                 observed and roles (what an app's containers mean), compose, readiness,
 //!                 idle (finds unused apps), usage
+//! ledger/         the record: visits and actions (observers), rollup (counts of grants),
+//!                 recorder (accepts, never waits), writer (batches), archive (SQLite or
+//!                 Postgres behind one interface), spool and dead_letter (what it did not
+//!                 take), canonical, seal and key (what is hashed and signed), tree,
+//!                 checkpoint, proof, integrity and verify (the Merkle tree), history
+//!                 (filters and pages), acts (what an operator asks for)
+//! jobs/           periodic work, one file a job; runner and due (when a job is run, by the
+//!                 database's clock), lease (the lock of a long job)
 //! upstream/       the shard_core beside nightporter: mirror (its idle clock), fallback
 //!                 (management secrets), shadow (its verdicts compared with ours)
 //! http/           listeners, TLS, connections, bodies, routes (the gate's), api (the
@@ -56,8 +64,9 @@
 //! ```
 //!
 //! Arrows point one way: `main → cli → run`; `run → http → gate → store → postgres`;
-//! `gate → wake → store`; `http → wake, store`; `run, gate → upstream`; `telemetry → store`
-//! (the caches' counts), and all but `store` and `postgres` count and log through `telemetry`.
+//! `gate → wake → store`; `http → wake, store, ledger, jobs`; `jobs → ledger, wake, postgres`;
+//! `ledger → postgres`; `run, gate → upstream`; `telemetry → store, ledger` (their counts), and
+//! all but `store` and `postgres` count and log through `telemetry`.
 //! `domain` and `config` are read by all: `domain` imports nothing of this crate, `config` only
 //! `domain`, and `postgres` only `config`.
 //!
@@ -71,10 +80,16 @@
 //! | another kind of token | `gate/credentials/terminal.rs` |
 //! | what follows a refused credential | `gate/client.rs` |
 //! | what is noted of every decision | an [`Observer`](domain::observation::Observer), added in `run/wiring.rs`; `VerdictLog` in `telemetry/logs.rs` is one |
-//! | a background task | `run/wiring.rs`; under a lock: beside `try_lock_app` in `store.rs` |
+//! | what is noted of every wake and sleep | an [`ActionObserver`](domain::observation::ActionObserver), added in `run/wiring.rs` |
+//! | what is recorded of a decision, of a wake | `ledger/visits.rs`, `ledger/actions.rs` |
+//! | another kind of record | `Kind` in `ledger/record.rs` |
+//! | another archive | `ledger/archive.rs`, beside `archive/sqlite.rs` and `archive/postgres.rs` |
+//! | periodic work, under a lock | a file in `jobs/`, added in `run/ledger.rs` |
+//! | a background task | `run/wiring.rs` |
 //! | a metric | `telemetry/meters.rs`; gauges are set when they are read, in `http/api/metrics.rs` |
 //! | an operation or a page of the operator | the table in `http/api.rs` |
 //! | a page in place of an app | `http/pages.rs` |
+//! | what is read of a request's body, such as a form | a handler of `http/api.rs`, by `http/body.rs`; the gate's routes (`http/routes.rs`) drop bodies |
 //! | an endpoint for proxies | `http/routes.rs` |
 //! | when a failed attempt is repeated | `wake/reconciler/completion.rs` |
 //!
@@ -139,11 +154,24 @@
 //! `cache.max_stale` after it was last known to be right, and then the answer is 503. An
 //! invalid entry never serves.
 //!
+//! # The ledger
+//!
+//! What is recorded is handed over as an [`Entry`](ledger::record::Entry), which is accepted
+//! without waiting: it gets its identity, (writer, number), which is unique in every table, so
+//! writing a record again changes nothing. Grants are counted on each thread and become
+//! immutable deltas. The writer seals entries (salt, hash, code) and writes batches, each of
+//! them one transaction or one file of the spool. A job gives records their positions and
+//! keeps a Merkle tree over them; retention removes rows and leaves their hashes. An
+//! operator's act is done only when its record is committed.
+//!
+//! When a job is due stands in the archive and is read under the job's lock, by the database's
+//! clock: of several processes one runs it, once an interval.
+//!
 //! # Invariants
 //!
 //! 1. `domain` does no I/O and never reads a clock: time is a parameter.
-//! 2. Only `store` and `postgres` speak SQL, only `wake::docker` speaks to the engine, only
-//!    `http` accepts connections.
+//! 2. Only `store`, `postgres` and `ledger::archive` speak SQL, only `wake::docker` speaks to
+//!    the engine, only `http` accepts connections.
 //! 3. A verdict never waits for a write. It waits for the engine only if the request is held
 //!    or a waiting page polls.
 //! 4. No error becomes a grant: no error type converts to one, and a panic is a 500. The
@@ -157,6 +185,10 @@
 //! 8. A secret, a token, a full client id or a client's name never reaches a log line or a
 //!    metric label.
 //! 9. An observer cannot change a verdict or delay a response by waiting.
+//! 10. What the ledger has accepted is in the archive, in a dead letter, or counted as dropped.
+//!     No error of it ends the process.
+//! 11. An advisory lock is taken in the transaction that does the work, or by a session that
+//!     does nothing else and whose end its holder learns of.
 
 mod backoff;
 pub mod cli;
@@ -168,6 +200,8 @@ pub mod domain;
 pub mod fuzzing;
 pub mod gate;
 pub mod http;
+pub mod jobs;
+pub mod ledger;
 pub mod postgres;
 mod run;
 mod signals;

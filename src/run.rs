@@ -4,6 +4,7 @@
 //! ([`crate::http`]); everything else runs on the runtime that calls [`run`].
 
 mod drain;
+mod ledger;
 mod tasks;
 mod wiring;
 
@@ -66,7 +67,7 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let mut reloaded = None;
     let started = tokio::select! {
-        started = start(&config, listeners) => started?,
+        started = Box::pin(start(&config, listeners)) => started?,
         () = shutdown(&mut signals, &mut reloaded) => {
             info!("shut down while starting");
             return Ok(());
@@ -77,7 +78,13 @@ pub async fn run(
     let served = serve(&config, reloaded, wiring.tls.as_ref(), &mut signals, tasks).await;
     accepting.shutdown().await;
     wiring.registry.close();
-    let flush = wiring.touches.flush(&wiring.source);
+    let (touches, source) = (&wiring.touches, &wiring.source);
+    let records = async {
+        if let Some(ledger) = &wiring.ledger {
+            ledger.writer.finish(LAST_FLUSH).await;
+        }
+    };
+    let flush = async { tokio::join!(touches.flush(source), records) };
     let outcome = end(served, drains, config.gate.drain_timeout, &mut signals, flush).await;
     if outcome.is_ok() {
         background.shutdown().await;
@@ -94,7 +101,7 @@ async fn end(
     drains: [Drain; 2],
     drain_timeout: Duration,
     signals: &mut mpsc::Receiver<Signal>,
-    flush: impl Future<Output = ()>,
+    flush: impl Future,
 ) -> Result<(), RunError> {
     let mut outcome = match served {
         Ok(()) => {

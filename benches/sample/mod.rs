@@ -121,12 +121,23 @@ impl SampleBox {
     /// Writes a configuration file that serves the box on free ports; `more` is appended to
     /// its TOML.
     pub fn config(&self, more: &str) -> PathBuf {
+        self.write_config(true, more)
+    }
+
+    /// Writes the same without a ledger.
+    #[allow(dead_code, reason = "only one of the benchmarks compares the two")]
+    pub fn config_without_ledger(&self) -> PathBuf {
+        self.write_config(false, "")
+    }
+
+    fn write_config(&self, ledger: bool, more: &str) -> PathBuf {
         let folder = self.path().display();
         let listen = "listen = \"127.0.0.1:0\"";
         self.write(
             "nightporter.toml",
             &format!(
                 "[gate]\n{listen}\n[ops]\n{listen}\n\
+                 [ledger]\nenabled = {ledger}\npath = \"{folder}/ledger\"\n\
                  [store]\nkind = \"files\"\npath = \"{folder}\"\n{more}"
             ),
         );

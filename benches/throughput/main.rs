@@ -160,7 +160,10 @@ fn report(length: &Length, peers: &[(String, String)], wanted: impl Fn(&str) -> 
         );
     }
     for scenario in scenarios.iter().filter(|scenario| wanted(scenario.name)) {
-        print(scenario, &measure(&sample, scenario, length));
+        print(scenario, ["bare", "nightporter"], &measure(&sample, scenario, length));
+    }
+    if wanted("ledger") {
+        print_ledger(&sample, &scenarios, length);
     }
     if wanted("traefik") {
         traefik::print(length, peers);
@@ -204,7 +207,19 @@ fn measure(sample: &SampleBox, scenario: &Scenario, length: &Length) -> Vec<[Mea
     let certificate = tls.as_ref().map(|(certificate, _)| certificate.clone());
     write_settings(&settings, &bare::Settings { answer: answer.clone(), tls });
     let mut bare = Process::part("bare", &settings);
-    let servers = [(bare.address(), &bare), (gate, &nightporter)];
+    let servers = [(bare.address(), bare), (gate, nightporter)];
+    pairs(sample, scenario, &servers, answer, certificate, length)
+}
+
+/// Measures slices of two servers in pairs.
+fn pairs(
+    sample: &SampleBox,
+    scenario: &Scenario,
+    servers: &[(SocketAddr, Process); 2],
+    answer: Answer,
+    certificate: Option<String>,
+    length: &Length,
+) -> Vec<[Measured; 2]> {
     let settings = Settings {
         transport: scenario.transport,
         concurrency: CONCURRENCY,
@@ -215,10 +230,10 @@ fn measure(sample: &SampleBox, scenario: &Scenario, length: &Length) -> Vec<[Mea
         certificate,
     };
     let mut load = start_load(sample, "load.json", &settings);
-    let mut slice = |(target, server): (SocketAddr, &Process), longest| {
+    let mut slice = |(target, server): &(SocketAddr, Process), longest| {
         let before = server.cpu();
         let Load { requests, seconds, p50, p99 } =
-            ask(&mut load, Slice { target, longest, most: usize::MAX });
+            ask(&mut load, Slice { target: *target, longest, most: usize::MAX });
         let requests = float(requests as u64);
         Measured {
             throughput: requests / seconds,
@@ -233,7 +248,7 @@ fn measure(sample: &SampleBox, scenario: &Scenario, length: &Length) -> Vec<[Mea
     let pair = |number: usize| {
         // The two servers take turns in going first.
         let [first, second] = if number.is_multiple_of(2) { [0, 1] } else { [1, 0] };
-        let mut measured = [first, second].map(|index| slice(servers[index], length.slice));
+        let mut measured = [first, second].map(|index| slice(&servers[index], length.slice));
         if first != 0 {
             measured.reverse();
         }
@@ -242,14 +257,36 @@ fn measure(sample: &SampleBox, scenario: &Scenario, length: &Length) -> Vec<[Mea
     (0..length.pairs).map(pair).collect()
 }
 
-fn print(scenario: &Scenario, pairs: &[[Measured; 2]]) {
+/// Measures what the ledger costs the gate: with it against without it.
+fn print_ledger(sample: &SampleBox, scenarios: &[Scenario], length: &Length) {
+    println!("\nthe gate with the ledger against without it\n");
+    for scenario in scenarios.iter().filter(|scenario| scenario.transport == Transport::KeepAlive) {
+        if scenario.target.is_none() {
+            continue;
+        }
+        let mut without = Process::nightporter(&sample.config_without_ledger());
+        let gate = without.address();
+        let answer = first_answer(gate, &scenario.requests[0]);
+        let mut with = Process::nightporter(&sample.config(""));
+        let scenario = Scenario {
+            target: Some((0.97, 1.05)),
+            requests: scenario.requests.clone(),
+            ..*scenario
+        };
+        let servers = [(gate, without), (with.address(), with)];
+        let pairs = pairs(sample, &scenario, &servers, answer, None, length);
+        print(&scenario, ["without", "with"], &pairs);
+    }
+}
+
+fn print(scenario: &Scenario, [first, second]: [&str; 2], pairs: &[[Measured; 2]]) {
     let row = |name: &str, unit: &str, of: fn(&Measured) -> f64, target: Option<String>| {
         let [bare, ours] =
             [0, 1].map(|server| median(pairs.iter().map(|pair| of(&pair[server]))).0);
         let (ratio, [least, most]) = median(pairs.iter().map(|[bare, ours]| of(ours) / of(bare)));
         let target = target.map_or_else(String::new, |target| format!("  (target {target})"));
         println!(
-            "  {name:<10} bare {bare:>8.1}  nightporter {ours:>8.1} {unit:<10} \
+            "  {name:<10} {first} {bare:>8.1}  {second} {ours:>8.1} {unit:<10} \
              ratio {ratio:.3} [{least:.3}, {most:.3}]{target}"
         );
     };

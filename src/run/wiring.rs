@@ -9,23 +9,27 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::RunError;
 use super::tasks::Tasks;
-use crate::config::{self, Config, StoreKind};
+use super::{RunError, ledger};
+use crate::config::{self, ArchiveKind, Config, StoreKind};
 use crate::descriptors::ConnectionLimits;
 use crate::domain::observation::Observer;
 use crate::gate::Gate;
-use crate::http::api::{Api, Apps};
+use crate::http::api::{Api, Apps, History};
 use crate::http::routes::GateRoutes;
 use crate::http::tls::ServerTls;
 use crate::http::{Bounds, Drain, Limits, Listeners, Server};
+use crate::jobs::Jobs;
+use crate::ledger::Ledger;
+use crate::ledger::archive::postgres::Postgres;
+use crate::ledger::archive::sqlite::Sqlite;
 use crate::store::app_meta::AppMetaDir;
 use crate::store::touch::Touches;
 use crate::store::{Freshness, Source};
 use crate::telemetry::logs::VerdictLog;
 use crate::telemetry::meters::{self, AppVerdicts, Verdicts};
 use crate::upstream::Upstream;
-use crate::wake::{self, CommandReceiver, Registry};
+use crate::wake::{self, CommandReceiver, Dependencies, Registry};
 
 /// How long the store's listener waits for the first scan of the apps' folder.
 const FIRST_SCAN: Duration = Duration::from_secs(1);
@@ -40,6 +44,8 @@ pub(super) struct Wiring {
     pub(super) touches: Arc<Touches>,
     pub(super) registry: Arc<Registry>,
     upstream: Option<Arc<Upstream>>,
+    pub(super) ledger: Option<Arc<Ledger>>,
+    jobs: Option<Arc<Jobs>>,
     gate: Arc<Gate>,
 }
 
@@ -66,15 +72,43 @@ impl Wiring {
             Arc::clone(&registry),
             upstream.clone(),
         ));
+        let ledger =
+            if config.ledger.enabled { Some(Arc::new(Ledger::new(&config.ledger)?)) } else { None };
+        let jobs = match &ledger {
+            Some(ledger) => Some(ledger::jobs(config, ledger, &registry).await),
+            None => None,
+        };
         let config = Arc::clone(config);
-        let wiring = Self { config, tls, freshness, source, touches, registry, upstream, gate };
+        let wiring = Self {
+            config,
+            tls,
+            freshness,
+            source,
+            touches,
+            registry,
+            upstream,
+            ledger,
+            jobs,
+            gate,
+        };
         Ok((wiring, commands))
     }
 
     /// Spawns the background tasks. Returns when the state of the apps is known, or does not
     /// become known in time.
     pub(super) async fn spawn_background(&self, commands: CommandReceiver, tasks: &mut Tasks) {
-        let Self { config, tls, freshness, source, touches, registry, upstream: _, gate: _ } = self;
+        let Self {
+            config,
+            tls,
+            freshness,
+            source,
+            touches,
+            registry,
+            upstream: _,
+            ledger,
+            jobs,
+            gate,
+        } = self;
         let (scan_done, first_scan) = oneshot::channel();
         let apps = follow_apps(
             AppMetaDir::new(config.store.installed_apps_dir.clone()),
@@ -91,9 +125,16 @@ impl Wiring {
             let tls = Arc::clone(tls);
             tasks.supervise("certificates", move || Arc::clone(&tls).follow());
         }
+        if let (Some(ledger), Some(jobs)) = (ledger, jobs) {
+            ledger::spawn(ledger, jobs, gate, tasks);
+        }
         if config.wake.enabled {
             let tasks = tasks.essential();
-            wake::spawn(config, registry, commands, source, freshness, touches, tasks).await;
+            let observers =
+                ledger.iter().map(|ledger| Box::new(ledger.actions()) as Box<_>).collect();
+            let dependencies =
+                Dependencies { config, registry, source, freshness, touches, observers };
+            wake::spawn(dependencies, commands, tasks).await;
         }
     }
 
@@ -115,7 +156,9 @@ impl Wiring {
             .start(gate_listener)?;
         tasks.essential().spawn(accept);
         let apps = Apps::new(Arc::clone(&self.registry), Arc::clone(&self.touches));
-        let routes = Api::new(Arc::clone(&self.gate), apps, &self.config.ops);
+        let history = self.ledger.clone().map(History::new);
+        let jobs = self.jobs.clone();
+        let routes = Api::new(Arc::clone(&self.gate), apps, history, jobs, &self.config.ops);
         let server = Server::new("ops", Arc::new(routes), Limits::default(), ops_bounds);
         let (accept, ops_drain) = server.start(ops_listener)?;
         tasks.essential().spawn(accept);
@@ -128,6 +171,9 @@ impl Wiring {
             vec![Box::new(Verdicts::global()), Box::new(VerdictLog)];
         if self.config.ops.app_metrics {
             observers.push(Box::new(AppVerdicts::global()));
+        }
+        if let Some(ledger) = &self.ledger {
+            observers.push(Box::new(ledger.visits()));
         }
         if let Some(shadow) = self.upstream.as_deref().and_then(Upstream::shadow) {
             observers.push(Box::new(Arc::clone(shadow)));
@@ -174,7 +220,12 @@ fn bounds(config: &Config) -> (Bounds, Bounds) {
         StoreKind::Postgres(postgres) => postgres.pool_size as usize + 1,
         StoreKind::Files { .. } => 0,
     };
-    let limits = ConnectionLimits::now(database_connections);
+    let ledger = match &config.ledger.archive {
+        _ if !config.ledger.enabled => 0,
+        ArchiveKind::Sqlite => Sqlite::DESCRIPTORS,
+        ArchiveKind::Postgres(_) => Postgres::CONNECTIONS,
+    };
+    let limits = ConnectionLimits::now(database_connections + ledger);
     let config::Gate { max_connections, max_connections_per_address, .. } = config.gate;
     if limits.gate < max_connections {
         info!(

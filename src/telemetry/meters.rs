@@ -4,6 +4,7 @@
 //! looks up a metric by name.
 
 mod app_verdicts;
+mod ledger;
 mod verdicts;
 
 use std::convert::Infallible;
@@ -19,6 +20,7 @@ use crate::domain::endpoint::Endpoint;
 use crate::store::cache::Counts;
 
 pub(crate) use self::app_verdicts::AppVerdicts;
+pub(crate) use self::ledger::note_ledger;
 pub(crate) use self::verdicts::Verdicts;
 
 const CONNECTIONS: &str = "nightporter_connections";
@@ -45,6 +47,9 @@ const SLEEPS: &str = "nightporter_sleeps_total";
 const MIRRORED: &str = "nightporter_mirror_total";
 const FALLBACK: &str = "nightporter_management_fallback_total";
 const SHADOWED: &str = "nightporter_shadow_total";
+const JOB_RUNS: &str = "nightporter_job_runs_total";
+const LEDGER_BYTES: &str = "nightporter_ledger_bytes";
+const JOB_LOCK_BUSY: &str = "nightporter_job_lock_busy_total";
 
 /// Upper bounds of the wake duration histogram, in seconds: unpausing an app takes tens of
 /// milliseconds, starting one takes tenths of seconds, or half a minute with a health check.
@@ -102,6 +107,10 @@ fn describe() {
         "Management secrets that differ from the stored one, by outcome of asking the upstream."
     );
     describe_counter!(SHADOWED, "Verdicts compared with the upstream's, by result.");
+    describe_counter!(JOB_RUNS, "Runs of periodic jobs by this process, by job and outcome.");
+    ledger::describe();
+    describe_gauge!(LEDGER_BYTES, "Bytes of the ledger's records when retention last looked.");
+    describe_counter!(JOB_LOCK_BUSY, "Jobs not run because another process held their lock.");
 }
 
 /// Renders all metrics as text.
@@ -216,6 +225,24 @@ pub(crate) fn wake_ended(outcome: &'static str, took: Option<Duration>) {
 
 pub(crate) fn put_to_sleep(to: &'static str) {
     counter!(SLEEPS, "to" => to).increment(1);
+}
+
+/// Counts a run of a job.
+pub(crate) fn job_ended(job: &'static str, outcome: &'static str) {
+    recorder();
+    counter!(JOB_RUNS, "job" => job, "outcome" => outcome).increment(1);
+}
+
+/// Sets what the ledger's records take up.
+pub(crate) fn ledger_size(bytes: u64) {
+    recorder();
+    gauge!(LEDGER_BYTES).set(precise(bytes));
+}
+
+/// Counts a job that was due and whose lock another process held.
+pub(crate) fn job_lock_busy(job: &'static str) {
+    recorder();
+    counter!(JOB_LOCK_BUSY, "job" => job).increment(1);
 }
 
 /// Converts a count to a gauge's value; counts here stay far below 2^53.

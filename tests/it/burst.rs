@@ -58,7 +58,7 @@ struct Cold {
 
 impl Cold {
     async fn gate(sample: &SampleBox) -> Self {
-        let config = server::config(&format!("{}{PATIENT}", sample.store_config()));
+        let config = server::config(&format!("{}{PATIENT}", sample.quiet_config()));
         let freshness = Arc::new(Freshness::new(config.cache.clone()));
         let source = Arc::new(Source::open(&config, &freshness).expect("a store"));
         let touches = Arc::new(Touches::new(config.touch.clone()));
@@ -131,7 +131,9 @@ async fn ten_thousand_cold_requests_for_unknown_hosts_ask_once() {
 async fn a_cold_server_answers_a_burst_without_an_error() {
     let sample = notes().await;
     let token = boxes::token();
-    let server = Nightporter::with(&sample, PATIENT).await;
+    let config = format!("{}{PATIENT}", sample.quiet_config());
+    let server = Nightporter::start(server::config(&config));
+    server.ready().await;
     sample.database().forget_statements().await;
     // As many connections as fit the usual limit of open files, twice over.
     let connections = 400;

@@ -19,6 +19,7 @@ mod ends;
 mod faults;
 mod heads;
 mod hostile;
+mod ledger;
 mod migrations;
 mod pages;
 mod postgres;

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::boxes::{SampleBox, Store, TERMINAL_SECRET, id_of};
 use crate::support::client::Request;
 use crate::support::load::{Shot, drive};
-use crate::support::server::Nightporter;
+use crate::support::server::{self, Nightporter};
 use crate::support::sign::{self, PEER_KEY, order, signature_headers};
 use crate::support::soak;
 
@@ -67,7 +67,9 @@ async fn a_hundred_thousand_mixed_requests_add_no_statement() {
     let times = format!(
         "[cache]\nheartbeat = \"{HEARTBEAT_SECONDS}s\"\ndegraded_ttl = \"30s\"\nmax_stale = \"120s\"\n[touch]\nflush_interval = \"{FLUSH_SECONDS}s\"\n"
     );
-    let server = Nightporter::with(&sample, &times).await;
+    let config = format!("{}{times}", sample.quiet_config());
+    let server = Nightporter::start(server::config(&config));
+    server.ready().await;
     let shots = mix();
     let warm_up = shots.len() as u64;
     drive(server.gate, &shots, CONNECTIONS, warm_up).await.is_as_expected(warm_up);

@@ -38,6 +38,8 @@ pub const ZONE: &str = "freeshard.test";
 pub struct SampleBox {
     pub store: Store,
     folder: TempDir,
+    /// Holds `ledger.path`.
+    ledger: TempDir,
     database: Option<Database>,
     /// The content of the files, so that one entry can be changed.
     terminals: Mutex<Vec<(String, String)>>,
@@ -79,8 +81,9 @@ impl SampleBox {
     pub async fn in_database(store: Store, database: Option<Database>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(folder.path().join("installed_apps")).expect("a new folder");
+        let ledger = tempfile::tempdir().expect("a temporary folder");
         let (terminals, peers) = (Mutex::default(), Mutex::default());
-        let sample = Self { store, folder, database, terminals, peers };
+        let sample = Self { store, folder, ledger, database, terminals, peers };
         if let Some(database) = &sample.database {
             database.create_freeshard_tables().await;
         }
@@ -101,19 +104,31 @@ impl SampleBox {
         self.database.as_ref().expect("a box in Postgres")
     }
 
-    /// Returns `[store]` of a configuration that serves this box.
+    /// Returns the folder of the box's ledger.
+    pub fn ledger(&self) -> PathBuf {
+        self.ledger.path().join("ledger")
+    }
+
+    /// Returns `[ledger]` and `[store]` of a configuration that serves this box.
     pub fn store_config(&self) -> String {
         let url = self.database.as_ref().map(Database::url);
         self.store_config_with(url.as_deref())
     }
 
+    /// The same with the ledger in a file, for those who count the statements of the store.
+    pub fn quiet_config(&self) -> String {
+        self.store_config().replacen("[ledger]\n", "[ledger]\nkind = \"sqlite\"\n", 1)
+    }
+
     /// The same, with another address of the database.
     pub fn store_config_with(&self, url: Option<&str>) -> String {
         let folder = self.folder.path().display();
-        let mut config = match url {
-            Some(url) => format!("[store]\nkind = \"postgres\"\nurl = \"{url}\"\n"),
-            None => format!("[store]\nkind = \"files\"\npath = \"{folder}\"\n"),
-        };
+        let mut config = format!("[ledger]\npath = \"{}\"\n", self.ledger().display());
+        match url {
+            Some(url) => write!(config, "[store]\nkind = \"postgres\"\nurl = \"{url}\"\n"),
+            None => write!(config, "[store]\nkind = \"files\"\npath = \"{folder}\"\n"),
+        }
+        .expect("text");
         write!(config, "installed_apps_dir = \"{folder}/installed_apps\"\nzone = \"{ZONE}\"\n")
             .expect("text");
         config

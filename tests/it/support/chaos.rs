@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,6 +23,9 @@ pub enum Network {
     LoseAnswers,
     /// Bytes that the client sends are lost.
     LoseQuestions,
+    /// The server's answer to bytes that contain this text is lost, and the connection is
+    /// reset then.
+    CutAnswerTo(&'static str),
     /// Everything arrives this much later.
     Delay(Duration),
 }
@@ -109,8 +112,10 @@ async fn relay(
     let ended_by_itself = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
-        let questions = pump(from_client, to_server, network.clone(), Network::LoseQuestions);
-        let answers = pump(from_server, to_client, network.clone(), Network::LoseAnswers);
+        let is_asked = &AtomicBool::new(false);
+        let questions = Direction::Questions(is_asked);
+        let questions = pump(from_client, to_server, network.clone(), questions);
+        let answers = pump(from_server, to_client, network.clone(), Direction::Answers(is_asked));
         tokio::select! {
             _ = network.wait_for(|network| *network == Network::Cut) => false,
             _ = resets.changed() => false,
@@ -125,13 +130,43 @@ async fn relay(
     }
 }
 
+/// A direction, and whether the question of [`Network::CutAnswerTo`] has been asked.
+#[derive(Clone, Copy)]
+enum Direction<'a> {
+    Questions(&'a AtomicBool),
+    Answers(&'a AtomicBool),
+}
+
+impl Direction<'_> {
+    fn is_lost_in(self, network: Network) -> bool {
+        match self {
+            Self::Questions(_) => network == Network::LoseQuestions,
+            Self::Answers(_) => network == Network::LoseAnswers,
+        }
+    }
+
+    /// Returns whether the connection is to be reset in place of passing these bytes on.
+    fn cuts(self, network: Network, bytes: &[u8]) -> bool {
+        let Network::CutAnswerTo(text) = network else { return false };
+        match self {
+            Self::Questions(is_asked) => {
+                if bytes.windows(text.len()).any(|window| window == text.as_bytes()) {
+                    is_asked.store(true, Ordering::Relaxed);
+                }
+                false
+            }
+            Self::Answers(is_asked) => is_asked.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// Relays one direction. Ends with the connection, or with `true` when bytes
 /// were lost and the network works again: a stream with a gap must not continue.
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mut network: watch::Receiver<Network>,
-    loses: Network,
+    direction: Direction<'_>,
 ) -> bool {
     let mut buffer = vec![0; 64 * 1024];
     let mut lost = false;
@@ -139,7 +174,7 @@ async fn pump(
         if network.wait_for(|network| *network != Network::Stall).await.is_err() {
             return false;
         }
-        if lost && *network.borrow() != loses {
+        if lost && !direction.is_lost_in(*network.borrow()) {
             return true;
         }
         let read = tokio::select! {
@@ -152,13 +187,15 @@ async fn pump(
             return false;
         }
         let now = *network.borrow();
-        match now {
-            now if now == loses => {
-                lost = true;
-                continue;
-            }
-            Network::Delay(delay) => tokio::time::sleep(delay).await,
-            _ => {}
+        if direction.is_lost_in(now) {
+            lost = true;
+            continue;
+        }
+        if direction.cuts(now, &buffer[..length]) {
+            return true;
+        }
+        if let Network::Delay(delay) = now {
+            tokio::time::sleep(delay).await;
         }
         if to.write_all(&buffer[..length]).await.is_err() {
             return false;

@@ -4,8 +4,10 @@
 pub mod boxes;
 pub mod chaos;
 pub mod client;
+pub mod disk;
 pub mod docker;
 pub mod load;
+pub mod pooler;
 pub mod postgres;
 pub mod program;
 pub mod programs;

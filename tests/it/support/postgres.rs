@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -73,6 +73,28 @@ impl Cluster {
         self.control(&["-m", "immediate", "stop"]).await;
     }
 
+    /// Kills the server with everything that it has started, as the kernel does when memory
+    /// runs out.
+    pub async fn kill(&self) {
+        let file = std::fs::read_to_string(self.dir.join("data/postmaster.pid")).expect("runs");
+        let server = file.lines().next().expect("a process id").to_owned();
+        let script = "kill -STOP $1; kill -9 $1 $(ps -o pid= --ppid $1)";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh", &server]).stderr(Stdio::null());
+        let killed = tokio::task::spawn_blocking(move || command.status());
+        killed.await.expect("no panic").expect("a shell starts");
+    }
+
+    /// Starts the server after [`Self::kill`]. What is left of it may still be ending.
+    pub async fn start_again(&self) {
+        for _ in 0..100 {
+            if self.try_control(&["-w", "start"]).await.success() {
+                return;
+            }
+        }
+        panic!("Postgres does not start again");
+    }
+
     pub async fn start(&self) {
         self.control(&["-w", "start"]).await;
     }
@@ -82,6 +104,11 @@ impl Cluster {
     }
 
     async fn control(&self, args: &[&str]) {
+        let status = self.try_control(args).await;
+        assert!(status.success(), "pg_ctl {args:?}: {status}");
+    }
+
+    async fn try_control(&self, args: &[&str]) -> ExitStatus {
         let mut command = as_owner(programs().join("pg_ctl"));
         command
             .arg("-D")
@@ -92,8 +119,7 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         let status = tokio::task::spawn_blocking(move || command.status());
-        let status = status.await.expect("no panic").expect("pg_ctl starts");
-        assert!(status.success(), "pg_ctl {args:?}: {status}");
+        status.await.expect("no panic").expect("pg_ctl starts")
     }
 }
 
@@ -132,6 +158,13 @@ impl Database {
     /// The URL of the same database through a proxy.
     pub fn url_at(&self, address: SocketAddr) -> String {
         url(address, &self.name)
+    }
+
+    /// Opens the same database anew, after its server was restarted.
+    pub async fn again(cluster: &Cluster, known: &Self) -> Self {
+        let (name, address) = (known.name.clone(), cluster.address());
+        let client = connect(&url(address, &name)).await;
+        Self { name, address, client }
     }
 
     /// Opens one more connection.

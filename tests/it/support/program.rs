@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -95,4 +95,12 @@ fn follow(mut stderr: ChildStderr) -> Arc<Mutex<String>> {
         }
     });
     log
+}
+
+/// What shows another time to the program that it is loaded into.
+pub fn faketime() -> PathBuf {
+    let name = "faketime/libfaketimeMT.so.1";
+    let folders = std::fs::read_dir("/usr/lib").expect("a folder").flatten();
+    let mut found = folders.map(|folder| folder.path().join(name)).filter(|path| path.exists());
+    found.next().expect("libfaketime; `tests/run` installs it")
 }

@@ -73,6 +73,11 @@ impl Nightporter {
         Self { gate, ops, stop, thread: Some(thread) }
     }
 
+    /// Asks it to end, and does not wait for that.
+    pub fn shut_down(&mut self) {
+        self.stop.try_send(Signal::Shutdown).ok();
+    }
+
     /// Waits until requests can be answered and notifications arrive.
     pub async fn ready(&self) {
         poll("ready", STARTING, async || self.state().await == "live").await;

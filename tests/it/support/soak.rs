@@ -21,9 +21,30 @@ pub const TWO_PROCESSES: Rounds = Rounds { few: 6, all: 50 };
 /// Rounds of two processes with two apps of one database.
 pub const NEIGHBOURS: Rounds = Rounds { few: 5, all: 20 };
 
+/// Batches of the ledger whose COMMIT is answered by nobody.
+pub const LOST_COMMITS: Rounds = Rounds { few: 20, all: 200 };
+
+/// Ends of the ledger's database, and of nightporter, by `kill -9`.
+pub const KILLS: Rounds = Rounds { few: 5, all: 50 };
+
+/// Seconds for which several instances run their jobs.
+pub const JOB_SECONDS: Rounds = Rounds { few: 20, all: 120 };
 /// Seconds that an app takes to start that is requested by uploads, and seconds of a hold.
 pub const SLOW_START: Rounds = Rounds { few: 3, all: 60 };
 pub const HOLD: Rounds = Rounds { few: 2, all: 25 };
+
+/// Returns how many runs of a job are right where so many are expected: one more or less. In
+/// the short form, which runs beside other tests, a quarter may have been missed, since a
+/// process that gets no processor makes up for several runs by one.
+#[must_use]
+pub fn job_runs(expected: usize) -> std::ops::RangeInclusive<usize> {
+    let missed = if is_soak() { 0 } else { expected / 4 };
+    expected - 1 - missed..=expected + 1
+}
+
+fn is_soak() -> bool {
+    std::env::var_os(VARIABLE).is_some_and(|value| value == "1")
+}
 
 /// The variable by which the tests learn of `--soak`.
 const VARIABLE: &str = "TESTS_SOAK";
@@ -38,10 +59,6 @@ impl Rounds {
     /// Returns how many rounds to run.
     #[must_use]
     pub fn count(self) -> u32 {
-        if std::env::var_os(VARIABLE).is_some_and(|value| value == "1") {
-            self.all
-        } else {
-            self.few
-        }
+        if is_soak() { self.all } else { self.few }
     }
 }

@@ -249,6 +249,10 @@ fn serve(stream: TcpStream) -> io::Result<()> {
                 let status = "302 Found\r\nLocation: /turn\r\nSet-Cookie: turned=1";
                 answer(&mut out, status, "text/plain", "")?;
             }
+            // To itself without end.
+            "/round" => {
+                answer(&mut out, "302 Found\r\nLocation: /round", "text/plain", "")?;
+            }
             _ if is_busy() => {
                 let page = "<!doctype html><h1 id=\"busy\">Migrating</h1>\n";
                 answer(&mut out, "503 Service Unavailable", "text/html; charset=utf-8", page)?;
