@@ -8,9 +8,11 @@ mod caches;
 mod client;
 pub mod credentials;
 pub mod decision;
+mod description;
 pub mod explain;
 mod forwarded;
 pub mod headers;
+mod interner;
 mod page;
 mod redirects;
 pub mod request_kind;
@@ -38,11 +40,12 @@ use crate::upstream::Upstream;
 use crate::wake::Registry;
 
 pub use self::page::PageApp;
-use caches::{App, AppLookup, Caches, Description, Rendering};
+use caches::{App, AppLookup, Caches, Rendering};
 use client::ReplayCheck;
 use credentials::management;
 use credentials::replays::Replays;
 use decision::{Basis, Decision};
+use description::Description;
 use forwarded::Forwarded;
 use headers::HeaderTemplates;
 use redirects::Redirects;
@@ -203,7 +206,7 @@ impl Gate {
         let readings = Readings::of(forwarded.uri)?;
         let request = Request { label: &label, readings: &readings, forwarded, headers };
         for _ in 0..ATTEMPTS {
-            *basis = Basis { began: Some(now.moment), ..Basis::default() };
+            *basis = Basis { began: Some(now.moment), span: basis.span, ..Basis::default() };
             let outcome = self.attempt(&request, now, replay_check, basis).await;
             // Rows are read one after the other. If one changes while the next is loaded,
             // the decision as a whole is outdated. The same holds if the process was
@@ -229,7 +232,8 @@ impl Gate {
         let Basis { lookup, rule, identified, identity, .. } = basis;
         let lookup = lookup.insert(self.caches.app(request.label, now.moment).await?);
         let (app, description) = lookup.description()?;
-        let governed = match_rules(&description.rules, request.readings)?;
+        let paths = &*description.paths;
+        let governed = match_rules(&paths.rules, request.readings)?;
         *rule = Some(governed.rule);
         basis.rule_found = Some(self.freshness.now());
         let forwarded = Some(&request.forwarded);
@@ -243,8 +247,7 @@ impl Gate {
                 Err(reason)
             };
         }
-        let templates =
-            description.templates[governed.rule].as_ref().map_err(|_| Reason::BrokenApp)?;
+        let templates = paths.templates[governed.rule].as_ref().map_err(|_| Reason::BrokenApp)?;
         let headers = if templates.is_empty() {
             Headers::default()
         } else {
@@ -299,7 +302,7 @@ impl Gate {
         description: &Description,
         request: &Request<'_>,
     ) -> bool {
-        let is_allowed = description.meta.cors_preflight
+        let is_allowed = description.cors_preflight
             || self.config.cors_preflight.iter().any(|name| **name == *app.row.name);
         is_allowed && request_kind::is_preflight(request.headers, request.forwarded.method)
     }

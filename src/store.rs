@@ -161,6 +161,7 @@ pub struct Health {
 
 /// The configured store: one interface to both kinds.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a process has one, behind an `Arc`")]
 pub enum Source {
     Postgres(postgres::Postgres),
     Files(files::Files),

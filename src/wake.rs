@@ -20,7 +20,9 @@ mod clocks;
 mod command;
 mod compose;
 pub mod docker;
+mod follower;
 mod handle;
+mod history;
 mod idle;
 mod observed;
 mod ownership;
@@ -30,6 +32,9 @@ mod registry;
 mod resources;
 mod roles;
 mod sharing;
+mod shown;
+mod spec;
+mod specs;
 mod status;
 mod survey;
 mod usage;
@@ -42,7 +47,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use self::attempt::Context;
+use self::attempt::{Context, Outcome};
 use self::compose::Compose;
 use self::docker::Engine;
 use self::docker::watch::Watch;
@@ -52,14 +57,20 @@ use self::registry::Watched;
 use self::status::Statuses;
 use self::usage::Usages;
 use crate::config::Config;
+use crate::domain::lifecycle::SleepMode;
 use crate::domain::observation::ActionObserver;
 use crate::store::touch::Touches;
 use crate::store::{Freshness, Source};
+use crate::telemetry::meters;
 
 pub use self::command::{Backlog, Command, CommandReceiver};
-pub use self::handle::{AppHandle, AppSpec, ContainerState, History, LastProbe, Shown, Target};
+pub use self::follower::Follower;
+pub use self::handle::AppHandle;
+pub use self::history::{History, LastProbe};
 pub use self::readiness::Probe;
 pub use self::registry::Registry;
+pub use self::shown::{ContainerState, Shown};
+pub use self::spec::{AppSpec, Target};
 pub use self::survey::{Survey, survey};
 
 /// How long startup waits for the engine's first listing, so that no request is let
@@ -87,6 +98,8 @@ pub async fn spawn(
     tasks: &mut JoinSet<Infallible>,
 ) {
     let Dependencies { config, registry, source, freshness, touches, observers } = dependencies;
+    let sleep_modes = [SleepMode::Paused, SleepMode::Stopped].map(SleepMode::as_str);
+    meters::wakes_known(&Outcome::WORDS, &sleep_modes);
     let engine = Arc::new(Engine::new(config.wake.docker.clone()));
     let (watch, view) = Watch::new(Arc::clone(&engine));
     let compose = Compose::new(&config.wake, &config.store.installed_apps_dir);

@@ -10,16 +10,12 @@ use std::collections::hash_map::Entry as Slot;
 use std::fmt;
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
-
 use crate::config::{Config, Secret};
-use crate::domain::app::{AppMeta, PathRule};
 use crate::domain::client::KnownClient;
 use crate::domain::identity::Identity;
-use crate::domain::policy::{PathMatching, Rules};
 use crate::store::app_meta::{AppMetaDir, ReadError};
 use crate::store::cache::{Counts, EntryId, Handle};
-use crate::store::derived::{DeepClone, Derived};
+use crate::store::derived::{Derived, Packed};
 use crate::store::freshness::Moment;
 use crate::store::touch::{Touches, Use};
 use crate::store::{AppNames, AppRow, Cached, Freshness, Source, Table, Touched, Unavailable};
@@ -28,9 +24,8 @@ use crate::wake::{AppHandle, AppSpec, Registry};
 
 use super::credentials::peer::{PeerKeys, Times};
 use super::credentials::terminal::{Claims, TokenKey};
-use super::headers::HeaderTemplates;
-use super::headers::shared::SharedTemplates;
-use super::verdict::Headers;
+use super::description::{Description, SharedPaths};
+use super::verdict::{Headers, PackedHeaders};
 
 /// An installed app, prepared for deciding.
 #[derive(Debug)]
@@ -42,15 +37,6 @@ pub struct App {
     pub wake: Arc<AppHandle>,
     /// Set if the app's use is reported to an upstream.
     pub mirrored: Option<Arc<Mirrored>>,
-}
-
-/// An app's description with its templates compiled: one set for each of `meta.paths`, or
-/// the reason why the templates of that path cannot be used.
-#[derive(Debug)]
-pub struct Description {
-    pub meta: AppMeta,
-    pub rules: Rules,
-    pub templates: Vec<Result<Arc<HeaderTemplates>, String>>,
 }
 
 /// A paired terminal, prepared for deciding.
@@ -89,12 +75,12 @@ pub struct Rendering {
 /// Largest number of cached signatures: at a few KiB each, they take a few MiB.
 const MAX_SIGNATURES: u64 = 1024;
 
-/// Bytes of all cached renderings: about 20,000 pairs of a rule and a client. A box of twenty
-/// apps and ten devices has a few hundred.
-const MAX_RENDERED: u64 = 16 * 1024 * 1024;
+/// Bytes of all cached renderings: about 7,500 pairs of a rule and a client. A box of twenty
+/// apps and ten devices has a few hundred, and what does not fit is rendered again.
+const MAX_RENDERED: u64 = 4 * 1024 * 1024;
 
 /// What a cached rendering takes besides its headers, in bytes: its key, and moka's own entry.
-const ENTRY_SIZE: usize = 300;
+const ENTRY_SIZE: usize = 400;
 
 /// All caches of the gate.
 pub struct Caches {
@@ -172,7 +158,7 @@ impl Caches {
             renderings: Derived::weighted(
                 config.cache.capacity,
                 MAX_RENDERED,
-                |_: &Rendering, headers: &Headers| headers.size() + ENTRY_SIZE,
+                |_: &Rendering, headers: &PackedHeaders| headers.size() + ENTRY_SIZE,
             ),
             signatures: Derived::new(config.cache.capacity.min(MAX_SIGNATURES)),
         }
@@ -244,31 +230,31 @@ impl Caches {
     }
 }
 
-impl DeepClone for VerifiedToken {
-    fn deep_clone(&self) -> Self {
+impl Packed for VerifiedToken {
+    type Packed = Self;
+
+    fn pack(&self) -> Self {
         let Claims { sub, expires } = &self.claims;
         let claims = Claims { sub: Arc::from(&**sub), expires: *expires };
         Self { secret: self.secret, claims }
     }
+
+    fn unpack(packed: &Self) -> Option<Self> {
+        Some(packed.pack())
+    }
 }
 
-impl DeepClone for VerifiedSignature {
-    fn deep_clone(&self) -> Self {
+impl Packed for VerifiedSignature {
+    type Packed = Self;
+
+    fn pack(&self) -> Self {
         let KnownClient { id, name } = &self.peer;
         let peer = KnownClient { id: Arc::from(&**id), name: Arc::from(&**name) };
         Self { peer, ..*self }
     }
-}
 
-impl DeepClone for Headers {
-    fn deep_clone(&self) -> Self {
-        let copy = |(name, value): (&HeaderName, &HeaderValue)| {
-            // A valid header can be copied. If that fails, the original is shared.
-            let own_name = HeaderName::from_bytes(name.as_str().as_bytes());
-            let own_value = HeaderValue::from_bytes(value.as_bytes());
-            (own_name.unwrap_or_else(|_| name.clone()), own_value.unwrap_or_else(|_| value.clone()))
-        };
-        self.rendered().map(copy).collect()
+    fn unpack(packed: &Self) -> Option<Self> {
+        Some(packed.pack())
     }
 }
 
@@ -313,38 +299,41 @@ fn apps(
     upstream: Option<&Arc<Upstream>>,
 ) -> Arc<Cached<Option<App>>> {
     let dir = AppMetaDir::new(config.store.installed_apps_dir.clone());
-    let matching = config.gate.path_matching;
     let (source, touches, registry) =
         (Arc::clone(source), Arc::clone(touches), Arc::clone(registry));
     let upstream = upstream.cloned();
-    let shared = Arc::new(SharedTemplates::default());
+    let shared = Arc::new(SharedPaths::new(config.gate.path_matching));
     Cached::keyed(freshness, [Table::Apps, Table::AppMeta], move |name| {
         let (dir, source) = (dir.clone(), Arc::clone(&source));
         let (touches, registry) = (Arc::clone(&touches), Arc::clone(&registry));
         let upstream = upstream.clone();
         let shared = Arc::clone(&shared);
         async move {
-            let Some(row) = source.app(&name).await? else {
+            let Some(mut row) = source.app(&name).await? else {
                 return Ok(None);
             };
+            let mut spec = None;
             let description = match dir.read(&name).await {
-                Ok(meta) => Ok(Description::new(meta, matching, &shared)),
+                Ok(meta) => {
+                    spec = Some(AppSpec::of(&meta).into());
+                    Ok(Description::new(meta, &shared))
+                }
                 Err(ReadError::Unusable(problem)) => Err(problem),
                 Err(ReadError::Unavailable(error)) => return Err(error),
             };
             let problems: Vec<String> = match &description {
-                Ok(description) => description.problems().cloned().collect(),
+                Ok(description) => description.paths.problems().cloned().collect(),
                 Err(problem) => vec![problem.clone()],
             };
             let extent = if description.is_ok() { "some paths of the app" } else { "the app" };
             for reason in &problems {
                 tracing::warn!(app = %name, %reason, "{extent} answer 503");
             }
-            let used = touches.of(Touched::App, &row.name);
-            let spec = description.as_ref().ok().map(|description| AppSpec::of(&description.meta));
             registry.find_compose_file(&row.name).await;
             let wake = registry.of(&row.name, spec);
             wake.note_problems(problems);
+            row.name = Arc::clone(&wake.name);
+            let used = touches.of(Touched::App, &row.name);
             let mirrored = upstream.as_ref().and_then(|upstream| upstream.mirrored(&row.name));
             Ok(Some(App { row, description, used, wake, mirrored }))
         }
@@ -367,27 +356,6 @@ fn terminals(
             }))
         }
     })
-}
-
-impl Description {
-    /// Prepares the rules and compiles the templates of every path.
-    fn new(mut meta: AppMeta, matching: PathMatching, shared: &SharedTemplates) -> Self {
-        let compile = |rule: &mut PathRule| {
-            // The sources are not needed any more.
-            let headers = std::mem::take(&mut rule.headers);
-            shared
-                .compile(&headers)
-                .map_err(|error| format!("paths.\"{}\".headers: {error}", rule.prefix))
-        };
-        let templates = meta.paths.iter_mut().map(compile).collect();
-        Self { rules: Rules::new(&meta.paths, matching), meta, templates }
-    }
-
-    /// Returns why paths of the app answer 503, for the operator: for each such path, the
-    /// first header whose name or template cannot be used.
-    fn problems(&self) -> impl Iterator<Item = &String> {
-        self.templates.iter().filter_map(|templates| templates.as_ref().err())
-    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::domain::client::Client;
 use crate::domain::endpoint::{Endpoint, VerdictKind};
 use crate::domain::identity::Identity;
 use crate::domain::observation::{Observation, Timings};
+use crate::domain::trace::SpanContext;
 use crate::store::Freshness;
 use crate::store::cache::Handle;
 use crate::store::freshness::Moment;
@@ -42,6 +43,8 @@ pub(super) struct Basis {
     pub(super) ended: Option<Moment>,
     /// How long it took to answer a granted request whose app was not awake.
     pub(super) waited: Duration,
+    /// The ids of the request's span, if it has asked for a wake.
+    pub(super) span: Option<SpanContext>,
 }
 
 impl Basis {
@@ -59,6 +62,7 @@ impl Basis {
             client_known: _,
             ended: _,
             waited: _,
+            span: _,
         } = self;
         lookup.as_ref().is_none_or(|lookup| lookup.is_usable(freshness, now))
             && identified.as_ref().is_none_or(|identified| identified.is_usable(freshness, now))
@@ -77,7 +81,7 @@ impl Decision {
         let Basis { lookup, rule, identified, .. } = &self.basis;
         let app = lookup.as_ref().and_then(AppLookup::app);
         let description = app.and_then(|app| app.description.as_ref().ok());
-        let rule = rule.and_then(|rule| description?.meta.paths.get(rule));
+        let rule = rule.and_then(|rule| description?.paths.written.get(rule));
         Observation {
             endpoint,
             verdict: self.verdict.kind(),
@@ -86,6 +90,7 @@ impl Decision {
             client: identified.as_ref().map_or(Client::Anonymous, Identified::client),
             at: self.at,
             timings: self.timings,
+            span: self.basis.span,
             request,
             status: response.status(),
             response: response.headers(),

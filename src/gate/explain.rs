@@ -63,10 +63,10 @@ impl Gate {
             step("app", problem.clone());
         }
         let (_, description) = lookup.description()?;
-        let paths = &description.meta.paths;
+        let (paths, rules) = (&description.paths.written, &description.paths.rules);
         let readings = Readings::of(forwarded.uri)?;
         // If all rules are the same, no path is too ambiguous to be decided.
-        let others = if description.rules.is_uniform() { Vec::new() } else { readings.others()? };
+        let others = if rules.is_uniform() { Vec::new() } else { readings.others()? };
         let matching = self.config.path_matching;
         let raw = (readings.raw(), governing_rule(paths, readings.raw(), matching));
         let others = others.iter().map(|path| (&**path, rule_of_reading(paths, path, matching)));

@@ -15,7 +15,6 @@
 //!   proxy forwards about the request.
 
 mod jinja;
-pub mod shared;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, LazyLock};

@@ -57,11 +57,11 @@ impl PageApp {
 
     /// Returns the app as shown to a client that may not use it.
     fn withheld(app: &App) -> Self {
-        let meta = app.description.as_ref().ok().map(|description| &description.meta);
+        let description = app.description.as_ref().ok();
         let shown = app.wake.shown();
         Self {
-            pretty_name: meta.map_or(&*app.row.name, |meta| &meta.pretty_name).to_owned(),
-            icon: meta.map_or("", |meta| &meta.icon).to_owned(),
+            pretty_name: description.map_or(&*app.row.name, |app| &app.pretty_name).to_owned(),
+            icon: description.map_or("", |app| &app.icon).to_owned(),
             name: Arc::clone(&app.row.name),
             is_granted: false,
             status: String::new(),
@@ -119,14 +119,14 @@ impl Gate {
     async fn may_use(&self, lookup: &AppLookup, headers: &HeaderMap, uri: &str, now: Now) -> bool {
         let Ok((_, description)) = lookup.description() else { return false };
         let Ok(readings) = Readings::of(uri) else { return false };
-        let Ok(governed) = match_rules(&description.rules, &readings) else { return false };
+        let Ok(governed) = match_rules(&description.paths.rules, &readings) else { return false };
         let mut replay_check = ReplayCheck::skipped();
         let Ok(identified) = self.identify(headers, None, now, &mut replay_check).await else {
             return false;
         };
         let now = self.freshness.now();
         governed.admit(identified.client()).is_ok()
-            && description.templates[governed.rule].is_ok()
+            && description.paths.templates[governed.rule].is_ok()
             && identified.is_usable(&self.freshness, now)
             && lookup.is_usable(&self.freshness, now)
     }

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::PageApp;
 use crate::domain::reason::Reason;
+use crate::store::derived::Packed;
 
 /// A grant, a denial, or a grant whose app is not awake. There is no conversion
 /// from an error into a grant.
@@ -30,13 +31,6 @@ impl Headers {
         self.0.iter().flat_map(|map| map.iter()).filter(move |(name, _)| !is_own(name))
     }
 
-    /// Returns about how many bytes they take.
-    pub(crate) fn size(&self) -> usize {
-        let Some(map) = &self.0 else { return 0 };
-        let entry = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
-        map.capacity() * BYTES_PER_SLOT + map.iter().map(entry).sum::<usize>()
-    }
-
     /// Returns all headers, as a response needs them.
     pub(crate) fn to_map(&self) -> HeaderMap {
         match &self.0 {
@@ -45,10 +39,6 @@ impl Headers {
         }
     }
 }
-
-/// What a `HeaderMap` takes for each header it has room for: an entry of 104 bytes and two
-/// slots of its index.
-const BYTES_PER_SLOT: usize = 112;
 
 /// The headers that every grant has. They replace what a template sets: an app cannot make
 /// a grant cacheable.
@@ -59,7 +49,8 @@ const OWN: [(HeaderName, HeaderValue); 2] = [
 
 impl FromIterator<(HeaderName, HeaderValue)> for Headers {
     fn from_iter<I: IntoIterator<Item = (HeaderName, HeaderValue)>>(rendered: I) -> Self {
-        let mut map = HeaderMap::new();
+        let rendered = rendered.into_iter();
+        let mut map = HeaderMap::with_capacity(rendered.size_hint().0 + OWN.len());
         for (name, value) in rendered {
             map.append(name, value);
         }
@@ -67,6 +58,54 @@ impl FromIterator<(HeaderName, HeaderValue)> for Headers {
             map.insert(name, value);
         }
         Self(Some(Arc::new(map)))
+    }
+}
+
+/// The rendered headers as bytes: each name and each value, with its length before it. A map
+/// takes ten times as much.
+#[derive(Debug, Clone)]
+pub struct PackedHeaders(Arc<[u8]>);
+
+impl PackedHeaders {
+    /// Returns how many bytes they take.
+    pub(crate) fn size(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// The length of a name or a value; none is longer than 64 KiB.
+type Length = u16;
+
+impl Packed for Headers {
+    type Packed = PackedHeaders;
+
+    fn pack(&self) -> PackedHeaders {
+        let mut packed = Vec::new();
+        for (name, value) in self.rendered() {
+            for part in [name.as_str().as_bytes(), value.as_bytes()] {
+                // What is cut off here does not unpack, and is rendered again.
+                let length = Length::try_from(part.len()).unwrap_or(Length::MAX);
+                packed.extend_from_slice(&length.to_ne_bytes());
+                packed.extend_from_slice(part);
+            }
+        }
+        PackedHeaders(packed.into())
+    }
+
+    fn unpack(packed: &PackedHeaders) -> Option<Self> {
+        let mut rest = &*packed.0;
+        let mut part = || {
+            let (length, behind) = rest.split_first_chunk()?;
+            let (part, behind) = behind.split_at_checked(Length::from_ne_bytes(*length).into())?;
+            rest = behind;
+            Some(part)
+        };
+        let mut headers = Vec::new();
+        while let Some(name) = part() {
+            let value = HeaderValue::from_bytes(part()?).ok()?;
+            headers.push((HeaderName::from_bytes(name).ok()?, value));
+        }
+        rest.is_empty().then(|| headers.into_iter().collect())
     }
 }
 
@@ -104,4 +143,34 @@ pub const ASLEEP: u16 = 489;
 pub(super) fn sent_for(status: StatusCode) -> StatusCode {
     let asleep = StatusCode::from_u16(ASLEEP).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     if status.is_success() { asleep } else { status }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_headers_are_the_same_or_none() {
+        let long = "v".repeat(8192);
+        for values in [&[][..], &["", "a", "\u{fc}"], &[&long, "b"]] {
+            let headers: Headers = values
+                .iter()
+                .enumerate()
+                .map(|(number, value)| {
+                    let name = HeaderName::from_bytes(format!("x-ptl-{number}").as_bytes());
+                    (name.expect("a name"), HeaderValue::from_str(value).expect("a value"))
+                })
+                .collect();
+            let packed = headers.pack();
+            assert_eq!(Headers::unpack(&packed).as_ref(), Some(&headers));
+            for end in 1..packed.size().min(100) {
+                let cut = PackedHeaders(packed.0[..packed.size() - end].into());
+                assert_ne!(Headers::unpack(&cut).as_ref(), Some(&headers), "without {end} bytes");
+            }
+        }
+        let name = HeaderName::from_static("x-ptl-long");
+        let value = HeaderValue::from_str(&"v".repeat(70_000)).expect("a value");
+        let too_long: Headers = [(name, value)].into_iter().collect();
+        assert_eq!(Headers::unpack(&too_long.pack()), None);
+    }
 }

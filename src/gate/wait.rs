@@ -18,6 +18,7 @@ use super::{AsleepApp, Gate, Granted, PageApp};
 use crate::domain::lifecycle::Phase;
 use crate::domain::reason::Reason;
 use crate::domain::strategy::Strategy;
+use crate::telemetry::new_span;
 use crate::wake::{AppHandle, Shown};
 
 /// Longest time that a status poll of a waiting page is kept open: shorter than the 30 s of
@@ -46,7 +47,12 @@ impl Gate {
             if let Ok(forwarded) = Forwarded::read(headers) {
                 app.wake.note_host(forwarded.host);
             }
-            app.wake.request_wake();
+            if poll_version(headers).is_none() {
+                let span = *basis.span.get_or_insert_with(|| new_span(headers));
+                app.wake.request_wake_for(span);
+            } else {
+                app.wake.request_wake();
+            }
         }
         let permit = self.permit(headers);
         if let Some(version) = poll_version(headers) {
@@ -106,7 +112,7 @@ impl Gate {
     }
 
     fn strategy(&self, app: &App, is_navigation: bool) -> Strategy {
-        let own = app.description.as_ref().ok().and_then(|description| description.meta.wake);
+        let own = app.description.as_ref().ok().and_then(|description| description.wake);
         let configured = self.wake.apps.get(&*app.row.name).copied();
         let choice = configured.or(own).unwrap_or(self.wake.strategy);
         choice.resolve(is_navigation, self.has_upstream)
@@ -156,13 +162,13 @@ impl Gate {
     }
 
     /// Waits until the app is awake, the deadline passes, or waiting becomes useless.
-    async fn wait_until_awake(&self, wake: &AppHandle, deadline: Instant) -> WaitOutcome {
+    async fn wait_until_awake(&self, wake: &Arc<AppHandle>, deadline: Instant) -> WaitOutcome {
         let mut shown = wake.follow();
         let settled = shown.wait_for(|shown| is_settled(wake, shown, deadline));
         tokio::select! {
             biased;
             settled = timeout_at(deadline, settled) => match settled {
-                Ok(Ok(shown)) if shown.phase == Phase::Awake => WaitOutcome::Woken,
+                Ok(shown) if shown.phase == Phase::Awake => WaitOutcome::Woken,
                 Ok(_) => WaitOutcome::GaveUp,
                 Err(_) => WaitOutcome::TimedOut,
             },
@@ -172,7 +178,7 @@ impl Gate {
 
     /// Waits until the shown state has another version or the app is awake, for at most
     /// [`MAX_POLL`].
-    async fn wait_for_change(&self, wake: &AppHandle, version: u64) {
+    async fn wait_for_change(&self, wake: &Arc<AppHandle>, version: u64) {
         let mut shown = wake.follow();
         let deadline = Instant::now() + MAX_POLL;
         let changed = shown.wait_for(|shown| shown.version != version || wake.is_awake());

@@ -14,6 +14,7 @@
 //! Loads are single-flight (one query for any number of concurrent callers) and detached
 //! (a load goes on if the caller that began it is dropped).
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
@@ -33,6 +34,7 @@ use tokio::time::{Instant, timeout_at};
 use super::freshness::{Freshness, Moment, Origin, Validity};
 use super::memo::Memo;
 use super::{Table, Unavailable};
+use crate::telemetry::in_same_request;
 
 /// For how long a failed load answers the callers that follow, so
 /// that a burst of requests makes one attempt at a dead database and not thousands.
@@ -170,7 +172,8 @@ pub struct Counts {
 pub struct Cached<V: Send + Sync + 'static> {
     tables: [Table; 2],
     memo: Memo<Arc<str>, Handle<V>>,
-    entries: Bounded<Arc<str>, Arc<Entry<V>>>,
+    /// Of type `Entry<V>`; one type of map for all caches keeps the program small.
+    entries: Bounded<Arc<str>, Arc<dyn Any + Send + Sync>>,
     in_flight: Mutex<HashMap<Arc<str>, InFlight<V>>>,
     loader: Box<Loader<V>>,
     freshness: Arc<Freshness>,
@@ -251,7 +254,7 @@ impl<V: Send + Sync + 'static> Cached<V> {
         if let Some(handle) = self.memo.get(key, |handle| is_fresh(handle)) {
             return Ok(handle);
         }
-        let cached = self.entries.get(key);
+        let cached = self.entry(key);
         let entry = match cached {
             Some(entry) if is_fresh(&entry) => {
                 self.cache_hits.fetch_add(1, Ordering::Relaxed);
@@ -277,11 +280,15 @@ impl<V: Send + Sync + 'static> Cached<V> {
         key: &str,
         now: Moment,
     ) -> Result<Handle<V>, Unavailable> {
-        let entry = match self.entries.get(key) {
+        let entry = match self.entry(key) {
             Some(entry) if self.freshness.is_fresh(&entry.origin, now) => entry,
             stale => self.load(key, stale.map(|entry| entry.id), None).await?,
         };
         Ok(Handle::new(entry))
+    }
+
+    fn entry(&self, key: &str) -> Option<Arc<Entry<V>>> {
+        self.entries.get(key)?.downcast().ok()
     }
 
     /// Joins or begins loads until one ends whose entry was not invalidated meanwhile.
@@ -341,7 +348,7 @@ impl<V: Send + Sync + 'static> Cached<V> {
             return Joined::InFlight { began: *began, loaded: loaded.clone() };
         }
         // A load stores its entry before it is removed from `in_flight`.
-        if let Some(entry) = self.entries.get(key)
+        if let Some(entry) = self.entry(key)
             && Some(entry.id) != rejected
             && self.freshness.is_latest(&entry.origin)
         {
@@ -358,7 +365,7 @@ impl<V: Send + Sync + 'static> Cached<V> {
         let (id, began, origin) = (load.id, load.began, load.origin);
         in_flight.insert(Arc::clone(&key), load);
         drop(in_flight);
-        self.runtime.spawn(Arc::clone(self).run_load(key, id, origin, sender));
+        self.runtime.spawn(in_same_request(Arc::clone(self).run_load(key, id, origin, sender)));
         Joined::InFlight { began, loaded }
     }
 
@@ -374,7 +381,8 @@ impl<V: Send + Sync + 'static> Cached<V> {
         let loaded = match (self.loader)(Arc::clone(&key)).await {
             Ok(value) => {
                 let entry = Arc::new(Entry { id, value, origin });
-                self.entries.insert(Arc::clone(&key), Arc::clone(&entry));
+                let shared: Arc<Entry<V>> = Arc::clone(&entry);
+                self.entries.insert(Arc::clone(&key), shared);
                 Ok(entry)
             }
             Err(error) => Err(error),

@@ -15,19 +15,26 @@ use super::memo::Memo;
 /// Values of one cache in each thread's memo.
 const MEMO_ENTRIES: usize = 256;
 
-/// Makes a copy that shares no reference count with the original.
-pub(crate) trait DeepClone {
-    fn deep_clone(&self) -> Self;
+/// A value that a thread keeps ready to use, and that all threads share in a smaller form.
+pub(crate) trait Packed: Sized {
+    /// The form that all threads share.
+    type Packed: Clone + Send + Sync + 'static;
+
+    /// Makes a copy that shares no reference count with the original.
+    fn pack(&self) -> Self::Packed;
+
+    /// Does the reverse. `None` counts as a missing value.
+    fn unpack(packed: &Self::Packed) -> Option<Self>;
 }
 
 /// A bounded cache of derived values, with a memo for each thread in front of it.
-pub(crate) struct Derived<K: Send, V: Send> {
+pub(crate) struct Derived<K: Send, V: Packed + Send> {
     memo: Memo<K, V>,
-    values: Bounded<K, V>,
+    values: Bounded<K, V::Packed>,
     cache_hits: AtomicU64,
 }
 
-impl<K: Send, V: Send> fmt::Debug for Derived<K, V> {
+impl<K: Send, V: Packed + Send> fmt::Debug for Derived<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Derived").finish_non_exhaustive()
     }
@@ -36,7 +43,7 @@ impl<K: Send, V: Send> fmt::Debug for Derived<K, V> {
 impl<K, V> Derived<K, V>
 where
     K: Clone + Hash + Eq + Send + Sync + 'static,
-    V: Clone + DeepClone + Send + Sync + 'static,
+    V: Clone + Packed + Send,
 {
     pub(crate) fn new(capacity: u64) -> Self {
         Self {
@@ -50,11 +57,11 @@ where
     pub(crate) fn weighted(
         capacity: u64,
         max_bytes: u64,
-        bytes: impl Fn(&K, &V) -> usize + Send + Sync + 'static,
+        bytes: impl Fn(&K, &V::Packed) -> usize + Send + Sync + 'static,
     ) -> Self {
         // An entry weighs at least its share of the bytes, so that no more than `capacity` fit.
         let share = max_bytes / capacity.max(1);
-        let weigh = move |key: &K, value: &V| {
+        let weigh = move |key: &K, value: &V::Packed| {
             let bytes = bytes(key, value) as u64;
             u32::try_from(bytes.max(share)).unwrap_or(u32::MAX)
         };
@@ -74,15 +81,15 @@ where
         if let Some(value) = self.memo.get(key, &is_valid) {
             return Some(value);
         }
-        let value = self.values.get(key).filter(is_valid)?.deep_clone();
+        let value = V::unpack(&self.values.get(key)?).filter(is_valid)?;
         self.cache_hits.fetch_add(1, Ordering::Relaxed);
         self.memo.insert(key.to_owned(), value.clone());
         Some(value)
     }
 
     pub(crate) fn insert(&self, key: K, value: V) {
-        self.memo.insert(key.clone(), value.deep_clone());
-        self.values.insert(key, value);
+        self.values.insert(key.clone(), value.pack());
+        self.memo.insert(key, value);
     }
 
     /// Returns the counts. `loads` is 0, since a missing value is derived and not loaded.

@@ -5,11 +5,14 @@
 //! pending. There is one for each app and terminal, however many requests there were, so
 //! an outage takes no additional memory.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 
 use super::{Source, Touched};
 use crate::config;
@@ -19,8 +22,6 @@ use crate::config;
 pub struct Use {
     touched: Touched,
     key: Arc<str>,
-    /// The shortest time between two writes, in milliseconds.
-    min_interval: u64,
     /// Milliseconds since 1970.
     latest: AtomicU64,
     written: AtomicU64,
@@ -31,7 +32,9 @@ pub struct Use {
 /// All uses that are held by a caller, and some that are not.
 #[derive(Debug)]
 struct Uses {
-    by_row: HashMap<(Touched, Arc<str>), Arc<Use>>,
+    /// By table and key, which stand in the use.
+    by_row: HashTable<Arc<Use>>,
+    hash: RandomState,
     /// The number of entries above which uses that no caller holds are removed.
     forget_above: usize,
 }
@@ -83,7 +86,11 @@ const FORGET_ABOVE: usize = 1 << 16;
 impl Touches {
     #[must_use]
     pub fn new(times: config::Touch) -> Self {
-        let uses = Uses { by_row: HashMap::new(), forget_above: FORGET_ABOVE };
+        let uses = Uses {
+            by_row: HashTable::new(),
+            hash: RandomState::default(),
+            forget_above: FORGET_ABOVE,
+        };
         Self {
             times,
             uses: Mutex::new(uses),
@@ -96,27 +103,37 @@ impl Touches {
     #[must_use]
     pub fn of(&self, touched: Touched, key: &Arc<str>) -> Arc<Use> {
         let mut uses = lock(&self.uses);
-        let Uses { by_row, forget_above } = &mut *uses;
+        let Uses { by_row, hash, forget_above } = &mut *uses;
         if by_row.len() > *forget_above {
-            by_row.retain(|_, used| Arc::strong_count(used) > 1);
+            by_row.retain(|used| Arc::strong_count(used) > 1);
             // If most are held, the next cleanup waits until the number has doubled.
             *forget_above = FORGET_ABOVE.max(2 * by_row.len());
         }
-        let min_interval = match touched {
-            Touched::App => self.times.last_access_every,
-            Touched::Terminal => Duration::ZERO,
-        };
-        let used = by_row.entry((touched, Arc::clone(key))).or_insert_with(|| {
+        let digest = hash.hash_one((touched, &**key));
+        let used = by_row.entry(
+            digest,
+            |used| used.is_of(touched, key),
+            |used| hash.hash_one((used.touched, &*used.key)),
+        );
+        let used = used.or_insert_with(|| {
             Arc::new(Use {
                 touched,
                 key: Arc::clone(key),
-                min_interval: u64::try_from(min_interval.as_millis()).unwrap_or(u64::MAX),
                 latest: AtomicU64::new(0),
                 written: AtomicU64::new(0),
                 pending: AtomicBool::new(false),
             })
         });
-        Arc::clone(used)
+        Arc::clone(used.get())
+    }
+
+    /// Returns the shortest time between two writes of one use, in milliseconds.
+    fn min_interval(&self, touched: Touched) -> u64 {
+        let interval = match touched {
+            Touched::App => self.times.last_access_every,
+            Touched::Terminal => Duration::ZERO,
+        };
+        u64::try_from(interval.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Records a use at `now`. Takes a lock only for the first use after a write.
@@ -132,7 +149,8 @@ impl Touches {
             used.latest.fetch_max(now, Ordering::SeqCst);
         }
         let written = used.written.load(Ordering::Relaxed);
-        if now < written.saturating_add(used.min_interval) && !is_set_back(now, written) {
+        let min_interval = self.min_interval(used.touched);
+        if now < written.saturating_add(min_interval) && !is_set_back(now, written) {
             return;
         }
         if !used.pending.load(Ordering::Acquire) && !used.pending.swap(true, Ordering::AcqRel) {
@@ -148,7 +166,8 @@ impl Touches {
     #[must_use]
     pub fn last_use(&self, app: &Arc<str>) -> Option<SystemTime> {
         let uses = lock(&self.uses);
-        let used = uses.by_row.get(&(Touched::App, Arc::clone(app)))?;
+        let digest = uses.hash.hash_one((Touched::App, &**app));
+        let used = uses.by_row.find(digest, |used| used.is_of(Touched::App, app))?;
         match used.latest.load(Ordering::SeqCst) {
             0 => None,
             at => Some(UNIX_EPOCH + Duration::from_millis(at)),
@@ -210,6 +229,10 @@ impl Touches {
 }
 
 impl Use {
+    fn is_of(&self, touched: Touched, key: &str) -> bool {
+        self.touched == touched && *self.key == *key
+    }
+
     /// Returns what is to be written. A touch after this call requests another write.
     fn take(&self) -> (Arc<str>, SystemTime) {
         self.pending.store(false, Ordering::Release);

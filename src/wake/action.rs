@@ -10,6 +10,7 @@ use super::command::Reply;
 use super::handle::{AppHandle, wall_clock};
 use crate::domain::lifecycle::{Phase, SleepMode, WakeError};
 use crate::domain::observation::{ActionKind, ActionStep, Cause};
+use crate::domain::trace::SpanContext;
 
 /// What a task does. Kept by the reconciler, because a task that panics returns nothing.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(super) struct ActionTask {
     /// When it began, time in the queue included.
     pub(super) began: SystemTime,
     pub(super) steps: Steps,
+    /// The span of the request that asked for it.
+    pub(super) asked_by: Option<SpanContext>,
     /// Where to send the result, if an operator waits for it.
     pub(super) reply: Option<Reply>,
 }
@@ -58,7 +61,8 @@ impl ActionTask {
             None => Steps::new(action.first_step(), now),
         };
         let began = wall.checked_sub(now - steps.began()).unwrap_or(wall);
-        Self { app: Arc::clone(app), action, cause, began, steps, reply }
+        let asked_by = (cause == Cause::Request).then(|| app.asked_by()).flatten();
+        Self { app: Arc::clone(app), action, cause, began, steps, asked_by, reply }
     }
 }
 

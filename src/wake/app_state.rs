@@ -25,7 +25,7 @@ pub(super) struct AppState {
     /// Since when it has been waiting for a start slot.
     pub(super) queued: Option<Instant>,
     /// The phase that the last attempt ended in, if it has to be shown.
-    pub(super) outcome_phase: Option<Phase>,
+    pub(super) outcome_phase: Option<Box<Phase>>,
     pub(super) failures: u32,
     /// Whether the last attempt failed because the engine was away.
     pub(super) failed_without_engine: bool,
@@ -42,7 +42,7 @@ pub(super) struct AppState {
     pub(super) partners: Vec<Arc<str>>,
     /// The phase shown for an app that was put to sleep while all its containers were kept
     /// running or paused for other apps.
-    pub(super) dormant: Option<Phase>,
+    pub(super) dormant: Option<Box<Phase>>,
     /// Where to send the result of the wake, for operators who wait for it.
     pub(super) replies: Vec<Reply>,
     /// Whether the attempt under way has started a container: only then does its duration
@@ -141,14 +141,14 @@ impl AppState {
         may_start: bool,
     ) -> Assessment {
         if let Some(phase) = self.dormant.as_ref().filter(|_| observed.is_kept_by_others()) {
-            return Assessment::Show(phase.clone());
+            return Assessment::Show(Phase::clone(phase));
         }
         if observed.state == EngineState::Exited && self.serves_partially(observed) {
             return Assessment::Show(Phase::Awake);
         }
         if observed.state != EngineState::Running {
             let asleep = asleep(observed.state, can_be_made);
-            return Assessment::Show(match (&self.outcome_phase, asleep) {
+            return Assessment::Show(match (self.outcome_phase.as_deref(), asleep) {
                 (Some(outcome), Phase::Stopped | Phase::Paused | Phase::Missing) => outcome.clone(),
                 (_, asleep) => asleep,
             });
@@ -161,7 +161,7 @@ impl AppState {
             let was_paused = before == Some(EngineState::Paused);
             return Assessment::Follow { was_paused };
         }
-        match &self.outcome_phase {
+        match self.outcome_phase.as_deref() {
             // It runs, and the cause of the failure persists.
             Some(failed @ Phase::Failed { .. })
                 if self.any_entrypoint(observed, |container| {
@@ -189,7 +189,7 @@ impl AppState {
                 && (matches!(container.health, Health::Healthy | Health::Unknown)
                     || self.app.serves_unhealthy(container))
         };
-        matches!(self.outcome_phase, Some(Phase::Failed { .. }))
+        matches!(self.outcome_phase.as_deref(), Some(Phase::Failed { .. }))
             && !spec.entrypoints.is_empty()
             && observed.entrypoints(&spec).iter().all(|container| serves(container))
     }
@@ -215,7 +215,7 @@ pub(super) fn asleep(state: EngineState, can_be_made: bool) -> Phase {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wake::handle::{AppSpec, Target};
+    use crate::wake::spec::{AppSpec, Target};
     use std::time::Duration;
 
     fn container(service: &str, state: State, health: Health) -> Arc<Container> {
@@ -229,9 +229,10 @@ mod tests {
         let spec = AppSpec { entrypoints: vec![target], ..AppSpec::default() };
         let selector = Selector::new(&"wiki".into(), &Arc::default());
         let mut app_state =
-            AppState::new(Arc::new(AppHandle::new("wiki".into(), spec, commands)), selector);
+            AppState::new(Arc::new(AppHandle::new("wiki".into(), spec.into(), commands)), selector);
         let failure = WakeError::Exited { container: "sidecar".into(), code: 1 };
-        app_state.outcome_phase = Some(Phase::Failed { failure, retry_after: Duration::ZERO });
+        let failed = Phase::Failed { failure, retry_after: Duration::ZERO };
+        app_state.outcome_phase = Some(failed.into());
         let mut snapshot = Snapshot::default();
         let by_id = containers.iter().map(|c| (Arc::clone(&c.id), Arc::clone(c)));
         snapshot.containers.extend(by_id);
@@ -261,7 +262,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_place_that_was_given_up_is_due_no_more() {
         let (commands, _receiver) = super::super::command::channel();
-        let app = Arc::new(AppHandle::new("wiki".into(), AppSpec::default(), commands));
+        let app = Arc::new(AppHandle::new("wiki".into(), Arc::default(), commands));
         let selector = Selector::new(&app.name, &Arc::default());
         let mut app_state = AppState::new(app, selector);
         let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(10));

@@ -23,10 +23,11 @@ use super::Registry;
 use super::compose::Compose;
 use super::docker::watch::View;
 use super::docker::{Container, DependencyCondition, EndedBy, Engine, EngineError, Health, State};
-use super::handle::{AppHandle, AppSpec};
+use super::handle::AppHandle;
 use super::observed::{EngineState, Observed, Selector};
 use super::resources::free_disk;
 use super::roles::Role;
+use super::spec::AppSpec;
 use crate::config;
 use crate::domain::lifecycle::{Phase, WakeError, is_going};
 use crate::store::{AppLock, InstallState, Source, Unavailable};
@@ -79,6 +80,9 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
+    /// The names of all outcomes.
+    pub(super) const WORDS: [&'static str; 4] = ["ready", "failed", "declined", "gone"];
+
     /// Returns its name in metrics.
     pub(super) fn as_str(&self) -> &'static str {
         match self {

@@ -19,16 +19,17 @@ use super::clocks::Clocks;
 use super::command::{Command, LastUse};
 use super::docker::watch::View;
 use super::docker::{APP_LABEL, Snapshot};
-use super::handle::{AppHandle, AppSpec, wall_clock};
+use super::handle::{AppHandle, wall_clock};
 use super::observed::EngineState;
 use super::registry::Registry;
 use super::resources::{free_disk, memory_pressure};
+use super::specs::Specs;
 use super::usage::{ActivityStatus, MonitoredApp, Thresholds, Usages};
 use crate::config::{Config, Sleep};
 use crate::domain::app::Lifecycle;
 use crate::domain::lifecycle::{Candidate, Phase, SleepMode, SleepRules};
 use crate::domain::observation::Cause;
-use crate::store::app_meta::{AppMetaDir, ReadError};
+use crate::store::app_meta::AppMetaDir;
 use crate::store::touch::Touches;
 use crate::store::{Cached, Freshness, Table, Touched};
 
@@ -40,9 +41,6 @@ const RECENT_USE: Duration = Duration::from_secs(1);
 /// awake until that time.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
-/// The spec from an app's description; `None` if the description cannot be used.
-type LoadedSpec = Option<AppSpec>;
-
 /// Finds idle apps and puts them to sleep.
 #[derive(Debug)]
 pub(super) struct IdleLoop {
@@ -53,8 +51,8 @@ pub(super) struct IdleLoop {
     freshness: Arc<Freshness>,
     touches: Arc<Touches>,
     view: View,
-    names: Arc<Cached<Vec<String>>>,
-    specs: Arc<Cached<LoadedSpec>>,
+    names: Arc<Cached<Vec<Arc<str>>>>,
+    specs: Specs,
     usages: Arc<Mutex<Usages>>,
     clocks: Clocks,
     /// The uses in the store, written by earlier or other processes; `None` until they have
@@ -121,20 +119,13 @@ impl IdleLoop {
         let source = Arc::clone(&context.source);
         let names = Cached::single(Arc::clone(freshness), Table::AppNames, move || {
             let source = Arc::clone(&source);
-            async move { source.app_names().await }
-        });
-        let dir = AppMetaDir::new(config.store.installed_apps_dir.clone());
-        let specs = Cached::keyed(Arc::clone(freshness), [Table::AppMeta; 2], move |name| {
-            let dir = dir.clone();
             async move {
-                match dir.read(&name).await {
-                    Ok(meta) => Ok(Some(AppSpec::of(&meta))),
-                    // The gate reports what is wrong with it.
-                    Err(ReadError::Unusable(_)) => Ok(None),
-                    Err(ReadError::Unavailable(error)) => Err(error),
-                }
+                let names = source.app_names().await?;
+                Ok(names.into_iter().map(Arc::from).collect())
             }
         });
+        let dir = AppMetaDir::new(config.store.installed_apps_dir.clone());
+        let specs = Specs::new(dir, Arc::clone(freshness));
         let Sleep { pause, idle_for_pause, idle_for_stop, .. } = config.sleep;
         let now = Now::read();
         Self {
@@ -190,10 +181,8 @@ impl IdleLoop {
             self.registry.send(Command::Observe(changed.into()));
         }
         for name in &names.value {
-            if let Ok(loaded) = self.specs.get(name, now).await
-                && loaded.value.is_some()
-            {
-                let _known = self.registry.of(&name.as_str().into(), loaded.value.clone());
+            if let Some(spec) = self.specs.of(name, now).await {
+                let _known = self.registry.of(name, Some(spec));
             }
         }
         let known = self.registry.list().into_iter().map(|app| Arc::clone(&app.name));
@@ -201,6 +190,9 @@ impl IdleLoop {
         let missing: HashSet<_> = known.filter(|name| !installed.contains(&**name)).collect();
         // No notification since could have brought a missing app back.
         if names.is_usable(&self.freshness, self.freshness.now()) {
+            for name in missing.intersection(&self.missing) {
+                self.specs.forget(name);
+            }
             self.registry.forget(missing.intersection(&self.missing));
         }
         self.missing = missing;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::docker::{Container, Labels, Service, Snapshot, State};
-use super::handle::{AppSpec, ContainerState, Target};
 use super::ownership::Ownership;
 use super::roles::{self, ContainerRole, Need, Role, is_entrypoint};
+use super::shown::ContainerState;
+use super::spec::{AppSpec, Target};
 use crate::domain::lifecycle::project_of;
 
 /// Selects the containers that belong to an app.
@@ -19,8 +20,17 @@ use crate::domain::lifecycle::project_of;
 #[derive(Debug, Clone)]
 pub struct Selector {
     name: Arc<str>,
-    project: Option<String>,
+    project: Project,
     ownership: Arc<Ownership>,
+}
+
+/// The name of an app's Compose project.
+#[derive(Debug, Clone)]
+enum Project {
+    /// The app's name allows none.
+    None,
+    SameAsApp,
+    Other(Box<str>),
 }
 
 /// The combined state of an app's containers.
@@ -52,13 +62,22 @@ pub struct Observed {
 impl Selector {
     pub(super) fn new(name: &Arc<str>, ownership: &Arc<Ownership>) -> Self {
         let (name, ownership) = (Arc::clone(name), Arc::clone(ownership));
-        Self { project: project_of(&name), name, ownership }
+        let project = match project_of(&name) {
+            None => Project::None,
+            Some(project) if *project == *name => Project::SameAsApp,
+            Some(project) => Project::Other(project.into()),
+        };
+        Self { name, project, ownership }
     }
 
     /// The name of the app's Compose project, if the app's name allows one.
     #[must_use]
     pub fn project(&self) -> Option<&str> {
-        self.project.as_deref()
+        match &self.project {
+            Project::None => None,
+            Project::SameAsApp => Some(&self.name),
+            Project::Other(project) => Some(project),
+        }
     }
 
     /// Whether a label assigns the container to this app, or else its project does.
@@ -347,7 +366,7 @@ fn services_state(services: &[Arc<Service>]) -> EngineState {
 mod tests {
     use super::*;
     use crate::wake::docker::{Dependency, DependencyCondition};
-    use crate::wake::handle::Target;
+    use crate::wake::spec::Target;
 
     fn container(service: &str, state: State) -> Container {
         Container::sample("wiki", service, state)
@@ -423,7 +442,7 @@ mod tests {
         let ownership = Arc::new(Ownership::default());
         let spec = [("wiki", "wiki-web"), ("notes", "notes"), ("media", "media")];
         for (app, entrypoint) in spec {
-            ownership.insert(&app.into(), &spec_of(entrypoint));
+            ownership.insert(&app.into(), &spec_of(entrypoint).into());
         }
         let part = |id: &str, name: &str, project: &str, service: &str, apps: &[&str]| {
             let mut container = container(service, State::Running);

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::handle::Target;
+use super::spec::Target;
 
 /// How long a connection within one machine may take. If a network drops the packets, the
 /// probe waits this long.

@@ -55,7 +55,8 @@ pub(super) struct Reconciler {
     pub(super) view: View,
     pub(super) statuses: Statuses,
     observers: Box<[Box<dyn ActionObserver>]>,
-    apps: HashMap<Arc<str>, AppState>,
+    /// Boxed, since a table is up to twice as large as its content.
+    apps: HashMap<Arc<str>, Box<AppState>>,
     /// Apps that wait for a start slot.
     queue: VecDeque<Arc<str>>,
     running: JoinSet<Completion>,
@@ -152,10 +153,11 @@ impl Reconciler {
 
     fn app_state(&mut self, name: &Arc<str>) -> Option<&mut AppState> {
         if !self.apps.contains_key(name) {
-            let app_state = AppState::new(self.registry.get(name)?, self.registry.selector(name));
-            self.apps.insert(Arc::clone(name), app_state);
+            let app = self.registry.get(name)?;
+            let (name, selector) = (Arc::clone(&app.name), self.registry.selector(&app.name));
+            self.apps.insert(name, Box::new(AppState::new(app, selector)));
         }
-        self.apps.get_mut(name)
+        self.apps.get_mut(name).map(AsMut::as_mut)
     }
 
     fn handle(&mut self, command: Command) {
@@ -274,6 +276,8 @@ impl Reconciler {
                 return;
             }
             (None, false) if app_state.app.history().is_left_alone(Instant::now()) => return,
+            // The idle loop looked before the sleep that has ended since.
+            (None, false) if app_state.app.shown().phase == phase_of(mode) => return,
             (None, _) => {}
         }
         // The flag is cleared first, and uses are checked afterwards: a request that was
@@ -320,7 +324,7 @@ impl Reconciler {
     /// Stops waiting for an app that another program has started, unless an operator waits
     /// for it.
     fn stop_following(&mut self, name: &Arc<str>) {
-        let is_followed = |app_state: &&mut AppState| {
+        let is_followed = |app_state: &&mut Box<AppState>| {
             app_state.in_progress == InProgress::Following && app_state.replies.is_empty()
         };
         let Some(app_state) = self.apps.get_mut(name).filter(is_followed) else { return };
@@ -444,13 +448,13 @@ impl Reconciler {
     /// Starts queued apps while slots are free, and shows the others their places.
     fn fill_start_slots(&mut self) {
         let now = Instant::now();
-        let holds_slot = |app_state: &&AppState| {
+        let holds_slot = |app_state: &AppState| {
             matches!(
                 app_state.in_progress,
                 InProgress::Waking { slot_until: Some(until) } if until > now
             )
         };
-        let mut under_way = self.apps.values().filter(holds_slot).count();
+        let mut under_way = self.apps.values().filter(|app_state| holds_slot(app_state)).count();
         while under_way < self.context.config.max_concurrent {
             let Some(name) = self.queue.pop_front() else { break };
             self.wake(&name, Some(now + SLOT_HOLD));

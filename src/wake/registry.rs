@@ -11,10 +11,12 @@ use super::app_state::asleep;
 use super::command::{self, Backlog, Command, CommandReceiver, CommandSender, Reply};
 use super::compose::Compose;
 use super::docker::watch::View;
-use super::handle::{AppHandle, AppSpec, LastProbe, milliseconds_since_1970, wall_clock};
+use super::handle::{AppHandle, milliseconds_since_1970, wall_clock};
+use super::history::LastProbe;
 use super::observed::{EngineState, Selector};
 use super::ownership::Ownership;
 use super::readiness::answers;
+use super::spec::AppSpec;
 use super::usage::{MonitoredApp, Usages};
 use crate::domain::activity::Activity;
 use crate::domain::lifecycle::{Phase, SleepMode, WakeError};
@@ -61,14 +63,14 @@ impl Registry {
     /// because the description cannot be used at the moment, the last one stays in force:
     /// another program may be writing the file.
     #[must_use]
-    pub fn of(&self, name: &Arc<str>, spec: Option<AppSpec>) -> Arc<AppHandle> {
+    pub fn of(&self, name: &Arc<str>, spec: Option<Arc<AppSpec>>) -> Arc<AppHandle> {
         let mut apps = self.lock();
-        if let Some(spec) = &spec {
-            self.ownership.insert(name, spec);
-        }
         if let Some(app) = apps.get(name) {
-            if spec.is_some_and(|spec| app.set_spec(spec)) {
-                self.send(Command::Observe(Arc::clone(name)));
+            if let Some(spec) = spec
+                && app.set_spec(&spec)
+            {
+                self.ownership.insert(&app.name, &spec);
+                self.send(Command::Observe(Arc::clone(&app.name)));
             }
             return Arc::clone(app);
         }
@@ -270,10 +272,10 @@ mod tests {
         let (registry, _commands) = Registry::new();
         let mut spec = AppSpec::default();
         spec.lifecycle.always_on = true;
-        let app = registry.of(&"notes".into(), Some(spec));
+        let app = registry.of(&"notes".into(), Some(spec.into()));
         let _same = registry.of(&"notes".into(), None);
         assert!(app.spec().lifecycle.always_on);
-        let _same = registry.of(&"notes".into(), Some(AppSpec::default()));
+        let _same = registry.of(&"notes".into(), Some(Arc::default()));
         assert!(!app.spec().lifecycle.always_on);
     }
 }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::docker::{Container, DependencyCondition, EndedBy, Labels, State};
-use super::handle::AppSpec;
+use super::spec::AppSpec;
 
 /// Two containers that end no further apart than this were ended by the same stop: an
 /// engine that shuts down gives all of them 15 s, and a program that stops one after the

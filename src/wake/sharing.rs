@@ -53,7 +53,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wake::handle::{AppSpec, Target};
+    use crate::wake::spec::{AppSpec, Target};
 
     /// Two apps, each with a container of its own, and a database that they share.
     fn scene(notes: State, wiki: State, database: State) -> Snapshot {
@@ -76,8 +76,8 @@ mod tests {
         let (registry, _commands) = Registry::new();
         let target = |name: &str| Target { container: name.into(), port: 80, speaks_http: true };
         let spec = |name| AppSpec { entrypoints: vec![target(name)], ..AppSpec::default() };
-        let notes = registry.of(&"notes".into(), Some(spec("a")));
-        let wiki = registry.of(&"wiki".into(), Some(spec("b")));
+        let notes = registry.of(&"notes".into(), Some(spec("a").into()));
+        let wiki = registry.of(&"wiki".into(), Some(spec("b").into()));
         for (phase, own, expected) in [
             (Phase::Awake, Running, SharedNeed::Running),
             // Awake although one of its containers has ended.
@@ -105,8 +105,8 @@ mod tests {
         let (registry, _commands) = Registry::new();
         let target = Target { container: "a".into(), port: 80, speaks_http: true };
         let spec = AppSpec { entrypoints: vec![target], ..AppSpec::default() };
-        let notes = registry.of(&"notes".into(), Some(spec));
-        let _wiki = registry.of(&"wiki".into(), Some(AppSpec::default()));
+        let notes = registry.of(&"notes".into(), Some(spec.into()));
+        let _wiki = registry.of(&"wiki".into(), Some(Arc::default()));
         for (own, database, expected) in [
             (Running, Running, EngineState::Running),
             (Running, Paused, EngineState::Paused),

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::compose::files::ComposeFiles;
 use super::docker::watch::snapshot_once;
 use super::docker::{Engine, EngineError};
-use super::handle::AppSpec;
 use super::observed::Selector;
 use super::ownership::Ownership;
+use super::spec::AppSpec;
 use crate::config::Config;
 
 /// The mismatches between the engine and the installed apps.
@@ -23,7 +23,10 @@ pub struct Survey {
 ///
 /// # Errors
 /// If the engine does not answer.
-pub async fn survey(config: &Config, apps: &[(Arc<str>, AppSpec)]) -> Result<Survey, EngineError> {
+pub async fn survey(
+    config: &Config,
+    apps: &[(Arc<str>, Arc<AppSpec>)],
+) -> Result<Survey, EngineError> {
     let snapshot = snapshot_once(&Arc::new(Engine::new(config.wake.docker.clone()))).await?;
     let dir = &config.store.installed_apps_dir;
     let ownership = Arc::new(Ownership::default());
@@ -34,7 +37,7 @@ pub async fn survey(config: &Config, apps: &[(Arc<str>, AppSpec)]) -> Result<Sur
     for (name, spec) in apps {
         ownership.insert(name, spec);
     }
-    let is_unmatched = |(name, spec): &&(Arc<str>, AppSpec)| {
+    let is_unmatched = |(name, spec): &&(Arc<str>, Arc<AppSpec>)| {
         let observed = Selector::new(name, &ownership).observe(spec, &snapshot);
         observed.containers.is_empty() && observed.services.is_empty() && files.get(name).is_none()
     };

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use super::docker::{Commands, Container, Engine, EngineError, Snapshot, State, Usage};
-use super::handle::AppSpec;
 use super::observed::Observed;
+use super::spec::AppSpec;
 use crate::domain::activity::{Activity, Traffic};
 
 /// Containers whose counters are read at the same time.

@@ -14,10 +14,10 @@ use tracing::{debug, warn};
 use super::{Attempt, Outcome};
 use crate::domain::lifecycle::{Phase, WakeError};
 use crate::wake::docker::{Container, EndedBy, Health, Snapshot, State};
-use crate::wake::handle::{AppSpec, Target};
 use crate::wake::observed::{EngineState, Observed};
 use crate::wake::readiness::{Probe, answers, listens};
 use crate::wake::roles::is_entrypoint;
+use crate::wake::spec::{AppSpec, Target};
 
 /// Shortest and longest time between two probes of a port on which nothing listens yet.
 const PROBE_EVERY: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(25)];

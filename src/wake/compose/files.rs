@@ -16,7 +16,7 @@ const NAMES: [&str; 4] =
 pub(in crate::wake) struct ComposeFiles {
     installed_apps_dir: PathBuf,
     calls: FileCalls,
-    known: Mutex<HashMap<Box<str>, Option<PathBuf>>>,
+    known: Mutex<HashMap<Box<str>, PathBuf>>,
     /// The files that the containers of an app were last seen to be created from, if
     /// these are more than its compose file.
     made_from: Mutex<HashMap<Box<str>, Vec<PathBuf>>>,
@@ -35,7 +35,7 @@ impl ComposeFiles {
     /// Returns the compose file in an app's own folder, if the last search found one.
     /// Callers must not wait for a disk, so nothing is read.
     pub(in crate::wake) fn get(&self, app: &str) -> Option<PathBuf> {
-        self.lock().get(app).cloned().flatten()
+        self.lock().get(app).cloned()
     }
 
     /// Searches for the compose files of apps, and returns the apps for which the result
@@ -53,8 +53,14 @@ impl ComposeFiles {
         };
         let mut known = self.lock();
         let changed = apps.iter().zip(found).filter_map(|(app, found)| {
-            let before = known.insert(app.as_ref().into(), found.clone());
-            (before.flatten() != found).then_some(app.as_ref())
+            let app = app.as_ref();
+            let has_changed = known.get(app) != found.as_ref();
+            match found {
+                Some(file) if has_changed => drop(known.insert(app.into(), file)),
+                None if has_changed => drop(known.remove(app)),
+                _ => {}
+            }
+            has_changed.then_some(app)
         });
         changed.collect()
     }
@@ -96,7 +102,7 @@ impl ComposeFiles {
         self.made_from.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Option<PathBuf>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, PathBuf>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -67,7 +67,7 @@ impl Reconciler {
                 }
                 let observed = app_state.observe(&self.view);
                 app_state.dormant =
-                    (done.is_ok() && observed.is_kept_by_others()).then(|| phase_of(mode));
+                    (done.is_ok() && observed.is_kept_by_others()).then(|| phase_of(mode).into());
                 // The previous state does not count: the action may have been done in part.
                 app_state.last_state = None;
                 // A wake that was requested just before the sleep was dropped by it, and if the
@@ -93,6 +93,7 @@ impl Reconciler {
             took: task.steps.began().elapsed(),
             outcome: result.as_ref().copied(),
             steps: &steps,
+            asked_by: task.asked_by,
         };
         for observer in &self.observers {
             let observe = AssertUnwindSafe(|| observer.observe_action(&action));
@@ -129,8 +130,8 @@ impl Reconciler {
                 let failures = app_state.failures;
                 warn!(app = %name, %failure, failures, ?retry_after, "not woken");
                 app_state.not_before = Some(Instant::now() + retry_after);
-                app_state.outcome_phase =
-                    Some(Phase::Failed { failure: failure.clone(), retry_after });
+                let failed = Phase::Failed { failure: failure.clone(), retry_after };
+                app_state.outcome_phase = Some(failed.into());
                 app_state.app.note(|history| {
                     history.last_failure = Some((wall_clock(), failure));
                 });
@@ -144,7 +145,7 @@ impl Reconciler {
                 info!(app = %name, phase = phase.as_str(), "not woken");
                 // An installation may finish while requests are still waiting.
                 app_state.wanted = !phase.is_final() && app_state.app.is_waited_for();
-                app_state.outcome_phase = Some(phase);
+                app_state.outcome_phase = Some(phase.into());
             }
             Outcome::Gone => {}
         }
@@ -173,7 +174,7 @@ impl Reconciler {
                     "an app that another program started did not become ready"
                 );
                 let retry_after = self.context.config.throttle;
-                app_state.outcome_phase = Some(Phase::Failed { failure, retry_after });
+                app_state.outcome_phase = Some(Phase::Failed { failure, retry_after }.into());
             }
             Outcome::Declined(_) | Outcome::Gone => {}
         }

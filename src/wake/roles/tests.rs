@@ -1,6 +1,6 @@
 use super::*;
 use crate::wake::docker::Dependency;
-use crate::wake::handle::Target;
+use crate::wake::spec::Target;
 
 #[test]
 fn the_table_says_what_each_part_means() {

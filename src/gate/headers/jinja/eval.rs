@@ -87,7 +87,7 @@ impl State<'_> {
             match node {
                 Node::Text(text) => out.push_str(text),
                 Node::Print(expr) => match self.eval(expr)? {
-                    Value::Markup(text) => out.push_str(&text),
+                    Value::Text(text) | Value::Markup(text) => out.push_str(&text),
                     value => out.push_str(&value.print()?),
                 },
                 Node::If(branches, otherwise) => self.branch(branches, otherwise, out)?,
@@ -307,11 +307,12 @@ impl State<'_> {
     }
 
     fn field(&self, record: Record, name: &str) -> JinjaResult<Value> {
-        if name.starts_with('_') || METHODS.contains(&name) {
-            return Err(unsupported("this attribute is not a text"));
-        }
         if !record.contains(&name) {
-            return Ok(Value::Undefined);
+            return if name.starts_with('_') || METHODS.contains(&name) {
+                Err(unsupported("this attribute is not a text"))
+            } else {
+                Ok(Value::Undefined)
+            };
         }
         let value =
             if *record == AUTH { self.variables.auth(name) } else { self.variables.portal(name) };
@@ -339,7 +340,6 @@ fn slice(of: &Value, [start, stop, step]: [Option<i64>; 3]) -> JinjaResult<Value
     if matches!(of, Value::Undefined) {
         return Err(unsupported("an undefined value cannot be sliced"));
     }
-    let members = of.members()?;
     let (length, step) = (of.length()?, step.unwrap_or(1));
     if step == 0 {
         return Err(unsupported("the step of a slice must not be zero"));
@@ -352,6 +352,12 @@ fn slice(of: &Value, [start, stop, step]: [Option<i64>; 3]) -> JinjaResult<Value
     };
     let (first, end) = if step > 0 { (lowest, highest) } else { (highest, lowest) };
     let (mut at, stop) = (bound(start, first), bound(stop, end));
+    // Members of a text are texts; `portal.id[:6]` is in the headers of most apps.
+    if let (Value::Text(text), 1) = (of, step) {
+        let [from, count] = [at, stop - at].map(|number| usize::try_from(number).unwrap_or(0));
+        return Ok(Value::Text(text.chars().skip(from).take(count).collect()));
+    }
+    let members = of.members()?;
     let mut selected = Vec::new();
     while if step > 0 { at < stop } else { at > stop } {
         if let Some(member) = usize::try_from(at).ok().and_then(|at| members.get(at)) {
