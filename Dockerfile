@@ -14,12 +14,11 @@ RUN command -v make > /dev/null \
 WORKDIR /build
 # The allocator is built for one size of pages: with 64 KiB, an image for arm64 runs on
 # every kernel, those of a Raspberry Pi 5 (16 KiB) too.
-RUN mkdir .cargo \
-    && case "$(uname -m)" in aarch64) printf '[env]\nJEMALLOC_SYS_WITH_LG_PAGE = "16"\n' ;; esac \
-    > .cargo/config.toml
+ENV AARCH64_UNKNOWN_LINUX_GNU_JEMALLOC_SYS_WITH_LG_PAGE=16
 
 # The dependencies, in a layer that only a change of the manifest makes anew.
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 RUN sed -i '/^\[\[bench\]\]/,/^$/d' Cargo.toml \
     && mkdir src \
     && echo 'fn main() {}' > src/main.rs \
@@ -27,6 +26,7 @@ RUN sed -i '/^\[\[bench\]\]/,/^$/d' Cargo.toml \
     && cargo build --locked --profile ${PROFILE} \
     && rm -r src
 
+COPY build.rs ./
 COPY config config
 COPY src src
 # Newer than what was built of the empty crate above.

@@ -55,7 +55,8 @@ pub(crate) fn build_nightporter() {
     let profile = if is_soak { "dist" } else { "dev" };
     import(RUNTIME, &linked(Path::new(env!("CARGO_BIN_EXE_nightporter"))), &["--dereference"], &[]);
     run(docker()
-        .args(["build", "--network=none", "--tag", IMAGE])
+        // Other tests run meanwhile: their containers come first.
+        .args(["build", "--network=none", "--cpu-shares=64", "--tag", IMAGE])
         .args(["--build-arg", &format!("PROFILE={profile}")])
         .args(["--build-arg", &format!("BUILDER_IMAGE={machine}")])
         .args(["--build-arg", &format!("RUNTIME_IMAGE={RUNTIME}")])

@@ -1,6 +1,6 @@
 //! The shipped Dockerfile and `deploy/compose.yml`, run for real on images made
-//! of this machine. A test target of its own: cargo runs targets one after the
-//! other, so a release build takes no time from tests that measure.
+//! of this machine. A test target of its own: `tests/run` runs it beside tests that
+//! mostly wait, so that building the program once more takes no time from tests that measure.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
