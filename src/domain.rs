@@ -3,6 +3,7 @@
 //! crate.
 
 pub mod activity;
+pub mod alert;
 pub mod app;
 pub mod client;
 pub mod endpoint;
@@ -13,3 +14,4 @@ pub mod policy;
 pub mod reason;
 pub mod request;
 pub mod strategy;
+pub mod trace;

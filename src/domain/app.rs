@@ -24,7 +24,7 @@ pub enum Access {
 }
 
 /// One entry of `paths`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PathRule {
     pub prefix: String,
     pub access: Access,

@@ -166,6 +166,27 @@ pub enum WakeErrorKind<'a> {
 }
 
 impl WakeError {
+    /// Returns its name, which says neither what the engine nor what Compose has written.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Exited { .. } => "exited",
+            Self::OutOfMemory { .. } => "out_of_memory",
+            Self::ImageMissing { .. } => "image_missing",
+            Self::ImageNotFetched { .. } => "image_not_fetched",
+            Self::Unhealthy { .. } => "unhealthy",
+            Self::NotReady { .. } => "not_ready",
+            Self::Interrupted { .. } => "interrupted",
+            Self::Engine(_) => "engine_refused",
+            Self::EngineAway => "engine_away",
+            Self::Compose(_) => "compose",
+            Self::NoComposeFile => "no_compose_file",
+            Self::Store(_) => "store",
+            Self::Panicked => "panicked",
+            Self::Declined(_) => "declined",
+        }
+    }
+
     #[must_use]
     pub fn kind(&self) -> WakeErrorKind<'_> {
         match self {

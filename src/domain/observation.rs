@@ -1,7 +1,8 @@
-//! What observers are told: of a decided subrequest, and of what was done to an app.
+//! What observers are told: of a decided subrequest, of what was done to an app, and of a
+//! job's run.
 //!
-//! Neither a verdict nor an action depends on an observer: observers run after the response
-//! has been made or the action has ended, and none of them may wait or fail.
+//! Neither a verdict nor an action nor a job depends on an observer: observers run after the
+//! response has been made or the action or run has ended, and none of them may wait or fail.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use http::{HeaderMap, StatusCode};
 use super::client::Client;
 use super::endpoint::{Endpoint, VerdictKind};
 use super::lifecycle::{SleepMode, WakeError};
+use super::reason::Reason;
+use super::trace::SpanContext;
 
 /// One decided subrequest and the response to it.
 #[derive(Clone, Copy)]
@@ -28,12 +31,61 @@ pub struct Observation<'a> {
     /// When the request was received.
     pub at: SystemTime,
     pub timings: Timings,
+    /// The ids of its span, if something that it asked for already refers to them.
+    pub span: Option<SpanContext>,
     /// The headers of the subrequest. They contain credentials.
     pub request: &'a HeaderMap,
     pub status: StatusCode,
     /// The headers of the response. They may contain what the app's templates make of the
     /// client's name.
     pub response: &'a HeaderMap,
+}
+
+/// A request that is granted from memory takes microseconds. One that takes longer than this
+/// is out of the ordinary, and its steps are worth keeping.
+pub const SLOW: Duration = Duration::from_millis(100);
+
+/// The mark of a waiting page's status polls, of which an open page sends three a minute.
+const POLL: &str = "x-nightporter-poll";
+
+impl Observation<'_> {
+    /// Returns whether this is an ordinary grant: at once, and to an app that is awake.
+    #[must_use]
+    pub fn is_ordinary(&self) -> bool {
+        self.verdict == VerdictKind::Grant && self.timings.total <= SLOW
+    }
+
+    /// Returns whether a waiting page asks for the state of its app.
+    #[must_use]
+    pub fn is_poll(&self) -> bool {
+        self.request.contains_key(POLL)
+    }
+
+    /// Returns the steps that were reached, in order, and how long each took.
+    #[must_use]
+    pub fn steps(&self) -> Vec<(&'static str, Duration)> {
+        let Timings { app, client, waited, total } = self.timings;
+        let decide = total.saturating_sub(app + client + waited);
+        let of_app = matches!(
+            self.verdict,
+            VerdictKind::Deny(
+                Reason::MalformedRequest
+                    | Reason::AmbiguousPath
+                    | Reason::UnknownApp
+                    | Reason::NoMatchingRule
+            )
+        );
+        let is_identified = !client.is_zero() || self.client != Client::Anonymous;
+        if of_app {
+            vec![("app", total)]
+        } else if !waited.is_zero() {
+            vec![("app", app), ("client", client), ("decide", decide), ("wake", waited)]
+        } else if is_identified {
+            vec![("app", app), ("client", client), ("decide", decide)]
+        } else {
+            vec![("app", app), ("decide", decide)]
+        }
+    }
 }
 
 /// Leaves out the headers, which contain credentials and names.
@@ -82,6 +134,8 @@ pub struct Action<'a> {
     pub took: Duration,
     pub outcome: Result<(), &'a WakeError>,
     pub steps: &'a [ActionStep],
+    /// The span of the request that asked for it.
+    pub asked_by: Option<SpanContext>,
 }
 
 /// What was attempted.
@@ -137,4 +191,19 @@ pub struct ActionStep {
 pub trait ActionObserver: fmt::Debug + Send + Sync {
     /// Takes note of an action. Must not wait: no other action ends or begins meanwhile.
     fn observe_action(&self, action: &Action<'_>);
+}
+
+/// A finished run of a job.
+#[derive(Debug, Clone, Copy)]
+pub struct JobRun<'a> {
+    pub job: &'a str,
+    pub began: SystemTime,
+    pub took: Duration,
+    pub has_failed: bool,
+}
+
+/// Is told of every run of a job in this process.
+pub trait JobObserver: fmt::Debug + Send + Sync {
+    /// Takes note of a run. Must not wait: the job is not run again meanwhile.
+    fn observe_run(&self, run: &JobRun<'_>);
 }

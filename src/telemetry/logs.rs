@@ -1,11 +1,15 @@
 //! Logging to standard error: text for people or JSON for log collectors.
 
+mod identified;
+
 use std::sync::OnceLock;
 
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
+use self::identified::Identified;
 use crate::config::{Log, LogFormat};
 use crate::domain::endpoint::VerdictKind;
 use crate::domain::observation::{Observation, Observer};
@@ -27,15 +31,24 @@ pub enum LogError {
 /// Sets up logging; possible once per process.
 pub fn install(config: &Log) -> Result<(), LogError> {
     let (filter, handle) = reload::Layer::new(parse(&config.level)?);
-    let lines = fmt::layer().with_writer(std::io::stderr).with_target(true);
+    let format = config.format;
     let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let lines = match (config.format, config.timestamps) {
-        (LogFormat::Text, true) => lines.with_ansi(color).boxed(),
-        (LogFormat::Text, false) => lines.with_ansi(color).without_time().boxed(),
-        (LogFormat::Json, true) => lines.json().flatten_event(true).with_ansi(false).boxed(),
-        (LogFormat::Json, false) => {
-            lines.json().flatten_event(true).with_ansi(false).without_time().boxed()
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(color);
+    let text = || fmt::format().with_ansi(color);
+    let json = || fmt::format().with_ansi(false).json().flatten_event(true);
+    let lines = match (format, config.timestamps) {
+        (LogFormat::Text, true) => lines.event_format(Identified { inner: text(), format }).boxed(),
+        (LogFormat::Text, false) => {
+            lines.event_format(Identified { inner: text().without_time(), format }).boxed()
         }
+        (LogFormat::Json, true) => lines
+            .fmt_fields(JsonFields::new())
+            .event_format(Identified { inner: json(), format })
+            .boxed(),
+        (LogFormat::Json, false) => lines
+            .fmt_fields(JsonFields::new())
+            .event_format(Identified { inner: json().without_time(), format })
+            .boxed(),
     };
     let subscriber = Registry::default().with(filter).with(lines);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadyInstalled)?;

@@ -5,6 +5,7 @@
 
 mod app_verdicts;
 mod ledger;
+mod spans;
 mod verdicts;
 
 use std::convert::Infallible;
@@ -16,11 +17,13 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::domain::alert::Rule;
 use crate::domain::endpoint::Endpoint;
 use crate::store::cache::Counts;
 
 pub(crate) use self::app_verdicts::AppVerdicts;
 pub(crate) use self::ledger::note_ledger;
+pub(crate) use self::spans::{SpanDrop, spans_dropped, spans_exported};
 pub(crate) use self::verdicts::Verdicts;
 
 const CONNECTIONS: &str = "nightporter_connections";
@@ -49,7 +52,9 @@ const FALLBACK: &str = "nightporter_management_fallback_total";
 const SHADOWED: &str = "nightporter_shadow_total";
 const JOB_RUNS: &str = "nightporter_job_runs_total";
 const LEDGER_BYTES: &str = "nightporter_ledger_bytes";
+const WEBHOOK_ATTEMPTS: &str = "nightporter_webhook_attempts_total";
 const JOB_LOCK_BUSY: &str = "nightporter_job_lock_busy_total";
+const ALERTS: &str = "nightporter_alerts_firing";
 
 /// Upper bounds of the wake duration histogram, in seconds: unpausing an app takes tens of
 /// milliseconds, starting one takes tenths of seconds, or half a minute with a health check.
@@ -72,6 +77,7 @@ fn recorder() -> &'static PrometheusHandle {
             tracing::warn!("another metrics recorder was installed first; /metrics will be empty");
         }
         describe();
+        counter!(PANICS).increment(0);
         handle
     })
 }
@@ -110,7 +116,15 @@ fn describe() {
     describe_counter!(JOB_RUNS, "Runs of periodic jobs by this process, by job and outcome.");
     ledger::describe();
     describe_gauge!(LEDGER_BYTES, "Bytes of the ledger's records when retention last looked.");
+    describe_counter!(WEBHOOK_ATTEMPTS, "Attempts to deliver messages, by outcome.");
+    describe_gauge!(ALERTS, "Alerts that fire, by rule.");
     describe_counter!(JOB_LOCK_BUSY, "Jobs not run because another process held their lock.");
+}
+
+/// Sets how many alerts of a rule fire.
+pub(crate) fn note_alerts(rule: Rule, firing: u64) {
+    recorder();
+    gauge!(ALERTS, "rule" => rule.as_str()).set(precise(firing));
 }
 
 /// Renders all metrics as text.
@@ -150,6 +164,33 @@ pub(crate) fn connections_refused(listener: &'static str, reason: &'static str) 
 /// Returns the counter of connections that were ended because of what the peer sent.
 pub(crate) fn connections_cut(reason: &'static str) -> Counter {
     counter!(CUT, "reason" => reason)
+}
+
+/// Makes the counters of wakes and sleeps known, at 0: what counts their increase sees the
+/// first one only if there was a value before.
+pub(crate) fn wakes_known(outcomes: &[&'static str], sleep_modes: &[&'static str]) {
+    recorder();
+    for outcome in outcomes {
+        counter!(WAKES, "outcome" => *outcome).increment(0);
+    }
+    for to in sleep_modes {
+        counter!(SLEEPS, "to" => *to).increment(0);
+    }
+}
+
+/// Makes the counters of a job known, likewise.
+pub(crate) fn job_known(job: &'static str, outcomes: &[&'static str]) {
+    recorder();
+    for outcome in outcomes {
+        counter!(JOB_RUNS, "job" => job, "outcome" => *outcome).increment(0);
+    }
+    counter!(JOB_LOCK_BUSY, "job" => job).increment(0);
+}
+
+/// Makes the counter of a background task's panics known, likewise.
+pub(crate) fn task_known(task: &'static str) {
+    recorder();
+    counter!(RESTARTS, "task" => task).increment(0);
 }
 
 /// Counts a background task that has panicked and is started again.
@@ -243,6 +284,12 @@ pub(crate) fn ledger_size(bytes: u64) {
 pub(crate) fn job_lock_busy(job: &'static str) {
     recorder();
     counter!(JOB_LOCK_BUSY, "job" => job).increment(1);
+}
+
+/// Counts an attempt to deliver a message.
+pub(crate) fn webhook_attempt(outcome: &'static str) {
+    recorder();
+    counter!(WEBHOOK_ATTEMPTS, "outcome" => outcome).increment(1);
 }
 
 /// Converts a count to a gauge's value; counts here stay far below 2^53.

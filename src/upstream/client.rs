@@ -21,6 +21,8 @@ use tokio::time::{Instant, timeout};
 
 use super::health::{Change, Health};
 use crate::domain::endpoint::Endpoint;
+use crate::domain::trace;
+use crate::telemetry::in_same_request;
 
 /// From the request to the end of its answer. For a management secret, the core asks its
 /// controller over the internet; Traefik waits for 30 s.
@@ -101,7 +103,8 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// Returns the headers that a proxy would send for the same request.
+/// Returns the headers that a proxy would send for the same request. The trace that it belongs
+/// to is among them as it came: the upstream's span has the same parent as ours.
 pub(super) fn forwardable(headers: &HeaderMap) -> HeaderMap {
     let mut forwarded = headers.clone();
     for value in headers.get_all(CONNECTION) {
@@ -114,6 +117,7 @@ pub(super) fn forwardable(headers: &HeaderMap) -> HeaderMap {
     for name in NOT_FORWARDED {
         forwarded.remove(name);
     }
+    trace::remove_invalid(&mut forwarded);
     join_cookies(&mut forwarded);
     forwarded
 }
@@ -145,12 +149,13 @@ impl Client {
         Some(Self { http, authority, health: Health::default(), runtime: Handle::current() })
     }
 
-    /// Runs a request in a task of its own, independent of the caller.
+    /// Runs a request in a task of its own, independent of the caller. Its log lines carry the
+    /// id of the request that it is made for.
     pub(super) fn spawn<F>(&self, request: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        self.runtime.spawn(request)
+        self.runtime.spawn(in_same_request(request))
     }
 
     /// Sends a request to an endpoint with these headers, which are [`forwardable`].

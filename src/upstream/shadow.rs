@@ -194,6 +194,7 @@ mod tests {
             client: domain::client::Client::Anonymous,
             at: std::time::UNIX_EPOCH,
             timings: Timings::default(),
+            span: None,
             request,
             status: StatusCode::OK,
             response: &HeaderMap::new(),

@@ -12,6 +12,8 @@ const WRITTEN: &str = "nightporter_ledger_written_total";
 const SPOOLED: &str = "nightporter_ledger_spooled_total";
 const LETTERS: &str = "nightporter_ledger_dead_letters";
 const LETTER_BYTES: &str = "nightporter_ledger_dead_letter_bytes";
+const SET_ASIDE: &str = "nightporter_ledger_set_aside_files";
+const SET_ASIDE_BYTES: &str = "nightporter_ledger_set_aside_bytes";
 const DROPPED: &str = "nightporter_ledger_dropped_total";
 const PROBLEMS: &str = "nightporter_ledger_problems";
 
@@ -23,6 +25,8 @@ pub(super) fn describe() {
     describe_counter!(SPOOLED, "Records that went to the spool instead.");
     describe_gauge!(LETTERS, "Dead letters in the spool.");
     describe_gauge!(LETTER_BYTES, "Bytes of the dead letters.");
+    describe_gauge!(SET_ASIDE, "Files in the spool that are no dead letters, and were set aside.");
+    describe_gauge!(SET_ASIDE_BYTES, "Bytes of the files that were set aside.");
     describe_counter!(DROPPED, "Records that were dropped, by reason.");
     describe_gauge!(PROBLEMS, "What is wrong with the ledger now; /healthz says it in words.");
 }
@@ -38,6 +42,8 @@ pub(crate) fn note_ledger(health: &Health) {
         spooled,
         letters,
         letter_bytes,
+        set_aside,
+        set_aside_bytes,
         refused,
         lost,
         problems,
@@ -49,6 +55,8 @@ pub(crate) fn note_ledger(health: &Health) {
     counter!(SPOOLED).absolute(*spooled);
     gauge!(LETTERS).set(precise(*letters as u64));
     gauge!(LETTER_BYTES).set(precise(*letter_bytes));
+    gauge!(SET_ASIDE).set(precise(*set_aside as u64));
+    gauge!(SET_ASIDE_BYTES).set(precise(*set_aside_bytes));
     let refused = refused.iter().map(|(_, count)| count).sum();
     counter!(DROPPED, "reason" => "queue_full").absolute(refused);
     for (cause, count) in lost {
