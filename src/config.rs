@@ -33,17 +33,19 @@ use std::path::PathBuf;
 pub use example::example;
 pub use findings::{Finding, Findings, Origin};
 pub use keys::{
-    Cache, Gate, Ignore, Jobs, Ledger, Log, Ops, Postgres, Sleep, Store, Streams, Touch, Upstream,
-    Wake, is_reloaded,
+    Alerts, Cache, Gate, Ignore, Jobs, Ledger, Log, Ops, Postgres, Sleep, Store, Streams,
+    Telemetry, Touch, Upstream, Wake, Webhooks, is_reloaded,
 };
 pub use load::load;
 pub use schema::schema;
 pub use show::{InForce, show};
 pub use value::{ListenAddr, Secret};
 
-use keys::{EngineKeys, LedgerKeys, StoreKeys, TlsKeys, UpstreamKeys};
+use crate::webhooks::endpoint::{Definition, Secrets};
+use keys::{EndpointKeys, EngineKeys, LedgerKeys, StoreKeys, TelemetryKeys, TlsKeys, UpstreamKeys};
 
 pub use crate::domain::activity::Activity;
+pub use crate::domain::alert::Rule;
 pub use crate::domain::policy::PathMatching;
 pub use crate::domain::strategy::{StrategyChoice, StreamWakes};
 
@@ -59,7 +61,11 @@ pub struct Config {
     pub sleep: Sleep,
     pub ledger: Ledger,
     pub jobs: Jobs,
+    pub alerts: Alerts,
+    pub endpoints: Vec<Endpoint>,
+    pub webhooks: Webhooks,
     pub upstream: Option<Upstream>,
+    pub telemetry: Telemetry,
     pub log: Log,
     composed: Composed,
 }
@@ -73,8 +79,18 @@ struct Composed {
     postgres: Postgres,
     engine: EngineKeys,
     ledger: LedgerKeys,
+    endpoints: Vec<EndpointKeys>,
     upstream_url: UpstreamKeys,
     upstream: Upstream,
+    telemetry: TelemetryKeys,
+}
+
+/// `[[endpoint]]`: where messages go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    pub name: String,
+    pub definition: Definition,
+    pub secrets: Secrets,
 }
 
 /// How the characters of a response header are encoded.

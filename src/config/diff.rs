@@ -1,6 +1,8 @@
 //! Finds the keys in which two configurations differ.
 
-use super::{Composed, Config};
+use std::collections::BTreeSet;
+
+use super::{Composed, Config, keys};
 
 impl Config {
     /// Returns the keys whose values differ; secrets are compared but not shown.
@@ -17,7 +19,8 @@ impl Config {
 
     /// Visits every key, and whether its values differ.
     pub(super) fn compare(&self, new: &Self, visit: &mut dyn FnMut(&'static str, bool)) {
-        // `upstream` is among the composed ones, where it is also if there is no URL.
+        // `upstream` and `endpoints` are among the composed ones: the first is there also if
+        // there is no URL, the others are so as they were given.
         let Self {
             gate,
             ops,
@@ -28,7 +31,11 @@ impl Config {
             sleep,
             ledger,
             jobs,
+            alerts,
+            endpoints: _,
+            webhooks,
             upstream: _,
+            telemetry,
             log,
             composed,
         } = self;
@@ -38,8 +45,10 @@ impl Config {
             postgres,
             engine,
             ledger: ledger_keys,
+            endpoints,
             upstream_url,
             upstream,
+            telemetry: telemetry_keys,
         } = composed;
         gate.compare(&new.gate, visit);
         tls.compare(&new.composed.tls, visit);
@@ -57,8 +66,24 @@ impl Config {
         ledger.compare(&new.ledger, visit);
         ledger_keys.compare(&new.composed.ledger, visit);
         jobs.compare(&new.jobs, visit);
+        alerts.compare(&new.alerts, visit);
+        let mut changed = BTreeSet::new();
+        for (old, new) in endpoints.iter().zip(&new.composed.endpoints) {
+            old.compare(new, &mut |key, differs| {
+                if differs {
+                    changed.insert(key);
+                }
+            });
+        }
+        let are_as_many = endpoints.len() == new.composed.endpoints.len();
+        for key in keys::listed() {
+            visit(key.name, !are_as_many || changed.contains(key.name));
+        }
+        webhooks.compare(&new.webhooks, visit);
         upstream_url.compare(&new.composed.upstream_url, visit);
         upstream.compare(&new.composed.upstream, visit);
+        telemetry.compare(&new.telemetry, visit);
+        telemetry_keys.compare(&new.composed.telemetry, visit);
         log.compare(&new.log, visit);
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use super::key::{Fallback, Key, Section, toml};
-use super::keys::SECTIONS;
+use super::keys::{self, SECTIONS};
 
 const PREAMBLE: &str = "\
 # nightporter: every key, with its default.
@@ -34,7 +34,11 @@ pub fn example() -> String {
         if *name != current {
             text.push('\n');
             comment(&mut text, about);
-            line(&mut text, format_args!("[{name}]"));
+            if keys::is_list(name) {
+                line(&mut text, format_args!("#[[{name}]]"));
+            } else {
+                line(&mut text, format_args!("[{name}]"));
+            }
             current = name;
         }
         for key in *keys {
@@ -49,10 +53,10 @@ fn write_key(text: &mut String, key: &Key) {
     let leaf = |name: &'static str| name.rsplit('.').next().unwrap_or(name);
     let name = leaf(key.name);
     match key.fallback {
-        Fallback::Value(value) => {
+        Fallback::Value(value) if !keys::is_listed(key.name) => {
             line(text, format_args!("{name} = {}", toml(&value.json())));
         }
-        Fallback::Computed(example, _) | Fallback::Unset(example) => {
+        Fallback::Value(example) | Fallback::Computed(example, _) | Fallback::Unset(example) => {
             line(text, format_args!("#{name} = {}", toml(&example.json())));
         }
         Fallback::Secret(secret, file) => {

@@ -36,6 +36,13 @@ pub(super) fn data_dir(sources: &Sources) -> Option<(Origin, Raw)> {
     text(path(sources, "store.installed_apps_dir"))
 }
 
+/// `TZ` counts if the key is not given, as it does for other programs. Without it, the
+/// system's own zone is read.
+pub(super) fn time_zone(sources: &Sources) -> Option<(Origin, Raw)> {
+    let value = sources.variable("TZ")?;
+    Some((Origin::Variable("TZ".into()), Raw::Text(value.into())))
+}
+
 /// `DOCKER_HOST` counts if the key is not given, as it does for Docker's own client.
 pub(super) fn docker(sources: &Sources) -> Option<(Origin, Raw)> {
     match sources.variable("DOCKER_HOST") {

@@ -22,13 +22,20 @@ use super::key::Literal::{Boolean, Integer, List, Text};
 use super::key::{Key, Section, sections};
 use super::reader::Reader;
 use super::setting::{
-    ByApp, Bytes, CertificateNames, Count, DockerHost, HostName, Kind, LedgerKind, LogFilter,
-    LowerCase, Names, Percentage, Program, ReadableFile, Setting, UpstreamUrl,
+    AlertRules, AllowedHosts, ByApp, Bytes, CertificateNames, Count, DockerHost, EventPatterns,
+    HostName, Kind, LedgerKind, LogFilter, LowerCase, Names, OtlpHeaders, OtlpUrl, Percentage,
+    Program, QuietHours, ReadableFile, Setting, UpstreamUrl, ZoneName,
 };
 use super::{
     Activity, ArchiveKind, DockerEndpoint, Grants, HeaderEncoding, ListenAddr, LogFormat,
-    PathMatching, Secret, StoreKind, StrategyChoice, StreamWakes, Tls,
+    PathMatching, Rule, Secret, StoreKind, StrategyChoice, StreamWakes, Tls,
 };
+use crate::webhooks::address::Allowed;
+use crate::webhooks::endpoint::{EndpointKind, EventPattern};
+use crate::webhooks::quiet::{Quiet, Zone};
+
+/// The section that may be given several times.
+const LIST: &str = "endpoint";
 
 sections! {
     /// The listener for subrequests of the proxies.
@@ -146,8 +153,9 @@ sections! {
 
     /// How long cache entries are used.
     ["cache"] pub struct Cache {
-        /// The maximum number of entries in one cache.
-        capacity: u64 as Count<u64, 1, 1_000_000_000> = Value(Integer(50_000));
+        /// The maximum number of entries in one cache: as many as there are apps, or terminals. An entry
+        /// that does not fit is read from the store for each request.
+        capacity: u64 as Count<u64, 1, 1_000_000_000> = Value(Integer(250_000));
         /// An entry is read again at this age even if no change was notified.
         ttl: Duration = Value(Text("1h"));
         /// The same age while the store's notifications cannot be relied on.
@@ -340,6 +348,87 @@ sections! {
         dead_letters: Duration = Value(Text("30s"));
         /// Ask up to 20 awake apps whether they answer.
         probes: Duration = Value(Text("5m"));
+        /// Queue messages about new records, and remove old deliveries.
+        messages: Duration = Value(Text("5s"));
+    }
+
+    /// Where messages go; one section for each endpoint. Others are created over the API.
+    ["endpoint"] pub(super) struct EndpointKeys {
+        /// Required: letters, digits, `-`, `_` and `.`. Deliveries are logged under it.
+        name: Option<String> = Unset(Text("phone"));
+        /// "webhook" (Standard Webhooks), "ntfy", "gotify" or "discord".
+        kind: EndpointKind = Value(Text("webhook"));
+        /// Required. ntfy: the server and the topic. Gotify: the server. Discord: the whole URL of
+        /// the channel's webhook.
+        url: Option<Secret> = SecretText("https://ntfy.sh/my-topic", "/run/secrets/phone_url");
+        /// webhook: `whsec_` and the Base64 of 24 to 64 bytes; required. After a change, the former
+        /// secret signs as well for a day.
+        secret: Option<Secret> = SecretText("whsec_...", "/run/secrets/webhook_secret");
+        /// ntfy: an access token. gotify: the token of an application; required.
+        token: Option<Secret> = SecretText("tk_...", "/run/secrets/ntfy_token");
+        /// alert.firing, alert.resolved, app.asleep, app.failed, app.woken, terminal.added and
+        /// terminal.removed, or patterns of them.
+        events: Vec<EventPattern> as EventPatterns = Value(List(&["alert.*"]));
+        /// Only what is about these apps.
+        apps: Vec<String> as Names = Unset(List(&["notes"]));
+        /// When messages wait, in `webhooks.time_zone`. Of an alert that fires and resolves in the
+        /// meantime nothing is sent afterwards.
+        quiet: Option<Quiet> as Option<QuietHours> = Unset(Text("22:00-07:00"));
+        /// Whether messages may contain personal values: names, addresses, ids of clients.
+        pii: bool = Value(Boolean(false));
+        /// Hosts and networks that are no public ones and may be sent to, also without TLS. The
+        /// metadata services of clouds are refused all the same.
+        allow: Vec<Allowed> as AllowedHosts = Unset(List(&["ntfy.lan", "192.168.1.0/24"]));
+    }
+
+    /// Messages of all endpoints.
+    ["webhooks"] pub struct Webhooks {
+        /// As `endpoint.allow`, of the endpoints that are created over the API.
+        allow: Vec<Allowed> as AllowedHosts = Unset(List(&["hooks.lan"]));
+        /// The time zone of quiet hours: a name such as "Europe/Berlin", or a rule as in `TZ`. If
+        /// unset, that of the system.
+        time_zone: Zone as ZoneName = Computed(Text("Europe/Berlin"), fallbacks::time_zone);
+        /// How long deliveries and the log of their attempts are kept.
+        keep: Duration = Value(Text("30d"));
+    }
+
+    /// What the operator is told. Alerts fire and resolve in `nightporter alerts`, in /healthz and in
+    /// the metric `nightporter_alerts_firing`; they need the ledger.
+    ["alerts"] pub struct Alerts {
+        /// Whether there are alerts.
+        enabled: bool = Value(Boolean(true));
+        /// Rules that are switched off: `denials_client`, `denials_address`, `app_failing`,
+        /// `cache_degraded`, `dead_letters`, `records_dropped`, `checkpoint_overdue`,
+        /// `certificate_expiring`, `disk_low`, `job_overdue`.
+        off: Vec<Rule> as AlertRules = Unset(List(&["disk_low"]));
+        /// How long the cause must be gone before an alert resolves.
+        calm: Duration = Value(Text("1m"));
+        /// `denials_client`, `denials_address`: denials of one client, or of one address (of IPv6, a
+        /// /64), within `denials_window`. A refused credential counts as 10, a denial for want of the
+        /// store or of a usable app as none.
+        denials: u64 as Count<u64, 1, 1_000_000_000> = Value(Integer(300));
+        /// The time in which they are counted.
+        denials_window: Duration = Value(Text("5m"));
+        /// `app_failing`: attempts to start an app that fail in a row.
+        failed_starts: u64 as Count<u64, 1, 1000> = Value(Integer(3));
+        /// `cache_degraded`: how long the store's notifications may be missing.
+        cache_degraded: Duration = Value(Text("30s"));
+        /// `dead_letters`: how long records may wait on the disk.
+        dead_letters: Duration = Value(Text("5m"));
+        /// `records_dropped`: how long a lost record keeps the alert firing.
+        records_dropped: Duration = Value(Text("10m"));
+        /// `checkpoint_overdue`: how long new records may wait for a checkpoint, beyond
+        /// `ledger.checkpoint_interval`.
+        checkpoint_overdue: Duration = Value(Text("15m"));
+        /// `certificate_expiring`: how long the gate's certificate must still be valid.
+        certificate_expiring: Duration = Value(Text("14d"));
+        /// `disk_low`: free space of the volumes of `wake.data_dir` and `ledger.path`.
+        disk_low: u64 as Bytes = Value(Text("2 GiB"));
+        /// `job_overdue`: how late a periodic job may be. One that has failed three times in a row is
+        /// overdue as well.
+        job_overdue: Duration = Value(Text("15m"));
+        /// How long resolved alerts, and changes of the others, are kept.
+        keep: Duration = Value(Text("90d"));
     }
 
     /// The `shard_core` of a FreeShard that runs beside nightporter.
@@ -358,6 +447,28 @@ sections! {
         url: http::Uri,
     }
 
+    /// Traces, for an OpenTelemetry collector: spans of requests, wakes, sleeps and jobs.
+    ["telemetry"] pub struct Telemetry {
+        /// Where the collector receives OTLP over HTTP, without `/v1/traces`. If unset, no spans are
+        /// made.
+        otlp_endpoint: Option<http::Uri> as Option<OtlpUrl> = Unset(Text("http://localhost:4318"));
+        /// Percentage of the requests without a `traceparent` that are traced; of those with one, its
+        /// `sampled` flag decides. Wakes, sleeps and jobs are always traced.
+        sample: u8 as Count<u8, 0, 100> = Value(Integer(100));
+    } with {
+        headers: http::HeaderMap,
+    }
+
+    /// What the collector asks for.
+    ["telemetry"] pub(super) struct TelemetryKeys {
+        /// Headers of every request to the collector, such as its credentials: `name=value`, several
+        /// separated by commas, and values percent-encoded.
+        otlp_headers: Option<Secret> as Option<OtlpHeaders> = SecretText(
+            "Authorization=Bearer%20token",
+            "/run/secrets/otlp_headers"
+        );
+    }
+
     /// What is written to standard error.
     ["log"] pub struct Log {
         /// off, error, warn, info, debug, trace, or a filter such as "info,nightporter=debug".
@@ -372,6 +483,21 @@ sections! {
 /// Returns every key.
 pub(super) fn all() -> impl Iterator<Item = &'static Key> {
     SECTIONS.iter().flat_map(|section| section.keys)
+}
+
+/// Returns whether a section may be given several times, as `[[section]]`.
+pub(super) fn is_list(section: &str) -> bool {
+    section == LIST
+}
+
+/// Returns whether a key belongs to such a section.
+pub(super) fn is_listed(key: &str) -> bool {
+    key.rsplit_once('.').is_some_and(|(section, _)| is_list(section))
+}
+
+/// Returns the keys of such a section.
+pub(super) fn listed() -> impl Iterator<Item = &'static Key> {
+    all().filter(|key| is_listed(key.name))
 }
 
 /// Returns every name that the file accepts, including those of files that hold secrets.

@@ -1,18 +1,20 @@
 //! Builds a whole [`Config`] from file and environment, section by section.
 
+mod endpoints;
 mod ledger;
 mod wake;
 
 use std::path::Path;
 
 use super::findings::Findings;
-use super::keys::{EngineKeys, LedgerKeys, StoreKeys, TlsKeys, UpstreamKeys};
+use super::keys::{EngineKeys, LedgerKeys, StoreKeys, TelemetryKeys, TlsKeys, UpstreamKeys};
 use super::reader::Reader;
-use super::setting::Kind;
+use super::setting::{Kind, otlp_headers};
 use super::sources::Sources;
 use super::{
-    Cache, Certificate, Composed, Config, Environment, Gate, Ignore, Jobs, Ledger, ListenAddr, Log,
-    Ops, Postgres, Secret, Sleep, Store, StoreKind, Streams, Tls, Touch, Upstream, Wake,
+    Alerts, Cache, Certificate, Composed, Config, Environment, Gate, Ignore, Jobs, Ledger,
+    ListenAddr, Log, Ops, Postgres, Secret, Sleep, Store, StoreKind, Streams, Telemetry, Tls,
+    Touch, Upstream, Wake, Webhooks,
 };
 
 /// Shortest key for HS256, in bytes: RFC 7518 section 3.2.
@@ -81,6 +83,13 @@ fn read(reader: &mut Reader) -> Option<Config> {
     let archive = ledger::archive(reader, &ledger_keys, &postgres);
     let ledger = Ledger::read(reader, archive)?;
     ledger::check(reader, &ledger);
+    let alerts = Alerts::read(reader)?;
+    ledger::check_alerts(reader, &alerts, &ledger);
+    let (endpoint_keys, endpoints) = endpoints::read(reader, ledger.enabled)?;
+    let telemetry_keys = TelemetryKeys::read(reader)?;
+    let headers = telemetry_keys.otlp_headers.as_ref().and_then(otlp_headers).unwrap_or_default();
+    let telemetry = Telemetry::read(reader, headers)?;
+    check_telemetry(reader, &telemetry);
     Some(Config {
         gate,
         ops,
@@ -91,7 +100,11 @@ fn read(reader: &mut Reader) -> Option<Config> {
         sleep,
         ledger,
         jobs: Jobs::read(reader)?,
+        alerts,
+        endpoints,
+        webhooks: Webhooks::read(reader)?,
         upstream: upstream_url.url.is_some().then(|| upstream.clone()),
+        telemetry,
         log: Log::read(reader)?,
         composed: Composed {
             tls: tls_keys,
@@ -99,8 +112,10 @@ fn read(reader: &mut Reader) -> Option<Config> {
             postgres,
             engine,
             ledger: ledger_keys,
+            endpoints: endpoint_keys,
             upstream_url,
             upstream,
+            telemetry: telemetry_keys,
         },
     })
 }
@@ -203,6 +218,14 @@ fn check_store(reader: &mut Reader, store: &Store) {
     if is_postgres && !reader.is_given("store.installed_apps_dir") {
         let hint = "name the folder that holds `<app>/app_meta.json` for each installed app";
         reader.refuse_because("store.installed_apps_dir", "store.kind", "is missing", hint);
+    }
+}
+
+fn check_telemetry(reader: &mut Reader, telemetry: &Telemetry) {
+    if telemetry.otlp_endpoint.is_none() && !telemetry.headers.is_empty() {
+        let hint = "give `telemetry.otlp_endpoint`, or remove it";
+        let (key, cause) = ("telemetry.otlp_headers", "telemetry.otlp_headers_file");
+        reader.refuse_because(key, cause, "has no effect without a collector", hint);
     }
 }
 

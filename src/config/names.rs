@@ -64,10 +64,11 @@ pub(super) fn nearest_section(name: &str) -> Option<&'static str> {
 /// where two are needed is found too.
 pub(super) fn nearest_variable(name: &str) -> Option<String> {
     let flat = |name: &str| name.replace("__", "_").to_uppercase();
-    let mut names = keys::names().map(variable);
+    let mut names = keys::names().filter(|key| !keys::is_listed(key)).map(variable);
     names.find(|known| flat(known) == flat(name)).or_else(|| {
         let rest = name.strip_prefix(PREFIX)?;
-        Some(variable(nearest(&rest.replace("__", "."))?))
+        let key = nearest(&rest.replace("__", "."))?;
+        (!keys::is_listed(key)).then(|| variable(key))
     })
 }
 

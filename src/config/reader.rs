@@ -50,7 +50,7 @@ impl Reader {
         match S::read(raw) {
             Ok(value) => Some(value),
             Err(ValueError { problem, hint }) => {
-                self.findings.push(origin.clone(), key, problem, hint);
+                self.findings.push(origin.clone(), self.sources.label(key), problem, hint);
                 None
             }
         }
@@ -118,7 +118,17 @@ impl Reader {
     ) {
         let origin = [key, cause].into_iter().find_map(|key| self.sources.get(key));
         let origin = origin.map_or(Origin::Default, |(origin, _)| origin.clone());
-        self.findings.push(origin, key, problem, hint);
+        self.findings.push(origin, self.sources.label(key), problem, hint);
+    }
+
+    /// Returns how many sections there are of those that may be given several times.
+    pub(super) fn entries(&self) -> usize {
+        self.sources.entries()
+    }
+
+    /// Chooses which of these sections is read.
+    pub(super) fn choose(&mut self, entry: Option<usize>) {
+        self.sources.choose(entry);
     }
 
     pub(super) fn into_parts(self) -> (Sources, Findings) {

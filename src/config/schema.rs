@@ -3,7 +3,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::key::{Fallback, Key};
-use super::keys::SECTIONS;
+use super::keys::{self, SECTIONS};
 
 /// Returns the schema (draft 2020-12) of the file: names, types, defaults and documentation.
 /// It accepts some files that [`load`](super::load()) refuses, such as those whose keys
@@ -36,12 +36,13 @@ fn section(name: &str) -> Json {
     }
     let about = SECTIONS.iter().find(|section| section.name == name);
     let about = about.map_or("The configuration file.".into(), |section| text(section.about));
-    json!({
+    let table = json!({
         "type": "object",
         "description": about,
         "additionalProperties": false,
         "properties": properties,
-    })
+    });
+    if keys::is_list(name) { json!({"type": "array", "items": table}) } else { table }
 }
 
 fn leaf_of(key: &'static str) -> &'static str {

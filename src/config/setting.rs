@@ -1,5 +1,6 @@
 //! The types that a key can have: how their values are written and read.
 
+mod messages;
 mod special;
 
 use std::marker::PhantomData;
@@ -14,7 +15,11 @@ use super::key::Shape;
 use super::sources::Raw;
 use super::{ListenAddr, Secret};
 
-pub(super) use special::{ByApp, DockerHost, Kind, LedgerKind, LogFilter, UpstreamUrl};
+pub(super) use messages::{AllowedHosts, EventPatterns, QuietHours, ZoneName};
+pub(super) use special::{
+    AlertRules, ByApp, DockerHost, Kind, LedgerKind, LogFilter, OtlpHeaders, OtlpUrl, UpstreamUrl,
+    otlp_headers,
+};
 
 /// Longest duration that is accepted. Longer ones have a wrong unit, and
 /// times far ahead can leave the range of the clock.

@@ -1,5 +1,6 @@
 //! The values in force, each with its source.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use serde_json::Value as Json;
@@ -16,7 +17,7 @@ const MASK: &str = "***";
 /// The value of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InForce {
-    pub key: &'static str,
+    pub key: Cow<'static, str>,
     /// As it was written; a secret is masked. `None` if it is unset.
     pub value: Option<Json>,
     pub origin: Origin,
@@ -32,13 +33,24 @@ impl InForce {
     }
 }
 
-/// Returns the value of every key, in the order of the documented file.
+/// Returns the value of every key, in the order of the documented file; behind them those of
+/// the sections that may be given several times, with their numbers from 1.
 ///
 /// # Errors
 /// Returns the same findings as [`load`](super::load()).
 pub fn show(file: Option<&Path>, env: &Environment) -> Result<Vec<InForce>, Findings> {
-    let (_, sources) = load_with_sources(file, env)?;
-    Ok(keys::all().map(|key| in_force(key, &sources)).collect())
+    let (_, mut sources) = load_with_sources(file, env)?;
+    let single = keys::all().filter(|key| !keys::is_listed(key.name));
+    let mut shown: Vec<_> = single.map(|key| in_force(key, &sources)).collect();
+    for entry in 0..sources.entries() {
+        sources.choose(Some(entry));
+        shown.extend(keys::listed().map(|key| {
+            let (section, leaf) = key.name.rsplit_once('.').unwrap_or(("", key.name));
+            let name = format!("{section}.{}.{leaf}", entry + 1).into();
+            InForce { key: name, ..in_force(key, &sources) }
+        }));
+    }
+    Ok(shown)
 }
 
 fn in_force(key: &'static Key, sources: &Sources) -> InForce {
@@ -50,5 +62,5 @@ fn in_force(key: &'static Key, sources: &Sources) -> InForce {
         let (origin, raw) = sources.in_force(name).unzip();
         (origin, raw.map(|raw| shape.json(&raw)))
     };
-    InForce { key: name, value, origin: origin.unwrap_or(Origin::Default), is_reloaded }
+    InForce { key: name.into(), value, origin: origin.unwrap_or(Origin::Default), is_reloaded }
 }

@@ -26,6 +26,10 @@ pub(super) enum Raw {
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     values: BTreeMap<&'static str, (Origin, Raw)>,
+    /// The values of each section that may be given several times.
+    entries: Vec<BTreeMap<&'static str, (Origin, Raw)>>,
+    /// Which of them is read.
+    entry: Option<usize>,
     /// For defaults that depend on other programs' variables.
     env: Environment,
 }
@@ -39,18 +43,55 @@ impl Sources {
         env: &Environment,
         findings: &mut Findings,
     ) -> Option<Self> {
-        let mut sources = Self { values: BTreeMap::new(), env: env.clone() };
+        let mut sources = Self { env: env.clone(), ..Self::default() };
         let readable = file.is_none_or(|file| sources.read_file(file, findings).is_some());
         sources.read_environment(env, findings);
         readable.then_some(sources)
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&(Origin, Raw)> {
+        if keys::is_listed(key) {
+            return self.entries.get(self.entry?)?.get(key);
+        }
         self.values.get(key)
     }
 
     pub(super) fn has(&self, key: &str) -> bool {
-        self.values.contains_key(key)
+        self.get(key).is_some()
+    }
+
+    /// Returns how many sections there are of those that may be given several times.
+    pub(super) fn entries(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Chooses the section that is read.
+    pub(super) fn choose(&mut self, entry: Option<usize>) {
+        self.entry = entry;
+    }
+
+    /// Returns the name of a key in findings: that of an entry says which one it is.
+    pub(super) fn label(&self, key: &str) -> String {
+        let (Some((section, leaf)), Some(entry)) = (key.rsplit_once('.'), self.entry) else {
+            return key.to_owned();
+        };
+        if !keys::is_list(section) {
+            return key.to_owned();
+        }
+        match self.get(&format!("{section}.name")) {
+            Some((_, Raw::Text(name))) => format!("{section}[{name}].{leaf}"),
+            _ => format!("{section}[{}].{leaf}", entry + 1),
+        }
+    }
+
+    fn insert(&mut self, key: &'static str, value: (Origin, Raw)) {
+        if keys::is_listed(key) {
+            if let Some(entry) = self.entry.and_then(|entry| self.entries.get_mut(entry)) {
+                entry.insert(key, value);
+            }
+        } else {
+            self.values.insert(key, value);
+        }
     }
 
     /// Returns another program's variable, unless it is empty.
@@ -99,7 +140,8 @@ impl Sources {
     fn read_environment(&mut self, env: &Environment, findings: &mut Findings) {
         for (variable, value) in env.iter().filter(|(name, _)| names::is_ours(name)) {
             let origin = Origin::Variable(variable.clone());
-            let Some(key) = keys::names().find(|key| names::variable(key) == *variable) else {
+            let mut known = keys::names().filter(|key| !keys::is_listed(key));
+            let Some(key) = known.find(|key| names::variable(key) == *variable) else {
                 let hint = match names::nearest_variable(variable) {
                     Some(known) => format!("did you mean `{known}`?"),
                     None => "see config/nightporter.toml for all keys".into(),
@@ -142,7 +184,9 @@ impl Walk<'_> {
                 _ => format!("{section}.{}", name.get_ref()),
             };
             if let Some(known) = names::known(&key) {
-                sources.values.insert(known, (origin, Raw::of(value.get_ref())));
+                sources.insert(known, (origin, Raw::of(value.get_ref())));
+            } else if keys::is_list(&key) {
+                self.list(&key, value.get_ref(), &origin, sources, findings);
             } else if !names::is_section(&key) {
                 let (problem, nearest) = match value.get_ref() {
                     DeValue::Table(_) => ("unknown section", names::nearest_section(&key)),
@@ -161,6 +205,40 @@ impl Walk<'_> {
             }
         }
     }
+}
+
+impl Walk<'_> {
+    /// Reads a section that may be given several times.
+    fn list(
+        &self,
+        section: &str,
+        value: &DeValue<'_>,
+        origin: &Origin,
+        sources: &mut Sources,
+        findings: &mut Findings,
+    ) {
+        let tables = match value {
+            DeValue::Array(items) => items.iter().map(|item| match item.get_ref() {
+                DeValue::Table(table) => Some(table),
+                _ => None,
+            }),
+            _ => return no_list(section, origin, findings),
+        };
+        let Some(tables) = tables.collect::<Option<Vec<_>>>() else {
+            return no_list(section, origin, findings);
+        };
+        for table in tables {
+            sources.entry = Some(sources.entries.len());
+            sources.entries.push(BTreeMap::new());
+            self.table(section, table, sources, findings);
+        }
+        sources.entry = None;
+    }
+}
+
+fn no_list(section: &str, origin: &Origin, findings: &mut Findings) {
+    let hint = format!("write `[[{section}]]` and its keys below it, once for each");
+    findings.push(origin.clone(), section, "may be given several times", hint);
 }
 
 impl Raw {

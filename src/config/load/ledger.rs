@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::config::keys::LedgerKeys;
+use crate::config::keys::{self, LedgerKeys};
 use crate::config::reader::Reader;
 use crate::config::setting::LedgerKind;
-use crate::config::{ArchiveKind, Ledger, Postgres};
+use crate::config::{Alerts, ArchiveKind, Ledger, Postgres};
 
 /// A record that is written later than this is of no use to who asks what is going on now.
 const LONGEST_FLUSH: Duration = Duration::from_secs(10);
@@ -59,5 +59,15 @@ pub(super) fn check(reader: &mut Reader, ledger: &Ledger) {
     if max_size < SMALLEST_SIZE {
         let hint = "use 16 MiB or more: an empty database takes a part of it";
         reader.refuse("ledger.max_size", format!("{max_size} bytes are too few"), hint);
+    }
+}
+
+/// Alerts are kept in the ledger's database, and are about what is done to it.
+pub(super) fn check_alerts(reader: &mut Reader, alerts: &Alerts, ledger: &Ledger) {
+    let mut names = keys::names().filter(|name| name.starts_with("alerts."));
+    let given = names.find(|name| reader.is_given(name));
+    if let Some(given) = given.filter(|_| alerts.enabled && !ledger.enabled) {
+        let hint = "set `ledger.enabled` to true, or `alerts.enabled` to false";
+        reader.refuse_because(given, "ledger.enabled", "needs the ledger, which is off", hint);
     }
 }

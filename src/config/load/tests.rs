@@ -77,6 +77,11 @@ fn leaves(section: &str, table: &toml::Table, into: &mut BTreeSet<String>) {
     for (name, value) in table {
         match value {
             toml::Value::Table(inner) => leaves(&format!("{section}{name}."), inner, into),
+            toml::Value::Array(items) if items.iter().all(toml::Value::is_table) => {
+                for inner in items.iter().filter_map(toml::Value::as_table) {
+                    leaves(&format!("{section}{name}."), inner, into);
+                }
+            }
             _ => drop(into.insert(format!("{section}{name}"))),
         }
     }
@@ -385,4 +390,105 @@ fn an_engine_that_is_to_be_asked_over_tls_is_not_asked_without() {
 fn a_variable_of_docker_that_is_wrong_is_named() {
     let expected = "DOCKER_HOST: wake.docker: invalid engine address `engine`; use `unix:///";
     assert_finding("", &[("DOCKER_HOST", "engine")], expected);
+}
+
+#[test]
+fn a_collector_is_named_by_a_url_and_its_headers_by_their_names() {
+    let endpoint = |url: &str| format!("[telemetry]\notlp_endpoint = \"{url}\"\n");
+    for url in ["http://localhost:4318", "https://otlp.example/otlp", "http://[::1]:4318/v1/traces"]
+    {
+        let config = load_text(&endpoint(url)).expect(url);
+        assert!(config.telemetry.otlp_endpoint.is_some(), "{url}");
+    }
+    for url in ["localhost:4318", "grpc://localhost:4317", "http://", "http://a/?b", "http://a/#b"]
+    {
+        assert_finding(&endpoint(url), &[], "invalid collector URL");
+    }
+    assert_finding(&endpoint("http://user:password@a"), &[], "names a user");
+    assert_finding("[telemetry]\nsample = 101\n", &[], "`101` is out of range");
+    let headers = |text: &str| format!("{}otlp_headers = \"{text}\"\n", endpoint("http://a"));
+    let given = headers("Authorization=Bearer%20a%2Cb, x-scope=1,");
+    let telemetry = load_text(&given).expect("headers").telemetry;
+    assert_eq!(telemetry.headers["authorization"], "Bearer a,b");
+    assert_eq!(telemetry.headers["x-scope"], "1");
+    assert!(!format!("{telemetry:?}").contains("Bearer"), "{telemetry:?}");
+    for text in ["token", "a b=c", "a=%0a", "=c"] {
+        assert_finding(&headers(text), &[], "contains something that is no header");
+    }
+    let alone = "[telemetry]\notlp_headers = \"a=b\"\n";
+    assert_finding(alone, &[], "has no effect without a collector");
+}
+
+const SIGNED: &str = "secret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n";
+
+#[test]
+fn endpoints_are_read_one_by_one() {
+    let text = format!(
+        "[[endpoint]]\nname = \"hook\"\nurl = \"https://hooks.example/\"\n{SIGNED}\
+         [[endpoint]]\nname = \"phone\"\nkind = \"ntfy\"\nurl = \"http://NTFY.lan/t\"\n\
+         events = [\"*\"]\nquiet = \"22:00-07:00\"\npii = true\nallow = [\"ntfy.lan\"]\n"
+    );
+    let config = load_text(&text).expect("valid");
+    let [hook, phone] = &config.endpoints[..] else { panic!("{:?}", config.endpoints) };
+    assert_eq!((&*hook.name, &*phone.name), ("hook", "phone"));
+    assert!(hook.secrets.signing.is_some() && phone.secrets.signing.is_none());
+    assert!(hook.definition.wants.takes("alert.firing", None));
+    assert!(!hook.definition.wants.takes("app.woken", None));
+    assert!(phone.definition.wants.takes("app.woken", None) && phone.definition.wants.pii);
+    assert_eq!(phone.definition.url.origin(), "http://ntfy.lan");
+    assert!(!format!("{:?}", config.endpoints).contains("MfKQ"));
+    let other = load_text(&text.replace("22:00", "23:00")).expect("valid");
+    assert_eq!(config.diff(&other), ["endpoint.quiet"]);
+    let one = load_text(&text[..text.rfind("[[").expect("two")]).expect("valid");
+    assert!(config.diff(&one).contains(&"endpoint.name"));
+}
+
+#[test]
+fn a_mistake_in_an_endpoint_names_the_endpoint_and_the_key() {
+    let hook = format!("name = \"hook\"\nurl = \"https://hooks.example/\"\n{SIGNED}");
+    for (text, expected) in [
+        (format!("[[endpoint]]\n{SIGNED}url = \"https://a/\"\n"), "endpoint[1].name: is missing"),
+        (format!("[[endpoint]]\nname = \"a\"\n{SIGNED}"), "endpoint[a].url: is missing"),
+        (
+            "[[endpoint]]\nname = \"a\"\nurl = \"https://a/\"\n".into(),
+            "endpoint[a].secret: is missing",
+        ),
+        (
+            format!("[[endpoint]]\n{hook}kind = \"mail\"\n"),
+            "file:5: endpoint[hook].kind: unknown kind",
+        ),
+        (
+            format!("[[endpoint]]\n{hook}events = [\"app.woke\"]\n"),
+            "endpoint[hook].events: unknown event",
+        ),
+        (
+            format!("[[endpoint]]\n{hook}quiet = \"22-7\"\n"),
+            "endpoint[hook].quiet: invalid quiet hours",
+        ),
+        (
+            format!("[[endpoint]]\n{hook}allow = [\"http://x\"]\n"),
+            "endpoint[hook].allow: invalid host",
+        ),
+        (
+            format!("[[endpoint]]\n{hook}[[endpoint]]\n{hook}"),
+            "endpoint[hook].name: there is another",
+        ),
+        (format!("[[endpoint]]\n{hook}token = \"t\"\n"), "endpoint[hook].token: only ntfy"),
+        (format!("[[endpoint]]\n{hook}colour = 1\n"), "endpoint.colour: unknown key"),
+        (
+            format!("[endpoint]\n{hook}"),
+            "endpoint: may be given several times; write `[[endpoint]]`",
+        ),
+        (
+            format!("[ledger]\nenabled = false\n[[endpoint]]\n{hook}"),
+            "messages are kept in the ledger",
+        ),
+        ("[webhooks]\ntime_zone = \"Moon/Base\"\n".into(), "webhooks.time_zone: unknown time zone"),
+    ] {
+        let found = findings(&text, &[]);
+        assert!(found.iter().any(|finding| finding.contains(expected)), "{expected}\n{found:#?}");
+        assert!(!found.iter().any(|finding| finding.contains("MfKQ")), "{found:#?}");
+    }
+    let variables = [("NIGHTPORTER_ENDPOINT__URL", "https://a/")];
+    assert_finding("", &variables, "unknown variable");
 }

@@ -5,11 +5,15 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::percent_decode_str;
+
 use super::{Setting, ValueError, list};
 use crate::config::key::Shape;
 use crate::config::sources::Raw;
 use crate::config::{
-    Activity, Grants, HeaderEncoding, LogFormat, PathMatching, StrategyChoice, StreamWakes,
+    Activity, Grants, HeaderEncoding, LogFormat, PathMatching, Rule, Secret, StrategyChoice,
+    StreamWakes,
 };
 
 /// The address of an engine, without the certificates for TLS.
@@ -63,6 +67,30 @@ impl Setting for Activity {
     }
 }
 
+/// Names of rules of alerts.
+#[derive(Debug)]
+pub(in crate::config) struct AlertRules;
+
+impl Setting for AlertRules {
+    type Value = Vec<Rule>;
+
+    const SHAPE: Shape = Shape::List;
+
+    fn read(raw: &Raw) -> Result<Vec<Rule>, ValueError> {
+        let rules = list(raw, "[\"disk_low\"]")?.into_iter().map(|name| {
+            Rule::parse(&name).ok_or_else(|| {
+                let names = Rule::ALL.map(Rule::as_str).join(", ");
+                ValueError::new(format!("there is no rule `{name}`"), format!("use {names}"))
+            })
+        });
+        rules.collect()
+    }
+
+    fn absent() -> Option<Vec<Rule>> {
+        Some(Vec::new())
+    }
+}
+
 /// `["notes=hold", "wiki=pass"]`.
 #[derive(Debug)]
 pub(in crate::config) struct ByApp<S>(PhantomData<S>);
@@ -87,6 +115,70 @@ impl<S: Setting> Setting for ByApp<S> {
     fn absent() -> Option<Self::Value> {
         Some(BTreeMap::new())
     }
+}
+
+/// `http://host:port`, `https://` likewise, and a path if the collector has one.
+#[derive(Debug)]
+pub(in crate::config) struct OtlpUrl;
+
+impl Setting for OtlpUrl {
+    type Value = http::Uri;
+
+    const SHAPE: Shape = Shape::Pattern("^https?://[^@?#]+$");
+
+    fn read(raw: &Raw) -> Result<http::Uri, ValueError> {
+        let text = String::read(raw)?;
+        if text.contains('@') {
+            // A password in the URL would appear in log lines.
+            let hint = "remove everything up to the `@`, and give `telemetry.otlp_headers_file`";
+            return Err(ValueError::new("names a user", hint));
+        }
+        let url = text.parse::<http::Uri>().ok().filter(|url| {
+            matches!(url.scheme_str(), Some("http" | "https"))
+                && url.host().is_some_and(|host| !host.is_empty())
+                && url.query().is_none()
+                && !text.contains('#')
+        });
+        url.ok_or_else(|| {
+            let hint = "write a URL such as `http://localhost:4318`; gRPC (4317) is not spoken";
+            ValueError::new(format!("invalid collector URL `{text}`"), hint)
+        })
+    }
+}
+
+/// `Authorization=Bearer%20token,other=value`, as in `OTEL_EXPORTER_OTLP_HEADERS`.
+#[derive(Debug)]
+pub(in crate::config) struct OtlpHeaders;
+
+impl Setting for OtlpHeaders {
+    type Value = Secret;
+
+    const SHAPE: Shape = Shape::Pattern("=");
+
+    fn read(raw: &Raw) -> Result<Secret, ValueError> {
+        let secret = Secret::read(raw)?;
+        if otlp_headers(&secret).is_none() {
+            let hint = "write `name=value`, several separated by commas, and percent-encode the \
+                        values: a space is `%20`, a comma `%2C`";
+            return Err(ValueError::new("contains something that is no header", hint));
+        }
+        Ok(secret)
+    }
+}
+
+/// Returns the headers of a valid text; their values are not shown when they are printed.
+pub(in crate::config) fn otlp_headers(secret: &Secret) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    let pairs = secret.expose().split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    for pair in pairs {
+        let (name, value) = pair.split_once('=')?;
+        let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
+        let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+        let mut value = HeaderValue::from_str(&value).ok()?;
+        value.set_sensitive(true);
+        headers.append(name, value);
+    }
+    Some(headers)
 }
 
 /// `http://host:port`, without a path.
