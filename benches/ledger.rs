@@ -1,5 +1,6 @@
 //! Measures both archives with 1,000,000 records, each with three steps: how fast they are
-//! written and placed, how long pages of history take, and `verify`:
+//! written and placed, how long pages of history take, `verify`, and what slow reads of the
+//! record cost the gate beside them:
 //! `cargo bench --bench ledger`, or fewer records with `cargo bench --bench ledger -- 50000`.
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +17,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use nightporter::config::{self, Secret};
@@ -30,7 +31,10 @@ use nightporter::ledger::key::SigningKey;
 use nightporter::ledger::record::{Entry, Kind, Micros, Record, RecordId, Step, WriterId};
 use nightporter::ledger::seal::Sealer;
 use nightporter::ledger::verify::{Evidence, verify};
-use support::postgres::Cluster;
+use support::boxes::{SampleBox, Store};
+use support::client::Request;
+use support::postgres::{Cluster, Database};
+use support::server::Nightporter;
 
 const RECORDS: i64 = 1_000_000;
 /// Records in a batch: the most that the ledger's writer puts into one.
@@ -41,6 +45,14 @@ const ROUNDS: u32 = 20;
 const ROWS: f64 = 20_000.0;
 const PAGE: Duration = Duration::from_millis(20);
 const VERIFY: Duration = Duration::from_secs(10);
+const GATE_P99: f64 = 1.10;
+
+/// Rounds of requests to the gate, each without scans and beside them.
+const GATE_ROUNDS: usize = 10;
+const GATE_REQUESTS: usize = 3_000;
+
+/// The database of the Postgres archive.
+static DATABASE: OnceLock<Database> = OnceLock::new();
 
 /// The id of a box has 103 characters.
 fn tenant() -> Arc<str> {
@@ -55,9 +67,10 @@ async fn main() {
     let sqlite = Archive::Sqlite(Sqlite::new(file, Limits::default()));
     Box::pin(measure("SQLite", &sqlite, records, folder.path())).await;
 
-    let database = Cluster::shared().database().await;
+    let created = Cluster::shared().database().await;
+    let url = DATABASE.get_or_init(|| created).url();
     let config = config::Postgres {
-        url: Secret::new(database.url()),
+        url: Secret::new(url),
         pool_size: 8,
         pool_timeout: Duration::from_secs(60),
         connect_timeout: Duration::from_secs(60),
@@ -74,6 +87,7 @@ async fn measure(name: &str, archive: &Archive, records: i64, folder: &Path) {
     archive.prepare().await.expect("prepares");
     write(name, archive, records, &key).await;
     place(name, archive, &folder.join("checkpoints.txt"), &folder.join("ledger.key")).await;
+    vacuum(archive).await;
     let size = archive.size().await.expect("answers");
     let each = size / u64::try_from(records).expect("positive");
     print(name, "size", &format!("{each} bytes a record"), None);
@@ -81,7 +95,63 @@ async fn measure(name: &str, archive: &Archive, records: i64, folder: &Path) {
         page(name, archive, what, &request).await;
     }
     prove(name, archive, key).await;
+    beside_scans(name, archive).await;
     println!();
+}
+
+/// Does what Postgres does by itself within some minutes.
+async fn vacuum(archive: &Archive) {
+    if matches!(archive, Archive::Postgres(_)) {
+        let tables = "VACUUM (ANALYZE) nightporter_ledger.requests";
+        let database = DATABASE.get().expect("there is one");
+        database.batch(tables).await;
+    }
+}
+
+/// Asks the gate while four readers count all records again and again, and without them, in
+/// turn.
+async fn beside_scans(name: &str, archive: &Archive) {
+    let sample = SampleBox::new(Store::Files).await;
+    sample.add_app("notes", &serde_json::json!({"": {"access": "public"}})).await;
+    let porter = Nightporter::with(&sample, "").await;
+    let request = Request::auth("notes.localhost", "/").bytes();
+    let (mut quiet, mut beside) = (Vec::new(), Vec::new());
+    for _ in 0..GATE_ROUNDS {
+        ask_gate(&porter, &request, &mut quiet).await;
+        let scans = futures_util::future::join_all((0..4).map(|_| scan(archive)));
+        tokio::select! {
+            () = ask_gate(&porter, &request, &mut beside) => {}
+            _never = scans => {}
+        }
+    }
+    let (quiet, beside) = (p99(quiet), p99(beside));
+    let ratio = beside.as_secs_f64() / quiet.as_secs_f64();
+    let figure = format!("{ratio:.2} ({beside:.1?} to {quiet:.1?})");
+    print(name, "the gate's p99 beside four scans", &figure, Some(ratio <= GATE_P99));
+}
+
+/// Reads all records for as long as it is polled.
+async fn scan(archive: &Archive) -> std::convert::Infallible {
+    let tenant = tenant();
+    loop {
+        let mut snapshot = archive.snapshot().await.expect("begins");
+        snapshot.holdings(&tenant).await.expect("counts");
+    }
+}
+
+async fn ask_gate(porter: &Nightporter, request: &[u8], times: &mut Vec<Duration>) {
+    let mut connection = porter.connect().await;
+    for _ in 0..GATE_REQUESTS {
+        let begin = Instant::now();
+        let response = connection.ask_bytes(request).await.expect("an answer");
+        times.push(begin.elapsed());
+        assert_eq!(response.status, 200);
+    }
+}
+
+fn p99(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() * 99 / 100]
 }
 
 fn print(name: &str, what: &str, figure: &str, is_met: Option<bool>) {

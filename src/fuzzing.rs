@@ -11,6 +11,12 @@ use crate::domain::request::{Readings, app_label};
 use crate::gate::credentials::{peer, terminal};
 use crate::gate::headers::HeaderTemplates;
 use crate::gate::{fuzz_forwarded, request_kind};
+use crate::ledger::checkpoint::Checkpoint;
+use crate::ledger::checkpoint::file::Notes;
+use crate::ledger::key::VerifierKey;
+use crate::ledger::proof::Proof;
+use crate::ledger::ranges::Ranges;
+use crate::ledger::record::RecordId;
 
 /// Parses lines of the form `name: value` into headers, as a server would provide them.
 #[must_use]
@@ -116,6 +122,63 @@ pub fn template(source: &str, name: &str) {
     }
 }
 
+/// Reads a file of the spool, which may be torn, damaged or foreign. What is read is written
+/// again as the same records.
+pub fn letter(bytes: &[u8]) {
+    crate::ledger::spool::fuzz_letter(bytes);
+}
+
+/// Checks that a proof that this key has not signed proves nothing, and that its record reads
+/// the same once it is written.
+pub fn proof(json: &str) {
+    let Ok(proof) = Proof::parse(json) else { return };
+    let written = serde_json::to_string(&proof).unwrap_or_default();
+    assert_eq!(Proof::parse(&written).as_ref(), Ok(&proof));
+    assert!(proof.verify(&key()).is_err());
+}
+
+/// Checks that a file of checkpoints is read whole: every note and every other piece of it is
+/// found again; and that no note counts that this key has not signed.
+pub fn checkpoints(text: &str) {
+    let Notes { notes, fragments } = Notes::parse(text);
+    let pieces = text.split("\n\n").filter(|piece| !piece.trim_matches('\n').is_empty()).count();
+    assert_eq!(pieces, 2 * notes.len() + fragments.len());
+    for note in &notes {
+        let _ = Checkpoint::claimed(note);
+        assert!(Checkpoint::verify(note, &key()).is_err());
+    }
+    let written = notes.iter().fold(String::new(), |text, note| text + note + "\n");
+    let again = Notes::parse(&written);
+    assert_eq!(again, Notes { notes, fragments: Vec::new() });
+}
+
+/// Reads what is recorded of a request's headers, and checks that it is bounded.
+pub fn recorded_headers(bytes: &[u8]) {
+    crate::ledger::visits::fuzz_fields(&headers(bytes));
+}
+
+/// Reads texts that name records: ids, ranges and the notes that hold them.
+pub fn record_names(text: &str) {
+    if let Ok(id) = text.parse::<RecordId>() {
+        assert_eq!(id.to_string(), text);
+    }
+    if let Ok(ranges) = text.parse::<Ranges>() {
+        assert_eq!(ranges.to_string().parse().as_ref(), Ok(&ranges));
+    }
+    let _ = crate::ledger::named::read(text);
+}
+
+/// Reads the query of a page of history, its cursor included.
+pub fn history_query(text: &str) {
+    crate::http::api::fuzz_page_request(text);
+}
+
+/// A key that has signed nothing.
+fn key() -> VerifierKey {
+    let text = "nightporter/box+85d04954+AWOCs8yIFBK3e/yu7QJgAcANnjAl5mwg9ufpLweYUUYq";
+    text.parse().unwrap_or_else(|_| unreachable!("a verifier key"))
+}
+
 /// Parses the payload of a notification.
 pub fn payload(text: &str) {
     crate::store::postgres::fuzz_payload(text);
@@ -126,6 +189,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// A piece of a file of checkpoints.
+    fn piece() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "\n{1,2}",
+            "nightporter/box\n[0-9]{1,20}\n",
+            "[A-Za-z0-9+/]{4,12}={0,2}\n",
+            "time 20[0-9]{2}-1[0-2]-[0-3][0-9]T00:00:00Z\n",
+            "\u{2014} nightporter/box [A-Za-z0-9+/]{4,12}={0,2}\n",
+            "\\PC{0,20}",
+        ]
+    }
 
     proptest! {
         #[test]
@@ -139,6 +214,26 @@ mod tests {
             app_meta(&bytes);
             template(&text, &text);
             payload(&text);
+            letter(&bytes);
+            recorded_headers(&bytes);
+            record_names(&text);
+            history_query(&text);
+            history_query(&format!("after={text}"));
+            proof(&text);
+            checkpoints(&text);
+        }
+
+        #[test]
+        fn what_looks_like_the_ledgers_files_is_survived(
+            pieces in prop::collection::vec(piece(), 0..12),
+            numbers in "[0-9a-f]{0,18}[- ][0-9 -]{0,12}",
+            head in "(traceparent|x-forwarded-(host|uri|for)): [ -~]{0,80}\n",
+            content in "\\{\"error\":null,\"records\":\\[[ -~]{0,60}\\]\\}",
+        ) {
+            checkpoints(&pieces.concat());
+            record_names(&numbers);
+            recorded_headers(head.as_bytes());
+            letter(&crate::ledger::spool::fuzz_seal(content.as_bytes()));
         }
     }
 }

@@ -6,6 +6,9 @@
 //! *long* job commits its work piece by piece, under a [`Lease`], which is a lock of its own
 //! outside every transaction.
 //!
+//! A run that finds nothing to do writes nothing, the next due time included, so an idle box
+//! writes nothing: that time then stands in the memory of one process ([`watch`]).
+//!
 //! Each job has a task of its own ([`runner`]), so that one that hangs or panics delays no
 //! other. No verdict depends on a job.
 //!
@@ -14,13 +17,17 @@
 //! table. The idle loop (`wake/idle.rs`) compares counters that only it has read, and
 //! several loops on one box do no harm: the lock of each app keeps attempts apart.
 
+mod alerts;
 mod dead_letters;
 mod due;
+mod idempotency;
 mod integrity;
 mod lease;
+mod messages;
 mod probes;
 mod retention;
 mod runner;
+mod watch;
 
 use std::fmt;
 use std::io;
@@ -30,14 +37,20 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use crate::ledger::archive::{Archive, ArchiveError, JobRow, Transaction};
+use crate::domain::observation::JobObserver;
+use crate::ledger::archive::{Archive, ArchiveError, JobRow, JobRun, Transaction};
 use crate::ledger::record::{Entry, Micros, WriterId};
 use crate::postgres::Problems;
+use crate::telemetry::meters;
 
+pub use self::alerts::Alerts;
 pub use self::dead_letters::{DeadLetters, new_id, spool_id};
-pub use self::integrity::Integrity;
+use self::due::Outcome;
+pub use self::idempotency::IdempotencyKeys;
+pub use self::integrity::{INTEGRITY, Integrity};
 pub use self::lease::Lease;
 use self::lease::SessionLocks;
+pub use self::messages::Messages;
 pub use self::probes::Probes;
 pub use self::retention::Retention;
 pub use self::runner::Runner;
@@ -80,6 +93,9 @@ pub struct Done {
     pub problem: Option<String>,
     /// More is left to do: the job is due again at once.
     pub is_more: bool,
+    /// Nothing was written, and there is nothing to say that the last run did not say: a run
+    /// that is not worth a row.
+    pub is_idle: bool,
     /// Called once the run is committed; may block.
     pub then: Option<Then>,
 }
@@ -95,11 +111,12 @@ impl Done {
 
 impl fmt::Debug for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { what, problem, is_more, then: _ } = self;
+        let Self { what, problem, is_more, is_idle, then: _ } = self;
         f.debug_struct("Done")
             .field("what", what)
             .field("problem", problem)
             .field("is_more", is_more)
+            .field("is_idle", is_idle)
             .finish_non_exhaustive()
     }
 }
@@ -157,6 +174,8 @@ pub struct Context {
     writer: WriterId,
     tenant: TenantSource,
     record: RecordTaker,
+    /// Are told of every run.
+    observers: Vec<Box<dyn JobObserver>>,
     /// By job.
     problems: Problems<&'static str>,
 }
@@ -169,11 +188,12 @@ pub type RecordTaker = Box<dyn Fn(Entry) + Send + Sync>;
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { archive, locks, writer, tenant: _, record: _, problems } = self;
+        let Self { archive, locks, writer, tenant: _, record: _, observers, problems } = self;
         f.debug_struct("Context")
             .field("archive", archive)
             .field("locks", locks)
             .field("writer", writer)
+            .field("observers", observers)
             .field("problems", problems)
             .finish_non_exhaustive()
     }
@@ -201,7 +221,10 @@ impl Jobs {
     pub fn new(context: Context, jobs: Vec<Job>) -> Arc<Self> {
         let context = Arc::new(context);
         let runner = |job| Arc::new(Runner::new(Arc::clone(&context), job));
-        let runners = jobs.into_iter().map(runner).collect();
+        let runners: Vec<_> = jobs.into_iter().map(runner).collect();
+        for runner in &runners {
+            meters::job_known(runner.plan().name, &Outcome::WORDS);
+        }
         Arc::new(Self { context, runners })
     }
 
@@ -218,7 +241,7 @@ impl Jobs {
         for runner in &self.runners {
             let plan = runner.plan().clone();
             let place = rows.iter().position(|row| row.name == plan.row);
-            let row = place.map(|place| rows.swap_remove(place));
+            let row = place.map(|place| runner.with_unwritten(rows.swap_remove(place)));
             let holder = self.context.holder(&lock_name(&tenant, &plan.row)).await?;
             jobs.push(Status { plan, row, holder });
         }
@@ -228,6 +251,30 @@ impl Jobs {
     /// Returns what is wrong with the jobs, worded for the operator.
     pub fn problems(&self) -> Vec<String> {
         self.context.problems.list()
+    }
+
+    /// Returns runs of a job whose number is below `before`, the latest first, or `None` if
+    /// there is no such job. Runs that found nothing to do are not among them.
+    pub async fn runs(
+        &self,
+        name: &str,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Option<Result<Vec<JobRun>, ArchiveError>> {
+        let runner = self.runners.iter().find(|runner| runner.plan().name == name)?;
+        let tenant = (self.context.tenant)();
+        let runs = async {
+            let mut snapshot = self.context.archive.snapshot().await?;
+            snapshot.job_runs(&tenant, &runner.plan().row, before, limit).await
+        };
+        Some(runs.await)
+    }
+
+    /// Has a job run soon, before it is due, because there is something to do.
+    pub fn hurry(&self, name: &str) {
+        if let Some(runner) = self.runners.iter().find(|runner| runner.plan().name == name) {
+            runner.hurry();
+        }
     }
 
     /// Makes a job due now; returns since when it is, or `None` if there is no such job.
@@ -248,7 +295,15 @@ impl Context {
         record: RecordTaker,
     ) -> Self {
         let locks = SessionLocks::new(&archive, locks);
-        Self { archive, locks, writer, tenant, record, problems: Problems::default() }
+        let (observers, problems) = (Vec::new(), Problems::default());
+        Self { archive, locks, writer, tenant, record, observers, problems }
+    }
+
+    /// Adds an observer of every run.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Box<dyn JobObserver>) -> Self {
+        self.observers.push(observer);
+        self
     }
 
     /// Returns who holds a lock, worded for the operator.
@@ -258,6 +313,12 @@ impl Context {
             None => self.archive.lock_holder(lock).await,
         }
     }
+}
+
+/// Returns how many runs of a job in a row have failed.
+#[must_use]
+pub fn failures(row: &JobRow) -> u32 {
+    due::Outcome::of(row).map_or(0, |outcome| outcome.failures())
 }
 
 /// Returns the name of a job's lock. Several boxes may share an archive.

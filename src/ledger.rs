@@ -17,8 +17,9 @@ pub mod canonical;
 pub mod checkpoint;
 pub(crate) mod clock;
 pub mod dead_letter;
+pub mod direct;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 pub mod form;
 pub mod health;
 pub mod history;
@@ -26,6 +27,7 @@ pub mod integrity;
 pub mod key;
 pub mod link;
 pub mod losses;
+pub mod named;
 pub mod proof;
 pub mod ranges;
 pub mod record;
@@ -50,16 +52,18 @@ use self::archive::sqlite::{Limits, Sqlite};
 use self::checkpoint::file::{CheckpointFile, FILE as CHECKPOINTS};
 use self::dead_letter::DeadLetters;
 use self::integrity::Integrity;
-use self::key::VerifierKey;
+use self::key::{SigningKey, VerifierKey};
 use self::link::Link;
 use self::losses::Losses;
-use self::recorder::Recorder;
+use self::record::{Entry, Record, RecordId};
+use self::recorder::{Recorder, random_writer};
 use self::rollup::Rollup;
-use self::seal::Sealer;
+use self::seal::{SealKey, Sealer};
 use self::sealing::{KeyFile, KeySeal};
 use self::spool::Spool;
 use self::visits::Visits;
 use self::writer::{Parts, Tenant, Writer};
+use crate::access::Viewer;
 use crate::config::{self, ArchiveKind};
 use crate::postgres::ConfigError;
 
@@ -154,8 +158,28 @@ impl Ledger {
 
     /// Returns a sealer for records that do not pass the recorder, or why there is none yet.
     pub async fn sealer(&self) -> Result<Sealer, String> {
-        let key = self.key.get().await?.seal_key().clone();
+        let key = self.seal_key().await?.clone();
         Sealer::new(key).map_err(|_| "the system provides no random numbers".to_owned())
+    }
+
+    /// Returns the key that seals records, or why there is none yet.
+    pub async fn seal_key(&self) -> Result<&SealKey, String> {
+        Ok(self.key.get().await?.seal_key())
+    }
+
+    /// Returns someone who reads a tenant's records without the right to personal values.
+    pub async fn masked_viewer(&self, tenant: &str) -> Viewer {
+        let key = self.key.get().await.ok();
+        Viewer::masked(key.map(SigningKey::mask_key), tenant)
+    }
+
+    /// Returns an entry's record, sealed, for a transaction that the caller commits; or why it
+    /// cannot be sealed yet.
+    ///
+    /// Its writer is one of its own: if the transaction is rolled back, no number is missing.
+    pub async fn record_of(&self, entry: Entry) -> Result<Record, String> {
+        let id = RecordId { writer: random_writer(), seq: 1 };
+        Ok(self.sealer().await?.seal(id, &self.tenant.get(), entry))
     }
 
     /// Returns the public key that verifies this box's checkpoints, or why it is not known.

@@ -28,7 +28,7 @@ pub use self::migrations::{
     Companion, MigrationError, MigrationLimits, MigrationReport, Migrations,
 };
 pub(crate) use self::notifications::notifications;
-pub use self::pool::{Access, Pool, PoolLimits, Transaction};
+pub use self::pool::{Access, Persona, Pool, PoolLimits, Transaction};
 pub(crate) use self::problems::Problems;
 pub use self::server::Server;
 

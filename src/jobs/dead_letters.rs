@@ -58,7 +58,7 @@ impl DeadLetters {
             Some(error) if outcome.letters == 0 && outcome.failed > 0 => {
                 Err(JobError::Failed(format!("{what}: {error}")))
             }
-            _ => Ok(Done::new(what)),
+            _ => Ok(Done { is_idle: what.is_empty(), ..Done::new(what) }),
         }
     }
 }

@@ -81,6 +81,9 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
+    /// The names of all outcomes.
+    pub(super) const WORDS: [&'static str; 2] = ["done", "failed"];
+
     /// Returns the outcome of the last run that ended.
     pub(super) fn of(row: &JobRow) -> Option<Self> {
         Self::parse(row.outcome.as_deref()?)

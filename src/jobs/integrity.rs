@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use tracing::error;
 
-use super::{Done, JobError, Plan, Run, ShortJob};
+use super::{Done, JobError, Plan, Run, ShortJob, Then};
 use crate::ledger::Ledger;
 use crate::ledger::archive::Transaction;
 use crate::ledger::integrity::{Extended, IntegrityError};
 
 /// 5,000 records take some tenths of a second.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// The name of the job.
+pub const INTEGRITY: &str = "integrity";
 
 /// How many altered records are named.
 const NAMED: usize = 5;
@@ -34,20 +37,25 @@ impl Integrity {
         tenant: &Arc<str>,
         transaction: &mut Transaction<'_>,
     ) -> Result<Done, JobError> {
+        if tenant.is_empty() {
+            // What a box without an identity records gets its place once it has one.
+            return Ok(Done { is_idle: true, ..Done::default() });
+        }
         let tree = self.ledger.integrity().await.map_err(JobError::Failed)?;
         let extended = tree.extend(transaction, tenant).await?;
         let (what, problem) = (what(&extended), problem(&extended));
         if let Some(problem) = &problem {
             error!(altered = extended.altered.len(), "{problem}");
         }
-        let is_more = extended.is_more;
-        Ok(Done { what, problem, is_more, then: Some(Box::new(move || tree.settle(&extended))) })
+        let (is_more, is_idle) = (extended.is_more, extended.is_idle());
+        let then = Some::<Then>(Box::new(move || tree.settle(&extended)));
+        Ok(Done { what, problem, is_more, is_idle, then })
     }
 }
 
 impl ShortJob for Integrity {
     fn plan(&self) -> Plan {
-        Plan::new("integrity", self.interval, LIMIT)
+        Plan::new(INTEGRITY, self.interval, LIMIT)
     }
 
     fn run<'a>(&'a self, tenant: &'a Arc<str>, transaction: &'a mut Transaction<'_>) -> Run<'a> {
@@ -65,14 +73,17 @@ impl From<IntegrityError> for JobError {
 }
 
 fn what(extended: &Extended) -> String {
-    match (extended.placed, extended.is_new) {
-        (0, false) => String::new(),
-        (0, true) => format!("signed a checkpoint of {} records", extended.size()),
-        (placed, false) => format!("placed {placed} records"),
-        (placed, true) => {
-            format!("placed {placed} records, signed a checkpoint of {}", extended.size())
-        }
+    let mut parts = Vec::new();
+    if extended.adopted > 0 {
+        parts.push(format!("adopted {} records of no tenant", extended.adopted));
     }
+    if extended.placed > 0 {
+        parts.push(format!("placed {} records", extended.placed));
+    }
+    if extended.is_new {
+        parts.push(format!("signed a checkpoint of {} records", extended.size()));
+    }
+    parts.join(", ")
 }
 
 fn problem(extended: &Extended) -> Option<String> {

@@ -144,9 +144,15 @@ fn try_lock_file(path: &Path) -> io::Result<Option<File>> {
         Err(TryLockError::WouldBlock) => return Ok(None),
         Err(TryLockError::Error(error)) => return Err(error),
     }
-    // The id is for the operator; on a full disk the lock is as good without it.
-    let _ = file.set_len(0);
-    let _ = file.rewind().and_then(|()| write!(file, "process {}", std::process::id()));
+    // The id is for the operator; on a full disk the lock is as good without it. A job that
+    // finds nothing to do writes nothing: what is there already is not written again.
+    let holder = format!("process {}", std::process::id());
+    let mut written = String::new();
+    let _ = (&file).take(MAX_HOLDER).read_to_string(&mut written);
+    if written != holder {
+        let _ = file.set_len(0);
+        let _ = file.rewind().and_then(|()| file.write_all(holder.as_bytes()));
+    }
     Ok(Some(file))
 }
 

@@ -24,12 +24,14 @@ pub struct Probes {
     interval: Duration,
     /// The app that was asked last.
     last: Mutex<Option<Arc<str>>>,
+    /// What the last run has said.
+    said: Mutex<Option<String>>,
 }
 
 impl Probes {
     #[must_use]
     pub fn new(registry: Arc<Registry>, interval: Duration) -> Self {
-        Self { registry, interval, last: Mutex::default() }
+        Self { registry, interval, last: Mutex::default(), said: Mutex::default() }
     }
 
     async fn ask(&self, context: &Context, lease: &Lease) -> Result<Done, JobError> {
@@ -52,11 +54,15 @@ impl Probes {
                 (context.record)(entry);
             }
         }
-        Ok(Done::new(match (asked, silent.len()) {
+        let what = match (asked, silent.len()) {
             (0, _) => String::new(),
             (_, 0) => format!("{asked} answer"),
             (_, failed) => format!("{} of {asked} answer; {}", asked - failed, silent.join(", ")),
-        }))
+        };
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_idle = said.as_ref() == Some(&what);
+        *said = Some(what.clone());
+        Ok(Done { is_idle, ..Done::new(what) })
     }
 }
 

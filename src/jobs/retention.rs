@@ -2,10 +2,13 @@
 //!
 //! Only what a checkpoint covers is removed. Rows go, the tree's hashes stay, so that proofs
 //! hold. Each batch is one transaction, with a record of the kind [`Kind::Cut`] that names the
-//! positions it removed: what is missing without such a record was deleted by somebody else.
-//! Cuts, and records of losses, stay: they explain what is missing.
+//! positions and the records it removed: what is missing without such a record was deleted by
+//! somebody else. Cuts, which explain what is missing, are [folded](folding) into fewer, and
+//! old checkpoints are [thinned](thinning).
 
-use std::sync::{Arc, Mutex, PoisonError};
+mod folding;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -13,11 +16,12 @@ use tokio::time::sleep;
 use super::{Context, Done, JobError, Lease, LongJob, Plan, Run};
 use crate::config;
 use crate::ledger::Ledger;
-use crate::ledger::archive::{Holdings, Transaction};
+use crate::ledger::archive::{Holdings, Placed, Transaction};
+use crate::ledger::checkpoint::thinning::{self, thinned};
+use crate::ledger::direct::Resting;
+use crate::ledger::named::{self, CUT_POSITIONS, CUT_RECORDS};
 use crate::ledger::ranges::Ranges;
-use crate::ledger::record::{Entry, Kind, Micros, Note, Record, RecordId, WriterId, micros};
-use crate::ledger::recorder::random_writer;
-use crate::ledger::seal::Sealer;
+use crate::ledger::record::{Entry, Kind, Micros, Note, micros};
 use crate::telemetry::meters;
 
 /// How many records one transaction removes.
@@ -45,16 +49,8 @@ pub struct Retention {
     config: config::Ledger,
     interval: Duration,
     ledger: Arc<Ledger>,
-    cuts: Mutex<Option<Cuts>>,
-}
-
-/// The writer of the records of cuts: one of its own, whose next number counts only once a
-/// batch is committed. So a batch that is rolled back leaves no gap in the numbers.
-#[derive(Debug)]
-struct Cuts {
-    writer: WriterId,
-    last: i64,
-    sealer: Sealer,
+    /// What writes the records of cuts.
+    writer: Resting,
 }
 
 /// Whose records are removed, and under which lock.
@@ -76,7 +72,7 @@ impl Retention {
     /// The key of `ledger` seals the records of cuts.
     #[must_use]
     pub fn new(config: config::Ledger, interval: Duration, ledger: Arc<Ledger>) -> Self {
-        Self { config, interval, ledger, cuts: Mutex::default() }
+        Self { config, interval, ledger, writer: Resting::default() }
     }
 
     async fn cut(&self, work: Work<'_>) -> Result<Done, JobError> {
@@ -98,15 +94,28 @@ impl Retention {
                 break;
             }
         }
-        let bytes = work.holdings().await?.bytes;
-        meters::ledger_size(bytes);
-        let what = if removed == 0 { String::new() } else { format!("removed {removed} records") };
-        Ok(Done { what, problem: warning(bytes, self.config.max_size), ..Done::default() })
+        let folded = self.fold(work).await?;
+        let thinned = work.thin().await?;
+        let Holdings { bytes, tree_bytes, .. } = work.holdings().await?;
+        meters::ledger_size(bytes + tree_bytes);
+        let counts = [
+            (removed, "removed", "records"),
+            (folded, "folded", "records of cuts"),
+            (thinned, "removed", "checkpoints"),
+        ];
+        let said = counts.iter().filter(|(count, ..)| *count > 0);
+        let said: Vec<_> = said.map(|(count, did, what)| format!("{did} {count} {what}")).collect();
+        Ok(Done {
+            problem: warning(bytes, self.config.max_size),
+            is_idle: said.is_empty(),
+            what: said.join(", "),
+            ..Done::default()
+        })
     }
 
     /// Removes the oldest records if the ledger is too large; returns how many.
     async fn shrink(&self, work: Work<'_>) -> Result<usize, JobError> {
-        let Holdings { mut kinds, bytes } = work.holdings().await?;
+        let Holdings { mut kinds, bytes, tree_bytes: _ } = work.holdings().await?;
         let records: u64 = kinds.iter().map(|(_, records)| records).sum();
         let mut excess = excess(bytes, records, self.config.max_size);
         kinds.retain(|(kind, _)| EXPENDABLE.contains(kind));
@@ -147,7 +156,7 @@ impl Retention {
             return Ok(0);
         }
         let count = removed.len();
-        self.commit(work, transaction, entry(kind, reason, now, removed)).await?;
+        self.commit(work, transaction, entry(kind, reason, now, &removed)).await?;
         sleep(PAUSE).await;
         Ok(count)
     }
@@ -159,15 +168,12 @@ impl Retention {
         mut transaction: Transaction<'_>,
         entry: Entry,
     ) -> Result<(), JobError> {
-        // Taken out: if it is not committed, or nobody knows whether, a new writer follows.
-        let cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut cuts = match cuts {
-            Some(cuts) => cuts,
-            None => Cuts::new(&self.ledger).await?,
-        };
-        transaction.write(&[cuts.next(work.tenant, entry)]).await?;
+        let key = self.ledger.seal_key().await.map_err(JobError::Failed)?;
+        let no_numbers = |_| JobError::Failed("the system provides no random numbers".into());
+        let mut writer = self.writer.take(key).map_err(no_numbers)?;
+        transaction.write(&[writer.record(work.tenant, entry)]).await?;
         work.lease.commit(transaction).await?;
-        *self.cuts.lock().unwrap_or_else(PoisonError::into_inner) = Some(cuts);
+        self.writer.give_back(writer);
         Ok(())
     }
 
@@ -181,6 +187,7 @@ impl Retention {
             Kind::Wake | Kind::Sleep => Some(keep_wakes),
             Kind::Act => Some(keep_acts),
             Kind::Job => Some(keep_jobs),
+            // They are folded.
             Kind::Loss | Kind::Cut => None,
         }
     }
@@ -200,23 +207,24 @@ impl Work<'_> {
     async fn holdings(self) -> Result<Holdings, JobError> {
         Ok(self.context.archive.snapshot().await?.holdings(self.tenant).await?)
     }
-}
 
-impl Cuts {
-    async fn new(ledger: &Ledger) -> Result<Self, JobError> {
-        let sealer = ledger.sealer().await.map_err(JobError::Failed)?;
-        Ok(Self { writer: random_writer(), last: 0, sealer })
-    }
-
-    fn next(&mut self, tenant: &Arc<str>, entry: Entry) -> Record {
-        self.last += 1;
-        let id = RecordId { writer: self.writer, seq: self.last };
-        self.sealer.seal(id, tenant, entry)
+    /// Removes old checkpoints that are no longer kept; returns how many.
+    async fn thin(self) -> Result<usize, JobError> {
+        let mut transaction = self.context.archive.begin().await?;
+        let checkpoints = transaction.checkpoint_times(self.tenant).await?;
+        let sizes = thinned(&checkpoints, transaction.now().await?, thinning::DATABASE);
+        if sizes.is_empty() {
+            transaction.roll_back().await?;
+            return Ok(0);
+        }
+        transaction.remove_checkpoints(self.tenant, &sizes).await?;
+        self.lease.commit(transaction).await?;
+        Ok(sizes.len())
     }
 }
 
 /// Returns the record of a cut.
-fn entry(kind: Kind, reason: Reason, now: Micros, removed: Vec<i64>) -> Entry {
+fn entry(kind: Kind, reason: Reason, now: Micros, removed: &[Placed]) -> Entry {
     let mut entry = Entry::new(Kind::Cut, now);
     entry.client = Some("retention".into());
     entry.verdict = Some("done".into());
@@ -225,11 +233,13 @@ fn entry(kind: Kind, reason: Reason, now: Micros, removed: Vec<i64>) -> Entry {
         Reason::Size => "size".into(),
     });
     entry.count = i64::try_from(removed.len()).unwrap_or(i64::MAX);
-    let ranges: Ranges = removed.into_iter().collect();
+    let positions: Ranges = removed.iter().map(|placed| placed.position).collect();
+    let numbers = named::numbers(removed.iter().map(|placed| placed.id));
     entry.notes = vec![
         Note { topic: "kind".into(), text: kind.as_str().into() },
-        Note { topic: "range".into(), text: ranges.to_string().into() },
+        Note { topic: CUT_POSITIONS.into(), text: positions.to_string().into() },
     ];
+    entry.notes.extend(named::notes(CUT_RECORDS, &numbers));
     entry
 }
 
@@ -258,6 +268,7 @@ fn part(whole: u64, percent: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::record::{RecordId, WriterId};
 
     const MIB: u64 = 1 << 20;
 
@@ -283,9 +294,14 @@ mod tests {
 
     #[test]
     fn a_cut_names_what_it_removed() {
-        let cut = entry(Kind::Visit, Reason::Age(Duration::ZERO), Micros(5), vec![1, 2, 3, 9]);
+        let removed = [(1, 11), (2, 12), (3, 14), (9, 13)].map(|(position, seq)| Placed {
+            id: RecordId { writer: WriterId(0x4f), seq },
+            position,
+        });
+        let cut = entry(Kind::Visit, Reason::Age(Duration::ZERO), Micros(5), &removed);
         let notes: Vec<_> = cut.notes.iter().map(|note| (&*note.topic, &*note.text)).collect();
-        assert_eq!(notes, [("kind", "visit"), ("range", "1-3 9")]);
+        let records = ("records", "000000000000004f 11-14");
+        assert_eq!(notes, [("kind", "visit"), ("range", "1-3 9"), records]);
         assert_eq!((cut.kind, cut.count, cut.reason.as_deref()), (Kind::Cut, 4, Some("age")));
     }
 }

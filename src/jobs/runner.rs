@@ -5,24 +5,27 @@
 //! later. If the archive does not answer, nothing is noted, and the runner tries again after
 //! a wait that doubles. Neither ends the runner.
 
-use std::any::Any;
+mod turns;
+
 use std::convert::Infallible;
 use std::io;
-use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
 
-use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::due::{self, Due, Outcome, between};
-use super::{Context, Done, Job, JobError, Lease, LongJob, Plan, Run, ShortJob, lock_name};
+use super::watch::{Kept, Unwritten, Watch, next_look, watch_name};
+use super::{Context, Done, Job, JobError, Plan, lock_name};
 use crate::backoff::{doubled, jittered};
+use crate::domain::observation::JobRun;
 use crate::ledger::archive::{ArchiveError, JobRow, Transaction};
+use crate::ledger::clock;
 use crate::ledger::record::{Entry, Kind, Micros, Note, micros};
 use crate::telemetry::meters;
 use crate::throttle::Throttle;
@@ -49,6 +52,9 @@ const LOG_BUSY_EVERY: Duration = Duration::from_secs(60);
 /// How long somebody who asks for a run waits for the lock of a job that is running.
 const ASK_FOR: Duration = Duration::from_secs(2);
 
+/// The shortest time between two turns, however often somebody hurries.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(50);
+
 /// The longest text of an outcome, in bytes.
 const MAX_OUTCOME: usize = 500;
 
@@ -63,6 +69,12 @@ pub struct Runner {
     /// Somebody has asked for a run while the job was running.
     asked: AtomicBool,
     busy_logs: Throttle,
+    /// The last run, if it found nothing to do.
+    unwritten: Mutex<Option<Unwritten>>,
+    /// Since when the job is due and cannot be run.
+    hindered: Mutex<Option<Instant>>,
+    /// The lock was taken at this turn.
+    was_busy: AtomicBool,
 }
 
 /// A job that is due, and under its lock.
@@ -71,11 +83,21 @@ struct Begun {
     at: Micros,
     /// How many runs in a row have failed before.
     failures: u32,
+    /// The row as it was; `None` if there was none.
+    before: Option<JobRow>,
+}
+
+impl Begun {
+    /// Returns the row if it may stay as it is when there is nothing to do: it says of a run
+    /// that it was done.
+    fn unchanged(&self) -> Option<&JobRow> {
+        self.before.as_ref().filter(|row| matches!(Outcome::of(row), Some(Outcome::Done(_))))
+    }
 }
 
 /// What a job's row says under its lock.
 enum Check {
-    Run(Begun),
+    Run(Box<Begun>),
     /// Not due; how long to wait.
     Wait(Duration),
     /// Not due, and the row was corrected, which has to be committed.
@@ -91,6 +113,9 @@ impl Runner {
             wake: Notify::new(),
             asked: AtomicBool::new(false),
             busy_logs: Throttle::default(),
+            unwritten: Mutex::default(),
+            hindered: Mutex::default(),
+            was_busy: AtomicBool::new(false),
         }
     }
 
@@ -108,8 +133,12 @@ impl Runner {
         };
         let _known_or_not = timeout(FIRST_TENANT, known).await;
         let mut failures = 0;
+        let mut watch = Watch::Row;
         loop {
-            let wait = match self.turn().await {
+            self.was_busy.store(false, Ordering::Relaxed);
+            let turn = self.turn(&mut watch).await;
+            self.note_hindrance(turn.is_err() || self.was_busy.load(Ordering::Relaxed));
+            let wait = match turn {
                 Ok(wait) => {
                     failures = 0;
                     wait.min(LONGEST_SLEEP)
@@ -124,10 +153,40 @@ impl Runner {
                     jittered(doubled(FIRST_RETRY, failures, LONGEST_RETRY))
                 }
             };
+            sleep(SHORTEST_SLEEP).await;
             tokio::select! {
-                () = sleep(wait) => {}
+                () = sleep(wait.saturating_sub(SHORTEST_SLEEP)) => {}
                 () = self.wake.notified() => {}
             }
+        }
+    }
+
+    /// Has the job run soon, before it is due.
+    pub(super) fn hurry(&self) {
+        self.asked.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    fn note_hindrance(&self, is_hindered: bool) {
+        let mut since = self.hindered.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = is_hindered.then(|| since.unwrap_or_else(Instant::now));
+    }
+
+    /// Returns for how long the job has been due without this process being able to run it, or
+    /// to learn that it was run; `None` if it is not.
+    pub fn overdue(&self) -> Option<Duration> {
+        let since = *self.hindered.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map(|since| since.elapsed())
+    }
+
+    /// Adds to a job's row what of the last run was not written.
+    pub(super) fn with_unwritten(&self, row: JobRow) -> JobRow {
+        match self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            Some(Unwritten { started, ended, due, outcome }) if row.started < Some(started) => {
+                let (started, ended) = (Some(started), Some(ended));
+                JobRow { started, ended, due, outcome: Some(outcome), ..row }
+            }
+            _ => row,
         }
     }
 
@@ -159,52 +218,14 @@ impl Runner {
     }
 
     /// Runs the job if it is due. Returns how long to wait until it may be.
-    async fn turn(&self) -> Result<Duration, JobError> {
+    async fn turn(&self, watch: &mut Watch) -> Result<Duration, JobError> {
         let tenant = (self.context.tenant)();
+        if let Some(wait) = self.wait_unlocked(&tenant, watch).await? {
+            return Ok(wait);
+        }
         match &self.job {
-            Job::Short(job) => self.short_turn(&**job, &tenant).await,
-            Job::Long(job) => self.long_turn(&**job, &tenant).await,
-        }
-    }
-
-    /// Lock, row, work, and next due time in one transaction.
-    async fn short_turn(
-        &self,
-        job: &dyn ShortJob,
-        tenant: &Arc<str>,
-    ) -> Result<Duration, JobError> {
-        let mut transaction = self.context.archive.begin().await?;
-        if !transaction.try_lock(&self.lock_name(tenant)).await? {
-            transaction.roll_back().await?;
-            return Ok(self.note_busy());
-        }
-        let begun = match self.check(tenant, &mut transaction).await? {
-            Check::Run(begun) => begun,
-            Check::Wait(wait) => {
-                transaction.roll_back().await?;
-                return Ok(wait);
-            }
-            Check::Moved(wait) => {
-                transaction.commit().await?;
-                return Ok(wait);
-            }
-        };
-        let since = Instant::now();
-        match self.guarded(job.run(tenant, &mut transaction)).await {
-            Ok(done) => {
-                let outcome = Outcome::Done(shortened(&done.what));
-                let asked = done.is_more.then_some(begun.at);
-                let wait = self.end(tenant, &mut transaction, &begun, &outcome, asked).await?;
-                transaction.commit().await?;
-                self.note_run(&begun, &outcome, since.elapsed());
-                self.follow_up(done).await;
-                Ok(wait)
-            }
-            Err(error) => {
-                // Of the work nothing takes effect; what became of it is written all the same.
-                drop(transaction);
-                self.write_failure(tenant, &begun, &error, since).await
-            }
+            Job::Short(job) => self.short_turn(&**job, &tenant, watch).await,
+            Job::Long(job) => self.long_turn(&**job, &tenant, watch).await,
         }
     }
 
@@ -216,98 +237,108 @@ impl Runner {
         since: Instant,
     ) -> Result<Duration, JobError> {
         let outcome = failed(begun, error);
-        let mut transaction = self.context.archive.begin().await?;
-        if !transaction.try_lock(&self.lock_name(tenant)).await? {
-            transaction.roll_back().await?;
+        let Some(wait) = self.write_end(tenant, begun, &outcome).await? else {
             return Ok(self.note_busy());
-        }
-        let wait = self.end(tenant, &mut transaction, begun, &outcome, None).await?;
-        transaction.commit().await?;
+        };
         self.note_run(begun, &outcome, since.elapsed());
         Ok(wait)
     }
 
-    /// The start and the end are written in transactions of their own, with the lease held
-    /// from before the first until after the second.
-    async fn long_turn(&self, job: &dyn LongJob, tenant: &Arc<str>) -> Result<Duration, JobError> {
-        if let Some(wait) = self.wait_unlocked(tenant).await? {
-            return Ok(wait);
-        }
-        let Some(lease) = self.context.locks.try_lock(&self.lock_name(tenant)).await? else {
-            return Ok(self.note_busy());
-        };
-        let outcome = self.under_lease(job, tenant, &lease).await;
-        lease.release().await;
-        outcome
-    }
-
-    /// Reads a job's row without its lock, which costs a connection. Returns how long to
-    /// wait; `None` if the job may be due.
-    async fn wait_unlocked(&self, tenant: &str) -> Result<Option<Duration>, JobError> {
-        let mut transaction = self.context.archive.begin().await?;
-        let now = transaction.now().await?;
-        let row = transaction.job(tenant, &self.plan.row).await?;
-        transaction.roll_back().await?;
-        Ok(match self.due(now, row.as_ref()) {
-            Due::At(at) => Some(between(now, at)),
-            Due::Now | Due::MovedTo(_) => None,
-        })
-    }
-
-    async fn under_lease(
+    /// Writes the end of a run in a transaction of its own; returns `None` if another process
+    /// holds the job's lock.
+    async fn write_end(
         &self,
-        job: &dyn LongJob,
         tenant: &Arc<str>,
-        lease: &Lease,
-    ) -> Result<Duration, JobError> {
+        begun: &Begun,
+        outcome: &Outcome,
+    ) -> Result<Option<Duration>, JobError> {
         let mut transaction = self.context.archive.begin().await?;
-        let begun = match self.check(tenant, &mut transaction).await? {
-            Check::Run(begun) => begun,
-            Check::Wait(wait) => {
-                transaction.roll_back().await?;
-                return Ok(wait);
-            }
-            Check::Moved(wait) => {
-                lease.commit(transaction).await?;
-                return Ok(wait);
-            }
-        };
-        transaction.put_job(tenant, &begun.row).await?;
-        lease.commit(transaction).await?;
-        let since = Instant::now();
-        let result = tokio::select! {
-            biased;
-            () = lease.lost() => Err(JobError::LockLost),
-            result = self.guarded(job.run(&self.context, tenant, lease)) => result,
-        };
-        let (outcome, done) = match result {
-            Ok(done) => (Outcome::Done(shortened(&done.what)), Some(done)),
-            // Whoever has the lock now writes what becomes of the job.
-            Err(error @ JobError::LockLost) => return Err(error),
-            Err(error) => (failed(&begun, &error), None),
-        };
-        let mut transaction = self.context.archive.begin().await?;
-        // Somebody who asked for a run while this one went on has changed the due time.
-        let known = transaction.job(tenant, &self.plan.row).await?;
-        let asked = known.map(|known| known.due).filter(|due| *due != begun.row.due);
-        let is_more = done.as_ref().is_some_and(|done| done.is_more);
-        let asked = asked.or_else(|| is_more.then_some(begun.at));
-        let wait = self.end(tenant, &mut transaction, &begun, &outcome, asked).await?;
-        lease.commit(transaction).await?;
-        self.note_run(&begun, &outcome, since.elapsed());
-        if let Some(done) = done {
-            self.follow_up(done).await;
+        if !transaction.try_lock(&self.lock_name(tenant)).await? {
+            transaction.roll_back().await?;
+            return Ok(None);
         }
-        Ok(wait)
+        let wait = self.end(tenant, &mut transaction, begun, outcome, None).await?;
+        transaction.commit().await?;
+        Ok(Some(wait))
     }
 
-    /// Runs the job's own code: a panic, and a run that takes too long, is an error.
-    async fn guarded(&self, run: Run<'_>) -> Result<Done, JobError> {
-        let limit = self.plan.limit;
-        match timeout(limit, AssertUnwindSafe(run).catch_unwind()).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(panic)) => Err(JobError::Failed(format!("panicked: {}", text_of(&*panic)))),
-            Err(_) => Err(JobError::Failed(format!("took longer than {limit:?}"))),
+    /// Ends a run that found nothing to do, and has written nothing.
+    async fn idle(
+        &self,
+        tenant: &Arc<str>,
+        begun: &Begun,
+        row: &JobRow,
+        done: Done,
+        took: Duration,
+        watch: &mut Watch,
+    ) -> Result<Duration, JobError> {
+        if matches!(watch, Watch::Row) {
+            match self.context.locks.try_lock(&watch_name(tenant, &self.plan.row)).await {
+                Ok(Some(lease)) => *watch = Watch::Ours(Kept::new(lease, row.clone(), begun.at)),
+                Ok(None) => {}
+                Err(error) => {
+                    // Behind a pooler there are no such locks: the due time is written.
+                    debug!(job = self.plan.name, %error, "a run without effect is written");
+                    let outcome = Outcome::Done(shortened(&done.what));
+                    let wait = self.write_end(tenant, begun, &outcome).await?;
+                    self.note_run(begun, &outcome, took);
+                    self.follow_up(done).await;
+                    return Ok(wait.unwrap_or_else(|| self.note_busy()));
+                }
+            }
+        }
+        let interval = self.plan.interval;
+        let Watch::Ours(kept) = watch else {
+            // Another process runs it, and has found the same.
+            *watch = Watch::Theirs { row: row.clone(), look_at: next_look() };
+            return Ok(interval);
+        };
+        let ended = due::after(begun.at, took);
+        let due = kept.ran(ended, interval);
+        let outcome = Outcome::Done(shortened(&done.what));
+        let unwritten = Unwritten { started: begun.at, ended, due, outcome: outcome.to_string() };
+        *self.unwritten.lock().unwrap_or_else(PoisonError::into_inner) = Some(unwritten);
+        self.note_run(begun, &outcome, took);
+        self.follow_up(done).await;
+        Ok(between(ended, due))
+    }
+
+    /// Reads a job's row without its lock. Returns how long to wait; `None` if the job may be
+    /// due.
+    async fn wait_unlocked(
+        &self,
+        tenant: &str,
+        watch: &mut Watch,
+    ) -> Result<Option<Duration>, JobError> {
+        let (row, now) = self.context.archive.snapshot().await?.job(tenant, &self.plan.row).await?;
+        let counts = match watch {
+            Watch::Row => true,
+            Watch::Ours(kept) => kept.counts(row.as_ref()),
+            Watch::Theirs { row: known, .. } => row.as_ref() == Some(&*known),
+        };
+        if !counts {
+            *watch = Watch::Row;
+        }
+        if self.asked.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let interval = self.plan.interval;
+        match watch {
+            Watch::Row => Ok(match self.due(now, row.as_ref()) {
+                Due::At(at) => Some(between(now, at)),
+                Due::Now | Due::MovedTo(_) => None,
+            }),
+            Watch::Ours(kept) => Ok(kept.due(now, interval).map(|due| between(now, due))),
+            Watch::Theirs { look_at, .. } if Instant::now() >= *look_at => Ok(None),
+            Watch::Theirs { row, .. } => {
+                let name = watch_name(tenant, &self.plan.row);
+                let Some(lease) = self.context.locks.try_lock(&name).await? else {
+                    return Ok(Some(interval));
+                };
+                // Its holder has ended.
+                *watch = Watch::Ours(Kept::new(lease, row.clone(), now));
+                Ok(None)
+            }
         }
     }
 
@@ -337,11 +368,12 @@ impl Runner {
             }
         }
         self.asked.store(false, Ordering::Release);
+        let before = known.clone();
         let known = known.unwrap_or_else(|| self.new_row(now));
         let failures = Outcome::of(&known).map_or(0, |outcome| outcome.failures());
         let by = Some(self.context.writer.0);
         let row = JobRow { started: Some(now), ended: None, by, ..known };
-        Ok(Check::Run(Begun { row, at: now, failures }))
+        Ok(Check::Run(Box::new(Begun { row, at: now, failures, before })))
     }
 
     /// Writes the end of a run and when the job is due next, which is at `asked` if somebody
@@ -381,6 +413,7 @@ impl Runner {
     fn note_run(&self, begun: &Begun, outcome: &Outcome, took: Duration) {
         let (job, was_failing) = (self.plan.name, begun.failures > 0);
         meters::job_ended(job, outcome.word());
+        self.tell_observers(outcome, took);
         match outcome {
             Outcome::Done(what) => debug!(job, %what, ?took, "done"),
             Outcome::Failed { times, why } => {
@@ -403,10 +436,27 @@ impl Runner {
         (self.context.record)(entry);
     }
 
+    /// Tells the observers of a run that has ended now. One that panics affects nothing else.
+    fn tell_observers(&self, outcome: &Outcome, took: Duration) {
+        if self.context.observers.is_empty() {
+            return;
+        }
+        let began = clock::now().time().checked_sub(took).unwrap_or(UNIX_EPOCH);
+        let has_failed = outcome.failures() > 0;
+        let run = JobRun { job: self.plan.name, began, took, has_failed };
+        for observer in &self.context.observers {
+            if catch_unwind(AssertUnwindSafe(|| observer.observe_run(&run))).is_err() {
+                meters::panics().increment(1);
+                error!("an observer panicked; the job is not affected");
+            }
+        }
+    }
+
     /// Counts and logs a lock that was taken; returns when to try again.
     fn note_busy(&self) -> Duration {
         let job = self.plan.name;
         meters::job_lock_busy(job);
+        self.was_busy.store(true, Ordering::Relaxed);
         if let Some(more) = self.busy_logs.admit(Instant::now(), LOG_BUSY_EVERY) {
             info!(job, more, "job lock busy");
         }
@@ -432,10 +482,4 @@ fn failed(begun: &Begun, error: &JobError) -> Outcome {
 /// Returns the beginning of a text that is kept in a job's row.
 fn shortened(text: &str) -> String {
     text[..text.floor_char_boundary(MAX_OUTCOME)].to_owned()
-}
-
-/// Returns what a panic says.
-fn text_of(panic: &(dyn Any + Send)) -> &str {
-    let owned = panic.downcast_ref::<String>().map(String::as_str);
-    owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a text")
 }

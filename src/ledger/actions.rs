@@ -25,7 +25,7 @@ impl ActionObserver for Actions {
 }
 
 fn entry(action: &Action<'_>) -> Entry {
-    let &Action { app, kind, cause, began, took, outcome, steps } = action;
+    let &Action { app, kind, cause, began, took, outcome, steps, asked_by: _ } = action;
     let (kind, topic) = match kind {
         ActionKind::Wake => (Kind::Wake, "wake"),
         ActionKind::Sleep(_) => (Kind::Sleep, "sleep"),
@@ -77,6 +77,7 @@ mod tests {
             took: 3 * second,
             outcome: Err(&failure),
             steps: &steps,
+            asked_by: None,
         };
         let step = |name: &'static str, duration, outcome: &'static str| Step {
             name: name.into(),

@@ -31,6 +31,26 @@ pub enum Act {
     Dismiss {
         dead_letter: String,
     },
+    /// Adds a token of the operator's API.
+    AddToken {
+        id: Arc<str>,
+        rights: String,
+    },
+    /// Removes one.
+    RemoveToken {
+        id: Arc<str>,
+    },
+    /// Silences an alert until a time (RFC 3339), or ends its silence.
+    Silence {
+        alert: String,
+        until: Option<String>,
+    },
+    /// Adds, removes, tests, enables or rotates an endpoint of messages.
+    Endpoint {
+        /// Its name: `add_endpoint`, ...
+        change: &'static str,
+        id: String,
+    },
 }
 
 impl Act {
@@ -44,6 +64,10 @@ impl Act {
             Self::Pair { .. } => "pair",
             Self::Revoke { .. } => "revoke",
             Self::Dismiss { .. } => "dismiss",
+            Self::AddToken { .. } => "add_token",
+            Self::RemoveToken { .. } => "remove_token",
+            Self::Silence { .. } => "silence",
+            Self::Endpoint { change, .. } => change,
         }
     }
 
@@ -66,6 +90,28 @@ impl Act {
             }
             Self::Dismiss { dead_letter } => {
                 let note = Note { topic: "dead_letter".into(), text: dead_letter.into() };
+                Entry { notes: vec![note], ..entry }
+            }
+            Self::AddToken { id, rights } => {
+                // Whose it is may be for another tenant only to know.
+                let text = format!("{id}: {rights}");
+                let note = Note { topic: "token".into(), text: text.into() };
+                Entry { notes: vec![note], ..entry }
+            }
+            Self::RemoveToken { id } => {
+                let note = Note { topic: "token".into(), text: Box::from(&*id) };
+                Entry { notes: vec![note], ..entry }
+            }
+            Self::Silence { alert, until } => {
+                let until = until.unwrap_or_else(|| "now".to_owned());
+                let note = |topic: &'static str, text: String| Note {
+                    topic: topic.into(),
+                    text: text.into(),
+                };
+                Entry { notes: vec![note("alert", alert), note("until", until)], ..entry }
+            }
+            Self::Endpoint { change: _, id } => {
+                let note = Note { topic: "endpoint".into(), text: id.into() };
                 Entry { notes: vec![note], ..entry }
             }
         }

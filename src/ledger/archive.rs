@@ -8,6 +8,10 @@ pub mod postgres;
 pub mod sqlite;
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::history::{Page, PageRequest};
 use super::record::{Kind, Leaf, Micros, Record, RecordId, Stored};
@@ -78,15 +82,39 @@ impl Archive {
         })
     }
 
+    /// The same for one tenant's rows: in Postgres, the database itself shows no others.
+    pub async fn snapshot_of(&self, tenant: &str) -> Result<Snapshot<'_>, ArchiveError> {
+        Ok(match self {
+            Self::Sqlite(archive) => Snapshot::Sqlite(archive.snapshot().await?),
+            Self::Postgres(archive) => Snapshot::Postgres(archive.snapshot_of(tenant).await?),
+        })
+    }
+
+    /// Looks whether the database keeps tenants apart, where it is to.
+    pub async fn check_isolation(&self) -> Result<(), ArchiveError> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(archive) => archive.check_isolation().await,
+        }
+    }
+
+    /// Returns why the database does not keep tenants apart, worded for the operator. In
+    /// SQLite the statements alone do.
+    pub fn isolation_problem(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(archive) => archive.isolation_problem(),
+        }
+    }
+
     /// Returns what is wrong with the archive now, worded for the operator.
     pub fn problem(&self) -> Option<String> {
         dispatch!(self, Self, archive => archive.problem())
     }
 
-    /// Returns when records have been written, by this process or (Postgres) another one, or
-    /// may have been.
-    pub async fn changed(&self) {
-        dispatch!(self, Self, archive => archive.changed().await);
+    /// Returns what tells of records that are written from now on. Needs a runtime.
+    pub fn changes(&self) -> Changes {
+        dispatch!(self, Self, archive => archive.changes())
     }
 
     /// Returns who holds the lock of that name, worded for the operator; `None` also if that
@@ -104,6 +132,26 @@ impl Archive {
     }
 }
 
+/// Tells of changes, also of those between two calls.
+#[derive(Debug)]
+pub struct Changes {
+    told: watch::Receiver<()>,
+    /// How long changes may go untold, because those of other processes are not heard.
+    longest: Option<Duration>,
+}
+
+impl Changes {
+    /// Returns when records have been written since the last call, by this process or
+    /// (Postgres) another one, or may have been.
+    pub async fn changed(&mut self) {
+        // The sender lives as long as the archive. Without one, nobody writes any more.
+        match self.longest {
+            Some(longest) => drop(timeout(longest, self.told.changed()).await),
+            None => drop(self.told.changed().await),
+        }
+    }
+}
+
 /// A transaction of a job. If it is dropped, nothing of it takes effect.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "moved once, when it begins")]
@@ -118,6 +166,13 @@ pub struct Unplaced {
     pub id: RecordId,
     pub leaf: Leaf,
     pub seal: [u8; 16],
+}
+
+/// A record that has a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    pub id: RecordId,
+    pub position: i64,
 }
 
 /// A tile of the tree's hashes: its level and its number on that level (C2SP tlog-tiles, with
@@ -151,14 +206,26 @@ pub struct JobRow {
     pub by: Option<i64>,
 }
 
+/// A run of a job in the log of runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobRun {
+    /// Later runs have greater numbers.
+    pub number: i64,
+    pub row: JobRow,
+}
+
 /// What an archive holds of one tenant's records.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Holdings {
     /// The number of records of each kind, the largest first.
     pub kinds: Vec<(Kind, u64)>,
-    /// What they take up, in bytes, without space that was freed and is used again. Postgres:
-    /// an estimate, since it says of a table's pages only how many there are.
+    /// What they take up, in bytes, without space that was freed and is used again, and
+    /// without the tree. Postgres: an estimate, since it says of a table's pages only how many
+    /// there are.
     pub bytes: u64,
+    /// What the tree takes up, which stays when records are removed: hashes and checkpoints.
+    /// An estimate.
+    pub tree_bytes: u64,
 }
 
 impl Transaction<'_> {
@@ -251,8 +318,26 @@ impl Transaction<'_> {
         dispatch!(self, Self, transaction => transaction.put_checkpoint(tenant, checkpoint).await)
     }
 
-    /// Removes up to `limit` records of a kind that began before `before` and have a position
-    /// below `below`, oldest first. Returns their positions, in order.
+    /// Returns up to `limit` records of a kind that began before `before` and have a position
+    /// below `below`, oldest first.
+    pub async fn oldest(
+        &mut self,
+        tenant: &str,
+        kind: Kind,
+        before: Micros,
+        below: i64,
+        limit: usize,
+    ) -> Result<Vec<Placed>, ArchiveError> {
+        dispatch!(self, Self, transaction =>
+            transaction.oldest(tenant, kind, before, below, limit).await)
+    }
+
+    /// Removes records, with their steps and notes.
+    pub async fn remove(&mut self, tenant: &str, ids: &[RecordId]) -> Result<(), ArchiveError> {
+        dispatch!(self, Self, transaction => transaction.remove(tenant, ids).await)
+    }
+
+    /// Removes up to `limit` records, those that [`Self::oldest`] returns, and returns them.
     pub async fn remove_before(
         &mut self,
         tenant: &str,
@@ -260,9 +345,52 @@ impl Transaction<'_> {
         before: Micros,
         below: i64,
         limit: usize,
-    ) -> Result<Vec<i64>, ArchiveError> {
-        dispatch!(self, Self, transaction =>
-            transaction.remove_before(tenant, kind, before, below, limit).await)
+    ) -> Result<Vec<Placed>, ArchiveError> {
+        let found = self.oldest(tenant, kind, before, below, limit).await?;
+        let ids: Vec<_> = found.iter().map(|placed| placed.id).collect();
+        if !ids.is_empty() {
+            self.remove(tenant, &ids).await?;
+        }
+        Ok(found)
+    }
+
+    /// Returns records with their steps and notes, in the order of their ids. What is not
+    /// there is left out.
+    pub async fn find_all(
+        &mut self,
+        tenant: &str,
+        ids: &[RecordId],
+    ) -> Result<Vec<Stored>, ArchiveError> {
+        dispatch!(self, Self, transaction => transaction.find_all(tenant, ids).await)
+    }
+
+    /// Gives records without a position that belong to no tenant to that of `records`, with
+    /// the leaves and seals of these.
+    pub async fn adopt(&mut self, records: &[Record]) -> Result<(), ArchiveError> {
+        dispatch!(self, Self, transaction => transaction.adopt(records).await)
+    }
+
+    /// Returns whether several boxes may keep their records here.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+
+    /// Returns the size and the time of each checkpoint, the smallest first.
+    pub async fn checkpoint_times(
+        &mut self,
+        tenant: &str,
+    ) -> Result<Vec<(i64, Micros)>, ArchiveError> {
+        dispatch!(self, Self, transaction => transaction.checkpoint_times(tenant).await)
+    }
+
+    /// Removes the checkpoints of these sizes.
+    pub async fn remove_checkpoints(
+        &mut self,
+        tenant: &str,
+        sizes: &[i64],
+    ) -> Result<(), ArchiveError> {
+        dispatch!(self, Self, transaction => transaction.remove_checkpoints(tenant, sizes).await)
     }
 
     /// As [`Archive::write`], within this transaction.
@@ -351,5 +479,25 @@ impl Snapshot<'_> {
     /// Returns the rows of all jobs.
     pub async fn jobs(&mut self, tenant: &str) -> Result<Vec<JobRow>, ArchiveError> {
         dispatch!(self, Self, snapshot => snapshot.jobs(tenant).await)
+    }
+
+    /// Returns the row of a job, and the time of the database's clock now.
+    pub async fn job(
+        &mut self,
+        tenant: &str,
+        name: &str,
+    ) -> Result<(Option<JobRow>, Micros), ArchiveError> {
+        dispatch!(self, Self, snapshot => snapshot.job(tenant, name).await)
+    }
+
+    /// Returns up to `limit` runs of a job whose number is below `before`, the latest first.
+    pub async fn job_runs(
+        &mut self,
+        tenant: &str,
+        name: &str,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<JobRun>, ArchiveError> {
+        dispatch!(self, Self, snapshot => snapshot.job_runs(tenant, name, before, limit).await)
     }
 }

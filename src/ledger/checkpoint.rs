@@ -3,6 +3,7 @@
 //! The time is an extension line, so that it is signed too.
 
 pub mod file;
+pub mod thinning;
 
 use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};

@@ -81,7 +81,7 @@ pub struct Summary {
     pub retries: u32,
     /// Whether it waits for the operator.
     pub is_given_up: bool,
-    /// Why it could not be replayed, if that was tried.
+    /// Why it was refused, or could not be replayed.
     pub error: Option<Arc<str>>,
 }
 
@@ -341,8 +341,21 @@ impl DeadLetters {
 
     /// Returns all letters, oldest first.
     pub async fn list(&self) -> Result<Vec<Summary>, LetterError> {
-        let names = self.blocking(Spool::list).await?;
-        Ok(names.into_iter().map(|(name, bytes)| self.summary(name, bytes)).collect())
+        let letters = self
+            .blocking(|spool| {
+                let with_refusal = |(name, bytes): (String, u64)| {
+                    let refusal = spool.refusal(&name);
+                    (name, bytes, refusal)
+                };
+                Ok(spool.list()?.into_iter().map(with_refusal).collect::<Vec<_>>())
+            })
+            .await?;
+        let summary = |(name, bytes, refusal)| {
+            let mut summary = self.summary(name, bytes);
+            summary.error = summary.error.or(refusal);
+            summary
+        };
+        Ok(letters.into_iter().map(summary).collect())
     }
 
     /// Returns a letter with its records.
@@ -391,6 +404,12 @@ impl DeadLetters {
     #[must_use]
     pub fn size(&self) -> (usize, u64) {
         self.spool.size()
+    }
+
+    /// Returns how many files are set aside and the bytes that they take up, as last known.
+    #[must_use]
+    pub fn bad_size(&self) -> (usize, u64) {
+        self.spool.bad_size()
     }
 
     /// Returns why the spool does not work.

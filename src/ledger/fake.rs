@@ -131,7 +131,7 @@ pub(super) fn entry(kind: Kind) -> Entry {
 }
 
 /// Returns sealed records with these numbers.
-pub(super) fn records(kind: Kind, numbers: impl IntoIterator<Item = i64>) -> Vec<Record> {
+pub(crate) fn records(kind: Kind, numbers: impl IntoIterator<Item = i64>) -> Vec<Record> {
     let (mut seal, tenant) = (FakeSeal::new(), "box".into());
     let numbers = numbers.into_iter().map(|seq| RecordId { writer: WriterId(0x4f), seq });
     numbers.filter_map(|id| seal.seal(id, &tenant, entry(kind))).collect()

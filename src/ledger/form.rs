@@ -4,14 +4,17 @@
 use std::fmt::Write;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::rfc3339;
 use super::record::{Kind, Micros, Note, Personal, Record, RecordId, Step, Word};
+use crate::access::{Private, Viewer};
 
 /// The fields of a record. What is absent is left out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Record")]
 pub struct RecordForm {
     id: String,
     tenant: String,
@@ -22,16 +25,20 @@ pub struct RecordForm {
     app: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     host: Option<String>,
+    #[schemars(extend("x-masked" = true))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     path: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rule: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client: Option<String>,
+    #[schemars(extend("x-masked" = true))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client_id: Option<PersonalForm>,
+    #[schemars(extend("x-masked" = true))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client_name: Option<PersonalForm>,
+    #[schemars(extend("x-masked" = true))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     address: Option<PersonalForm>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,20 +59,20 @@ pub struct RecordForm {
 }
 
 /// A value that identifies a person: the text itself, or `{"sha256": "..."}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum PersonalForm {
     Clear(String),
     Digest(DigestForm),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct DigestForm {
     sha256: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct StepForm {
     name: String,
@@ -73,53 +80,84 @@ struct StepForm {
     outcome: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct NoteForm {
     topic: String,
     text: String,
 }
 
-impl From<&Record> for RecordForm {
-    fn from(record: &Record) -> Self {
-        let personal = |value: &Option<Personal>| {
+impl RecordForm {
+    /// Describes a record for someone. Every field is named here, so that a new one cannot be
+    /// shown before somebody has thought of who may see it.
+    #[must_use]
+    pub fn new(record: &Record, viewer: &Viewer) -> Self {
+        let Record {
+            id,
+            tenant,
+            kind,
+            at,
+            app,
+            host,
+            path: record_path,
+            rule,
+            client,
+            client_id,
+            client_name,
+            address,
+            verdict,
+            reason,
+            trace,
+            duration,
+            count,
+            steps,
+            notes,
+            salt,
+            leaf: _,
+            seal: _,
+        } = record;
+        let personal = |value: &Option<Personal>, private: fn(&str) -> Private<'_>| {
             value.as_ref().map(|value| match value {
-                Personal::Clear(text) => PersonalForm::Clear(text.as_ref().to_owned()),
+                Personal::Clear(text) => PersonalForm::Clear(viewer.show(private(text), *at)),
                 Personal::Digest(digest) => {
                     PersonalForm::Digest(DigestForm { sha256: hex(digest) })
                 }
             })
         };
-        let step = |step: &Step| StepForm {
-            name: step.name.as_ref().to_owned(),
-            duration_us: step.duration.0,
-            outcome: step.outcome.as_ref().to_owned(),
+        let word = |word: &Word| viewer.word(word).into_owned();
+        let step = |Step { name, duration, outcome }: &Step| StepForm {
+            name: word(name),
+            duration_us: duration.0,
+            outcome: word(outcome),
         };
-        let note = |note: &Note| NoteForm {
-            topic: note.topic.as_ref().to_owned(),
-            text: note.text.as_ref().to_owned(),
+        let note = |Note { topic, text }: &Note| NoteForm {
+            topic: word(topic),
+            text: viewer.show(Private::Text(text), *at),
         };
+        let path = |path: &str| viewer.show(Private::Path { path, rule: rule.as_deref() }, *at);
         Self {
-            id: record.id.to_string(),
-            tenant: record.tenant.as_ref().to_owned(),
-            kind: record.kind.as_str().to_owned(),
-            at: rfc3339(record.at).to_string(),
-            app: record.app.as_deref().map(str::to_owned),
-            host: record.host.as_deref().map(str::to_owned),
-            path: record.path.as_deref().map(str::to_owned),
-            rule: record.rule.as_deref().map(str::to_owned),
-            client: record.client.as_deref().map(str::to_owned),
-            client_id: personal(&record.client_id),
-            client_name: personal(&record.client_name),
-            address: personal(&record.address),
-            verdict: record.verdict.as_deref().map(str::to_owned),
-            reason: record.reason.as_deref().map(str::to_owned),
-            trace: record.trace.as_deref().map(str::to_owned),
-            duration_us: record.duration.0,
-            count: record.count,
-            steps: record.steps.iter().map(step).collect(),
-            notes: record.notes.iter().map(note).collect(),
-            salt: record.salt.as_ref().map(|salt| hex(salt)),
+            id: id.to_string(),
+            tenant: tenant.as_ref().to_owned(),
+            kind: kind.as_str().to_owned(),
+            at: rfc3339(*at).to_string(),
+            app: app.as_deref().map(str::to_owned),
+            // Names an app of the box.
+            host: host.as_deref().map(str::to_owned),
+            path: record_path.as_deref().map(path),
+            rule: rule.as_deref().map(str::to_owned),
+            client: client.as_ref().map(word),
+            client_id: personal(client_id, |id| Private::ClientId(id)),
+            client_name: personal(client_name, |name| Private::ClientName(name)),
+            address: personal(address, |address| Private::Address(address)),
+            verdict: verdict.as_ref().map(word),
+            reason: reason.as_ref().map(word),
+            trace: trace.as_deref().map(str::to_owned),
+            duration_us: duration.0,
+            count: *count,
+            steps: steps.iter().map(step).collect(),
+            notes: notes.iter().map(note).collect(),
+            // With it, the digests of masked values could be guessed.
+            salt: salt.as_ref().filter(|_| !viewer.is_masked()).map(|salt| hex(salt)),
         }
     }
 }

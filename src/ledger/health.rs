@@ -21,6 +21,9 @@ pub struct Health {
     /// The dead letters, and what they take up on the disk.
     pub letters: usize,
     pub letter_bytes: u64,
+    /// Files in the spool that are no dead letters, and what they take up.
+    pub set_aside: usize,
+    pub set_aside_bytes: u64,
     /// What was not accepted for lack of room, by kind.
     pub refused: Vec<(Kind, u64)>,
     /// Accepted records that were lost, by cause.
@@ -50,6 +53,8 @@ impl Ledger {
         add("records are not written", link.problem().or_else(|| writer.problem()));
         add("the spool", letters.problem());
         add("the database", archive.problem().map(Arc::from));
+        let (set_aside, set_aside_bytes) = letters.bad_size();
+        add("tokens", archive.isolation_problem());
         let (letters, letter_bytes) = letters.size();
         let mut health = Health {
             accepted: recorder.accepted(),
@@ -59,6 +64,8 @@ impl Ledger {
             spooled: writer.spooled(),
             letters,
             letter_bytes,
+            set_aside,
+            set_aside_bytes,
             refused: losses.refused(),
             lost: losses.lost().into(),
             problems,
@@ -69,6 +76,9 @@ impl Ledger {
         }
         if letters > 0 {
             health.problems.push(format!("dead letters wait to be replayed: {letters}"));
+        }
+        if set_aside > 0 {
+            health.problems.push(format!("files in the spool are no dead letters: {set_aside}"));
         }
         health
     }

@@ -3,6 +3,8 @@
 //! It runs in a transaction under the job's lock: [`Integrity::extend`], then the commit, then
 //! [`Integrity::settle`].
 
+mod adoption;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +13,7 @@ use std::time::Duration;
 use super::archive::{ArchiveError, StoredCheckpoint, Transaction};
 use super::checkpoint::file::CheckpointFile;
 use super::checkpoint::{Checkpoint, CheckpointError};
+use super::direct::{DirectWriter, Resting};
 use super::key::SigningKey;
 use super::record::{Leaf, RecordId, micros};
 use super::tree::{self, Edge, Hash, Question, Tiles, TreeError};
@@ -35,6 +38,8 @@ pub enum IntegrityError {
     Rewritten { size: u64 },
     #[error(transparent)]
     Tree(#[from] TreeError),
+    #[error("the system provides no random numbers")]
+    NoRandomNumbers,
 }
 
 /// Extends trees, and remembers the last head of the tree between its runs.
@@ -45,6 +50,8 @@ pub struct Integrity {
     /// The shortest time between two checkpoints.
     interval: Duration,
     state: Mutex<State>,
+    /// What says which records were adopted.
+    writer: Resting,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +60,8 @@ struct State {
     head: Option<Head>,
     /// How many records were found altered; they come before all others in the next run.
     altered: usize,
+    /// How many records of no tenant were found that are not this box's.
+    foreign: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +77,8 @@ struct Head {
 pub struct Extended {
     /// How many records were given a position.
     pub placed: usize,
+    /// How many records of no tenant became this box's.
+    pub adopted: usize,
     /// Records whose seal is broken: they were altered before they had a position, and get
     /// none.
     pub altered: Vec<RecordId>,
@@ -77,6 +88,10 @@ pub struct Extended {
     pub checkpoint: Option<StoredCheckpoint>,
     pub is_new: bool,
     head: Head,
+    /// How many of the altered ones belong to the tenant.
+    skipped: usize,
+    foreign: usize,
+    writer: Mutex<Option<DirectWriter>>,
 }
 
 impl Extended {
@@ -84,15 +99,22 @@ impl Extended {
     pub fn size(&self) -> u64 {
         self.head.size
     }
+
+    /// Returns whether nothing was written.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.placed == 0 && self.adopted == 0 && !self.is_new
+    }
 }
 
 impl Integrity {
     #[must_use]
     pub fn new(key: SigningKey, file: CheckpointFile, interval: Duration) -> Self {
-        Self { key, file, interval, state: Mutex::default() }
+        Self { key, file, interval, state: Mutex::default(), writer: Resting::default() }
     }
 
     /// Gives positions to records that have none, and signs the tree's head if that is due.
+    /// Records of no tenant become the tenant's first.
     pub async fn extend(
         &self,
         transaction: &mut Transaction<'_>,
@@ -120,6 +142,17 @@ impl Integrity {
         }
         self.compare(tenant, &edge)?;
 
+        let foreign = self.state().foreign;
+        let adopted = adoption::adopt(transaction, tenant, self.key.seal_key(), foreign).await?;
+        let mut writer = None;
+        if !adopted.ids.is_empty() {
+            let taken = self.writer.take(self.key.seal_key());
+            let mut taken = taken.map_err(|_| IntegrityError::NoRandomNumbers)?;
+            let entry = adoption::entry(transaction.now().await?, &adopted.ids);
+            transaction.write(&[taken.record(tenant, entry)]).await?;
+            writer = Some(taken);
+        }
+
         let skipped = self.state().altered.min(MAX_ALTERED);
         let unplaced = transaction.unplaced(tenant, BATCH + skipped).await?;
         let is_more = unplaced.len() == BATCH + skipped;
@@ -139,12 +172,18 @@ impl Integrity {
             transaction.put_tiles(tenant, &tiles).await?;
             transaction.set_tree_size(tenant, stored(edge.size())).await?;
         }
+        let skipped = altered.len();
+        altered.extend(&adopted.altered);
         let (size, root) = (edge.size(), edge.root());
         let new = self.sign(transaction, tenant, verified.as_ref(), size, &root).await?;
         Ok(Extended {
             placed: ids.len(),
-            is_more: is_more && !ids.is_empty(),
+            adopted: adopted.ids.len(),
+            is_more: adopted.is_more || (is_more && !ids.is_empty()),
             altered,
+            skipped,
+            foreign: adopted.foreign,
+            writer: Mutex::new(writer),
             is_new: new.is_some(),
             checkpoint: new.or(last),
             head: Head { tenant: Arc::clone(tenant), size, root },
@@ -154,8 +193,15 @@ impl Integrity {
     /// Notes what is committed, and appends the last checkpoint to the file beside the key if
     /// it is not there yet. May block.
     pub fn settle(&self, extended: &Extended) -> io::Result<()> {
-        *self.state() =
-            State { head: Some(extended.head.clone()), altered: extended.altered.len() };
+        *self.state() = State {
+            head: Some(extended.head.clone()),
+            altered: extended.skipped,
+            foreign: extended.foreign,
+        };
+        let writer = extended.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            self.writer.give_back(writer);
+        }
         match &extended.checkpoint {
             Some(checkpoint) => self.file.append(&checkpoint.note),
             None => Ok(()),

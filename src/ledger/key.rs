@@ -20,6 +20,7 @@ use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::seal::SealKey;
+use crate::access::MaskKey;
 
 /// The name of the key's file in the ledger's folder.
 pub const FILE: &str = "ledger.key";
@@ -65,6 +66,7 @@ pub struct SigningKey {
     pair: Arc<Ed25519KeyPair>,
     public: [u8; PUBLIC_KEY],
     seal: SealKey,
+    mask: MaskKey,
 }
 
 impl SigningKey {
@@ -118,7 +120,8 @@ impl SigningKey {
         let seed = pair.seed().ok()?;
         let seed = AsBigEndian::as_be_bytes(&seed).ok()?;
         let public = pair.public_key().as_ref().try_into().ok()?;
-        Some(Self { seal: SealKey::derive(seed.as_ref()), public, pair: Arc::new(pair) })
+        let (seal, mask) = (SealKey::derive(seed.as_ref()), MaskKey::derive(seed.as_ref()));
+        Some(Self { seal, mask, public, pair: Arc::new(pair) })
     }
 
     /// Returns the key that verifies the checkpoints of a tenant's tree.
@@ -130,6 +133,12 @@ impl SigningKey {
     #[must_use]
     pub fn seal_key(&self) -> &SealKey {
         &self.seal
+    }
+
+    /// Returns the key of the masks of ids.
+    #[must_use]
+    pub fn mask_key(&self) -> &MaskKey {
+        &self.mask
     }
 
     pub(super) fn sign(&self, message: &[u8]) -> Vec<u8> {
@@ -183,6 +192,12 @@ impl VerifierKey {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Returns the same key under the name of another tree.
+    #[must_use]
+    pub(super) fn of_tree(&self, name: &str) -> Self {
+        Self { name: name.into(), public: self.public }
     }
 
     /// Returns the key's id: `SHA-256(name || 0x0A || type || key)[:4]`.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::named;
 use super::ranges::Ranges;
 use super::record::{Entry, Kind, Micros, Note, Record, RecordId, WriterId};
 
@@ -69,11 +70,7 @@ impl Unrecorded {
             return;
         }
         let cause = Cause::ALL.into_iter().find(|cause| Some(cause.as_str()) == reason);
-        let ranges = note.text.split_once(' ').and_then(|(writer, ranges)| {
-            let writer = WriterId(i64::from_str_radix(writer, 16).ok()?);
-            Some((writer, ranges.parse::<Ranges>().ok()?))
-        });
-        if let Some((cause, (writer, ranges))) = cause.zip(ranges) {
+        if let Some((cause, (writer, ranges))) = cause.zip(named::read(&note.text)) {
             let lost = self.lost.entry((cause, writer)).or_default();
             ranges.iter().for_each(|(first, last)| lost.insert_range(first, last));
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::archive::{Archive, ArchiveError};
@@ -13,9 +14,10 @@ use super::form::{InvalidForm, RecordForm};
 use super::key::VerifierKey;
 use super::record::{Record, RecordId, Stored};
 use super::tree::{self, Hash, Question, Tiles, TreeError};
+use crate::access::Viewer;
 
 /// A record, its place and why it is there. As JSON it is a file of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Proof {
     record: RecordForm,
@@ -25,13 +27,20 @@ pub struct Proof {
     inclusion: Vec<String>,
     /// The signed head of the tree (C2SP tlog-checkpoint).
     checkpoint: String,
+    /// The record's leaf hash in base64, if the record is shown with masks in place of texts
+    /// that its leaf covers. The proof then shows where a record with this leaf is, and whoever
+    /// may see the whole record that the leaf is its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    leaf: Option<String>,
 }
 
 /// What a valid proof shows: this record is the one at `position` of the tree whose head was
 /// signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proved {
+    /// If `is_masked`, only its leaf is proved.
     pub record: Record,
+    pub is_masked: bool,
     pub position: u64,
     pub checkpoint: Checkpoint,
 }
@@ -57,15 +66,19 @@ impl Proof {
 
     /// Checks the proof with the public key alone.
     pub fn verify(self, key: &VerifierKey) -> Result<Proved, ProofError> {
-        let Self { record, position, inclusion, checkpoint } = self;
+        let Self { record, position, inclusion, checkpoint, leaf } = self;
         let checkpoint = Checkpoint::verify(&checkpoint, key)?;
         let mut record = Record::try_from(record)?;
-        record.leaf = Hasher::default().leaf(&record).ok_or(ProofError::NotIncluded)?;
         let hash = |text: &String| -> Option<Hash> { STANDARD.decode(text).ok()?.try_into().ok() };
+        record.leaf = match &leaf {
+            Some(leaf) => hash(leaf).ok_or_else(|| ProofError::Malformed("invalid leaf".into()))?,
+            None => Hasher::default().leaf(&record).ok_or(ProofError::NotIncluded)?,
+        };
+        let is_masked = leaf.is_some();
         let path: Option<Vec<_>> = inclusion.iter().map(hash).collect();
         let path = path.ok_or_else(|| ProofError::Malformed("invalid hash".into()))?;
         if tree::includes(&checkpoint.root, checkpoint.size, &path, position, &record.leaf) {
-            Ok(Proved { record, position, checkpoint })
+            Ok(Proved { record, is_masked, position, checkpoint })
         } else {
             Err(ProofError::NotIncluded)
         }
@@ -93,19 +106,20 @@ pub enum AuditError {
     Checkpoint(#[from] CheckpointError),
 }
 
-/// Makes the proof of a record, with or without the values that identify a person.
+/// Makes the proof of a record for someone, with or without the values that identify a client.
 pub async fn audit(
     archive: &Archive,
     tenant: &str,
     id: RecordId,
     is_masked: bool,
+    viewer: &Viewer,
 ) -> Result<Audit, AuditError> {
     let Some(Stored { record, position }) = archive.find(tenant, id).await? else {
         return Ok(Audit::Unknown);
     };
     let Some(position) = position else { return Ok(Audit::Pending) };
     let position = tree::size(position)?;
-    let mut snapshot = archive.snapshot().await?;
+    let mut snapshot = archive.snapshot_of(tenant).await?;
     let Some(stored) = snapshot.checkpoint(tenant).await? else { return Ok(Audit::Pending) };
     let checkpoint = Checkpoint::claimed(&stored.note)?;
     if position >= checkpoint.size {
@@ -114,8 +128,11 @@ pub async fn audit(
     let question = Question::Inclusion { size: checkpoint.size, position };
     let tiles: Tiles = snapshot.tiles(tenant, &question.keys()?).await?.into_iter().collect();
     let inclusion = question.answer(&tiles)?.iter().map(|hash| STANDARD.encode(hash)).collect();
-    let record = if is_masked { masked(record) } else { record };
-    let record = RecordForm::from(&record);
-    let proof = Proof { record, position, inclusion, checkpoint: stored.note };
+    let leaf = record.leaf;
+    let record = if is_masked || viewer.is_masked() { masked(record) } else { record };
+    let form = RecordForm::new(&record, viewer);
+    let is_whole = !viewer.is_masked() || form == RecordForm::new(&record, &Viewer::clear());
+    let leaf = (!is_whole).then(|| STANDARD.encode(leaf));
+    let proof = Proof { record: form, position, inclusion, checkpoint: stored.note, leaf };
     Ok(Audit::Covered(Box::new(proof)))
 }

@@ -93,10 +93,16 @@ impl Ranges {
 impl FromIterator<i64> for Ranges {
     fn from_iter<T: IntoIterator<Item = i64>>(numbers: T) -> Self {
         let mut ranges = Self::default();
-        for number in numbers {
-            ranges.insert(number);
-        }
+        ranges.extend(numbers);
         ranges
+    }
+}
+
+impl Extend<i64> for Ranges {
+    fn extend<T: IntoIterator<Item = i64>>(&mut self, numbers: T) {
+        for number in numbers {
+            self.insert(number);
+        }
     }
 }
 

@@ -62,6 +62,14 @@ impl From<SystemTime> for Micros {
     }
 }
 
+impl Micros {
+    /// Returns the time as the clock gives it; one before 1970 is 1970.
+    #[must_use]
+    pub fn time(self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_micros(u64::try_from(self.0).unwrap_or(0))
+    }
+}
+
 /// Returns a duration in whole microseconds.
 #[must_use]
 pub fn micros(duration: Duration) -> i64 {

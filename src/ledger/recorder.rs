@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::archive::ArchiveError;
+use super::clock;
 use super::losses::Losses;
 use super::record::{Entry, Note, RecordId, WriterId};
 use crate::backoff::random;
@@ -89,6 +90,18 @@ impl Recorder {
         };
         act.problem = Some(error.to_string().into());
         Err(error)
+    }
+
+    /// Records what came of an act: done, or why it failed. `act` is the entry whose record was
+    /// committed under `id`.
+    pub fn conclude(&self, id: RecordId, act: Entry, outcome: Result<(), &str>) {
+        let (verdict, text) = match outcome {
+            Ok(()) => ("done", format!("the act of record {id} was done")),
+            Err(why) => ("failed", format!("the act of record {id} failed: {why}")),
+        };
+        let mut entry = Entry { verdict: Some(verdict.into()), at: clock::now(), ..act };
+        entry.notes.push(Note { topic: "outcome".into(), text: text.into() });
+        self.record(entry);
     }
 
     /// Returns the id of an accepted entry; `None` if there is no room.
@@ -218,6 +231,22 @@ mod tests {
         queue.try_recv().expect("the act");
         let refusal = queue.try_recv().expect("a record").entry;
         assert!(refusal.notes[0].text.contains("its caller was gone"), "{refusal:?}");
+    }
+
+    #[tokio::test]
+    async fn what_came_of_an_act_is_recorded() {
+        let (recorder, mut queue, _losses) = recorder(10);
+        let id = RecordId { writer: WriterId(0x4f), seq: 7 };
+        recorder.conclude(id, entry(Kind::Act), Ok(()));
+        recorder.conclude(id, entry(Kind::Act), Err("the store is away"));
+        let mut next = || {
+            let entry = queue.try_recv().expect("a record").entry;
+            (entry.kind, entry.verdict.expect("a verdict"), entry.notes[0].text.clone())
+        };
+        let text = "the act of record 000000000000004f-7 was done".into();
+        assert_eq!(next(), (Kind::Act, "done".into(), text));
+        let text = "the act of record 000000000000004f-7 failed: the store is away".into();
+        assert_eq!(next(), (Kind::Act, "failed".into(), text));
     }
 
     #[tokio::test]

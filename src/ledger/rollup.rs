@@ -17,7 +17,7 @@ use crate::domain::endpoint::VerdictKind;
 
 /// How many requests of the same key were counted by one thread; beyond these, requests are
 /// counted by app only.
-const MAX_KEYS: usize = 4096;
+const MAX_KEYS: usize = 2048;
 
 /// Further keys, of an app only; beyond these, requests are counted by verdict only.
 const MAX_APPS: usize = 1024;

@@ -5,34 +5,35 @@
 //! way, an fsync included, is begun anew with another file.
 //!
 //! Several processes may share the folder. Each gives its files names of its own, and locks a
-//! file (flock) while it replays or removes it. What is not a dead letter is set aside in
-//! `bad`, with the reason beside it.
+//! file (flock) while it replays or removes it. What is not a dead letter is [set
+//! aside](aside) in `bad`, with the reason beside it.
 
+mod aside;
 mod letter;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::clock;
 use super::record::{Kind, Record};
 
+pub use aside::Bad;
+use aside::{Aside, BAD};
 pub use letter::{Damage, Letter};
 
-/// The end of the name of a dead letter, and of one that holds counts of grants only.
+/// The end of the name of a dead letter; of one that holds counts of grants only; and of one
+/// that the archive has refused for its content.
 const SUFFIX: &str = ".letter";
 const GRANTS_SUFFIX: &str = ".grants.letter";
+const REFUSED_SUFFIX: &str = ".refused.letter";
 
 const TEMPORARY: &str = ".tmp";
-
-/// The folder of what is not a dead letter, and the end of the name of its reason.
-const BAD: &str = "bad";
-const REASON: &str = ".reason";
 
 /// What a file takes up at least: a block of most file systems.
 const BLOCK: u64 = 4096;
@@ -48,6 +49,9 @@ pub struct Spool {
     known: Mutex<Option<BTreeMap<String, u64>>>,
     /// Their number and what they take up, for those who must not wait for a disk.
     size: Mutex<(usize, u64)>,
+    /// Why refused letters were refused, by name.
+    refusals: Mutex<HashMap<String, Option<Arc<str>>>>,
+    aside: Aside,
 }
 
 /// Why the spool did not take a batch.
@@ -88,24 +92,18 @@ pub enum Opened {
     SetAside(Damage),
 }
 
-/// A file that was set aside.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bad {
-    pub name: String,
-    pub reason: String,
-    pub bytes: u64,
-}
-
 impl Spool {
     /// Creates and reads nothing.
     #[must_use]
     pub fn new(folder: PathBuf, max_bytes: u64) -> Self {
         Self {
+            aside: Aside::new(folder.join(BAD), max_bytes),
             folder,
             max_bytes,
             serial: AtomicU64::new(0),
             known: Mutex::default(),
             size: Mutex::default(),
+            refusals: Mutex::default(),
         }
     }
 
@@ -131,10 +129,13 @@ impl Spool {
         } else {
             self.make_room(known.get_or_insert_default(), size)
         };
-        let name = self.next_name(records);
+        let name = self.next_name(records, error.is_some());
         self.write(&name, &bytes)?;
         known.get_or_insert_default().insert(name.clone(), size);
         self.publish(known.as_ref());
+        if let Some(error) = error {
+            lock(&self.refusals).insert(name.clone(), Some(error.into()));
+        }
         Ok(Put { name, evicted })
     }
 
@@ -153,10 +154,7 @@ impl Spool {
     pub fn open(&self, name: &str) -> Result<Opened, SpoolError> {
         let Some(path) = self.path(name) else { return Ok(Opened::Taken) };
         let at = |error| SpoolError::Io { path: path.clone(), error };
-        // A pipe or a device under such a name would block for ever.
-        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-        let flags = i32::try_from(flags.bits()).unwrap_or(0);
-        let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
+        let mut file = match open_to_read(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.forget(name);
@@ -203,18 +201,34 @@ impl Spool {
         Ok(())
     }
 
+    /// Returns why the archive has refused a dead letter for its content; `None` if it has not.
+    pub fn refusal(&self, name: &str) -> Option<Arc<str>> {
+        if !name.ends_with(REFUSED_SUFFIX) {
+            return None;
+        }
+        if let Some(known) = lock(&self.refusals).get(name) {
+            return known.clone();
+        }
+        // Another process, or an earlier one, has written it. Only single records are refused,
+        // so it is small.
+        let mut bytes = Vec::new();
+        let file = open_to_read(&self.path(name)?).ok()?;
+        file.take(self.max_bytes).read_to_end(&mut bytes).ok()?;
+        let refusal = letter::decode(&bytes).ok().and_then(|letter| letter.error).map(Arc::from);
+        lock(&self.refusals).insert(name.to_owned(), refusal.clone());
+        refusal
+    }
+
     /// Returns the files that were set aside.
     pub fn bad(&self) -> Result<Vec<Bad>, SpoolError> {
         let folder = self.folder.join(BAD);
-        let names =
-            names(&folder).map_err(|error| SpoolError::Io { path: folder.clone(), error })?;
-        let files = names.into_iter().filter(|name| !name.ends_with(REASON)).map(|name| {
-            let reason = fs::read_to_string(folder.join(format!("{name}{REASON}")));
-            let reason = reason.map_or_else(|_| String::new(), |text| text.trim_end().to_owned());
-            let bytes = fs::symlink_metadata(folder.join(&name)).map_or(0, |file| file.len());
-            Bad { name, reason, bytes }
-        });
-        Ok(files.collect())
+        self.aside.list().map_err(|error| SpoolError::Io { path: folder, error })
+    }
+
+    /// Returns how many files are set aside and the bytes that they take up, as last known.
+    #[must_use]
+    pub fn bad_size(&self) -> (usize, u64) {
+        self.aside.size()
     }
 
     /// Removes what processes that ended while writing have left.
@@ -252,7 +266,10 @@ impl Spool {
                 let file = fs::symlink_metadata(path.join(&name)).ok()?;
                 (!file.is_dir()).then(|| (name, occupied(file.len())))
             });
-            *known = Some(with_size.collect());
+            let with_size: BTreeMap<_, _> = with_size.collect();
+            lock(&self.refusals).retain(|name, _| with_size.contains_key(name));
+            *known = Some(with_size);
+            self.aside.look();
             self.publish(known.as_ref());
         }
         Ok(known)
@@ -260,7 +277,7 @@ impl Spool {
 
     fn make_room(&self, known: &mut BTreeMap<String, u64>, size: u64) -> Vec<Record> {
         let mut evicted = Vec::new();
-        let mut used: u64 = known.values().sum();
+        let mut used = known.values().sum::<u64>() + self.aside.counted();
         if used.saturating_add(size) <= self.max_bytes {
             return evicted;
         }
@@ -294,10 +311,14 @@ impl Spool {
         letter.records
     }
 
-    fn next_name(&self, records: &[Record]) -> String {
+    fn next_name(&self, records: &[Record], is_refused: bool) -> String {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let is_of_grants = records.iter().all(|record| record.kind == Kind::Grants);
-        let suffix = if is_of_grants { GRANTS_SUFFIX } else { SUFFIX };
+        let suffix = match (is_refused, is_of_grants) {
+            (true, _) => REFUSED_SUFFIX,
+            (false, true) => GRANTS_SUFFIX,
+            (false, false) => SUFFIX,
+        };
         // Names sort by age. Two processes in one container have the same process id at most
         // one after the other.
         let (at, process) = (clock::now().0, std::process::id());
@@ -315,22 +336,10 @@ impl Spool {
     }
 
     fn set_aside(&self, name: &str, damage: Damage) -> Result<Opened, SpoolError> {
-        let folder = self.folder.join(BAD);
-        let aside = || -> io::Result<()> {
-            DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-            let mut target = name.to_owned();
-            let mut number = 1;
-            while fs::symlink_metadata(folder.join(&target)).is_ok() {
-                number += 1;
-                target = format!("{name}.{number}");
-            }
-            fs::rename(self.folder.join(name), folder.join(&target))?;
-            fs::write(folder.join(format!("{target}{REASON}")), format!("{damage}\n"))
-        };
-        match aside() {
+        match self.aside.take(&self.folder, name, &damage) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Opened::Taken),
-            Err(error) => return Err(SpoolError::Io { path: folder, error }),
+            Err(error) => return Err(SpoolError::Io { path: self.folder.join(BAD), error }),
         }
         self.forget(name);
         tracing::error!(file = name, "a file in the spool {damage}; it was moved to `{BAD}`");
@@ -364,6 +373,30 @@ fn write_synced(temporary: &Path, target: &Path, bytes: &[u8]) -> io::Result<()>
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(temporary, target)
+}
+
+/// Reads a letter, and checks that it is written again as it was read.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_letter(bytes: &[u8]) {
+    for bytes in [bytes, &fuzz_seal(bytes)] {
+        let Ok(letter) = letter::decode(bytes) else { continue };
+        let again = letter::encode(&letter.records, letter.error.as_deref());
+        let again = again.ok().and_then(|bytes| letter::decode(&bytes).ok());
+        assert_eq!(again, Some(letter));
+    }
+}
+
+/// Returns a letter with this content: what a checksum lets pass.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_seal(content: &[u8]) -> Vec<u8> {
+    letter::sealed(content)
+}
+
+/// Opens a file that may be anything. A pipe or a device would block for ever.
+fn open_to_read(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).unwrap_or(0);
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 /// Returns the names of the files in a folder; none if there is no folder. Hidden ones are

@@ -127,9 +127,9 @@ pub async fn verify(
     }
     let unplaced = unplaced(snapshot, &tenant, &mut checker).await?;
 
-    // Until the box had an identity, the same writers wrote for no tenant.
+    // Until the box had an identity, its writers wrote for no tenant.
     if !tenant.is_empty() {
-        account_for_no_tenant(snapshot, &mut checker.writers).await?;
+        tenantless(snapshot, &mut checker).await?;
     }
 
     let checked = blocking(move || checker.finish()).await;
@@ -174,26 +174,18 @@ async fn unplaced(
     }
 }
 
-async fn account_for_no_tenant(
+async fn tenantless(
     snapshot: &mut Snapshot<'_>,
-    writers: &mut Writers,
+    checker: &mut Checker,
 ) -> Result<(), ArchiveError> {
     let limit = usize::try_from(WINDOW).unwrap_or(usize::MAX);
-    let mut from = Some(i64::MIN);
-    while let Some(first) = from {
-        let page = snapshot.records("", first, limit).await?;
-        from = page.last().and_then(|last| last.position?.checked_add(1));
-        for stored in &page {
-            writers.account_for(stored.record.id);
-        }
-    }
     let mut after = None;
     loop {
         let page = snapshot.unplaced("", after, limit).await?;
         let Some(last) = page.last() else { return Ok(()) };
         after = Some(last.record.id);
         for stored in &page {
-            writers.account_for(stored.record.id);
+            checker.tenantless(&stored.record);
         }
     }
 }

@@ -11,17 +11,12 @@ use super::record::{Entry, Kind, Micros, Step, Word, micros};
 use super::recorder::Recorder;
 use super::rollup::{Counted, Rollup};
 use crate::config::Grants;
-use crate::domain::client::Client;
 use crate::domain::endpoint::VerdictKind;
-use crate::domain::observation::{Observation, Observer, Timings};
+use crate::domain::observation::{Observation, Observer};
 use crate::domain::reason::Reason;
+use crate::domain::trace::TraceParent;
 use bucket::Bucket;
-
-/// A granted request that takes longer is recorded by itself, with its steps.
-const SLOW: Duration = Duration::from_millis(100);
-
-/// The mark of a waiting page's status polls, of which an open page sends three a minute.
-const POLL: &str = "x-nightporter-poll";
+pub(crate) use fields::address;
 
 /// The observer that hands decided requests to the recorder.
 #[derive(Debug)]
@@ -41,11 +36,10 @@ impl Visits {
 
     /// Returns whether a request gets a record of its own.
     fn is_recorded(&self, observation: &Observation<'_>, at: Micros) -> bool {
-        let is_slow = observation.timings.total > SLOW;
         match observation.verdict {
             VerdictKind::Grant if self.grants == Grants::All => true,
-            VerdictKind::Grant => is_slow && self.bucket.admit(at),
-            VerdictKind::Asleep if observation.request.contains_key(POLL) => false,
+            VerdictKind::Grant => !observation.is_ordinary() && self.bucket.admit(at),
+            VerdictKind::Asleep if observation.is_poll() => false,
             VerdictKind::Asleep | VerdictKind::KeptAsleep | VerdictKind::Deny(_) => {
                 self.bucket.admit(at)
             }
@@ -81,7 +75,8 @@ fn visit(observation: &Observation<'_>, at: Micros) -> Entry {
         VerdictKind::Deny(reason) => ("deny", Some(reason)),
         granted => (granted.as_str(), None),
     };
-    let is_ordinary = verdict == VerdictKind::Grant && timings.total <= SLOW;
+    let outcome = reason.map_or(word, Reason::as_str);
+    let is_ordinary = observation.is_ordinary();
     Entry {
         app: app.map(Arc::from),
         host: fields::host(request),
@@ -93,49 +88,39 @@ fn visit(observation: &Observation<'_>, at: Micros) -> Entry {
         address: fields::address(request),
         verdict: Some(word.into()),
         reason: reason.map(|reason| reason.as_str().into()),
-        trace: fields::trace(request),
+        trace: TraceParent::of(request).map(|parent| parent.trace.to_string().into()),
         duration: Micros(micros(timings.total)),
-        steps: if is_ordinary { Vec::new() } else { steps(timings, word, reason, client) },
+        steps: if is_ordinary { Vec::new() } else { steps(observation, outcome) },
         ..Entry::new(Kind::Visit, at)
     }
 }
 
 /// Returns the steps that were reached; the last one has the outcome.
-fn steps(
-    timings: Timings,
-    verdict: &'static str,
-    reason: Option<Reason>,
-    client: Client<'_>,
-) -> Vec<Step> {
-    let Timings { app, client: to_identify, waited, total } = timings;
-    let decide = total.saturating_sub(app + to_identify + waited);
-    let of_app = matches!(
-        reason,
-        Some(
-            Reason::MalformedRequest
-                | Reason::AmbiguousPath
-                | Reason::UnknownApp
-                | Reason::NoMatchingRule
-        )
-    );
-    let is_identified = !to_identify.is_zero() || client != Client::Anonymous;
-    let reached: &[(&'static str, Duration)] = if of_app {
-        &[("app", total)]
-    } else if !waited.is_zero() {
-        &[("app", app), ("client", to_identify), ("decide", decide), ("wake", waited)]
-    } else if is_identified {
-        &[("app", app), ("client", to_identify), ("decide", decide)]
-    } else {
-        &[("app", app), ("decide", decide)]
-    };
-    let outcome = reason.map_or(verdict, Reason::as_str);
-    let last = reached.len() - 1;
+fn steps(observation: &Observation<'_>, outcome: &'static str) -> Vec<Step> {
+    let reached = observation.steps();
+    let last = reached.len().saturating_sub(1);
     let step = |(index, &(name, took)): (usize, &(&'static str, Duration))| Step {
         name: Word::Borrowed(name),
         duration: Micros(micros(took)),
         outcome: Word::Borrowed(if index == last { outcome } else { "ok" }),
     };
     reached.iter().enumerate().map(step).collect()
+}
+
+/// Reads what is kept of a request's headers, and checks that it is bounded and clean.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_fields(headers: &http::HeaderMap) {
+    for text in [fields::host(headers), fields::path(headers)].into_iter().flatten() {
+        assert!(!text.is_empty() && text.len() <= 1024 && !text.chars().any(char::is_control));
+    }
+    if let Some(path) = fields::path(headers) {
+        assert!(!path.contains(['?', '#']), "{path}");
+    }
+    if let Some(parent) = TraceParent::of(headers) {
+        let trace = parent.trace.to_string();
+        assert!(trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    }
+    let _ = fields::address(headers);
 }
 
 #[cfg(test)]

@@ -12,9 +12,9 @@
 use std::future::Future;
 use std::time::Duration;
 
-use refinery::error::Kind;
-use refinery::{AsyncMigrate, Migration, Runner};
+use refinery_core::error::Kind;
 use refinery_core::traits::r#async::{AsyncQuery, AsyncTransaction};
+use refinery_core::{AsyncMigrate, Migration, Runner};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::timeout;
@@ -76,7 +76,7 @@ pub enum MigrationError {
     #[error("{}", explain(.0))]
     Database(#[from] tokio_postgres::Error),
     #[error("{}", text_of(.0))]
-    Migration(#[from] refinery::Error),
+    Migration(#[from] refinery_core::Error),
     #[error("`{history}` lacks the migration {missing}, but has the later {newest}")]
     Gap { history: String, missing: String, newest: String },
     #[error("the migration {applied} in `{history}` is not the one of this version")]
@@ -87,7 +87,7 @@ pub enum MigrationError {
 
 /// Returns refinery's text and that of the database error inside it, which refinery leaves
 /// out.
-fn text_of(error: &refinery::Error) -> String {
+fn text_of(error: &refinery_core::Error) -> String {
     match error.kind() {
         Kind::Connection(what, source) => match source.downcast_ref() {
             Some(source) => format!("{what}: {}", explain(source)),
@@ -259,7 +259,7 @@ impl Migrations {
         Ok(report.applied_migrations().iter().map(ToString::to_string).collect())
     }
 
-    fn known(&self) -> Result<Vec<Migration>, refinery::Error> {
+    fn known(&self) -> Result<Vec<Migration>, refinery_core::Error> {
         self.list.iter().map(|(name, sql)| Migration::unapplied(name, sql)).collect()
     }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 use bb8::ManageConnection;
 use bb8_postgres::PostgresConnectionManager;
 use futures_util::FutureExt;
-use futures_util::future::join3;
+use futures_util::future::{join, join4};
 use tokio::pin;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -44,6 +44,8 @@ pub struct PoolLimits {
     /// hangs holds its locks no longer than this.
     pub idle: Option<Duration>,
     pub access: Access,
+    /// Settings of each transaction, such as `jit = off`.
+    pub settings: &'static [&'static str],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,7 @@ impl From<&config::Postgres> for PoolLimits {
             statement: None,
             idle: None,
             access: Access::ReadWrite,
+            settings: &[],
         }
     }
 }
@@ -80,11 +83,39 @@ impl PoolLimits {
         };
         let statement = set("statement_timeout", self.statement);
         let idle = set("idle_in_transaction_session_timeout", self.idle);
-        format!("BEGIN ISOLATION LEVEL {isolation} {access}{statement}{idle}")
+        let mut begin = format!("BEGIN ISOLATION LEVEL {isolation} {access}{statement}{idle}");
+        for setting in self.settings {
+            begin.push_str("; SET LOCAL ");
+            begin.push_str(setting);
+        }
+        begin
     }
 }
 
 const READ_COMMITTED: &str = "READ COMMITTED";
+
+/// A role that a read-only transaction takes on, and a setting that the policies of row-level
+/// security read. Both end with the transaction.
+#[derive(Debug, Clone, Copy)]
+pub struct Persona<'a> {
+    /// A plain identifier of SQL.
+    pub role: &'static str,
+    pub setting: &'static str,
+    pub value: &'a str,
+}
+
+impl Persona<'_> {
+    /// Returns the statement that takes on the role, to follow one that begins a transaction.
+    fn take_on(persona: Option<&Self>) -> String {
+        persona.map_or_else(String::new, |Persona { role, .. }| format!("; SET LOCAL ROLE {role}"))
+    }
+
+    async fn set(persona: Option<&Self>, client: &Client) -> Result<(), tokio_postgres::Error> {
+        let Some(Persona { setting, value, .. }) = persona else { return Ok(()) };
+        let sql = "SELECT set_config($1, $2, true)";
+        client.query_typed(sql, &[(setting, Type::TEXT), (value, Type::TEXT)]).await.map(drop)
+    }
+}
 
 /// A pool of connections to one server, for one user of it.
 #[derive(Debug)]
@@ -163,6 +194,16 @@ impl Pool {
 
     /// Runs one statement and returns its rows.
     pub async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
+        self.query_as(None, sql, parameters).await
+    }
+
+    /// The same as somebody else, in a pool for reads.
+    pub async fn query_as(
+        &self,
+        persona: Option<&Persona<'_>>,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, Error> {
         let mut connection = self.connection().await?;
         connection.busy = true;
         let client = &connection.client;
@@ -170,14 +211,17 @@ impl Pool {
             Access::ReadWrite => self.within_limit(client.query_typed(sql, parameters)).await?,
             Access::ReadOnly => {
                 let begin = self.limits.begin(READ_COMMITTED, Access::ReadOnly);
-                // All three are sent at once, in this order.
-                let (begin, query, end) = (
+                let begin = begin + &Persona::take_on(persona);
+                // All four are sent at once, in this order.
+                let (begin, set, query, end) = (
                     client.batch_execute(&begin),
+                    Persona::set(persona, client),
                     client.query_typed(sql, parameters),
                     client.batch_execute("COMMIT"),
                 );
-                let (begun, rows, ended) = self.within_limit(join3(begin, query, end)).await?;
-                begun.and(rows).and_then(|rows| ended.map(|()| rows))
+                let exchange = join4(begin, set, query, end);
+                let (begun, set, rows, ended) = self.within_limit(exchange).await?;
+                begun.and(set).and(rows).and_then(|rows| ended.map(|()| rows))
             }
         };
         connection.busy = false;
@@ -187,20 +231,36 @@ impl Pool {
     /// Begins a transaction; without [`Transaction::commit`] none of it takes effect. Each
     /// statement sees what others have committed before it.
     pub async fn transaction(&self) -> Result<Transaction<'_>, Error> {
-        self.begin(&self.limits.begin(READ_COMMITTED, self.limits.access)).await
+        self.begin(&self.limits.begin(READ_COMMITTED, self.limits.access), None).await
     }
 
     /// Begins a read-only transaction whose statements all see the state of now.
     pub async fn snapshot(&self) -> Result<Transaction<'_>, Error> {
-        // The server takes the snapshot for the first query, not for BEGIN.
-        let begin = self.limits.begin("REPEATABLE READ", Access::ReadOnly);
-        self.begin(&format!("{begin}; SELECT 1")).await
+        self.snapshot_as(None).await
     }
 
-    async fn begin(&self, begin: &str) -> Result<Transaction<'_>, Error> {
+    /// The same as somebody else.
+    pub async fn snapshot_as(
+        &self,
+        persona: Option<&Persona<'_>>,
+    ) -> Result<Transaction<'_>, Error> {
+        // The server takes the snapshot for the first query, not for BEGIN.
+        let begin = self.limits.begin("REPEATABLE READ", Access::ReadOnly);
+        let begin = format!("{begin}; SELECT 1{}", Persona::take_on(persona));
+        self.begin(&begin, persona).await
+    }
+
+    async fn begin(
+        &self,
+        begin: &str,
+        persona: Option<&Persona<'_>>,
+    ) -> Result<Transaction<'_>, Error> {
         let mut connection = self.connection().await?;
         connection.busy = true;
-        self.within_limit(connection.client.batch_execute(begin)).await??;
+        let client = &connection.client;
+        let exchange = join(client.batch_execute(begin), Persona::set(persona, client));
+        let (begun, set) = self.within_limit(exchange).await?;
+        begun.and(set)?;
         let (has_begun, has_failed, is_waiting) = (false, false, false);
         Ok(Transaction { pool: self, connection, has_begun, has_failed, is_waiting })
     }

@@ -1,12 +1,12 @@
 //! The ledger: its archives, its writer, its tree and its jobs.
 
 mod api;
-mod archive;
+pub mod archive;
 mod cli;
 mod faults;
 mod jobs;
 mod postgres;
 mod retention;
-mod samples;
+pub mod samples;
 mod sqlite;
 mod verify;

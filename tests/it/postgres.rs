@@ -28,6 +28,7 @@ const LIMITS: PoolLimits = PoolLimits {
     statement: None,
     idle: None,
     access: Access::ReadWrite,
+    settings: &[],
 };
 
 fn pool_with(url: &str, limits: PoolLimits) -> Pool {

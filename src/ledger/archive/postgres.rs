@@ -5,6 +5,7 @@
 //! other processes' writes.
 
 mod holdings;
+mod isolation;
 mod listen;
 mod page;
 mod read;
@@ -17,15 +18,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::types::Type;
+use tracing::debug;
 
+use self::isolation::Isolation;
 use self::listen::Listener;
 pub use self::read::Snapshot;
+pub(crate) use self::rows::get;
 use self::schema::Schema;
 pub use self::transaction::Transaction;
-use super::{ArchiveError, Page, PageRequest, Record, RecordId, Stored};
+use super::{ArchiveError, Changes, Page, PageRequest, Record, RecordId, Stored};
 use crate::config;
 use crate::postgres::{
-    Access, ConfigError, Error, Locks, Namespace, Pool, PoolLimits, Problems, Server,
+    Access, ConfigError, Error, Locks, MigrationReport, Namespace, Pool, PoolLimits, Problems,
+    Server,
 };
 
 /// The locks of jobs: "ledgerjo" read as a number.
@@ -43,6 +48,11 @@ const GRACE: Duration = Duration::from_secs(1);
 const IDLE_WRITE: Duration = Duration::from_secs(60);
 const IDLE_READ: Duration = Duration::from_secs(600);
 
+/// A read is short, and compiling it takes some 100 ms. What is read in the order of an index
+/// need not be collected and sorted; the planner believes otherwise while its statistics are
+/// older than the records.
+const READ_SETTINGS: [&str; 3] = ["jit = off", "enable_seqscan = off", "enable_bitmapscan = off"];
+
 /// What a problem concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum ProblemKind {
@@ -55,6 +65,7 @@ enum ProblemKind {
 #[derive(Debug)]
 pub struct Postgres {
     schema: Schema,
+    isolation: Isolation,
     writes: Pool,
     reads: Pool,
     server: Arc<Server>,
@@ -96,15 +107,18 @@ impl Postgres {
             statement: Some(limit),
             idle: Some(IDLE_WRITE),
             access: Access::ReadWrite,
+            settings: &[],
         };
         let read_limits = PoolLimits {
             connections: config.pool_size.min(READ_CONNECTIONS),
             idle: Some(IDLE_READ),
             access: Access::ReadOnly,
+            settings: &READ_SETTINGS,
             ..limits
         };
         Ok(Self {
             schema: Schema::new(Arc::clone(&server)),
+            isolation: Isolation::default(),
             writes: Pool::new(limits, Arc::clone(&server)),
             reads: Pool::new(read_limits, Arc::clone(&server)),
             listener: Listener::new(Arc::clone(&server), Arc::clone(&problems), limit),
@@ -115,7 +129,36 @@ impl Postgres {
     }
 
     pub async fn prepare(&self) -> Result<(), ArchiveError> {
-        self.noting(ProblemKind::Writes, self.schema.prepare()).await
+        self.noting(ProblemKind::Writes, self.schema.prepare()).await?;
+        // Records are written whatever comes of this, and tokens look again.
+        // Boxed, as it is rarely needed and large.
+        if let Err(error) = Box::pin(self.check_isolation()).await {
+            debug!(%error, "whether tenants are kept apart is not known");
+        }
+        Ok(())
+    }
+
+    /// Applies migrations, and puts in place again what keeps tenants apart.
+    pub async fn migrate(&self) -> Result<MigrationReport, ArchiveError> {
+        let report = self.noting(ProblemKind::Writes, self.schema.migrate(true)).await?;
+        self.check_isolation().await?;
+        Ok(report)
+    }
+
+    /// Looks whether the database keeps tenants apart; [`Self::isolation_problem`] says what
+    /// was found.
+    pub async fn check_isolation(&self) -> Result<(), ArchiveError> {
+        let work = async {
+            self.schema.ready().await?;
+            Box::pin(self.isolation.check(&self.reads)).await
+        };
+        self.noting(ProblemKind::Reads, work).await
+    }
+
+    /// Returns why the database does not keep tenants apart, worded for the operator; `None`
+    /// if it does.
+    pub fn isolation_problem(&self) -> Option<Arc<str>> {
+        self.isolation.problem()
     }
 
     pub async fn write(&self, records: &[Record]) -> Result<(), ArchiveError> {
@@ -133,7 +176,7 @@ impl Postgres {
     pub async fn page(&self, request: &PageRequest) -> Result<Page, ArchiveError> {
         let work = async {
             self.schema.ready().await?;
-            page::page(&self.reads, request).await
+            page::page(&self.reads, self.isolation.reader(&request.tenant).as_ref(), request).await
         };
         self.noting(ProblemKind::Reads, work).await
     }
@@ -141,7 +184,7 @@ impl Postgres {
     pub async fn find(&self, tenant: &str, id: RecordId) -> Result<Option<Stored>, ArchiveError> {
         let work = async {
             self.schema.ready().await?;
-            read::find(&self.reads, tenant, id).await
+            read::find(&self.reads, self.isolation.reader(tenant).as_ref(), tenant, id).await
         };
         self.noting(ProblemKind::Reads, work).await
     }
@@ -162,18 +205,22 @@ impl Postgres {
         self.noting(ProblemKind::Reads, work).await
     }
 
+    pub async fn snapshot_of(&self, tenant: &str) -> Result<Snapshot<'_>, ArchiveError> {
+        let work = async {
+            self.schema.ready().await?;
+            let reader = self.isolation.reader(tenant);
+            Ok(Snapshot(self.reads.snapshot_as(reader.as_ref()).await?))
+        };
+        self.noting(ProblemKind::Reads, work).await
+    }
+
     pub fn problem(&self) -> Option<String> {
         let problems = self.problems.list();
         (!problems.is_empty()).then(|| problems.join("; "))
     }
 
-    /// Returns at the next change after this call, not only after the first poll.
-    pub fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut changes = self.listener.subscribe();
-        async move {
-            // The sender lives as long as the archive.
-            let _ = changes.changed().await;
-        }
+    pub fn changes(&self) -> Changes {
+        Changes { told: self.listener.subscribe(), longest: None }
     }
 
     pub async fn size(&self) -> Result<u64, ArchiveError> {

@@ -24,12 +24,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tokio::time::timeout;
 
-use super::ArchiveError;
+use super::{ArchiveError, Changes};
 use crate::ledger::history::{Page, PageRequest};
 use crate::ledger::record::{Record, RecordId, Stored};
-use fault::Fault;
+pub(crate) use fault::Fault;
 use readers::{Reader, Readers};
 pub use snapshot::Snapshot;
 pub use transaction::Transaction;
@@ -104,7 +103,7 @@ impl Sqlite {
                 Ok(transaction.commit()?)
             })
             .await?;
-        self.writer.written.notify_waiters();
+        self.writer.tell();
         Ok(())
     }
 
@@ -118,8 +117,7 @@ impl Sqlite {
         self.read(move |connection| rows::find(connection, &tenant, id)).await
     }
 
-    // That it is async and may fail is the seam's: Postgres needs a connection.
-    #[allow(clippy::unused_async, clippy::unnecessary_wraps, reason = "as in Postgres")]
+    #[expect(clippy::unused_async, reason = "as in Postgres, which needs a connection")]
     pub async fn begin(&self) -> Result<Transaction, ArchiveError> {
         Ok(Transaction::new(Arc::clone(&self.writer)))
     }
@@ -132,8 +130,8 @@ impl Sqlite {
         self.writer.problem()
     }
 
-    pub async fn changed(&self) {
-        timeout(OTHERS, self.writer.written.notified()).await.ok();
+    pub fn changes(&self) -> Changes {
+        Changes { told: self.writer.written.subscribe(), longest: Some(OTHERS) }
     }
 
     /// Without the write-ahead log, which is bounded and is emptied into the file.

@@ -64,12 +64,25 @@ pub(super) fn encode(
     };
     let mut bytes = vec![0; HEAD];
     serde_json::to_writer(&mut bytes, &wire)?;
+    fill_head(&mut bytes);
+    Ok(bytes)
+}
+
+/// Returns a letter with this content, whatever it is.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn sealed(content: &[u8]) -> Vec<u8> {
+    let mut bytes = [&[0; HEAD], content].concat();
+    fill_head(&mut bytes);
+    bytes
+}
+
+/// Writes the head over the first bytes.
+fn fill_head(bytes: &mut [u8]) {
     let (head, content) = bytes.split_at_mut(HEAD);
     head[..16].copy_from_slice(MAGIC);
     head[16..20].copy_from_slice(&VERSION.to_be_bytes());
     head[20..28].copy_from_slice(&(content.len() as u64).to_be_bytes());
     head[28..].copy_from_slice(digest(&SHA256, content).as_ref());
-    Ok(bytes)
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Letter, Damage> {

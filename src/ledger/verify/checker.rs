@@ -8,8 +8,9 @@ use super::writers::Writers;
 use crate::ledger::archive::TileKey;
 use crate::ledger::canonical::Hasher;
 use crate::ledger::checkpoint::Checkpoint;
+use crate::ledger::named::cut_positions;
 use crate::ledger::ranges::Ranges;
-use crate::ledger::record::{Kind, Leaf, Record, RecordId, Stored};
+use crate::ledger::record::{Leaf, Record, RecordId, Stored};
 use crate::ledger::seal::SealKey;
 use crate::ledger::tree::{Edge, Tiles};
 
@@ -160,6 +161,14 @@ impl Checker {
         }
     }
 
+    /// Checks a record of no tenant, which the box may have written before it had an identity.
+    /// If it is this box's and unaltered, it is not missing.
+    pub(super) fn tenantless(&mut self, record: &Record) {
+        if self.hasher.leaf(record) == Some(record.leaf) && self.is_sealed(record) {
+            self.writers.account_for(record.id);
+        }
+    }
+
     /// Notes a record at a position that the tree does not have.
     pub(super) fn outside(&mut self, id: RecordId, position: i64) {
         self.writers.account_for(id);
@@ -172,15 +181,10 @@ impl Checker {
 
     /// Notes what an unaltered record says about others.
     fn account(&mut self, record: &Record) {
-        if record.kind == Kind::Cut {
-            for note in record.notes.iter().filter(|note| note.topic == "range") {
-                let ranges = note.text.parse::<Ranges>().unwrap_or_default();
-                for (first, last) in ranges.iter() {
-                    self.cuts.insert_range(first, last);
-                }
-            }
+        for (first, last) in cut_positions(record).iter() {
+            self.cuts.insert_range(first, last);
         }
-        self.writers.account_for_loss(record);
+        self.writers.account_for_named(record);
     }
 
     fn is_sealed(&self, record: &Record) -> bool {
@@ -262,7 +266,7 @@ impl Checker {
         }
         findings.extend(self.findings);
         findings.extend(self.rewritten);
-        findings.extend(self.writers.missing(cut));
+        findings.extend(self.writers.missing());
         // Stable: what concerns no position keeps its order and comes last.
         findings.sort_by_key(|finding| finding.position().unwrap_or(u64::MAX));
         let edge = self.tiles.unwrap_or(self.records);

@@ -67,6 +67,8 @@ impl Collected {
         let Kept { name, notes: Notes { notes, fragments }, is_log } = file;
         let source = || Source::File(Arc::clone(name));
         let (mut good, mut incomplete) = (HashSet::new(), fragments.len());
+        // Of a box whose identity was another one, in a file that its ledgers share.
+        let mut of_others = 0;
         for note in notes {
             // Most are in the database too, and to verify a signature takes some 50 µs.
             if signed.contains(note.as_str()) {
@@ -79,6 +81,11 @@ impl Collected {
                         self.known.push(Known { checkpoint, source: source() });
                     }
                 }
+                Err(CheckpointError::OtherOrigin(origin))
+                    if *is_log && Checkpoint::verify(note, &key.of_tree(&origin)).is_ok() =>
+                {
+                    of_others += 1;
+                }
                 // An append that was interrupted.
                 Err(CheckpointError::Malformed) => incomplete += 1,
                 Err(problem) => self.refuse(source(), note, problem),
@@ -88,6 +95,9 @@ impl Collected {
             self.refuse(source(), "", CheckpointError::Malformed);
         } else if incomplete > 0 {
             self.remarks.push(format!("{name}: texts that are not checkpoints: {incomplete}"));
+        }
+        if of_others > 0 {
+            self.remarks.push(format!("{name}: checkpoints of other boxes' trees: {of_others}"));
         }
         // The last one is appended after it is committed.
         let missing = signed.iter().filter(|note| !good.contains(*note)).count();

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::finding::Finding;
+use crate::ledger::named::named;
 use crate::ledger::ranges::Ranges;
-use crate::ledger::record::{Kind, Micros, Record, RecordId, WriterId};
+use crate::ledger::record::{Micros, Record, RecordId, WriterId};
 
 /// Records that are younger may be on their way to the archive, in microseconds. A roll-up is
 /// written up to 70 s after its minute began.
@@ -51,38 +52,25 @@ impl Writers {
         }
     }
 
-    /// Accounts for what an unaltered record says was lost: `4f1d... 1-3 7`.
-    pub(super) fn account_for_loss(&mut self, record: &Record) {
-        if record.kind != Kind::Loss {
-            return;
-        }
-        for note in record.notes.iter().filter(|note| note.topic == "range") {
-            let (writer, ranges) = note.text.split_once(' ').unwrap_or_default();
-            if let (Ok(writer), Ok(ranges)) = (i64::from_str_radix(writer, 16), ranges.parse()) {
-                self.account(WriterId(writer), &ranges);
-            }
+    /// Accounts for the numbers that an unaltered record of a loss or of a cut names: those of
+    /// records that are nowhere, or that retention has removed.
+    pub(super) fn account_for_named(&mut self, record: &Record) {
+        for (writer, numbers) in named(record) {
+            self.account(writer, &numbers);
         }
     }
 
-    /// Returns the numbers that are missing. A cut names positions only: as many as were cut
-    /// may be missing.
-    pub(super) fn missing(self, cut: u64) -> Vec<Finding> {
-        let missing: Vec<_> = self
-            .writers
+    /// Returns the numbers that are missing.
+    pub(super) fn missing(self) -> Vec<Finding> {
+        self.writers
             .into_iter()
             .filter_map(|(writer, Numbers { known, settled })| {
                 let mut numbers = Ranges::default();
                 numbers.insert_range(1, settled);
                 numbers.remove_all(&known);
-                (!numbers.is_empty()).then_some((writer, numbers))
+                (!numbers.is_empty()).then_some(Finding::Missing { writer, numbers })
             })
-            .collect();
-        let count: u64 = missing.iter().map(|(_, numbers)| numbers.count()).sum();
-        if count <= cut {
-            return Vec::new();
-        }
-        let finding = |(writer, numbers)| Finding::Missing { writer, numbers };
-        missing.into_iter().map(finding).collect()
+            .collect()
     }
 }
 
@@ -90,13 +78,14 @@ impl Writers {
 mod tests {
     use super::*;
     use crate::ledger::key::SigningKey;
-    use crate::ledger::record::Entry;
+    use crate::ledger::named::CUT_RECORDS;
+    use crate::ledger::record::{Entry, Kind, Note};
     use crate::ledger::seal::Sealer;
 
     const NOW: Micros = Micros(1_700_000_000_000_000);
 
     /// Returns the missing numbers after these records: number, and age in seconds.
-    fn missing(records: &[(i64, i64)], cut: u64) -> Vec<String> {
+    fn missing(records: &[(i64, i64)], cut: &str) -> Vec<String> {
         let folder = tempfile::tempdir().expect("a folder");
         let key = SigningKey::load_or_create(&folder.path().join("key")).expect("a key");
         let mut sealer = Sealer::new(key.seal_key().clone()).expect("random numbers");
@@ -106,24 +95,30 @@ mod tests {
             let entry = Entry::new(Kind::Visit, Micros(NOW.0 - age * 1_000_000));
             writers.add(&sealer.seal(id, &"box".into(), entry));
         }
+        let id = RecordId { writer: WriterId(2), seq: 1 };
+        let mut entry = Entry::new(Kind::Cut, NOW);
+        let text = format!("{:016x} {cut}", 1).into();
+        entry.notes.push(Note { topic: CUT_RECORDS.into(), text });
+        writers.account_for_named(&sealer.seal(id, &"box".into(), entry));
         let numbers = |finding| match finding {
             Finding::Missing { numbers, .. } => numbers.to_string(),
             other => panic!("{other:?}"),
         };
-        writers.missing(cut).into_iter().map(numbers).collect()
+        writers.missing().into_iter().map(numbers).collect()
     }
 
     #[test]
     fn gaps_are_missing_unless_records_are_on_their_way() {
-        assert_eq!(missing(&[(1, 900), (2, 800), (3, 700)], 0), [""; 0]);
-        assert_eq!(missing(&[(3, 900), (4, 800), (9, 700)], 0), ["1-2 5-8"]);
-        assert_eq!(missing(&[(1, 900), (3, 10)], 0), [""; 0], "2 may come yet");
-        assert_eq!(missing(&[(1, 900), (3, 10), (4, 600)], 0), ["2"], "4 came long ago");
+        assert_eq!(missing(&[(1, 900), (2, 800), (3, 700)], ""), [""; 0]);
+        assert_eq!(missing(&[(3, 900), (4, 800), (9, 700)], ""), ["1-2 5-8"]);
+        assert_eq!(missing(&[(1, 900), (3, 10)], ""), [""; 0], "2 may come yet");
+        assert_eq!(missing(&[(1, 900), (3, 10), (4, 600)], ""), ["2"], "4 came long ago");
     }
 
     #[test]
-    fn as_many_may_be_missing_as_were_cut() {
-        assert_eq!(missing(&[(4, 900)], 3), [""; 0]);
-        assert_eq!(missing(&[(5, 900)], 3), ["1-4"]);
+    fn exactly_what_was_cut_may_be_missing() {
+        assert_eq!(missing(&[(4, 900)], "1-3"), [""; 0]);
+        assert_eq!(missing(&[(5, 900)], "1-3"), ["4"]);
+        assert_eq!(missing(&[(5, 900)], "2-4"), ["1"], "as many were cut, but others");
     }
 }

@@ -35,33 +35,13 @@ pub(super) fn path(headers: &HeaderMap) -> Option<Box<str>> {
 }
 
 /// Returns the address that the proxy itself saw: it appends it to what the client sent.
-pub(super) fn address(headers: &HeaderMap) -> Option<IpAddr> {
+pub(crate) fn address(headers: &HeaderMap) -> Option<IpAddr> {
     let last = headers.get_all("x-forwarded-for").iter().next_back();
     let forwarded = last.map(HeaderValue::as_bytes).and_then(|line| {
         let begins = line.iter().rposition(|byte| *byte == b',').map_or(0, |at| at + 1);
         parse_address(&line[begins..])
     });
     forwarded.or_else(|| parse_address(headers.get("x-real-ip")?.as_bytes()))
-}
-
-/// Returns the trace id of a W3C `traceparent`.
-pub(super) fn trace(headers: &HeaderMap) -> Option<Box<str>> {
-    let text = headers.get("traceparent")?.to_str().ok()?;
-    let mut parts = text.split('-');
-    let (version, trace) = (parts.next()?, parts.next()?);
-    let (parent, flags) = (parts.next()?, parts.next()?);
-    let is_hex = |text: &str, length: usize| {
-        text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let is_valid = is_hex(version, 2)
-        && version != "ff"
-        && is_hex(trace, 32)
-        && trace.bytes().any(|byte| byte != b'0')
-        && is_hex(parent, 16)
-        && is_hex(flags, 2)
-        // Later versions may have more parts.
-        && (version != "00" || parts.next().is_none());
-    is_valid.then(|| trace.into())
 }
 
 fn parse_address(text: &[u8]) -> Option<IpAddr> {
@@ -161,30 +141,5 @@ mod tests {
         two.append("x-forwarded-for", HeaderValue::from_static("192.0.2.7"));
         assert_eq!(address(&two), "192.0.2.7".parse().ok());
         assert_eq!(address(&with("x-real-ip", "192.0.2.7")), "192.0.2.7".parse().ok());
-    }
-
-    #[test]
-    fn only_a_valid_traceparent_has_a_trace() {
-        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
-        let valid = [
-            format!("00-{id}-00f067aa0ba902b7-01"),
-            format!("cc-{id}-00f067aa0ba902b7-01-what-comes-later"),
-        ];
-        for text in valid {
-            assert_eq!(trace(&with("traceparent", &text)).as_deref(), Some(id), "{text}");
-        }
-        let invalid = [
-            format!("ff-{id}-00f067aa0ba902b7-01"),
-            format!("00-{}-00f067aa0ba902b7-01", id.to_uppercase()),
-            format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
-            format!("00-{id}-00f067aa0ba902b7-01-more"),
-            format!("00-{id}-00f067aa0ba902b7"),
-            format!("00-{id}0-00f067aa0ba902b7-01"),
-            id.to_owned(),
-            String::new(),
-        ];
-        for text in invalid {
-            assert_eq!(trace(&with("traceparent", &text)), None, "{text}");
-        }
     }
 }

@@ -3,8 +3,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::*;
-use crate::domain::client::KnownClient;
+use crate::domain::client::{Client, KnownClient};
 use crate::domain::endpoint::Endpoint;
+use crate::domain::observation::Timings;
 use crate::gate::request_kind;
 use crate::ledger::losses::Losses;
 use crate::ledger::recorder::Queue;
@@ -76,6 +77,7 @@ fn observation(verdict: VerdictKind, request: &HeaderMap) -> Observation<'_> {
             waited: Duration::ZERO,
             total: millis(1),
         },
+        span: None,
         request,
         status: StatusCode::UNAUTHORIZED,
         response: request,

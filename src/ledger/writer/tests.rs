@@ -220,14 +220,14 @@ async fn an_entry_that_cannot_be_sealed_is_named_and_the_others_are_written() {
     assert_eq!(losses.iter().map(|record| record.count).sum::<i64>(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_act_is_committed_before_it_is_answered() {
     let set = set();
     let run = set.run();
     let begin = Instant::now();
     let id = set.writer.recorder.commit(entry(Kind::Act)).await.expect("committed");
     assert!(set.archive.inner().records.contains_key(&id));
-    assert!(begin.elapsed() < Duration::from_secs(5), "flushed at once");
+    assert!(begin.elapsed() < Duration::from_millis(50), "flushed at once");
     run.abort();
 }
 
@@ -363,12 +363,12 @@ async fn a_delta_is_written_within_ten_seconds_though_nothing_else_happens() {
         while set.archive.numbers().len() == before {
             sleep(Duration::from_millis(100)).await;
         }
-        assert!(begin.elapsed() <= Duration::from_secs(6), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() <= Duration::from_secs(10), "{:?}", begin.elapsed());
     }
     run.abort();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_end_of_the_process_has_a_deadline() {
     let set = set();
     set.archive.set(Mode::Hangs);

@@ -52,7 +52,7 @@ impl Recorded {
         ask(self.porter.ops, &Request::new("POST", path)).await
     }
 
-    async fn json(&self, path: &str) -> Value {
+    pub async fn json(&self, path: &str) -> Value {
         let response = self.get(path).await;
         assert_eq!(response.status, 200, "{path}: {}", response.body());
         serde_json::from_slice(&response.body).expect("JSON")

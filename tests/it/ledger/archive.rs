@@ -1,5 +1,6 @@
 //! What both archives promise: each test runs against each of them.
 
+mod alerts;
 mod jobs;
 mod pages;
 mod records;
@@ -39,6 +40,15 @@ macro_rules! for_each_archive {
 }
 
 for_each_archive! {
+    alerts:
+        an_alert_is_one_row_with_its_history,
+        what_a_process_observes_counts_until_it_expires,
+        a_change_that_is_not_committed_leaves_nothing,
+        pages_of_alerts_follow_each_other,
+        a_silence_stays_with_the_alert_and_ends_by_itself,
+        what_was_resolved_long_ago_is_removed,
+        three_processes_change_an_alert_once,
+        a_process_that_takes_over_tells_nothing_again;
     records:
         what_is_written_is_read_back,
         a_batch_that_is_written_again_changes_nothing,

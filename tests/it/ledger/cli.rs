@@ -152,11 +152,37 @@ async fn a_terminal_is_added_and_removed_only_with_a_record_of_it() {
         assert_eq!(run(&mut command(&["terminal", "remove", "t2"])).0, 0);
         assert_eq!(run(&mut command(&["terminal", "remove", "t2"])).0, 1);
         let recorded = Recorded::of(sample, "", "").await;
-        let acts = recorded.records("kind=act&client=t2&order=asc").await;
-        let acts: Vec<_> = acts.iter().map(|act| act["reason"].as_str().expect("text")).collect();
-        assert_eq!(acts.len(), 2, "{acts:?}");
-        assert!(acts.contains(&"pair") && acts.contains(&"revoke"), "{acts:?}");
+        let acts = recorded.records("kind=act&client=t2").await;
+        let said = |act: &Value| format!("{} {}", act["reason"], act["verdict"]);
+        let mut acts: Vec<_> = acts.iter().map(said).collect();
+        acts.sort_unstable();
+        let expected =
+            ["pair", "revoke"].map(|act| ["accepted", "done"].map(|is| format!("{act:?} {is:?}")));
+        assert_eq!(acts, expected.concat());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_act_that_fails_after_it_was_recorded_is_known_to_have_failed() {
+    let sample = SampleBox::new(Store::Postgres).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("np.toml");
+    std::fs::write(&file, sample.store_config()).expect("written");
+    let refusal = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                       'BEGIN RAISE ''no more devices''; END';
+                   CREATE TRIGGER refuse BEFORE INSERT ON terminals FOR EACH ROW
+                       EXECUTE FUNCTION refuse()";
+    sample.database().batch(refusal).await;
+    let mut command = nightporter(&["terminal", "add", "--id", "t2", "tablet"]);
+    let (code, out, err) = run(command.arg("--config").arg(&file));
+    assert_eq!((code, &*out), (2, ""), "{err}");
+    assert!(err.contains("no more devices"), "{err}");
+    let recorded = Recorded::of(sample, "", "").await;
+    assert_eq!(recorded.records("kind=act&client=t2&verdict=accepted").await.len(), 1);
+    let failed = recorded.records("kind=act&client=t2&verdict=failed").await.remove(0);
+    let path = format!("/v1/requests/{}", failed["id"].as_str().expect("an id"));
+    let note = recorded.json(&path).await["notes"][0]["text"].clone();
+    assert!(note.as_str().is_some_and(|text| text.contains("no more devices")), "{note}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! Periodic jobs, run by several instances on one archive.
 
 mod failures;
+mod idle;
 mod processes;
 mod replicas;
 mod requests;

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use nightporter::config::{self, Secret};
 use nightporter::ledger::archive::postgres::Postgres;
-use nightporter::ledger::archive::{Archive, ArchiveError, JobRow, StoredCheckpoint, TileKey};
+use nightporter::ledger::archive::{
+    Archive, ArchiveError, Changes, JobRow, StoredCheckpoint, TileKey,
+};
 use nightporter::ledger::history::{Filter, Order, PageRequest};
 use nightporter::ledger::record::{Kind, Micros, Note, Personal, Record, RecordId, Step, WriterId};
 use tokio::time::timeout;
@@ -141,8 +143,9 @@ async fn two_boxes_in_one_database_see_nothing_of_each_other() {
     assert_eq!(transaction.checkpoint("other").await.expect("read"), None);
     assert_eq!(transaction.job("other", "integrity").await.expect("read"), None);
     let (far, all) = (Micros(i64::MAX), i64::MAX);
-    let removed = transaction.remove_before("other", Kind::Visit, far, all, 100).await;
-    assert_eq!(removed.expect("removed"), [0; 0], "it has no record with a position");
+    let oldest = transaction.oldest("other", Kind::Visit, far, all, 100).await;
+    assert_eq!(oldest.expect("read"), [], "it has no record with a position");
+    transaction.remove("other", &[id(2, 1)]).await.expect("nothing of its own");
     let refused = transaction.place("one", 10, &[id(2, 1)]).await.expect_err("another box's");
     assert!(matches!(refused, ArchiveError::Content(_)), "{refused}");
     transaction.roll_back().await.expect("rolled back");
@@ -270,40 +273,40 @@ async fn a_change_by_any_process_is_heard_and_so_is_what_a_broken_link_has_misse
     let database = Cluster::shared().database().await;
     let (one, other) = (archive(&database.url()), archive(&database.url()));
     one.prepare().await.expect("prepared");
-    let first = one.changed();
-    timeout(LONG, first).await.expect("the connection is there");
+    let mut changes = one.changes();
+    timeout(LONG, changes.changed()).await.expect("the connection is there");
 
-    let changed = one.changed();
     other.write(&records("box", 1, 1..2)).await.expect("written");
-    timeout(LONG, changed).await.expect("the other's write");
-    let changed = one.changed();
+    timeout(LONG, changes.changed()).await.expect("the other's write");
+    let mut changes = one.changes();
     one.write(&records("box", 1, 2..3)).await.expect("written");
-    timeout(LONG, changed).await.expect("its own");
-    let changed = one.changed();
+    timeout(LONG, changes.changed()).await.expect("its own");
+    let mut changes = one.changes();
     let mut transaction = other.begin().await.expect("begins");
     transaction.place("box", 0, &[id(1, 1)]).await.expect("placed");
     transaction.commit().await.expect("committed");
-    timeout(LONG, changed).await.expect("a record that got its position");
+    timeout(LONG, changes.changed()).await.expect("a record that got its position");
 
     // A transaction that is rolled back is no change, and neither is a replay.
-    let is_quiet = async |changed| timeout(Duration::from_millis(300), changed).await.is_err();
-    poll("all is heard", LONG, async || is_quiet(one.changed()).await).await;
-    let changed = one.changed();
+    let is_quiet = async |changes: &mut Changes| {
+        timeout(Duration::from_millis(300), changes.changed()).await.is_err()
+    };
+    poll("all is heard", LONG, async || is_quiet(&mut one.changes()).await).await;
+    let mut changes = one.changes();
     other.write(&records("box", 1, 1..3)).await.expect("nothing new");
     let mut transaction = other.begin().await.expect("begins");
     transaction.write(&records("box", 1, 3..4)).await.expect("written");
     transaction.roll_back().await.expect("rolled back");
-    assert!(is_quiet(changed).await, "nothing has changed");
+    assert!(is_quiet(&mut changes).await, "nothing has changed");
 
-    let changed = one.changed();
     assert!(database.terminate_backends().await > 0);
-    timeout(LONG, changed).await.expect("it is told after the break");
+    timeout(LONG, changes.changed()).await.expect("it is told after the break");
     let mut seq = 10;
     let is_heard = async || {
-        let changed = one.changed();
+        let mut changes = one.changes();
         seq += 1;
         other.write(&[record("box", id(1, seq))]).await.ok();
-        timeout(Duration::from_secs(1), changed).await.is_ok()
+        timeout(Duration::from_secs(1), changes.changed()).await.is_ok()
     };
     poll("a write is heard again", LONG, is_heard).await;
     poll("the problem is over", LONG, async || one.problem().is_none()).await;
@@ -321,13 +324,13 @@ async fn behind_a_pooler_records_are_kept_and_who_waits_for_changes_polls() {
         assert_eq!(page.records.len(), usize::try_from(seq).unwrap());
     }
     let told = async || {
-        timeout(LONG, archive.changed()).await.expect("an attempt to connect");
+        timeout(LONG, archive.changes().changed()).await.expect("an attempt to connect");
         archive.problem().is_some_and(|problem| problem.contains("pool_mode"))
     };
     poll("the problem is told", LONG, told).await;
-    let changed = archive.changed();
+    let mut changes = archive.changes();
     direct.write(&records("box", 2, 1..2)).await.expect("written");
-    timeout(LONG, changed).await.expect("it polls");
+    timeout(LONG, changes.changed()).await.expect("it polls");
 }
 
 #[tokio::test]

@@ -7,10 +7,14 @@ use std::time::Duration;
 use nightporter::config::{self, ArchiveKind, Config, Environment};
 use nightporter::jobs::{Integrity, Job, Retention};
 use nightporter::ledger::Ledger;
-use nightporter::ledger::archive::Archive;
+use nightporter::ledger::archive::{Archive, StoredCheckpoint};
+use nightporter::ledger::direct::DirectWriter;
 use nightporter::ledger::key::SigningKey;
+use nightporter::ledger::named::{
+    CUT_POSITIONS, CUT_RECORDS, cut_positions, named, notes, numbers,
+};
 use nightporter::ledger::ranges::Ranges;
-use nightporter::ledger::record::{Entry, Kind, Micros, RecordId, Stored, WriterId};
+use nightporter::ledger::record::{Entry, Kind, Micros, Note, RecordId, Stored, WriterId};
 use nightporter::ledger::verify::{Evidence, verify};
 use rusqlite::Connection;
 
@@ -83,6 +87,22 @@ async fn all(archive: &Archive) -> Vec<Stored> {
     }
 }
 
+/// Waits until the only job of an instance has been run so often; runs that find nothing to do
+/// are not in the log.
+async fn until_run_again(instance: &Instance, times: usize) {
+    let mut last = None;
+    for _ in 0..times {
+        poll("it is run again", LONG, async || {
+            let jobs = instance.jobs.list().await.expect("answers");
+            let started = jobs[0].row.as_ref().and_then(|row| row.started);
+            let is_new = started > last;
+            last = last.max(started);
+            is_new
+        })
+        .await;
+    }
+}
+
 fn counts(records: &[Stored]) -> BTreeMap<&'static str, usize> {
     let mut counts = BTreeMap::new();
     for stored in records {
@@ -133,7 +153,7 @@ async fn what_was_kept_for_long_enough_is_cut_in_batches_that_say_so() {
 
         let retention = Retention::new(config, SOON, Arc::clone(&ledger));
         let cutting = Instance::start(&place, 7, vec![Job::Long(Box::new(retention))]);
-        until_runs(&place, "retention", 2).await;
+        until_run_again(&cutting, 2).await;
         let mut snapshot = ledger.archive.snapshot().await.expect("a snapshot");
         let waiting = snapshot.unplaced(TENANT, None, 10_000).await.expect("records").len();
         assert_eq!(waiting, 2950, "nothing that no checkpoint covers is removed");
@@ -157,14 +177,19 @@ async fn what_was_kept_for_long_enough_is_cut_in_batches_that_say_so() {
         assert_eq!((what[0].0, visits), ("visit", 2500), "{what:?}");
         assert!(what.iter().all(|(_, count)| *count <= 1000), "{what:?}");
         // Exactly what is missing is named, in both senses.
-        let mut named = Ranges::default();
+        let mut positions = Ranges::default();
+        let mut numbers = BTreeMap::<WriterId, u64>::new();
         for cut in &cuts {
+            for (writer, ranges) in named(&cut.record) {
+                *numbers.entry(writer).or_default() += ranges.count();
+            }
             let ranges: Ranges = cut.record.notes[1].text.parse().expect("ranges");
             assert_eq!(i64::try_from(ranges.count()), Ok(cut.record.count));
-            ranges.iter().for_each(|(first, last)| named.insert_range(first, last));
+            ranges.iter().for_each(|(first, last)| positions.insert_range(first, last));
         }
-        assert_eq!(named.count(), 2800);
-        assert!(left.iter().all(|stored| !named.contains(stored.position.expect("covered"))));
+        assert_eq!(positions.count(), 2800);
+        assert_eq!(numbers, [(WriterId(1), 300), (WriterId(2), 2500)].into());
+        assert!(left.iter().all(|stored| !positions.contains(stored.position.expect("covered"))));
         drop(cutting);
         let key = SigningKey::load(&path.join("ledger.key")).expect("a key");
         check_verified(&ledger.archive, &key, 2800).await;
@@ -221,7 +246,7 @@ async fn a_ledger_that_is_too_large_loses_its_oldest_visits_and_says_so() {
         assert!(runs[0].outcome.starts_with("done: removed "), "{runs:?}");
         poll("it is small enough", LONG, async || holdings().await.bytes <= MAX).await;
         // It stays so, and no more goes than has to.
-        until_runs(&place, "retention", 4).await;
+        until_run_again(&cutting, 3).await;
         let after = holdings().await;
         assert!(after.bytes > MAX / 2 && after.bytes <= MAX, "{after:?}");
         let left = all(&ledger.archive).await;
@@ -234,5 +259,76 @@ async fn a_ledger_that_is_too_large_loses_its_oldest_visits_and_says_so() {
         assert!(oldest > 1);
         let problems = cutting.jobs.problems();
         assert!(problems.iter().any(|text| text.contains("ledger.max_size")), "{problems:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_explains_the_cuts_is_folded_and_old_checkpoints_are_thinned() {
+    const DAY: i64 = 24 * 3600 * 1_000_000;
+    for place in Place::both().await {
+        let (path, _folder) = folder(&place);
+        let config = config::Ledger { keep_visits: HOUR, ..configured(&place, &path) };
+        let ledger = Arc::new(Ledger::new(&config).expect("a ledger"));
+        write(&ledger, 1, Kind::Visit, 2 * HOUR, 2000).await;
+        write(&ledger, 2, Kind::Act, HOUR, 3).await;
+        // Retention in small steps, as over many days.
+        let integrity = Integrity::new(Arc::clone(&ledger), SOON);
+        let _placing = Instance::start(&place, 8, vec![Job::Short(Box::new(integrity))]);
+        until_covered(&ledger.archive).await;
+        let mut writer = DirectWriter::new(ledger.seal_key().await.expect("a key").clone());
+        let writer = writer.as_mut().expect("random numbers");
+        for _ in 0..40 {
+            let mut transaction = ledger.archive.begin().await.expect("begins");
+            let (far, all) = (Micros(i64::MAX), i64::MAX);
+            let removed = transaction.remove_before(TENANT, Kind::Visit, far, all, 50).await;
+            let removed = removed.expect("removed");
+            let mut cut = Entry::new(Kind::Cut, Micros(1));
+            let positions: Ranges = removed.iter().map(|placed| placed.position).collect();
+            let numbers = numbers(removed.iter().map(|placed| placed.id));
+            let text = positions.to_string().into();
+            cut.notes = vec![Note { topic: CUT_POSITIONS.into(), text }];
+            cut.notes.extend(notes(CUT_RECORDS, &numbers));
+            transaction.write(&[writer.record(&TENANT.into(), cut)]).await.expect("written");
+            transaction.commit().await.expect("committed");
+        }
+        // Checkpoints of a hundred days ago.
+        let mut transaction = ledger.archive.begin().await.expect("begins");
+        let now = transaction.now().await.expect("a time").0;
+        for size in 1..=50 {
+            let at = Micros(now - 100 * DAY + size);
+            let checkpoint = StoredCheckpoint { size, at, note: "old".into() };
+            transaction.put_checkpoint(TENANT, &checkpoint).await.expect("written");
+        }
+        transaction.commit().await.expect("committed");
+        until_covered(&ledger.archive).await;
+
+        let retention = Retention::new(config, SOON, Arc::clone(&ledger));
+        let _cutting = Instance::start(&place, 7, vec![Job::Long(Box::new(retention))]);
+        let left = async || all(&ledger.archive).await;
+        poll("the cuts are folded", LONG, async || counts(&left().await).get("cut") == Some(&1))
+            .await;
+        let times = async || {
+            let mut snapshot = ledger.archive.snapshot().await.expect("a snapshot");
+            let checkpoints = snapshot.checkpoints(TENANT).await.expect("read");
+            checkpoints.iter().filter(|checkpoint| checkpoint.at.0 < now - DAY).count()
+        };
+        poll("the checkpoints are thinned", LONG, async || times().await <= 2).await;
+        until_covered(&ledger.archive).await;
+        let left = left().await;
+        let folded = left.iter().find(|stored| stored.record.kind == Kind::Cut).expect("one");
+        assert_eq!(folded.record.reason.as_deref(), Some("folded"));
+        let named = named(&folded.record);
+        assert_eq!(named[&WriterId(1)].to_string(), "1-2000");
+        let positions = cut_positions(&folded.record);
+        assert_eq!(positions.count(), 2040, "the folded records' own positions included");
+        let size: usize = folded.record.notes.iter().map(|note| note.text.len()).sum();
+        assert!(size < 200, "{folded:?}");
+        // Of the old ones, one is left that nobody has signed.
+        let mut transaction = ledger.archive.begin().await.expect("begins");
+        let sizes: Vec<i64> = (1..=50).collect();
+        transaction.remove_checkpoints(TENANT, &sizes).await.expect("removed");
+        transaction.commit().await.expect("committed");
+        let key = SigningKey::load(&path.join("ledger.key")).expect("a key");
+        check_verified(&ledger.archive, &key, 2040).await;
     }
 }

@@ -1,13 +1,15 @@
 //! Every way to alter a record is found, and named.
 
+mod adoption;
 mod commands;
 mod proofs;
 mod sample;
 mod tree;
 
-use nightporter::ledger::archive::TileKey;
+use nightporter::ledger::archive::{Placed, TileKey};
 use nightporter::ledger::canonical::{Hasher, masked};
 use nightporter::ledger::checkpoint::Checkpoint;
+use nightporter::ledger::named;
 use nightporter::ledger::ranges::Ranges;
 use nightporter::ledger::record::{Entry, Kind, Micros, Note, Record, RecordId};
 use nightporter::ledger::verify::{Finding, Report};
@@ -405,8 +407,22 @@ async fn what_retention_removed_is_explained_by_its_record() {
     }
 }
 
+#[tokio::test]
+async fn a_cut_explains_the_records_that_it_names_and_no_others() {
+    for kind in BOTH {
+        let mut ledger = Ledger::new(kind).await;
+        let _ = cut(&mut ledger, 250).await;
+        assert_eq!(texts(&ledger.verify().await), [""; 0], "{kind:?}");
+        // Far fewer than were cut, and of no position: only its number is missing.
+        ledger.tamper("DELETE FROM requests WHERE seq = 705").await;
+        let expected =
+            "records 705 of writer 0000000000004f1d were deleted before a checkpoint covered them";
+        assert_eq!(texts(&ledger.verify().await), [expected], "{kind:?}");
+    }
+}
+
 /// Removes the oldest records as retention does.
-async fn cut(ledger: &mut Ledger, count: usize) -> Vec<i64> {
+async fn cut(ledger: &mut Ledger, count: usize) -> Vec<Placed> {
     let tenant = ledger.tenant.to_string();
     let record = cut_record(ledger, &(0..250).collect::<Vec<_>>());
     let mut transaction = ledger.archive.begin().await.expect("begun");
@@ -420,9 +436,10 @@ async fn cut(ledger: &mut Ledger, count: usize) -> Vec<i64> {
 fn cut_record(ledger: &mut Ledger, positions: &[i64]) -> Record {
     let ranges: Ranges = positions.iter().copied().collect();
     let count = i64::try_from(positions.len()).expect("few");
-    let note = Note { topic: "range".into(), text: ranges.to_string().into() };
-    let entry =
-        Entry { count, notes: vec![note], ..Entry::new(Kind::Cut, Micros(BEGIN + 800_000)) };
+    let ids = named::numbers(positions.iter().map(|position| id(position + 1)));
+    let mut notes = vec![Note { topic: "range".into(), text: ranges.to_string().into() }];
+    notes.extend(named::notes(named::CUT_RECORDS, &ids));
+    let entry = Entry { count, notes, ..Entry::new(Kind::Cut, Micros(BEGIN + 800_000)) };
     ledger.record(entry)
 }
 

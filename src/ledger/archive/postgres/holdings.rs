@@ -29,6 +29,14 @@ const BYTES: &str = concat!(
          / greatest(1, (SELECT count(*) FROM sample))"
 );
 
+/// The bytes of the tree: a complete tile is kept out of line in five pieces, with some 600
+/// bytes beside its hashes; a checkpoint has some 300 beside its text.
+const TREE_BYTES: &str =
+    "SELECT ((SELECT coalesce(sum(octet_length(hashes) + 600), 0) FROM nightporter_ledger.tiles
+              WHERE tenant = $1)
+         + (SELECT coalesce(sum(octet_length(note) + 300), 0) FROM nightporter_ledger.checkpoints
+            WHERE tenant = $1))::int8";
+
 pub(super) async fn count(
     transaction: &mut postgres::Transaction<'_>,
     tenant: &str,
@@ -45,5 +53,7 @@ pub(super) async fn count(
     let rows = transaction.query(BYTES, &[(&tenant, Type::TEXT)]).await?;
     let average: i64 = rows.first().map_or(Ok(0), |row| get(row, 0))?;
     let bytes = records.saturating_mul(u64::try_from(average).unwrap_or(0));
-    Ok(Holdings { kinds, bytes })
+    let rows = transaction.query(TREE_BYTES, &[(&tenant, Type::TEXT)]).await?;
+    let tree_bytes: i64 = rows.first().map_or(Ok(0), |row| get(row, 0))?;
+    Ok(Holdings { kinds, bytes, tree_bytes: u64::try_from(tree_bytes).unwrap_or(0) })
 }

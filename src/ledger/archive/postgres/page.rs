@@ -7,17 +7,42 @@ use super::read::{all_stored, columns_of, count};
 use super::rows::{COLUMN_COUNT, columns, get, tenant};
 use crate::ledger::history::{Cursor, Filter, Order, Page, PageRequest};
 use crate::ledger::record::{Kind, Micros, RecordId, Stored};
-use crate::postgres::{Parameter, Pool};
+use crate::postgres::{Parameter, Persona, Pool};
 
 const COLUMNS: &str = columns!();
 const TENANT: &str = tenant!();
 
-/// Conditions of which those with a `NULL` drop out when the server plans the query: each
+/// Conditions on a row `{row}`, of which those with a `NULL` drop out when the server plans the query: each
 /// query is planned anew, for its parameters.
-const FILTERS: &str = "($2::text IS NULL OR r.app = $2) AND ($3::text IS NULL OR r.client_id = $3)
-    AND ($4::text IS NULL OR r.verdict = $4) AND ($5::text IS NULL OR r.reason = $5)
-    AND ($6::text[] IS NULL OR r.kind = ANY ($6))
-    AND ($7::int8 IS NULL OR r.at >= $7) AND ($8::int8 IS NULL OR r.at < $8)";
+macro_rules! filters {
+    ($row:literal) => {
+        concat!(
+            "($2::text IS NULL OR ",
+            $row,
+            ".app = $2)
+            AND ($3::text IS NULL OR ",
+            $row,
+            ".client_id = $3)
+            AND ($4::text IS NULL OR ",
+            $row,
+            ".verdict = $4)
+            AND ($5::text IS NULL OR ",
+            $row,
+            ".reason = $5)
+            AND ($6::text[] IS NULL OR ",
+            $row,
+            ".kind = ANY ($6))
+            AND ($7::int8 IS NULL OR ",
+            $row,
+            ".at >= $7)
+            AND ($8::int8 IS NULL OR ",
+            $row,
+            ".at < $8)"
+        )
+    };
+}
+const FILTERS: &str = filters!("r");
+const INNER_FILTERS: &str = filters!("p");
 
 /// Returns one statement, so that a record that is given its position meanwhile is neither
 /// skipped nor repeated. It reads three parts: the records whose position is below that in the
@@ -27,29 +52,25 @@ fn sql(order: Order, by_time: bool) -> String {
         Order::NewestFirst => ("<", "DESC"),
         Order::OldestFirst => (">", "ASC"),
     };
-    let positions = format!(
-        "r.position IS NOT NULL AND ($10::int8 IS NULL OR r.position {precedes} $10)
-         AND ($11::int8 IS NULL OR r.position < $11)"
-    );
     // The planner takes times to be spread evenly over positions, and would go through all
     // positions before those of a long gone hour. An order that no index has keeps it from that.
-    let in_times = if by_time {
-        format!(
-            "AND r.position IN (
-                SELECT r.position FROM nightporter_ledger.requests AS r
-                WHERE r.tenant = {TENANT} AND {FILTERS} AND {positions}
-                ORDER BY r.position + 0 {direction} LIMIT $15)"
-        )
-    } else {
-        String::new()
-    };
+    let order = if by_time { "p.position + 0" } else { "p.position" };
+    // Positions first: where an index has all that is asked for, only the page's rows are read.
+    let positions = format!(
+        "SELECT p.position FROM nightporter_ledger.requests AS p
+         WHERE p.tenant = {TENANT} AND {INNER_FILTERS} AND p.position IS NOT NULL
+             AND ($10::int8 IS NULL OR p.position {precedes} $10)
+             AND ($11::int8 IS NULL OR p.position < $11)
+         ORDER BY {order} {direction} LIMIT $15"
+    );
     format!(
         "SELECT page.*, (
             SELECT coalesce(max(r.position) + 1, 0) FROM nightporter_ledger.requests AS r
             WHERE r.tenant = {TENANT} AND r.position IS NOT NULL) AS first_free
         FROM (
             (SELECT {COLUMNS}, false AS is_unplaced FROM nightporter_ledger.requests AS r
-             WHERE $9 AND r.tenant = {TENANT} AND {FILTERS} AND {positions} {in_times}
+             WHERE $9 AND r.tenant = {TENANT} AND r.position IS NOT NULL
+                AND r.position IN ({positions})
              ORDER BY r.position {direction} LIMIT $15)
             UNION ALL
             (SELECT {COLUMNS}, true FROM nightporter_ledger.requests AS r
@@ -107,7 +128,11 @@ impl Parts {
     }
 }
 
-pub(super) async fn page(pool: &Pool, request: &PageRequest) -> Result<Page, ArchiveError> {
+pub(super) async fn page(
+    pool: &Pool,
+    reader: Option<&Persona<'_>>,
+    request: &PageRequest,
+) -> Result<Page, ArchiveError> {
     let Filter { app, client, kind, verdict, reason, from, to } = &request.filter;
     // The index of times begins with the kind.
     let has_times = from.is_some() || to.is_some();
@@ -144,7 +169,7 @@ pub(super) async fn page(pool: &Pool, request: &PageRequest) -> Result<Page, Arc
         (&seq, Type::INT8),
         (&limit, Type::INT8),
     ];
-    let rows = pool.query(&sql, &parameters).await?;
+    let rows = pool.query_as(reader, &sql, &parameters).await?;
     let free = rows.first().map(|row| get(row, COLUMN_COUNT + 1)).transpose()?;
     let placed = first_free.or(free).unwrap_or(0);
     let mut records = all_stored(&rows, &request.tenant)?;

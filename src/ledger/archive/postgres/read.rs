@@ -6,11 +6,11 @@ use std::sync::Arc;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::super::{ArchiveError, Holdings, JobRow, StoredCheckpoint, TileKey};
+use super::super::{ArchiveError, Holdings, JobRow, JobRun, StoredCheckpoint, TileKey};
 use super::holdings;
 use super::rows::{self, JOB_COLUMNS, SELECT_NOTES, SELECT_STEPS, columns, get, tenant};
 use crate::ledger::record::{Micros, RecordId, Stored};
-use crate::postgres::{self, Parameter, Pool};
+use crate::postgres::{self, Parameter, Persona, Pool};
 
 pub(super) fn all_stored(rows: &[Row], tenant: &str) -> Result<Vec<Stored>, ArchiveError> {
     let tenant = Arc::from(tenant);
@@ -20,10 +20,11 @@ pub(super) fn all_stored(rows: &[Row], tenant: &str) -> Result<Vec<Stored>, Arch
 /// Reads one record with its steps and notes.
 pub(super) async fn find(
     pool: &Pool,
+    reader: Option<&Persona<'_>>,
     tenant: &str,
     id: RecordId,
 ) -> Result<Option<Stored>, ArchiveError> {
-    let mut snapshot = pool.snapshot().await?;
+    let mut snapshot = pool.snapshot_as(reader).await?;
     let sql = concat!(
         "SELECT ",
         columns!(),
@@ -77,6 +78,15 @@ async fn whole(
 pub struct Snapshot<'a>(pub(super) postgres::Transaction<'a>);
 
 impl Snapshot<'_> {
+    /// Runs a statement in the read transaction.
+    pub(crate) async fn query(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, ArchiveError> {
+        Ok(self.0.query(sql, parameters).await?)
+    }
+
     pub async fn records(
         &mut self,
         tenant: &str,
@@ -161,6 +171,78 @@ impl Snapshot<'_> {
         let rows = self.0.query(&sql, &[(&tenant, Type::TEXT)]).await?;
         rows.iter().map(rows::job).collect()
     }
+
+    pub async fn job(
+        &mut self,
+        tenant: &str,
+        name: &str,
+    ) -> Result<(Option<JobRow>, Micros), ArchiveError> {
+        Ok((job(&mut self.0, tenant, name).await?, now(&mut self.0).await?))
+    }
+
+    pub async fn job_runs(
+        &mut self,
+        tenant: &str,
+        name: &str,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<JobRun>, ArchiveError> {
+        let sql = format!(
+            "SELECT {JOB_COLUMNS}, n FROM nightporter_ledger.job_runs
+             WHERE tenant = $1 AND name = $2 AND ($3::int8 IS NULL OR n < $3)
+             ORDER BY n DESC LIMIT $4"
+        );
+        let limit = count(limit);
+        let parameters: [Parameter<'_>; 4] = [
+            (&tenant, Type::TEXT),
+            (&name, Type::TEXT),
+            (&before, Type::INT8),
+            (&limit, Type::INT8),
+        ];
+        let rows = self.0.query(&sql, &parameters).await?;
+        let run = |row| Ok(JobRun { number: get(row, 6)?, row: rows::job(row)? });
+        rows.iter().map(run).collect()
+    }
+}
+
+pub(super) async fn now(
+    transaction: &mut postgres::Transaction<'_>,
+) -> Result<Micros, ArchiveError> {
+    let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
+    let rows = transaction.query(sql, &[]).await?;
+    let no_row = || ArchiveError::Unavailable("the server returned no time".into());
+    Ok(Micros(get(rows.first().ok_or_else(no_row)?, 0)?))
+}
+
+pub(super) async fn job(
+    transaction: &mut postgres::Transaction<'_>,
+    tenant: &str,
+    name: &str,
+) -> Result<Option<JobRow>, ArchiveError> {
+    let sql = format!(
+        "SELECT {JOB_COLUMNS} FROM nightporter_ledger.jobs WHERE tenant = $1 AND name = $2"
+    );
+    let rows = transaction.query(&sql, &[(&tenant, Type::TEXT), (&name, Type::TEXT)]).await?;
+    rows.first().map(rows::job).transpose()
+}
+
+pub(super) async fn find_all(
+    transaction: &mut postgres::Transaction<'_>,
+    tenant: &str,
+    ids: &[RecordId],
+) -> Result<Vec<Stored>, ArchiveError> {
+    let sql = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM unnest($2, $3) AS i (writer, seq) \
+          JOIN nightporter_ledger.requests AS r USING (writer, seq) WHERE r.tenant = ",
+        tenant!(),
+        " ORDER BY r.writer, r.seq"
+    );
+    let (writers, seqs) = rows::ids(ids.iter().copied());
+    let parameters: [Parameter<'_>; 3] =
+        [(&tenant, Type::TEXT), (&writers, Type::INT8_ARRAY), (&seqs, Type::INT8_ARRAY)];
+    whole(transaction, tenant, sql, &parameters).await
 }
 
 pub(super) async fn last_checkpoint(

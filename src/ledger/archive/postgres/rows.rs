@@ -285,6 +285,6 @@ fn word(row: &Row, column: usize) -> Result<Word, ArchiveError> {
     Ok(Cow::Owned(get(row, column)?))
 }
 
-pub(super) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, ArchiveError> {
+pub(crate) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, ArchiveError> {
     row.try_get(column).map_err(|error| Error::from(error).into())
 }

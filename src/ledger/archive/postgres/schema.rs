@@ -9,12 +9,20 @@ use tokio_postgres::error::SqlState;
 use tracing::info;
 
 use super::super::ArchiveError;
-use crate::postgres::{MigrationError, MigrationLimits, Migrations, Server};
+use super::isolation::WithMigrations;
+use crate::postgres::{MigrationError, MigrationLimits, MigrationReport, Migrations, Server};
 
 const MIGRATIONS: Migrations = Migrations {
     schema: "nightporter_ledger",
     history: "migrations",
-    list: &[("V1__ledger", include_str!("V1__ledger.sql"))],
+    list: &[
+        ("V1__ledger", include_str!("V1__ledger.sql")),
+        ("V2__alerts", include_str!("V2__alerts.sql")),
+        ("V3__webhooks", include_str!("V3__webhooks.sql")),
+        ("V4__idempotency", include_str!("V4__idempotency.sql")),
+        ("V5__ledger_additions", include_str!("V5__ledger_additions.sql")),
+        ("V6__access", include_str!("V6__access.sql")),
+    ],
     limits: MigrationLimits::DEFAULT,
 };
 
@@ -62,7 +70,17 @@ impl Schema {
     }
 
     async fn apply(&self) -> Result<(), ArchiveError> {
-        let report = MIGRATIONS.run(&self.server, &()).await.map_err(|error| {
+        for applied in self.migrate(false).await?.applied {
+            info!(migration = applied, "migration applied to the ledger");
+        }
+        Ok(())
+    }
+
+    /// Applies what is missing; with `repair` also what is missing of the role and the
+    /// policies that keep tenants apart.
+    pub(super) async fn migrate(&self, repair: bool) -> Result<MigrationReport, ArchiveError> {
+        let companion = WithMigrations { repair };
+        MIGRATIONS.run(&self.server, &companion).await.map_err(|error| {
             let remedy = if is_denied(&error) {
                 "; the role needs the privilege CREATE on the database, or a schema \
                  `nightporter_ledger` of its own (`CREATE SCHEMA nightporter_ledger \
@@ -73,11 +91,7 @@ impl Schema {
             ArchiveError::Unavailable(
                 format!("preparing the ledger's schema: {error}{remedy}").into(),
             )
-        })?;
-        for applied in report.applied {
-            info!(migration = applied, "migration applied to the ledger");
-        }
-        Ok(())
+        })
     }
 }
 

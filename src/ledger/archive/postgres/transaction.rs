@@ -3,10 +3,10 @@
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::super::{ArchiveError, JobRow, StoredCheckpoint, TileKey, Unplaced};
+use super::super::{ArchiveError, JobRow, Placed, StoredCheckpoint, TileKey, Unplaced};
 use super::rows::{self, JOB_COLUMNS, get, tenant};
 use super::{LOCKS, read, write};
-use crate::ledger::record::{Kind, Micros, Record, RecordId};
+use crate::ledger::record::{Kind, Micros, Record, RecordId, Stored};
 use crate::postgres::{self, Parameter};
 
 /// See [`super::super::Transaction`].
@@ -17,23 +17,25 @@ pub struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
+    /// Runs a statement in the transaction.
+    pub(crate) async fn query(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, ArchiveError> {
+        Ok(self.inner.query(sql, parameters).await?)
+    }
+
     pub async fn try_lock(&mut self, name: &str) -> Result<bool, ArchiveError> {
         Ok(self.inner.try_lock(LOCKS, name).await?)
     }
 
     pub async fn now(&mut self) -> Result<Micros, ArchiveError> {
-        let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
-        let row = self.row(sql, &[]).await?;
-        let no_row = || ArchiveError::Unavailable("the server returned no time".into());
-        Ok(Micros(get(&row.ok_or_else(no_row)?, 0)?))
+        read::now(&mut self.inner).await
     }
 
     pub async fn job(&mut self, tenant: &str, name: &str) -> Result<Option<JobRow>, ArchiveError> {
-        let sql = format!(
-            "SELECT {JOB_COLUMNS} FROM nightporter_ledger.jobs WHERE tenant = $1 AND name = $2"
-        );
-        let row = self.row(&sql, &[(&tenant, Type::TEXT), (&name, Type::TEXT)]).await?;
-        row.as_ref().map(rows::job).transpose()
+        read::job(&mut self.inner, tenant, name).await
     }
 
     pub async fn put_job(&mut self, tenant: &str, row: &JobRow) -> Result<(), ArchiveError> {
@@ -192,20 +194,18 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    pub async fn remove_before(
+    pub async fn oldest(
         &mut self,
         tenant: &str,
         kind: Kind,
         before: Micros,
         below: i64,
         limit: usize,
-    ) -> Result<Vec<i64>, ArchiveError> {
+    ) -> Result<Vec<Placed>, ArchiveError> {
         let sql = concat!(
-            "DELETE FROM nightporter_ledger.requests AS r USING ( \
-                 SELECT writer, seq FROM nightporter_ledger.requests WHERE tenant = ",
+            "SELECT writer, seq, position FROM nightporter_ledger.requests WHERE tenant = ",
             tenant!(),
-            "    AND kind = $2 AND at < $3 AND position < $4 ORDER BY at, position LIMIT $5) AS old \
-             WHERE r.writer = old.writer AND r.seq = old.seq RETURNING r.position"
+            " AND kind = $2 AND at < $3 AND position < $4 ORDER BY at, position LIMIT $5"
         );
         let limit = read::count(limit);
         let parameters: [Parameter<'_>; 5] = [
@@ -216,10 +216,55 @@ impl Transaction<'_> {
             (&limit, Type::INT8),
         ];
         let rows = self.inner.query(sql, &parameters).await?;
-        let mut positions: Vec<i64> =
-            rows.iter().map(|row| get(row, 0)).collect::<Result<_, _>>()?;
-        positions.sort_unstable();
-        Ok(positions)
+        let placed = |row| Ok(Placed { id: rows::id(row)?, position: get(row, 2)? });
+        rows.iter().map(placed).collect()
+    }
+
+    pub async fn remove(&mut self, tenant: &str, ids: &[RecordId]) -> Result<(), ArchiveError> {
+        let sql = concat!(
+            "DELETE FROM nightporter_ledger.requests AS r \
+             USING unnest($2, $3) AS old (writer, seq) \
+             WHERE r.writer = old.writer AND r.seq = old.seq AND r.tenant = ",
+            tenant!()
+        );
+        let (writers, seqs) = rows::ids(ids.iter().copied());
+        let parameters: [Parameter<'_>; 3] =
+            [(&tenant, Type::TEXT), (&writers, Type::INT8_ARRAY), (&seqs, Type::INT8_ARRAY)];
+        self.inner.query(sql, &parameters).await?;
+        Ok(())
+    }
+
+    pub async fn find_all(
+        &mut self,
+        tenant: &str,
+        ids: &[RecordId],
+    ) -> Result<Vec<Stored>, ArchiveError> {
+        read::find_all(&mut self.inner, tenant, ids).await
+    }
+
+    pub async fn adopt(&mut self, records: &[Record]) -> Result<(), ArchiveError> {
+        write::adopt(&mut self.inner, records).await
+    }
+
+    pub async fn checkpoint_times(
+        &mut self,
+        tenant: &str,
+    ) -> Result<Vec<(i64, Micros)>, ArchiveError> {
+        let sql = "SELECT size, at FROM nightporter_ledger.checkpoints WHERE tenant = $1
+                   ORDER BY size";
+        let rows = self.inner.query(sql, &[(&tenant, Type::TEXT)]).await?;
+        rows.iter().map(|row| Ok((get(row, 0)?, Micros(get(row, 1)?)))).collect()
+    }
+
+    pub async fn remove_checkpoints(
+        &mut self,
+        tenant: &str,
+        sizes: &[i64],
+    ) -> Result<(), ArchiveError> {
+        let sql = "DELETE FROM nightporter_ledger.checkpoints
+                   WHERE tenant = $1 AND size = ANY ($2)";
+        self.inner.query(sql, &[(&tenant, Type::TEXT), (&sizes, Type::INT8_ARRAY)]).await?;
+        Ok(())
     }
 
     pub async fn write(&mut self, records: &[Record]) -> Result<(), ArchiveError> {
@@ -234,13 +279,5 @@ impl Transaction<'_> {
 
     pub async fn roll_back(self) -> Result<(), ArchiveError> {
         Ok(self.inner.roll_back().await?)
-    }
-
-    async fn row(
-        &mut self,
-        sql: &str,
-        parameters: &[Parameter<'_>],
-    ) -> Result<Option<Row>, ArchiveError> {
-        Ok(self.inner.query(sql, parameters).await?.into_iter().next())
     }
 }

@@ -7,7 +7,7 @@ use tokio_postgres::types::Type;
 use super::super::ArchiveError;
 use super::rows::{self, INSERT_NOTES, INSERT_REQUESTS, INSERT_STEPS, get};
 use crate::ledger::record::{Record, RecordId};
-use crate::postgres;
+use crate::postgres::{self, Parameter};
 
 /// Writes records with their steps and notes. Of a record that is already there nothing is
 /// written: its steps and notes came with it.
@@ -32,6 +32,39 @@ pub(super) async fn insert(
     }
     if !new.is_empty() {
         transaction.query("NOTIFY nightporter_ledger", &[]).await?;
+    }
+    Ok(())
+}
+
+/// See [`super::super::Transaction::adopt`].
+pub(super) async fn adopt(
+    transaction: &mut postgres::Transaction<'_>,
+    records: &[Record],
+) -> Result<(), ArchiveError> {
+    let all: Vec<&Record> = records.iter().collect();
+    let numbers = tenant_numbers(transaction, &all).await?;
+    let sql = "UPDATE nightporter_ledger.requests AS r
+               SET tenant = a.tenant, leaf = a.leaf, seal = a.seal
+               FROM unnest($1, $2, $3, $4, $5) AS a (writer, seq, tenant, leaf, seal)
+               WHERE r.writer = a.writer AND r.seq = a.seq AND r.position IS NULL
+                   AND r.tenant = (SELECT id FROM nightporter_ledger.tenants WHERE name = '')
+               RETURNING r.seq";
+    let (writers, seqs) = rows::ids(records.iter().map(|record| record.id));
+    let tenants: Vec<_> =
+        records.iter().map(|record| numbers.get(&*record.tenant).copied()).collect();
+    let leaves: Vec<&[u8]> = records.iter().map(|record| record.leaf.as_slice()).collect();
+    let seals: Vec<&[u8]> = records.iter().map(|record| record.seal.as_slice()).collect();
+    let parameters: [Parameter<'_>; 5] = [
+        (&writers, Type::INT8_ARRAY),
+        (&seqs, Type::INT8_ARRAY),
+        (&tenants, Type::INT4_ARRAY),
+        (&leaves, Type::BYTEA_ARRAY),
+        (&seals, Type::BYTEA_ARRAY),
+    ];
+    let adopted = transaction.query(sql, &parameters).await?.len();
+    if adopted != records.len() {
+        let text = format!("{adopted} of {} records could be adopted", records.len());
+        return Err(ArchiveError::Content(text.into()));
     }
     Ok(())
 }

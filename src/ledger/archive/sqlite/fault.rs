@@ -11,7 +11,7 @@ use crate::ledger::archive::ArchiveError;
 
 /// Why a call to SQLite failed.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// The content is refused, and will be again.
     Content(String),
     Sqlite(rusqlite::Error),

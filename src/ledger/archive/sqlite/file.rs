@@ -63,7 +63,7 @@ pub(super) fn open_writer(path: &Path, busy: Duration) -> Result<Opened, Fault> 
         "PRAGMA synchronous = FULL;
          PRAGMA foreign_keys = ON;
          PRAGMA temp_store = MEMORY;
-         PRAGMA cache_size = -8192;
+         PRAGMA cache_size = -4096;
          PRAGMA wal_autocheckpoint = 4000;
          PRAGMA journal_size_limit = 33554432;",
     )?;

@@ -3,11 +3,12 @@
 use rusqlite::Connection;
 
 use super::rows::TENANT;
+use super::tree;
 use crate::ledger::archive::Holdings;
 use crate::ledger::record::Kind;
 
 /// Counts the records that have a position. The bytes are those of the whole file, which is
-/// one box's.
+/// one box's, without its tree.
 pub(super) fn count(connection: &Connection, tenant: &str) -> rusqlite::Result<Holdings> {
     let sql = format!(
         "SELECT kind, count(*) AS records FROM requests
@@ -24,5 +25,7 @@ pub(super) fn count(connection: &Connection, tenant: &str) -> rusqlite::Result<H
     }
     let pragma = |sql| connection.query_row(sql, [], |row| row.get::<_, u32>(0)).map(u64::from);
     let pages = pragma("PRAGMA page_count")?.saturating_sub(pragma("PRAGMA freelist_count")?);
-    Ok(Holdings { kinds, bytes: pages * pragma("PRAGMA page_size")? })
+    let tree_bytes = tree::bytes(connection, tenant)?;
+    let bytes = (pages * pragma("PRAGMA page_size")?).saturating_sub(tree_bytes);
+    Ok(Holdings { kinds, bytes, tree_bytes })
 }

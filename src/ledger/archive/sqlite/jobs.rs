@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::ledger::archive::JobRow;
+use crate::ledger::archive::{JobRow, JobRun};
 use crate::ledger::record::Micros;
 
 /// Runs of each job that are kept.
@@ -48,6 +48,27 @@ pub(super) fn log(connection: &Connection, tenant: &str, row: &JobRow) -> rusqli
                       ORDER BY id DESC LIMIT 1 OFFSET ?3)";
     connection.execute(forget, params![tenant, name, RUNS])?;
     Ok(())
+}
+
+/// Returns runs of a job whose number is below `before`, the latest first.
+pub(super) fn runs(
+    connection: &Connection,
+    tenant: &str,
+    name: &str,
+    before: Option<i64>,
+    limit: i64,
+) -> rusqlite::Result<Vec<JobRun>> {
+    let sql = r#"SELECT name, due, started, ended, outcome, "by", id FROM job_runs
+                 WHERE tenant = ? AND name = ? AND id < ? ORDER BY id DESC LIMIT ?"#;
+    let params = params![tenant, name, before.unwrap_or(i64::MAX), limit];
+    let run = |row: &Row<'_>| Ok(JobRun { number: row.get(6)?, row: job(row)? });
+    connection.prepare(sql)?.query_map(params, run)?.collect()
+}
+
+/// Returns the time of SQLite's clock, which has milliseconds.
+pub(super) fn now(connection: &Connection) -> rusqlite::Result<Micros> {
+    let sql = "SELECT CAST(round(unixepoch('now', 'subsec') * 1000) AS INTEGER) * 1000";
+    connection.query_row(sql, [], |row| row.get(0)).map(Micros)
 }
 
 fn job(row: &Row<'_>) -> rusqlite::Result<JobRow> {

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use rustix::process::setpriority_process;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::Limits;
@@ -19,6 +21,10 @@ const MAX_IDLE: usize = 4;
 
 /// How many instructions of SQLite's machine run between two looks at the clock: some 50 µs.
 const INSTRUCTIONS: i32 = 4_000;
+
+/// By how much less urgent than a request a read is for the scheduler (nice(2)): four scans kept
+/// both cores of a small machine from the gate for milliseconds (measured).
+const NICENESS: i32 = 10;
 
 /// How much later than its limit a read may end: a call that hangs in the file system is
 /// waited for no longer.
@@ -106,7 +112,7 @@ impl Reader {
         let path = Arc::clone(&self.path);
         let caller = Arc::new(());
         let waits = Arc::downgrade(&caller);
-        let call = on_thread(move || match limited(&mut opened, limit, waits, work) {
+        let call = on_low_priority_thread(move || match limited(&mut opened, limit, waits, work) {
             Ok(done) => Ok((done, opened, permit)),
             Err(fault) => Err(fault.at(&path)),
         });
@@ -119,10 +125,24 @@ impl Reader {
     /// Keeps the connection for a later read.
     pub(super) fn give_back(mut self) {
         if let Some(opened) = self.opened.take() {
-            let mut idle = lock(&self.idle);
-            if idle.len() < MAX_IDLE {
-                idle.push(opened);
+            keep(&self.idle, opened);
+        }
+    }
+
+    /// Ends the transaction that [`Self::run`] has begun, and keeps the connection for a later
+    /// read: to open one costs more than most reads.
+    pub(super) fn end_transaction(&mut self) {
+        let (Some(opened), permit) = (self.opened.take(), self.permit.take()) else { return };
+        let idle = Arc::clone(&self.idle);
+        let end = move || {
+            if opened.connection.execute_batch("ROLLBACK").is_ok() {
+                keep(&idle, opened);
             }
+            drop(permit);
+        };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(end)),
+            Err(_) => end(),
         }
     }
 }
@@ -135,11 +155,36 @@ fn limited<T>(
     work: impl FnOnce(&Connection) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     let begin = Instant::now();
-    let must_end = move || begin.elapsed() > limit || caller.strong_count() == 0;
+    let must_end = move || {
+        // Whoever waits for the core goes first, such as a request to the gate.
+        std::thread::yield_now();
+        begin.elapsed() > limit || caller.strong_count() == 0
+    };
     opened.connection.progress_handler(INSTRUCTIONS, Some(must_end))?;
     let result = work(&opened.connection);
     opened.connection.progress_handler(0, None::<fn() -> bool>)?;
     result.map_err(|fault| if fault.is_interrupted() { Fault::TooSlow(limit) } else { fault })
+}
+
+/// Runs `work` on a thread of its own with a lower priority, which a thread that others use
+/// would keep: only a privileged process may raise one again.
+async fn on_low_priority_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ArchiveError> {
+    let failed = |error: &dyn std::fmt::Display| {
+        ArchiveError::Unavailable(format!("a read of SQLite: {error}").into())
+    };
+    let (done, result) = oneshot::channel();
+    let read = move || {
+        // Of the calling thread, on Linux. If the system refuses, a read is as urgent as all else.
+        let _ = setpriority_process(None, NICENESS);
+        let _ = done.send(work());
+    };
+    std::thread::Builder::new()
+        .name("ledger-read".to_owned())
+        .spawn(read)
+        .map_err(|error| failed(&error))?;
+    result.await.map_err(|_| failed(&"it has panicked"))
 }
 
 async fn in_time<T>(
@@ -151,6 +196,13 @@ async fn in_time<T>(
         let text = format!("`{}`: the file system did not answer within {limit:?}", path.display());
         Err(ArchiveError::Unavailable(text.into()))
     })
+}
+
+fn keep(idle: &Idle, opened: Opened) {
+    let mut idle = lock(idle);
+    if idle.len() < MAX_IDLE {
+        idle.push(opened);
+    }
 }
 
 fn lock(idle: &Idle) -> MutexGuard<'_, Vec<Opened>> {

@@ -22,12 +22,44 @@ pub(super) struct Migration {
     pub(super) additive: bool,
 }
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "records",
-    sql: include_str!("migrations/V1__records.sql"),
-    additive: false,
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "records",
+        sql: include_str!("migrations/V1__records.sql"),
+        additive: false,
+    },
+    Migration {
+        version: 2,
+        name: "alerts",
+        sql: include_str!("migrations/V2__alerts.sql"),
+        additive: true,
+    },
+    Migration {
+        version: 3,
+        name: "webhooks",
+        sql: include_str!("migrations/V3__webhooks.sql"),
+        additive: true,
+    },
+    Migration {
+        version: 4,
+        name: "idempotency",
+        sql: include_str!("migrations/V4__idempotency.sql"),
+        additive: true,
+    },
+    Migration {
+        version: 5,
+        name: "ledger_additions",
+        sql: include_str!("migrations/V5__ledger_additions.sql"),
+        additive: true,
+    },
+    Migration {
+        version: 6,
+        name: "access",
+        sql: include_str!("migrations/V6__access.sql"),
+        additive: true,
+    },
+];
 
 impl Migration {
     fn checksum(&self) -> String {

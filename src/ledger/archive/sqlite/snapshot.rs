@@ -2,18 +2,25 @@
 
 use std::sync::Arc;
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::fault::Fault;
 use super::readers::Reader;
 use super::rows::{self, TENANT};
 use super::{holdings, jobs, tree};
-use crate::ledger::archive::{ArchiveError, Holdings, JobRow, StoredCheckpoint, TileKey};
-use crate::ledger::record::{RecordId, Stored, WriterId};
+use crate::ledger::archive::{ArchiveError, Holdings, JobRow, JobRun, StoredCheckpoint, TileKey};
+use crate::ledger::record::{Micros, RecordId, Stored, WriterId};
 
 /// A read transaction. Each call has the time limit of a read; while the snapshot lives, the
 /// write-ahead log grows by what is written.
 #[derive(Debug)]
 pub struct Snapshot(Reader);
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        self.0.end_transaction();
+    }
+}
 
 impl Snapshot {
     pub(super) async fn begin(mut reader: Reader) -> Result<Self, ArchiveError> {
@@ -21,6 +28,14 @@ impl Snapshot {
         let begin = "BEGIN; SELECT count(*) FROM migrations";
         reader.run(move |connection| Ok(connection.execute_batch(begin)?)).await?;
         Ok(Self(reader))
+    }
+
+    /// Runs `work` in the read transaction.
+    pub(crate) async fn run<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, ArchiveError> {
+        self.0.run(work).await
     }
 
     pub async fn records(
@@ -116,5 +131,31 @@ impl Snapshot {
     pub async fn jobs(&mut self, tenant: &str) -> Result<Vec<JobRow>, ArchiveError> {
         let tenant = tenant.to_owned();
         self.0.run(move |connection| Ok(jobs::all(connection, &tenant)?)).await
+    }
+
+    pub async fn job(
+        &mut self,
+        tenant: &str,
+        name: &str,
+    ) -> Result<(Option<JobRow>, Micros), ArchiveError> {
+        let (tenant, name) = (tenant.to_owned(), name.to_owned());
+        self.0
+            .run(move |connection| {
+                Ok((jobs::get(connection, &tenant, &name)?, jobs::now(connection)?))
+            })
+            .await
+    }
+
+    pub async fn job_runs(
+        &mut self,
+        tenant: &str,
+        name: &str,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<JobRun>, ArchiveError> {
+        let (tenant, name, limit) = (tenant.to_owned(), name.to_owned(), rows::count(limit));
+        self.0
+            .run(move |connection| Ok(jobs::runs(connection, &tenant, &name, before, limit)?))
+            .await
     }
 }

@@ -7,11 +7,11 @@ use rusqlite::{Connection, params};
 use tokio::runtime::Handle;
 
 use super::fault::Fault;
-use super::rows::count;
+use super::rows::{self, count};
 use super::writer::{Turn, Writer, on_thread};
 use super::{jobs, tree, write};
-use crate::ledger::archive::{ArchiveError, JobRow, StoredCheckpoint, TileKey, Unplaced};
-use crate::ledger::record::{Kind, Micros, Record, RecordId, WriterId};
+use crate::ledger::archive::{ArchiveError, JobRow, Placed, StoredCheckpoint, TileKey, Unplaced};
+use crate::ledger::record::{Kind, Micros, Record, RecordId, Stored, WriterId};
 
 /// Pages that one removal gives back at most.
 const VACUUM: u32 = 5_000;
@@ -119,10 +119,7 @@ impl Transaction {
     }
 
     pub async fn now(&mut self) -> Result<Micros, ArchiveError> {
-        // SQLite's clock has milliseconds.
-        let sql = "SELECT CAST(round(unixepoch('now', 'subsec') * 1000) AS INTEGER) * 1000";
-        self.run(move |connection| Ok(Micros(connection.query_row(sql, [], |row| row.get(0))?)))
-            .await
+        self.run(|connection| Ok(jobs::now(connection)?)).await
     }
 
     pub async fn job(&mut self, tenant: &str, name: &str) -> Result<Option<JobRow>, ArchiveError> {
@@ -230,30 +227,78 @@ impl Transaction {
             .await
     }
 
-    pub async fn remove_before(
+    pub async fn oldest(
         &mut self,
         tenant: &str,
         kind: Kind,
         before: Micros,
         below: i64,
         limit: usize,
-    ) -> Result<Vec<i64>, ArchiveError> {
+    ) -> Result<Vec<Placed>, ArchiveError> {
         let (tenant, limit) = (tenant.to_owned(), count(limit));
         self.run(move |connection| {
-            let sql = "DELETE FROM requests WHERE rowid IN (
-                           SELECT rowid FROM requests INDEXED BY requests_by_kind
-                           WHERE tenant = (SELECT id FROM tenants WHERE name = ?)
-                           AND kind = ? AND at < ? AND position < ? ORDER BY at LIMIT ?)
-                       RETURNING position";
+            let sql = "SELECT writer, seq, position FROM requests INDEXED BY requests_by_kind
+                       WHERE tenant = (SELECT id FROM tenants WHERE name = ?)
+                       AND kind = ? AND at < ? AND position < ? ORDER BY at, position LIMIT ?";
             let mut statement = connection.prepare(sql)?;
             let params = params![tenant, kind.as_str(), before.0, below, limit];
-            let rows = statement.query_map(params, |row| row.get(0))?;
-            let mut positions = rows.collect::<Result<Vec<i64>, _>>()?;
-            positions.sort_unstable();
-            vacuum(connection)?;
-            Ok(positions)
+            let rows = statement.query_map(params, |row| {
+                let id = RecordId { writer: WriterId(row.get(0)?), seq: row.get(1)? };
+                Ok(Placed { id, position: row.get(2)? })
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
         })
         .await
+    }
+
+    pub async fn remove(&mut self, tenant: &str, ids: &[RecordId]) -> Result<(), ArchiveError> {
+        let (tenant, ids) = (tenant.to_owned(), ids.to_vec());
+        self.run(move |connection| {
+            let sql = "DELETE FROM requests WHERE writer = ? AND seq = ?
+                       AND tenant = (SELECT id FROM tenants WHERE name = ?)";
+            let mut statement = connection.prepare(sql)?;
+            for id in ids {
+                statement.execute(params![id.writer.0, id.seq, tenant])?;
+            }
+            Ok(vacuum(connection)?)
+        })
+        .await
+    }
+
+    pub async fn find_all(
+        &mut self,
+        tenant: &str,
+        ids: &[RecordId],
+    ) -> Result<Vec<Stored>, ArchiveError> {
+        let (tenant, mut ids): (Arc<str>, _) = (tenant.into(), ids.to_vec());
+        ids.sort_unstable();
+        self.run(move |connection| {
+            let find = |id: &RecordId| rows::find(connection, &tenant, *id).transpose();
+            ids.iter().filter_map(find).collect()
+        })
+        .await
+    }
+
+    pub async fn adopt(&mut self, records: &[Record]) -> Result<(), ArchiveError> {
+        let records = records.to_vec();
+        self.run(move |connection| write::adopt(connection, &records)).await
+    }
+
+    pub async fn checkpoint_times(
+        &mut self,
+        tenant: &str,
+    ) -> Result<Vec<(i64, Micros)>, ArchiveError> {
+        let tenant = tenant.to_owned();
+        self.run(move |connection| Ok(tree::checkpoint_times(connection, &tenant)?)).await
+    }
+
+    pub async fn remove_checkpoints(
+        &mut self,
+        tenant: &str,
+        sizes: &[i64],
+    ) -> Result<(), ArchiveError> {
+        let (tenant, sizes) = (tenant.to_owned(), sizes.to_vec());
+        self.run(move |connection| Ok(tree::remove_checkpoints(connection, &tenant, &sizes)?)).await
     }
 
     pub async fn write(&mut self, records: &[Record]) -> Result<(), ArchiveError> {
@@ -269,7 +314,7 @@ impl Transaction {
             State::Open(open) => {
                 on_thread(move || {
                     open.end(&writer, "COMMIT")?;
-                    writer.written.notify_waiters();
+                    writer.tell();
                     Ok(())
                 })
                 .await?
@@ -286,7 +331,7 @@ impl Transaction {
     }
 
     /// Runs `work` in the transaction.
-    async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, ArchiveError> {

@@ -78,6 +78,39 @@ pub(super) fn put_checkpoint(
     Ok(())
 }
 
+/// Returns the size and the time of each checkpoint, the smallest first.
+pub(super) fn checkpoint_times(
+    connection: &Connection,
+    tenant: &str,
+) -> rusqlite::Result<Vec<(i64, Micros)>> {
+    let sql = "SELECT size, at FROM checkpoints WHERE tenant = ? ORDER BY size";
+    let mut statement = connection.prepare(sql)?;
+    statement.query_map([tenant], |row| Ok((row.get(0)?, Micros(row.get(1)?))))?.collect()
+}
+
+pub(super) fn remove_checkpoints(
+    connection: &Connection,
+    tenant: &str,
+    sizes: &[i64],
+) -> rusqlite::Result<()> {
+    let mut statement =
+        connection.prepare("DELETE FROM checkpoints WHERE tenant = ? AND size = ?")?;
+    for size in sizes {
+        statement.execute(params![tenant, size])?;
+    }
+    Ok(())
+}
+
+/// Returns about how many bytes the tree takes up.
+pub(super) fn bytes(connection: &Connection, tenant: &str) -> rusqlite::Result<u64> {
+    // A complete tile takes two pages of its own, and 650 bytes beside its key; a checkpoint
+    // and its key some 250 bytes beside its text.
+    let sql = "SELECT (SELECT coalesce(sum(length(hashes) + 650), 0) FROM tiles WHERE tenant = ?1)
+               + (SELECT coalesce(sum(length(note) + 250), 0) FROM checkpoints WHERE tenant = ?1)";
+    let bytes: i64 = connection.query_row(sql, [tenant], |row| row.get(0))?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
+}
+
 fn checkpoint_row(row: &Row<'_>) -> rusqlite::Result<StoredCheckpoint> {
     Ok(StoredCheckpoint { size: row.get(0)?, at: Micros(row.get(1)?), note: row.get(2)? })
 }

@@ -36,6 +36,24 @@ pub(super) fn records(connection: &Connection, records: &[Record]) -> Result<(),
     Ok(())
 }
 
+/// Gives records of no tenant to that of `records`; see
+/// [`crate::ledger::archive::Transaction::adopt`].
+pub(super) fn adopt(connection: &Connection, records: &[Record]) -> Result<(), Fault> {
+    let sql = "UPDATE requests SET tenant = ?, leaf = ?, seal = ?
+               WHERE writer = ? AND seq = ? AND position IS NULL
+               AND tenant = (SELECT id FROM tenants WHERE name = '')";
+    let mut statement = connection.prepare(sql)?;
+    for record in records {
+        let tenant = tenant_number(connection, &record.tenant)?;
+        let (id, leaf, seal) = (record.id, record.leaf, record.seal);
+        let adopted = statement.execute(params![tenant, leaf, seal, id.writer.0, id.seq])?;
+        if adopted == 0 {
+            return Err(Fault::Content(format!("the record {id} is missing or has a tenant")));
+        }
+    }
+    Ok(())
+}
+
 /// Returns the number by which rows name a tenant.
 fn tenant_number(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
     let known = "SELECT id FROM tenants WHERE name = ?";

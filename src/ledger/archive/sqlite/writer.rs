@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
-use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -23,8 +23,8 @@ pub(super) struct Writer {
     pub(super) limits: Limits,
     connection: Arc<Mutex<Option<Opened>>>,
     state: std::sync::Mutex<State>,
-    /// Wakes those who wait for new records.
-    pub(super) written: Notify,
+    /// Tells those who wait for new records.
+    pub(super) written: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -41,7 +41,7 @@ impl Writer {
             limits,
             connection: Arc::default(),
             state: std::sync::Mutex::default(),
-            written: Notify::new(),
+            written: watch::Sender::new(()),
         })
     }
 
@@ -91,6 +91,11 @@ impl Writer {
             **turn = Some(opened);
         }
         turn.as_mut().ok_or_else(|| Fault::Unusable("not open".to_owned()))
+    }
+
+    /// Tells those who wait that something was written.
+    pub(super) fn tell(&self) {
+        self.written.send_replace(());
     }
 
     /// Keeps what is wrong with the archive, which bad content is not.

@@ -17,16 +17,25 @@ async fn an_order_is_recorded_before_it_is_carried_out() {
         for operation in ["wake", "sleep", "pause"] {
             assert_eq!(recorded.post(&format!("/v1/apps/notes/{operation}")).await.status, 409);
             // It was committed before the answer: there is nothing to wait for.
-            let acts = recorded.records(&format!("kind=act&reason={operation}")).await;
+            let query = format!("kind=act&reason={operation}&verdict=accepted");
+            let acts = recorded.records(&query).await;
             assert_eq!(acts.len(), 1, "{operation}");
             assert_eq!(
                 (&acts[0]["app"], &acts[0]["client"]),
                 (&json!("notes"), &json!("operator"))
             );
-            assert_eq!(acts[0]["verdict"], "accepted");
+            // What came of it is said afterwards.
+            let query = format!("kind=act&reason={operation}&verdict=failed");
+            let outcome = recorded.until(1, &query).await;
+            let whole = format!("/v1/requests/{}", outcome[0]["id"].as_str().expect("an id"));
+            let note = recorded.json(&whole).await["notes"][0]["text"].clone();
+            let expected =
+                format!("the act of record {} failed: ", acts[0]["id"].as_str().unwrap());
+            assert!(note.as_str().expect("a text").starts_with(&expected), "{note}");
         }
         assert_eq!(recorded.post("/v1/apps/nothere/wake").await.status, 404);
-        assert_eq!(recorded.records("kind=act").await.len(), 3, "nothing was asked of an app");
+        let asked = recorded.records("kind=act&verdict=accepted").await;
+        assert_eq!(asked.len(), 3, "nothing was asked of an app");
     }
 }
 

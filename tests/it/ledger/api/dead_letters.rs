@@ -47,6 +47,10 @@ async fn what_the_database_refuses_stays_until_it_is_dismissed() {
     let refused = Record { path: Some("/a\0b".into()), ..record(7, 1) };
     let spool = Spool::new(recorded.sample.ledger().join("spool"), 1 << 30);
     let id = spool.put(&[refused], Some("refused before")).expect("written").name;
+    // Why it was refused is known before anybody tries it again, also of another process.
+    let list = recorded.json("/v1/deadletter").await;
+    let errors: Vec<_> = list["dead_letters"].as_array().expect("a list").iter().collect();
+    assert_eq!(errors[0]["error"], "refused before", "{list}");
     let replayed = recorded.post(&format!("/v1/deadletter/{id}/replay")).await;
     problem(&replayed, 409);
     let list = recorded.json("/v1/deadletter").await;
@@ -61,5 +65,6 @@ async fn what_the_database_refuses_stays_until_it_is_dismissed() {
     let losses = recorded.until(1, "kind=loss&reason=dismissed").await;
     assert_eq!(losses[0]["count"], 1);
     problem(&recorded.post(&format!("/v1/deadletter/{id}/dismiss")).await, 404);
-    assert_eq!(recorded.records("kind=act&reason=dismiss").await.len(), 1);
+    recorded.until(1, "kind=act&reason=dismiss&verdict=done").await;
+    assert_eq!(recorded.records("kind=act&reason=dismiss&verdict=accepted").await.len(), 1);
 }

@@ -81,6 +81,20 @@ async fn events_are_live_and_resume_where_they_were_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn events_do_not_wait_for_the_job_that_gives_positions() {
+    for store in Store::BOTH {
+        // Nobody who listens waits for an hour.
+        let jobs = "[jobs]\nintegrity = \"1h\"\n";
+        let recorded = Recorded::with(store, "", jobs).await;
+        let mut live = Stream::open(&recorded, "/v1/events?verdict=deny", None).await;
+        for n in 0..3 {
+            recorded.is_denied(&format!("/{n}")).await;
+            live.ids(n + 1).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn streams_are_bounded_and_end_with_the_process() {
     let mut recorded = Recorded::new(Store::Files).await;
     let mut streams = Vec::new();

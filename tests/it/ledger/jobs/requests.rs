@@ -17,10 +17,8 @@ async fn a_job_is_run_when_somebody_asks_for_it() {
         let [one, _other] = [1, 2].map(|n| Instance::start(&place, n, vec![short(), long()]));
         for job in ["short", "long"] {
             until_runs(&place, job, 1).await;
-            let began = std::time::Instant::now();
             let due = one.jobs.run_now(job).await.expect("a job").expect("it is due");
             let runs = until_runs(&place, job, 2).await;
-            assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
             assert!(runs[1].started >= due.0 - 1_000_000, "{due:?} {runs:?}");
             let status = one.jobs.list().await.expect("answers");
             let status = status.iter().find(|status| status.plan.name == job).expect("listed");

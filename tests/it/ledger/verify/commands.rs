@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use nightporter::access::Viewer;
 use nightporter::ledger::proof::{Audit, audit};
 use serde_json::Value;
 
@@ -115,7 +116,8 @@ async fn verify_prints_what_is_proved_and_what_was_altered() {
 async fn a_proof_is_verified_without_a_box() {
     let home = Home::new(300).await;
     let claim = home.claim();
-    let proof = audit(&home.ledger.archive, "", EDITED, true).await.expect("read");
+    let proof =
+        audit(&home.ledger.archive, "", EDITED, true, &Viewer::clear()).await.expect("read");
     let Audit::Covered(proof) = proof else { panic!("{proof:?}") };
     let key = home.ledger.key.verifier("").to_string();
     drop(home);

@@ -1,5 +1,6 @@
 //! A proof needs the public key and nothing else.
 
+use nightporter::access::Viewer;
 use nightporter::ledger::key::VerifierKey;
 use nightporter::ledger::proof::{Audit, Proof, ProofError, audit};
 use nightporter::ledger::record::Personal;
@@ -9,7 +10,9 @@ use super::sample::{Kinds, Ledger, id, new_key};
 use super::{BOTH, EDITED};
 
 async fn prove(ledger: &Ledger, is_masked: bool) -> Value {
-    let proof = audit(&ledger.archive, &ledger.tenant, EDITED, is_masked).await.expect("read");
+    let viewer = Viewer::clear();
+    let proof = audit(&ledger.archive, &ledger.tenant, EDITED, is_masked, &viewer).await;
+    let proof = proof.expect("read");
     let Audit::Covered(proof) = proof else { panic!("{proof:?}") };
     serde_json::to_value(proof).expect("JSON")
 }
@@ -87,7 +90,8 @@ async fn a_proof_of_anything_else_is_refused() {
 #[tokio::test]
 async fn a_record_waits_for_its_checkpoint() {
     let ledger = Ledger::new(Kinds::Sqlite).await;
-    let audit = |id| audit(&ledger.archive, &ledger.tenant, id, false);
+    let viewer = Viewer::clear();
+    let audit = |id| audit(&ledger.archive, &ledger.tenant, id, false, &viewer);
     assert_eq!(audit(id(705)).await.expect("read"), Audit::Pending);
     assert_eq!(audit(id(9999)).await.expect("read"), Audit::Unknown);
     let _ = ledger.extend().await.expect("extended");

@@ -87,6 +87,7 @@ fn a_history_that_does_not_fit_is_refused() {
 
 #[test]
 fn the_released_migrations_have_not_changed() {
-    let checksums: Vec<_> = MIGRATIONS.iter().map(Migration::checksum).collect();
+    let released = MIGRATIONS.iter().take(1);
+    let checksums: Vec<_> = released.map(Migration::checksum).collect();
     assert_eq!(checksums, ["40ffc2c6d278c11ecfb8d58a9c515bca24e75d5f97509d0ddfb62e3eb4677e98"]);
 }

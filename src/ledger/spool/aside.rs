@@ -1,0 +1,158 @@
+//! Files in the spool that are no dead letters: set aside, for the owner to look at.
+//!
+//! They count towards the spool's size, and keep to a quarter of it: beyond that the oldest
+//! are removed. One alone may be larger, since nightporter writes none of that size.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::SystemTime;
+
+use super::{Damage, lock, names, occupied};
+
+/// The name of the folder, and the end of the name of a file's reason.
+pub(super) const BAD: &str = "bad";
+const REASON: &str = ".reason";
+
+/// The part of the spool's size that these files may take up.
+const PART: u64 = 4;
+
+/// A file that was set aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bad {
+    pub name: String,
+    pub reason: String,
+    pub bytes: u64,
+}
+
+/// The folder of what was set aside.
+#[derive(Debug)]
+pub(super) struct Aside {
+    folder: PathBuf,
+    max_bytes: u64,
+    /// The number of files and what they take up, at the last look.
+    size: Mutex<(usize, u64)>,
+}
+
+/// A file, and what it takes up with its reason.
+struct Found {
+    name: String,
+    set_aside: SystemTime,
+    bytes: u64,
+}
+
+impl Aside {
+    pub(super) fn new(folder: PathBuf, max_spool: u64) -> Self {
+        Self { folder, max_bytes: max_spool / PART, size: Mutex::default() }
+    }
+
+    /// Moves a file here. The oldest files make room for it.
+    pub(super) fn take(&self, from: &Path, name: &str, damage: &Damage) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        let mut target = name.to_owned();
+        let mut number = 1;
+        while fs::symlink_metadata(self.folder.join(&target)).is_ok() {
+            number += 1;
+            target = format!("{name}.{number}");
+        }
+        fs::rename(from.join(name), self.folder.join(&target))?;
+        let reason = fs::write(self.reason_of(&target), format!("{damage}\n"));
+        self.make_room(&target);
+        reason
+    }
+
+    /// Removes the oldest files until the others fit, but not the one that has just come.
+    fn make_room(&self, latest: &str) {
+        let mut found = self.found();
+        found.sort_by(|a, b| (a.set_aside, &a.name).cmp(&(b.set_aside, &b.name)));
+        let mut total: u64 = found.iter().map(|file| file.bytes).sum();
+        for file in found.iter().filter(|file| file.name != latest) {
+            if total <= self.max_bytes {
+                break;
+            }
+            if fs::remove_file(self.folder.join(&file.name)).is_ok() {
+                // Without its file, a reason is shown to nobody.
+                let _ = fs::remove_file(self.reason_of(&file.name));
+                total -= file.bytes;
+                tracing::error!(file = file.name, "removed, to make room for what is set aside");
+            }
+        }
+        self.look();
+    }
+
+    /// Counts the files anew.
+    pub(super) fn look(&self) {
+        let found = self.found();
+        *lock(&self.size) = (found.len(), found.iter().map(|file| file.bytes).sum());
+    }
+
+    pub(super) fn size(&self) -> (usize, u64) {
+        *lock(&self.size)
+    }
+
+    /// Returns the bytes that count towards the spool's size.
+    pub(super) fn counted(&self) -> u64 {
+        self.size().1.min(self.max_bytes)
+    }
+
+    pub(super) fn list(&self) -> io::Result<Vec<Bad>> {
+        let names = names(&self.folder)?;
+        let files = names.into_iter().filter(|name| !name.ends_with(REASON)).map(|name| {
+            let reason = fs::read_to_string(self.reason_of(&name));
+            let reason = reason.map_or_else(|_| String::new(), |text| text.trim_end().to_owned());
+            let bytes = fs::symlink_metadata(self.folder.join(&name)).map_or(0, |file| file.len());
+            Bad { name, reason, bytes }
+        });
+        Ok(files.collect())
+    }
+
+    /// Returns the files that can be looked at.
+    fn found(&self) -> Vec<Found> {
+        let names = names(&self.folder).unwrap_or_default();
+        let found = names.into_iter().filter(|name| !name.ends_with(REASON)).filter_map(|name| {
+            let file = fs::symlink_metadata(self.folder.join(&name)).ok()?;
+            let reason = fs::symlink_metadata(self.reason_of(&name)).ok();
+            // A rename keeps the time of a file: the reason was written when it was set aside.
+            let set_aside = reason.as_ref().unwrap_or(&file).modified().ok()?;
+            let reason = reason.map_or(0, |reason| occupied(reason.len()));
+            Some(Found { name, set_aside, bytes: occupied(file.len()) + reason })
+        });
+        found.collect()
+    }
+
+    fn reason_of(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}{REASON}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_aside_keeps_to_its_part_of_the_spool() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let aside = Aside::new(folder.path().join(BAD), 4 * 40_960);
+        for number in 0..20 {
+            let name = format!("{number:02}.letter");
+            fs::write(folder.path().join(&name), vec![0; 4096]).expect("written");
+            aside.take(folder.path(), &name, &Damage::Foreign).expect("moved");
+            assert!(aside.size().1 <= 40_960, "{:?}", aside.size());
+        }
+        // The latest are left, each with its reason.
+        let left: Vec<_> = aside.list().expect("a list").into_iter().map(|bad| bad.name).collect();
+        assert_eq!(left.len(), 5);
+        assert!(left.contains(&"19.letter".to_owned()), "{left:?}");
+        assert_eq!(fs::read_dir(folder.path().join(BAD)).expect("a folder").count(), 10);
+        assert_eq!(aside.counted(), aside.size().1);
+
+        let large = folder.path().join("large");
+        fs::write(&large, vec![0; 100_000]).expect("written");
+        aside.take(folder.path(), "large", &Damage::Foreign).expect("moved");
+        let left: Vec<_> = aside.list().expect("a list").into_iter().map(|bad| bad.name).collect();
+        assert_eq!(left, ["large"], "the owner's own file is not removed");
+        assert_eq!(aside.counted(), 40_960, "and does not take the letters' place");
+    }
+}
