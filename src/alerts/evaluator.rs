@@ -1,0 +1,262 @@
+//! Looks at what is measured, and changes alerts.
+//!
+//! Each process writes what it observes; an alert fires as long as one of them does. So a fact
+//! that only one process can see and a fact that all see are told in the same way, once. What
+//! a process that was killed has observed counts until it expires ([`LEASE`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::board::Board;
+use super::message;
+use super::plan::{self, Key};
+use super::rule::{self, Rule};
+use super::signal::{Look, Measure, Signal};
+use super::table::{self, Alert, Observer};
+use super::tracked::{Judged, Tracked};
+use super::transition::Limits;
+use crate::backoff::jittered;
+use crate::config;
+use crate::ledger::archive::{Archive, ArchiveError, Transaction};
+use crate::ledger::record::{Micros, WriterId, micros};
+use crate::webhooks::outbox;
+
+/// How often everything is measured.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How long one measurement may take.
+const MEASURE: Duration = Duration::from_secs(15);
+
+/// How often the stored alerts are read, which other processes change too.
+const GLANCE: Duration = Duration::from_secs(10);
+
+/// For how long an observation counts, and how often it is written anew while it does. A box
+/// where nothing is bad writes nothing.
+const LEASE: Duration = Duration::from_secs(180);
+const RENEW: Duration = Duration::from_secs(60);
+
+/// How often the lock is tried at one look, and how long the wait is in between.
+const TRIES: usize = 20;
+const BUSY: Duration = Duration::from_millis(50);
+
+/// Returns the box's id; empty while it is not known.
+pub type TenantSource = Box<dyn Fn() -> Arc<str> + Send + Sync>;
+
+/// Measures, and changes alerts, for one process.
+pub struct Evaluator {
+    archive: Arc<Archive>,
+    tenant: TenantSource,
+    writer: WriterId,
+    limits: BTreeMap<Rule, Limits>,
+    measures: Vec<Box<dyn Measure>>,
+    board: Arc<Board>,
+    began: Instant,
+    state: Mutex<Progress>,
+}
+
+/// What has been measured and written.
+#[derive(Debug, Default)]
+struct Progress {
+    tenant: Arc<str>,
+    tracked: Tracked,
+    firing: BTreeSet<Key>,
+    /// When the stored alerts were last read.
+    glanced: Option<Instant>,
+    has_expired: bool,
+    /// What is written that this process observes, and when it was.
+    written: BTreeSet<Key>,
+    renewed: Option<Instant>,
+    is_failing: bool,
+}
+
+impl fmt::Debug for Evaluator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { writer, limits, measures, .. } = self;
+        f.debug_struct("Evaluator")
+            .field("writer", writer)
+            .field("limits", limits)
+            .field("measures", measures)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Evaluator {
+    #[must_use]
+    pub fn new(
+        archive: Arc<Archive>,
+        tenant: TenantSource,
+        writer: WriterId,
+        config: &config::Alerts,
+        measures: Vec<Box<dyn Measure>>,
+    ) -> Self {
+        let limits = Rule::ALL.into_iter();
+        let limits = limits.filter_map(|rule| Some((rule, rule::limits(rule, config)?))).collect();
+        let (board, began, state) = (Arc::default(), Instant::now(), Mutex::default());
+        Self { archive, tenant, writer, limits, measures, board, began, state }
+    }
+
+    /// Returns what probes and metrics show.
+    #[must_use]
+    pub fn board(&self) -> Arc<Board> {
+        Arc::clone(&self.board)
+    }
+
+    /// Looks again and again, for as long as the process runs.
+    pub async fn run(self: Arc<Self>) -> Infallible {
+        loop {
+            self.look().await;
+            sleep(jittered(LOOK)).await;
+        }
+    }
+
+    /// Measures once, and changes alerts if something has changed.
+    pub async fn look(&self) {
+        let progress = &mut *self.state.lock().await;
+        progress.begin((self.tenant)());
+        let result = self.look_with(progress).await;
+        match (&result, progress.is_failing) {
+            (Err(error), false) => {
+                warn!(%error, "alerts cannot be written; they are when the archive is back");
+            }
+            (Ok(()), true) => info!("alerts are written again"),
+            _ => {}
+        }
+        progress.is_failing = result.is_err();
+    }
+
+    async fn look_with(&self, progress: &mut Progress) -> Result<(), ArchiveError> {
+        let glanced = self.glance(progress).await;
+        let look = Look { now: self.began.elapsed(), firing: &progress.firing };
+        let measured = join_all(self.measures.iter().map(|measure| async {
+            let signals = timeout(MEASURE, measure.measure(look)).await.ok().flatten();
+            (measure.rules(), signals)
+        }));
+        let measured = measured.await;
+        for (rules, signals) in measured {
+            let Some(signals) = signals else { continue };
+            self.judge(progress, rules, signals);
+        }
+        self.board.set_own(progress.tracked.bad_keys());
+        glanced?;
+        if progress.is_settled() { Ok(()) } else { self.write(progress).await }
+    }
+
+    fn judge(&self, progress: &mut Progress, rules: &[Rule], mut signals: Vec<Signal>) {
+        let now = self.began.elapsed();
+        for rule in rules {
+            let of_rule = signals.extract_if(.., |signal| signal.rule == *rule).collect();
+            let Some(limits) = self.limits.get(rule) else { continue };
+            let judged = Judged { rule: *rule, limits, firing: &progress.firing, now };
+            progress.tracked.judge(judged, of_rule);
+        }
+    }
+
+    /// Reads what fires, if that was not done for a while.
+    async fn glance(&self, progress: &mut Progress) -> Result<(), ArchiveError> {
+        let is_recent = progress.glanced.is_some_and(|at| at.elapsed() < GLANCE);
+        if is_recent || progress.tenant.is_empty() {
+            return Ok(());
+        }
+        let mut snapshot = self.archive.snapshot().await?;
+        let glance = table::glance(&mut snapshot, &progress.tenant).await?;
+        progress.has_expired = glance.has_expired;
+        self.set_firing(progress, glance.firing);
+        Ok(())
+    }
+
+    fn set_firing(&self, progress: &mut Progress, firing: Vec<Alert>) {
+        progress.firing = firing.iter().map(Alert::key).collect();
+        progress.glanced = Some(Instant::now());
+        self.board.set_stored(firing);
+    }
+
+    /// Writes what this process observes, and changes alerts, in one transaction.
+    async fn write(&self, progress: &mut Progress) -> Result<(), ArchiveError> {
+        if progress.tenant.is_empty() {
+            return Ok(());
+        }
+        let Some(mut transaction) = self.locked(&progress.tenant).await? else {
+            debug!("another process changes alerts; this one does at its next look");
+            return Ok(());
+        };
+        let keys = progress.tracked.bad_keys();
+        let firing = self.write_in(&mut transaction, progress).await?;
+        transaction.commit().await?;
+        progress.tracked.told();
+        progress.written = keys;
+        progress.renewed = Some(Instant::now());
+        progress.has_expired = false;
+        self.set_firing(progress, firing);
+        Ok(())
+    }
+
+    /// Begins a transaction with the lock; `None` if others have it for long.
+    async fn locked(&self, tenant: &str) -> Result<Option<Transaction<'_>>, ArchiveError> {
+        for _ in 0..TRIES {
+            let mut transaction = self.archive.begin().await?;
+            if table::try_lock(&mut transaction, tenant).await? {
+                return Ok(Some(transaction));
+            }
+            transaction.roll_back().await?;
+            sleep(jittered(BUSY)).await;
+        }
+        Ok(None)
+    }
+
+    /// Returns what fires then.
+    async fn write_in(
+        &self,
+        transaction: &mut Transaction<'_>,
+        progress: &Progress,
+    ) -> Result<Vec<Alert>, ArchiveError> {
+        let Progress { tenant, tracked, .. } = progress;
+        let now = transaction.now().await?;
+        let own = tracked.observations(self.began.elapsed(), now);
+        let expires_at = Micros(now.0.saturating_add(micros(LEASE)));
+        let observer = Observer { writer: self.writer, expires_at };
+        let stored = table::observe(transaction, tenant, observer, &own).await?;
+        let mut firing: BTreeMap<Key, Alert> =
+            stored.firing.into_iter().map(|alert| (alert.key(), alert)).collect();
+        let changes = plan::changes(&stored.observed, &firing.keys().cloned().collect());
+        for change in changes {
+            let changed = table::change(transaction, tenant, self.writer, &change, now).await?;
+            let Some(alert) = changed else { continue };
+            info!(rule = alert.rule.as_str(), alert = %alert.id, firing = alert.is_firing, "alert");
+            if !alert.is_silenced(now) {
+                outbox::enqueue(transaction, tenant, &message::event(&alert, now)).await?;
+            }
+            if alert.is_firing {
+                firing.insert(alert.key(), alert);
+            } else {
+                firing.remove(&alert.key());
+            }
+        }
+        Ok(firing.into_values().collect())
+    }
+}
+
+impl Progress {
+    /// Begins a look. The alerts of another box begin anew.
+    fn begin(&mut self, tenant: Arc<str>) {
+        if self.tenant != tenant {
+            self.tracked.untold();
+            let tracked = std::mem::take(&mut self.tracked);
+            *self = Self { tenant, tracked, is_failing: self.is_failing, ..Self::default() };
+        }
+    }
+
+    /// Returns whether what is written is as it should be.
+    fn is_settled(&self) -> bool {
+        let is_renewed = self.renewed.is_some_and(|at| at.elapsed() < RENEW);
+        let observed = self.tracked.bad_keys();
+        observed == self.written && (observed.is_empty() || is_renewed) && !self.has_expired
+    }
+}

@@ -1,0 +1,262 @@
+//! What the rules measure, each from what its part of the process knows.
+
+mod archive;
+mod disk;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::future::{BoxFuture, ready};
+
+pub use self::archive::ArchiveFacts;
+pub use self::disk::Disks;
+use super::denials::{Denials, Windows};
+use super::rule::Rule;
+use super::signal::{Look, Measure, Signal};
+use super::starts::{FailedStarts, Failures};
+use super::subject::Subject;
+use crate::gate::Gate;
+use crate::ledger::Ledger;
+use crate::ledger::checkpoint::rfc3339;
+use crate::ledger::clock;
+use crate::ledger::losses::Cause;
+use crate::ledger::record::Micros;
+use crate::wake::Registry;
+
+/// The most bytes of a detail that somebody else has worded.
+const MAX_DETAIL: usize = 400;
+
+/// Answers without waiting for anything.
+fn now(signals: Vec<Signal>) -> BoxFuture<'static, Option<Vec<Signal>>> {
+    Box::pin(ready(Some(signals)))
+}
+
+fn signal(rule: Rule, subject: Subject, value: u64, detail: impl Into<String>) -> Signal {
+    let mut detail = detail.into();
+    detail.truncate(detail.floor_char_boundary(MAX_DETAIL));
+    Signal { rule, subject, value, detail }
+}
+
+/// How often clients and addresses are denied.
+#[derive(Debug)]
+pub struct DenialRates {
+    denials: Arc<Denials>,
+    windows: Mutex<Windows>,
+    window: Duration,
+    least: u64,
+}
+
+impl DenialRates {
+    /// `denials` is the threshold within a window.
+    #[must_use]
+    pub fn new(counted: Arc<Denials>, denials: u64, window: Duration) -> Self {
+        let windows = Mutex::new(Windows::new(window));
+        Self { denials: counted, windows, window, least: denials.div_ceil(2) }
+    }
+}
+
+impl Measure for DenialRates {
+    fn rules(&self) -> &'static [Rule] {
+        &[Rule::DenialsClient, Rule::DenialsAddress]
+    }
+
+    fn measure<'a>(&'a self, look: Look<'a>) -> BoxFuture<'a, Option<Vec<Signal>>> {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let frequent = windows.look(&self.denials, look.now, self.least);
+        let window = humantime::format_duration(self.window);
+        let signals = frequent.into_iter().map(|(subject, number)| {
+            let rule = match subject {
+                Subject::Client(_) => Rule::DenialsClient,
+                _ => Rule::DenialsAddress,
+            };
+            let detail =
+                format!("about {number} denials in {window}; a refused credential counts as 10");
+            signal(rule, subject, number, detail)
+        });
+        now(signals.collect())
+    }
+}
+
+/// Which apps do not start.
+#[derive(Debug)]
+pub struct AppStarts {
+    starts: FailedStarts,
+    registry: Arc<Registry>,
+}
+
+impl AppStarts {
+    #[must_use]
+    pub fn new(starts: FailedStarts, registry: Arc<Registry>) -> Self {
+        Self { starts, registry }
+    }
+}
+
+impl Measure for AppStarts {
+    fn rules(&self) -> &'static [Rule] {
+        &[Rule::AppFailing]
+    }
+
+    fn measure<'a>(&'a self, look: Look<'a>) -> BoxFuture<'a, Option<Vec<Signal>>> {
+        // An app that is gone does not fail, and one that runs did start, whoever started it.
+        let fails = |app: &str| self.registry.get(app).is_some_and(|handle| !handle.is_awake());
+        let (failing, well): (Vec<_>, Vec<_>) =
+            self.starts.list().into_iter().partition(|(app, _)| fails(app));
+        for (app, _) in well {
+            self.starts.forget(&app);
+        }
+        let seen = |app: &str| failing.iter().any(|(other, _)| **other == *app);
+        // What another process or an earlier one has seen goes on until the app runs.
+        let told = look.firing.iter().filter_map(|(rule, subject)| match subject {
+            Subject::App(app) if *rule == Rule::AppFailing && !seen(app) && fails(app) => {
+                Some(signal(*rule, subject.clone(), 1, "it has not started since"))
+            }
+            _ => None,
+        });
+        let own = failing.iter().map(|(app, Failures { number, reason })| {
+            let detail = format!("{number} attempts in a row have failed: {reason}");
+            signal(Rule::AppFailing, Subject::App(Arc::clone(app)), *number, detail)
+        });
+        now(own.chain(told).collect())
+    }
+}
+
+/// Whether the store's notifications arrive.
+#[derive(Debug)]
+pub struct StoreLink(pub Arc<Gate>);
+
+impl Measure for StoreLink {
+    fn rules(&self) -> &'static [Rule] {
+        &[Rule::CacheDegraded]
+    }
+
+    fn measure<'a>(&'a self, _: Look<'a>) -> BoxFuture<'a, Option<Vec<Signal>>> {
+        let health = self.0.health();
+        if health.live {
+            return now(Vec::new());
+        }
+        let ago = humantime::format_duration(Duration::from_secs(health.verified_ago.as_secs()));
+        let detail =
+            format!("the store was last heard {ago} ago; {}", health.store.problems.join("; "));
+        now(vec![signal(Rule::CacheDegraded, Subject::Box, 1, detail.trim_end_matches("; "))])
+    }
+}
+
+/// Whether records wait on the disk, and whether some were lost.
+#[derive(Debug)]
+pub struct Records {
+    ledger: Arc<Ledger>,
+    /// For how long a loss counts.
+    recent: Duration,
+    losses: Mutex<Losses>,
+}
+
+#[derive(Debug, Default)]
+struct Losses {
+    seen: u64,
+    /// When the last one was seen, and how many came since none were recent.
+    recent: Option<(Duration, u64)>,
+}
+
+impl Records {
+    #[must_use]
+    pub fn new(ledger: Arc<Ledger>, recent: Duration) -> Self {
+        Self { ledger, recent, losses: Mutex::default() }
+    }
+
+    /// Returns how many records were lost lately. Those that the operator gave up are not.
+    fn lost(&self, now: Duration) -> u64 {
+        let lost = self.ledger.losses.lost().into_iter();
+        let lost = lost.filter(|(cause, _)| *cause != Cause::Dismissed).map(|(_, count)| count);
+        let refused = self.ledger.losses.refused().into_iter().map(|(_, count)| count);
+        let total = lost.chain(refused).sum();
+        let losses = &mut *self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        losses.add(total, now, self.recent)
+    }
+}
+
+impl Losses {
+    fn add(&mut self, total: u64, now: Duration, counts_for: Duration) -> u64 {
+        let Self { seen, recent } = self;
+        if recent.is_some_and(|(at, _)| now.saturating_sub(at) >= counts_for) {
+            *recent = None;
+        }
+        let new = total.saturating_sub(*seen);
+        *seen = total;
+        if new > 0 {
+            *recent = Some((now, recent.map_or(0, |(_, number)| number) + new));
+        }
+        recent.map_or(0, |(_, number)| number)
+    }
+}
+
+impl Measure for Records {
+    fn rules(&self) -> &'static [Rule] {
+        &[Rule::DeadLetters, Rule::RecordsDropped]
+    }
+
+    fn measure<'a>(&'a self, look: Look<'a>) -> BoxFuture<'a, Option<Vec<Signal>>> {
+        let mut signals = Vec::new();
+        let (letters, bytes) = self.ledger.letters.size();
+        if letters > 0 {
+            // Not why: a database may quote the value that it refuses.
+            let detail = format!("{letters} dead letters, {bytes} bytes");
+            signals.push(signal(Rule::DeadLetters, Subject::Box, letters as u64, detail));
+        }
+        let lost = self.lost(look.now);
+        if lost > 0 {
+            signals.push(signal(
+                Rule::RecordsDropped,
+                Subject::Box,
+                lost,
+                format!("{lost} records"),
+            ));
+        }
+        now(signals)
+    }
+}
+
+/// When the gate's certificate ends.
+pub struct GateCertificate(pub Box<dyn Fn() -> Option<SystemTime> + Send + Sync>);
+
+impl fmt::Debug for GateCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GateCertificate")
+    }
+}
+
+impl Measure for GateCertificate {
+    fn rules(&self) -> &'static [Rule] {
+        &[Rule::CertificateExpiring]
+    }
+
+    fn measure<'a>(&'a self, _: Look<'a>) -> BoxFuture<'a, Option<Vec<Signal>>> {
+        let Some(end) = (self.0)() else { return now(Vec::new()) };
+        let today = UNIX_EPOCH + Duration::from_micros(u64::try_from(clock::now().0).unwrap_or(0));
+        let left = end.duration_since(today).unwrap_or_default().as_secs();
+        let detail = format!("it is valid until {}", rfc3339(Micros::from(end)));
+        now(vec![signal(Rule::CertificateExpiring, Subject::Box, left, detail)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_count_for_their_time_and_each_once() {
+        let (mut losses, second) = (Losses::default(), Duration::from_secs(1));
+        let counts_for = 10 * second;
+        for (at, total, expected) in
+            [(0, 0, 0), (1, 5, 5), (2, 5, 5), (9, 6, 6), (18, 6, 6), (19, 6, 0), (40, 7, 1)]
+        {
+            assert_eq!(losses.add(total, second * at, counts_for), expected, "at {at}");
+        }
+    }
+
+    #[test]
+    fn a_detail_is_cut_at_a_character() {
+        let long = signal(Rule::DeadLetters, Subject::Box, 1, "ü".repeat(1000));
+        assert_eq!(long.detail, "ü".repeat(200));
+    }
+}
