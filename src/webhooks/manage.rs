@@ -1,0 +1,273 @@
+//! What the operator and callers of the API do with endpoints.
+//!
+//! Each change is part of a transaction that the caller commits.
+
+use serde::Deserialize;
+
+use super::address::Allowed;
+use super::configured::ROTATION;
+use super::connector::{AllowedBy, Rules, permit};
+use super::deliveries::{self, Attempt, LogCursor};
+use super::endpoint::{
+    DEFAULT_EVENTS, Definition, Endpoint, EndpointKind, EventPattern, Origin, Secrets, Wants,
+    is_name, secrets_problem,
+};
+use super::outbox::{enqueue, queue};
+use super::quiet::Quiet;
+use super::signature::SigningSecret;
+use super::target::Target;
+use super::{events, rows};
+use crate::backoff::random;
+use crate::config::Secret;
+use crate::ledger::archive::{ArchiveError, Snapshot, Transaction};
+use crate::ledger::record::Micros;
+
+/// Endpoints of one box. Each may have connections of its own.
+const MOST: i64 = 100;
+
+/// What a caller says about a new endpoint.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Draft {
+    /// Its id; a random one if it has none.
+    pub name: Option<String>,
+    pub kind: EndpointKind,
+    pub url: String,
+    /// Of a webhook; a random one if it has none.
+    pub secret: Option<String>,
+    pub token: Option<String>,
+    pub events: Option<Vec<EventPattern>>,
+    #[serde(default)]
+    pub apps: Vec<String>,
+    pub quiet: Option<Quiet>,
+    #[serde(default)]
+    pub pii: bool,
+}
+
+/// Why something is not done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ManageError {
+    /// The field, and what is wrong with it.
+    #[error("{1}")]
+    Invalid(&'static str, String),
+    #[error("there is an endpoint with this name")]
+    Exists,
+    #[error("there are {MOST} endpoints, which is the limit")]
+    TooMany,
+    #[error("there is no endpoint with this name")]
+    NotFound,
+    #[error("this endpoint belongs to the configuration; change it there")]
+    OfConfiguration,
+    #[error("only webhooks have secrets that can be rotated")]
+    NoSecret,
+    #[error("the endpoint is disabled; enable it first")]
+    Disabled,
+    #[error("the system provides no random numbers")]
+    NoRandomNumbers,
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+}
+
+/// Checks a draft. `allow` is what the operator allows endpoints of the API. A name is not
+/// resolved here: it is at every attempt.
+fn endpoint(draft: Draft, allow: &[Allowed], now: Micros) -> Result<Endpoint, ManageError> {
+    let invalid = |field, problem: String| ManageError::Invalid(field, problem);
+    let Draft { name, kind, url, secret, token, events, apps, quiet, pii } = draft;
+    let id = match name {
+        Some(name) if is_name(&name) => name,
+        Some(_) => {
+            let problem = "a name has up to 64 letters, digits, `-`, `_` and `.`";
+            return Err(invalid("name", problem.to_owned()));
+        }
+        None => format!("{:08x}{:08x}", random(), random()),
+    };
+    let target = Target::parse(&url).map_err(|error| invalid("url", error.to_string()))?;
+    let rules = Rules { allow, allowed_by: AllowedBy::Webhooks };
+    if let Some(address) = target.address() {
+        permit(&target, &target.host(), &[address], rules)
+            .map_err(|problem| invalid("url", problem))?;
+    }
+    if let Some(problem) = secrets_problem(kind, secret.is_some(), token.is_some()) {
+        let field = if secret.is_some() { "secret" } else { "token" };
+        return Err(invalid(field, problem.to_owned()));
+    }
+    if token
+        .as_ref()
+        .is_some_and(|token| token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()))
+    {
+        let problem = "a token has visible ASCII characters only";
+        return Err(invalid("token", problem.to_owned()));
+    }
+    let signing = match secret {
+        Some(secret) => Some(
+            SigningSecret::parse(&secret).map_err(|error| invalid("secret", error.to_string()))?,
+        ),
+        None if kind == EndpointKind::Webhook => {
+            Some(SigningSecret::random().ok_or(ManageError::NoRandomNumbers)?)
+        }
+        None => None,
+    };
+    let default = || DEFAULT_EVENTS.iter().filter_map(|text| text.parse().ok()).collect();
+    let events = events.unwrap_or_else(default);
+    if events.is_empty() {
+        return Err(invalid("events", "an endpoint without events gets no messages".to_owned()));
+    }
+    Ok(Endpoint {
+        id,
+        origin: Origin::Api,
+        definition: Definition {
+            kind,
+            url: target,
+            wants: Wants { events, apps, pii },
+            quiet,
+            allow: Vec::new(),
+        },
+        secrets: Secrets { signing, previous: None, token: token.map(Secret::new) },
+        created: now,
+        failing_since: None,
+        disabled: None,
+    })
+}
+
+/// Creates an endpoint. Its secret is in the result, and is not shown again.
+pub async fn create(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+    draft: Draft,
+    allow: &[Allowed],
+) -> Result<Endpoint, ManageError> {
+    let now = transaction.now().await?;
+    let endpoint = endpoint(draft, allow, now)?;
+    if rows::count(transaction, tenant).await? >= MOST {
+        return Err(ManageError::TooMany);
+    }
+    if rows::insert(transaction, tenant, &endpoint).await? {
+        Ok(endpoint)
+    } else {
+        Err(ManageError::Exists)
+    }
+}
+
+/// Returns one endpoint, as a part of a transaction.
+pub async fn find(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+    id: &str,
+) -> Result<Endpoint, ManageError> {
+    rows::find(transaction, tenant, id).await?.ok_or(ManageError::NotFound)
+}
+
+/// Removes an endpoint with its deliveries and their log.
+pub async fn remove(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+    id: &str,
+) -> Result<(), ManageError> {
+    if find(transaction, tenant, id).await?.origin == Origin::Configuration {
+        return Err(ManageError::OfConfiguration);
+    }
+    rows::delete(transaction, tenant, id).await?;
+    Ok(())
+}
+
+/// Gives a webhook another secret, and returns it; the former one signs as well for a day.
+pub async fn rotate(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+    id: &str,
+) -> Result<Endpoint, ManageError> {
+    let mut endpoint = find(transaction, tenant, id).await?;
+    if endpoint.definition.kind != EndpointKind::Webhook {
+        return Err(ManageError::NoSecret);
+    }
+    if endpoint.origin == Origin::Configuration {
+        return Err(ManageError::OfConfiguration);
+    }
+    let secret = SigningSecret::random().ok_or(ManageError::NoRandomNumbers)?;
+    let now = transaction.now().await?;
+    endpoint.secrets.rotate(secret, Micros(now.0 + ROTATION));
+    rows::update(transaction, tenant, &endpoint).await?;
+    Ok(endpoint)
+}
+
+/// Lets a disabled endpoint get messages again: those of events from now on.
+pub async fn enable(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+    id: &str,
+) -> Result<Endpoint, ManageError> {
+    let mut endpoint = find(transaction, tenant, id).await?;
+    if endpoint.disabled.take().is_some() {
+        endpoint.failing_since = None;
+        let now = transaction.now().await?;
+        // The others were told that it was disabled.
+        let event = events::endpoint_enabled(id, now);
+        enqueue(transaction, tenant, &event).await?;
+        rows::update(transaction, tenant, &endpoint).await?;
+    }
+    Ok(endpoint)
+}
+
+/// Queues a test message, whatever the endpoint wants; returns the event's id.
+pub async fn test(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+    id: &str,
+) -> Result<String, ManageError> {
+    let endpoint = find(transaction, tenant, id).await?;
+    if endpoint.disabled.is_some() {
+        return Err(ManageError::Disabled);
+    }
+    let now = transaction.now().await?;
+    let event = events::test(id, &format!("{:08x}{:08x}", random(), random()), now);
+    queue(transaction, tenant, id, &endpoint.definition.wants, &event, now).await?;
+    Ok(event.id)
+}
+
+/// Returns all endpoints, by their ids.
+pub async fn list(
+    snapshot: &mut Snapshot<'_>,
+    tenant: &str,
+) -> Result<Vec<Endpoint>, ArchiveError> {
+    rows::all(snapshot, tenant).await
+}
+
+/// Returns one endpoint.
+pub async fn show(
+    snapshot: &mut Snapshot<'_>,
+    tenant: &str,
+    id: &str,
+) -> Result<Endpoint, ManageError> {
+    rows::shown(snapshot, tenant, id).await?.ok_or(ManageError::NotFound)
+}
+
+/// A page of an endpoint's log, the newest attempts first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPage {
+    pub attempts: Vec<Attempt>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<LogCursor>,
+}
+
+/// Returns a page of the log, of all events or of one.
+pub async fn log(
+    snapshot: &mut Snapshot<'_>,
+    tenant: &str,
+    id: &str,
+    event: Option<&str>,
+    after: Option<&LogCursor>,
+    limit: usize,
+) -> Result<LogPage, ManageError> {
+    if rows::shown(snapshot, tenant, id).await?.is_none() {
+        return Err(ManageError::NotFound);
+    }
+    // One more tells whether there is a next page.
+    let more = i64::try_from(limit).unwrap_or(i64::MAX - 1) + 1;
+    let mut attempts = deliveries::log(snapshot, tenant, id, event, after, more).await?;
+    let has_next = attempts.len() > limit;
+    attempts.truncate(limit);
+    let last = attempts.last().filter(|_| has_next);
+    let next =
+        last.map(|last| LogCursor { at: last.at, event: last.event.clone(), number: last.number });
+    Ok(LogPage { attempts, next })
+}

@@ -1,0 +1,223 @@
+//! The rows of endpoints.
+
+use std::fmt::Display;
+
+use serde::{Deserialize, Serialize};
+
+use super::endpoint::{Definition, Endpoint, Origin, Secrets, Wants};
+use super::signature::SigningSecret;
+use super::table::{Param, Row, query, read};
+use crate::config::Secret;
+use crate::ledger::archive::{ArchiveError, Snapshot, Transaction};
+use crate::ledger::record::Micros;
+
+macro_rules! columns {
+    () => {
+        "id, origin, definition, secrets, created, failing_since, disabled_at, disabled_reason"
+    };
+}
+
+/// How secrets are stored: as they are, since messages are signed with them.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    signing: Option<String>,
+    previous: Option<String>,
+    previous_until: Option<i64>,
+    token: Option<String>,
+}
+
+fn content(error: &dyn Display) -> ArchiveError {
+    ArchiveError::Content(error.to_string().into())
+}
+
+fn encode(secrets: &Secrets) -> Result<String, ArchiveError> {
+    let Secrets { signing, previous, token } = secrets;
+    let stored = Stored {
+        signing: signing.as_ref().map(|secret| secret.expose().to_owned()),
+        previous: previous.as_ref().map(|(secret, _)| secret.expose().to_owned()),
+        previous_until: previous.as_ref().map(|(_, until)| until.0),
+        token: token.as_ref().map(|token| token.expose().to_owned()),
+    };
+    serde_json::to_string(&stored).map_err(|error| content(&error))
+}
+
+fn decode(text: &str) -> Result<Secrets, ArchiveError> {
+    // The text of an error would show what it could not read.
+    let unreadable = |_| content(&"the secrets of an endpoint cannot be read");
+    let Stored { signing, previous, previous_until, token } =
+        serde_json::from_str(text).map_err(unreadable)?;
+    let secret = |text: String| SigningSecret::parse(&text).map_err(|error| content(&error));
+    let previous = previous.map(secret).transpose()?;
+    Ok(Secrets {
+        signing: signing.map(secret).transpose()?,
+        previous: previous.zip(previous_until.map(Micros)),
+        token: token.map(Secret::new),
+    })
+}
+
+fn endpoint(row: &Row) -> Result<Endpoint, ArchiveError> {
+    let origin = match &*row.text(1)? {
+        "configuration" => Origin::Configuration,
+        "api" => Origin::Api,
+        other => return Err(content(&format!("unknown origin `{other}` of an endpoint"))),
+    };
+    let disabled = row.optional_integer(6)?.map(Micros).zip(row.optional_text(7)?);
+    Ok(Endpoint {
+        id: row.text(0)?,
+        origin,
+        definition: serde_json::from_str(&row.text(2)?).map_err(|error| content(&error))?,
+        secrets: decode(&row.text(3)?)?,
+        created: Micros(row.integer(4)?),
+        failing_since: row.optional_integer(5)?.map(Micros),
+        disabled,
+    })
+}
+
+/// Returns the endpoints that get messages, and what they want.
+pub(super) async fn recipients(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+) -> Result<Vec<(String, Wants)>, ArchiveError> {
+    let sql = "SELECT id, definition FROM nightporter_ledger.endpoints
+               WHERE tenant = $1 AND disabled_at IS NULL ORDER BY id";
+    let rows = query(transaction, sql, vec![tenant.into()]).await?;
+    let recipient = |row: &Row| {
+        let definition: Definition =
+            serde_json::from_str(&row.text(1)?).map_err(|error| content(&error))?;
+        Ok((row.text(0)?, definition.wants))
+    };
+    rows.iter().map(recipient).collect()
+}
+
+/// Returns all endpoints of a tenant, by their ids.
+pub(super) async fn all(
+    snapshot: &mut Snapshot<'_>,
+    tenant: &str,
+) -> Result<Vec<Endpoint>, ArchiveError> {
+    let sql = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM nightporter_ledger.endpoints WHERE tenant = $1 ORDER BY id"
+    );
+    read(snapshot, sql, vec![tenant.into()]).await?.iter().map(endpoint).collect()
+}
+
+const FIND: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM nightporter_ledger.endpoints WHERE tenant = $1 AND id = $2"
+);
+
+pub(super) async fn shown(
+    snapshot: &mut Snapshot<'_>,
+    tenant: &str,
+    id: &str,
+) -> Result<Option<Endpoint>, ArchiveError> {
+    let rows = read(snapshot, FIND, vec![tenant.into(), id.into()]).await?;
+    rows.first().map(endpoint).transpose()
+}
+
+pub(super) async fn find(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+    id: &str,
+) -> Result<Option<Endpoint>, ArchiveError> {
+    let rows = query(transaction, FIND, vec![tenant.into(), id.into()]).await?;
+    rows.first().map(endpoint).transpose()
+}
+
+pub(super) async fn count(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+) -> Result<i64, ArchiveError> {
+    let sql = "SELECT count(*) FROM nightporter_ledger.endpoints WHERE tenant = $1";
+    let rows = query(transaction, sql, vec![tenant.into()]).await?;
+    rows.first().map_or(Ok(0), |row| row.integer(0))
+}
+
+/// Adds an endpoint; returns `false` if there is one with this id.
+pub(super) async fn insert(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+    endpoint: &Endpoint,
+) -> Result<bool, ArchiveError> {
+    let sql = "INSERT INTO nightporter_ledger.endpoints
+                   (tenant, id, origin, definition, secrets, created)
+               VALUES ($1, $2, $3, $4, $5, $6)
+               ON CONFLICT (tenant, id) DO NOTHING RETURNING id";
+    let definition =
+        serde_json::to_string(&endpoint.definition).map_err(|error| content(&error))?;
+    let params = vec![
+        tenant.into(),
+        endpoint.id.as_str().into(),
+        endpoint.origin.as_str().into(),
+        definition.into(),
+        encode(&endpoint.secrets)?.into(),
+        endpoint.created.into(),
+    ];
+    Ok(!query(transaction, sql, params).await?.is_empty())
+}
+
+/// Writes all of an endpoint but who made it and when.
+pub(super) async fn update(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+    endpoint: &Endpoint,
+) -> Result<(), ArchiveError> {
+    let sql = "UPDATE nightporter_ledger.endpoints SET definition = $3, secrets = $4,
+                   failing_since = $5, disabled_at = $6, disabled_reason = $7
+               WHERE tenant = $1 AND id = $2";
+    let definition =
+        serde_json::to_string(&endpoint.definition).map_err(|error| content(&error))?;
+    let (at, reason) = match &endpoint.disabled {
+        Some((at, reason)) => (Some(*at), Some(reason.as_str())),
+        None => (None, None),
+    };
+    let params = vec![
+        tenant.into(),
+        endpoint.id.as_str().into(),
+        definition.into(),
+        encode(&endpoint.secrets)?.into(),
+        endpoint.failing_since.into(),
+        at.into(),
+        reason.into(),
+    ];
+    query(transaction, sql, params).await.map(drop)
+}
+
+/// Notes since when an endpoint fails. Returns `false` if it is gone or disabled.
+pub(super) async fn set_failing(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+    id: &str,
+    since: Option<Micros>,
+) -> Result<(), ArchiveError> {
+    let sql = "UPDATE nightporter_ledger.endpoints SET failing_since = $3
+               WHERE tenant = $1 AND id = $2";
+    let params: Vec<Param> = vec![tenant.into(), id.into(), since.into()];
+    query(transaction, sql, params).await.map(drop)
+}
+
+/// Disables an endpoint; returns `false` if it was already, or is gone.
+pub(super) async fn disable(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+    id: &str,
+    at: Micros,
+    reason: &str,
+) -> Result<bool, ArchiveError> {
+    let sql = "UPDATE nightporter_ledger.endpoints SET disabled_at = $3, disabled_reason = $4
+               WHERE tenant = $1 AND id = $2 AND disabled_at IS NULL RETURNING id";
+    let params = vec![tenant.into(), id.into(), at.into(), reason.into()];
+    Ok(!query(transaction, sql, params).await?.is_empty())
+}
+
+/// Removes an endpoint with its deliveries and their log; returns `false` if there is none.
+pub(super) async fn delete(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+    id: &str,
+) -> Result<bool, ArchiveError> {
+    let sql = "DELETE FROM nightporter_ledger.endpoints WHERE tenant = $1 AND id = $2 RETURNING id";
+    Ok(!query(transaction, sql, vec![tenant.into(), id.into()]).await?.is_empty())
+}

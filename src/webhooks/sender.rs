@@ -1,0 +1,330 @@
+//! Sends what is queued.
+//!
+//! A task looks for endpoints with due deliveries, claims some of each endpoint's and starts
+//! an attempt for each claimed one. No transaction and no lock is open while a receiver is
+//! talked to: what keeps other senders away is the lease, which ends by itself. Each endpoint
+//! has slots of its own, so that a slow one delays no other.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
+
+use tokio::select;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::client::{self, Answer, DEADLINE, SendError};
+use super::connector::{AllowedBy, Connector, Resolve, Rules};
+use super::deliveries::{self, Claimed, Ending, State};
+use super::endpoint::{Endpoint, Origin};
+use super::event::Content;
+use super::message::message;
+use super::outbox::enqueue;
+use super::retry::{Ended, Next, next};
+use super::{configured, events, rows};
+use crate::backoff::{doubled, jittered, random};
+use crate::config;
+use crate::ledger::Ledger;
+use crate::ledger::archive::{Archive, ArchiveError};
+use crate::ledger::clock;
+use crate::ledger::record::{Micros, micros};
+use crate::telemetry::meters;
+
+/// How long a claim is good for: an exchange, and the time to write what came of it.
+const LEASE: Duration = Duration::from_secs(30);
+
+/// Attempts at the same time for one endpoint, of one process.
+const SLOTS: usize = 4;
+
+/// How often is looked at least, and at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+const SHORTEST_WAIT: Duration = Duration::from_millis(50);
+
+/// After the archive could not be used.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How often it is tried to write what came of an attempt; after that, the lease ends and the
+/// message is sent again.
+const WRITES: u32 = 4;
+
+/// Sends the messages of the box that this process serves.
+#[derive(Debug)]
+pub struct Sender {
+    ledger: Arc<Ledger>,
+    settings: config::Webhooks,
+    configured: Vec<config::Endpoint>,
+    connector: Connector,
+    slots: Slots,
+}
+
+/// How many attempts are under way, by endpoint.
+#[derive(Debug, Default)]
+struct Slots {
+    taken: Mutex<HashMap<String, usize>>,
+    freed: Notify,
+}
+
+/// A place for one attempt, until it is dropped.
+#[derive(Debug)]
+struct Slot {
+    sender: Arc<Sender>,
+    endpoint: String,
+}
+
+impl Slots {
+    fn free(&self, endpoint: &str) -> usize {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        SLOTS.saturating_sub(taken.get(endpoint).copied().unwrap_or_default())
+    }
+}
+
+impl Slot {
+    fn take(sender: &Arc<Sender>, endpoint: &str) -> Self {
+        let mut taken = sender.slots.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        *taken.entry(endpoint.to_owned()).or_default() += 1;
+        Self { sender: Arc::clone(sender), endpoint: endpoint.to_owned() }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let slots = &self.sender.slots;
+        let mut taken = slots.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.endpoint) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.endpoint);
+            }
+        }
+        drop(taken);
+        slots.freed.notify_one();
+    }
+}
+
+impl Sender {
+    #[must_use]
+    pub fn new(
+        ledger: Arc<Ledger>,
+        settings: config::Webhooks,
+        configured: Vec<config::Endpoint>,
+        resolver: Arc<dyn Resolve>,
+    ) -> Self {
+        let connector = Connector::new(resolver);
+        Self { ledger, settings, configured, connector, slots: Slots::default() }
+    }
+
+    /// Sends for as long as the process runs.
+    pub async fn run(self: Arc<Self>) -> Infallible {
+        let mut attempts = JoinSet::new();
+        let mut stored_for: Option<Arc<str>> = None;
+        let mut failures = 0;
+        let mut changes = self.archive().changes();
+        loop {
+            let begun = Instant::now();
+            let tenant = self.ledger.tenant.get();
+            let worked = if tenant.is_empty() {
+                Ok(())
+            } else {
+                self.work(&tenant, &mut stored_for, &mut attempts).await
+            };
+            match worked {
+                Ok(()) => failures = 0,
+                Err(error) => {
+                    failures += 1;
+                    let wait = jittered(doubled(SHORTEST_WAIT, failures, LONGEST_PAUSE));
+                    // The ledger's own log goes on about it.
+                    if failures == 1 {
+                        warn!(%error, "messages wait for the ledger's archive");
+                    }
+                    sleep(wait).await;
+                }
+            }
+            while attempts.try_join_next().is_some() {}
+            select! {
+                () = changes.changed() => {}
+                () = self.slots.freed.notified() => {}
+                () = sleep(LONGEST_WAIT) => {}
+            }
+            sleep(SHORTEST_WAIT.saturating_sub(begun.elapsed())).await;
+        }
+    }
+
+    /// Claims what is due and starts its attempts.
+    async fn work(
+        self: &Arc<Self>,
+        tenant: &Arc<str>,
+        stored_for: &mut Option<Arc<str>>,
+        attempts: &mut JoinSet<()>,
+    ) -> Result<(), ArchiveError> {
+        let archive = self.archive();
+        if stored_for.as_ref() != Some(tenant) {
+            configured::store(archive, tenant, &self.configured).await?;
+            *stored_for = Some(Arc::clone(tenant));
+        }
+        let due = deliveries::due(&mut archive.snapshot().await?, tenant).await?;
+        let now = clock::now();
+        for (endpoint, at) in due {
+            let free = self.slots.free(&endpoint);
+            if at > now || free == 0 {
+                continue;
+            }
+            for claimed in self.claim(tenant, &endpoint, free).await? {
+                let slot = Slot::take(self, &endpoint);
+                let (sender, tenant) = (Arc::clone(self), Arc::clone(tenant));
+                attempts.spawn(async move {
+                    let (endpoint, claimed) = claimed;
+                    sender.attempt(&tenant, &endpoint, &claimed).await;
+                    drop(slot);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn archive(&self) -> &Archive {
+        &self.ledger.archive
+    }
+
+    async fn claim(
+        &self,
+        tenant: &str,
+        id: &str,
+        free: usize,
+    ) -> Result<Vec<(Arc<Endpoint>, Claimed)>, ArchiveError> {
+        let mut transaction = self.archive().begin().await?;
+        let now = transaction.now().await?;
+        let endpoint = rows::find(&mut transaction, tenant, id).await?;
+        let Some(endpoint) = endpoint.filter(|endpoint| endpoint.disabled.is_none()) else {
+            deliveries::give_up(&mut transaction, tenant, id, now).await?;
+            transaction.commit().await?;
+            return Ok(Vec::new());
+        };
+        match endpoint.definition.quiet.and_then(|quiet| quiet.end(now, &self.settings.time_zone)) {
+            Some(end) => deliveries::hold(&mut transaction, tenant, id, now, end).await?,
+            None => deliveries::drop_stale(&mut transaction, tenant, id, now).await?,
+        }
+        let lease = format!("{:08x}{:08x}", random(), random());
+        let until = Micros(now.0 + micros(LEASE));
+        let limit = i64::try_from(free).unwrap_or(1);
+        let claimed =
+            deliveries::claim(&mut transaction, tenant, id, now, (&lease, until), limit).await?;
+        transaction.commit().await?;
+        let endpoint = Arc::new(endpoint);
+        Ok(claimed.into_iter().map(|claimed| (Arc::clone(&endpoint), claimed)).collect())
+    }
+
+    /// Sends one message and writes what came of it.
+    async fn attempt(&self, tenant: &str, endpoint: &Endpoint, claimed: &Claimed) {
+        let begun = Instant::now();
+        let sent = self.send(endpoint, claimed).await;
+        let duration = micros(begun.elapsed());
+        let (ended, ending) = judge(sent, duration);
+        meters::webhook_attempt(ending.outcome);
+        let mut failures = 0;
+        while let Err(error) = self.complete(tenant, endpoint, claimed, ended, &ending).await {
+            failures += 1;
+            if failures == WRITES {
+                let id = &endpoint.id;
+                warn!(%error, endpoint = %id, "a message was sent and may be sent again");
+                return;
+            }
+            sleep(jittered(doubled(Duration::from_millis(500), failures, DEADLINE))).await;
+        }
+    }
+
+    async fn send(&self, endpoint: &Endpoint, claimed: &Claimed) -> Result<Answer, SendError> {
+        let Endpoint { origin, definition, secrets, .. } = endpoint;
+        let rules = match origin {
+            Origin::Configuration => {
+                Rules { allow: &definition.allow, allowed_by: AllowedBy::Endpoint }
+            }
+            Origin::Api => Rules { allow: &self.settings.allow, allowed_by: AllowedBy::Webhooks },
+        };
+        // What is stored was written by us; a row that was edited has an empty message.
+        let content: Content = serde_json::from_str(&claimed.content).unwrap_or_default();
+        let message = message(definition, secrets, claimed, &content, clock::now())?;
+        let now = UNIX_EPOCH + Duration::from_micros(clock::now().0.unsigned_abs());
+        client::send(&self.connector, &definition.url, rules, message, now).await
+    }
+
+    async fn complete(
+        &self,
+        tenant: &str,
+        endpoint: &Endpoint,
+        claimed: &Claimed,
+        ended: Ended,
+        ending: &Ending,
+    ) -> Result<(), ArchiveError> {
+        let id = &*endpoint.id;
+        let mut transaction = self.archive().begin().await?;
+        let now = transaction.now().await?;
+        let stored = rows::find(&mut transaction, tenant, id).await?;
+        // Without it, the endpoint was removed, and the delivery with it.
+        let Some(stored) = stored else { return transaction.roll_back().await };
+        let since = stored.failing_since;
+        let jitter = f64::from(random()) / f64::from(u32::MAX);
+        let next = next(ended, claimed.attempt, now, since, jitter);
+        let state = match next {
+            Next::Delivered => State::Delivered,
+            Next::Retry { at } => State::Queued(at),
+            Next::GivenUp | Next::Disable(_) => State::Failed,
+        };
+        let is_ours =
+            deliveries::complete(&mut transaction, tenant, id, claimed, ending, state, now).await?;
+        if is_ours {
+            let failing = (next != Next::Delivered).then(|| since.unwrap_or(now));
+            if failing != since {
+                rows::set_failing(&mut transaction, tenant, id, failing).await?;
+            }
+            if let Next::Disable(why) = next
+                && rows::disable(&mut transaction, tenant, id, now, why.as_str()).await?
+            {
+                deliveries::give_up(&mut transaction, tenant, id, now).await?;
+                let event = events::endpoint_disabled(id, why, now);
+                enqueue(&mut transaction, tenant, &event).await?;
+                warn!(endpoint = %id, reason = why.as_str(), "an endpoint is disabled");
+            }
+        }
+        transaction.commit().await?;
+        if next != Next::Delivered {
+            let detail = ending.detail.as_deref().unwrap_or(ending.outcome);
+            let (event, attempt) = (&*claimed.event, claimed.attempt);
+            info!(endpoint = %id, event, attempt, "a message was not delivered: {detail}");
+        }
+        Ok(())
+    }
+}
+
+/// Returns how an attempt ended, for the decision and for the log.
+fn judge(sent: Result<Answer, SendError>, duration: i64) -> (Ended, Ending) {
+    let Answer { status, retry_after, text, cut_off } = match sent {
+        Ok(answer) => answer,
+        Err(error) => {
+            let ending = Ending {
+                outcome: error.as_str(),
+                duration,
+                status: None,
+                detail: Some(error.to_string()),
+                answer: None,
+            };
+            return (Ended::Failed { retry_after: None }, ending);
+        }
+    };
+    let (ended, outcome, detail) = match status {
+        200..=299 => (Ended::Delivered, "delivered", cut_off.map(str::to_owned)),
+        410 => (Ended::Gone, "status", Some("the receiver answered 410 Gone".to_owned())),
+        300..=399 => {
+            let detail = format!("the receiver answered {status}; redirects are not followed");
+            (Ended::Failed { retry_after }, "redirect", Some(detail))
+        }
+        _ => {
+            let detail = format!("the receiver answered {status}");
+            (Ended::Failed { retry_after }, "status", Some(detail))
+        }
+    };
+    let answer = (!text.is_empty()).then_some(text);
+    (ended, Ending { outcome, duration, status: Some(status.into()), detail, answer })
+}
