@@ -4,6 +4,7 @@
 //! [`CliError`] is printed to standard error and gives exit code 2, as wrong usage does.
 
 mod act;
+mod alerts;
 mod apps;
 mod ask;
 mod check;
@@ -19,7 +20,9 @@ mod open;
 mod serve;
 mod standby;
 mod terminal;
+mod token;
 mod traefik;
+mod webhook;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -70,6 +73,9 @@ enum Command {
     /// Add, list and remove terminals
     #[command(subcommand)]
     Terminal(terminal::Action),
+    /// Add, list and remove tokens of the operator's API
+    #[command(subcommand)]
+    Token(token::Action),
     /// List the apps of the running process: state, last use, next sleep
     Apps(apps::ListOptions),
     /// Wake an app; exit code 1 if it does not become ready
@@ -82,8 +88,13 @@ enum Command {
     /// List, replay and dismiss the records that the database did not take
     #[command(subcommand)]
     Deadletter(deadletter::Action),
+    /// List the alerts that fire, or silence one; exit code 1 if any fires
+    Alerts(alerts::Options),
     /// List periodic jobs: last run, outcome, next run; or run one now
     Jobs(jobs::Options),
+    /// List, test, add and remove the endpoints of messages, and show what was sent
+    #[command(subcommand)]
+    Webhook(webhook::Action),
     /// Answer in the gate's place while it is down, with 503 and a page that continues by
     /// itself; or print that page
     Standby(standby::Options),
@@ -166,12 +177,15 @@ impl Arguments {
             Command::Explain(options) => explain::run(&options, &load()?, out),
             Command::Migrate => migrate::run(&load()?, out),
             Command::Terminal(action) => terminal::run(&action, &load()?, out),
+            Command::Token(action) => token::run(&action, &load()?, out),
             Command::Apps(options) => apps::list(&options, &load()?, out),
             Command::Wake(options) => apps::wake(&options, &load()?, out),
             Command::Sleep(options) => apps::sleep_app(&options, &load()?, out),
+            Command::Alerts(options) => alerts::run(&options, &load()?, out),
             Command::Jobs(options) => jobs::run(&options, &load()?, out),
             Command::Ledger(action) => ledger::run(&action, || Ok(load()?), out),
             Command::Deadletter(action) => deadletter::run(&action, &load()?, out),
+            Command::Webhook(action) => webhook::run(&action, &load()?, out),
             Command::Standby(options) => standby::run(&options, load, out),
             Command::Traefik(options) => traefik::run(&options, &load()?, out),
             Command::Healthcheck(options) => healthcheck::run(&options, &load()?, out),

@@ -30,6 +30,8 @@ use std::future::Future;
 use http::Request;
 
 pub(crate) use admission::Bounds;
+#[doc(hidden)]
+pub use api::operator_routes;
 pub(crate) use body::Body;
 pub use connection::Limits;
 pub use listener::{BindError, Listener, Listeners};

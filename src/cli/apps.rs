@@ -80,12 +80,15 @@ struct LastProbe {
     result: String,
 }
 
+/// The type of the problem that the app did not do what was asked for; in every other case,
+/// nothing was attempted.
+const APP_FAILED: &str = "/problems/app-failed";
+
 /// The body of an error response.
 #[derive(Debug, Deserialize)]
 struct Problem {
+    r#type: String,
     detail: String,
-    /// Only in a problem document: nothing was attempted.
-    status: Option<u16>,
 }
 
 pub(super) fn list(options: &ListOptions, config: &Config, out: &mut dyn Write) -> CommandResult {
@@ -170,12 +173,12 @@ fn operate(name: &str, operation: &str, config: &Config, out: &mut dyn Write) ->
             Ok(NEGATIVE.into())
         }
         _ => match serde_json::from_slice::<Problem>(&body) {
-            Ok(Problem { detail, status: Some(_) }) => {
-                Err(CliError::Message(format!("{name}: {detail}")))
-            }
-            Ok(problem) if status != 401 => {
-                writeln!(out, "{name}: {}", problem.detail)?;
+            Ok(Problem { r#type, detail }) if r#type == APP_FAILED => {
+                writeln!(out, "{name}: {detail}")?;
                 Ok(NEGATIVE.into())
+            }
+            Ok(Problem { detail, .. }) if status != 401 => {
+                Err(CliError::Message(format!("{name}: {detail}")))
             }
             _ => Err(unexpected_status(&listener, status)),
         },

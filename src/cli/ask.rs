@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io;
 use std::time::Duration;
 
-use http::{HeaderName, Method};
+use http::{HeaderName, Method, header};
 use http_body_util::{BodyExt as _, Collected, Limited};
 use hyper::body::Incoming;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -25,6 +25,9 @@ const MAX_PROBLEM: usize = 64 * 1024;
 /// The operator's listener of the running process.
 #[derive(Debug)]
 pub(super) struct Ops<'a>(Listener<'a>);
+
+/// What a document is sent with.
+const JSON: (HeaderName, &str) = (header::CONTENT_TYPE, "application/json");
 
 /// The body of an error response.
 #[derive(Debug, Deserialize)]
@@ -59,6 +62,26 @@ impl<'a> Ops<'a> {
         serde_json::from_slice(&body).map_err(|error| self.invalid(error))
     }
 
+    /// Sends a document; returns the body of a response with a status of success.
+    pub(super) async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        document: &serde_json::Value,
+    ) -> Result<T, CliError> {
+        let body = document.to_string().into();
+        let whole = async {
+            let sent = self.0.send(method, path, &[JSON], body).await;
+            let response = self.succeeded(sent.map_err(|error| self.away(error))?).await?;
+            let body = response.into_body().collect().await.map_err(|error| self.away(error))?;
+            Ok::<_, CliError>(body.to_bytes())
+        };
+        let body = timeout(TIMEOUT, whole).await;
+        let body =
+            body.unwrap_or_else(|_| Err(self.away(io::Error::from(io::ErrorKind::TimedOut))))?;
+        serde_json::from_slice(&body).map_err(|error| self.invalid(error))
+    }
+
     /// Returns a response with a status of success, whose body has not been read yet. The
     /// problem of any other response is the error.
     pub(super) async fn open(
@@ -67,9 +90,16 @@ impl<'a> Ops<'a> {
         path: &str,
         headers: &[(HeaderName, &str)],
     ) -> Result<http::Response<Incoming>, CliError> {
+        let response = self.0.open(method, path, headers).await;
+        self.succeeded(response.map_err(|error| self.away(error))?).await
+    }
+
+    /// Returns the response if its status is one of success, or its problem.
+    async fn succeeded(
+        &self,
+        response: http::Response<Incoming>,
+    ) -> Result<http::Response<Incoming>, CliError> {
         let Self(listener) = self;
-        let response = listener.open(method, path, headers).await;
-        let response = response.map_err(|error| self.away(error))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);

@@ -3,10 +3,11 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, Method, Request, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{HeaderName, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -16,13 +17,20 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 
 use super::CliError;
+use crate::backoff::random;
 use crate::config::{Config, ListenAddr, Secret};
+use crate::idempotency::key::IDEMPOTENCY_KEY;
 
 /// Longest response that is accepted, in bytes: room for some 10,000 apps.
 const MAX_RESPONSE: usize = 16 * 1024 * 1024;
+
+/// How often a request whose answer was lost is sent again, and after which wait.
+const TRIES: u32 = 3;
+const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 
 /// A listener as it is reached from this machine.
 #[derive(Debug)]
@@ -30,6 +38,8 @@ pub(super) struct Listener<'a> {
     pub(super) addr: &'a ListenAddr,
     over_tls: bool,
     token: Option<&'a Secret>,
+    /// Whether it keeps idempotency keys.
+    keeps_keys: bool,
 }
 
 /// Status and body of a response.
@@ -45,7 +55,8 @@ impl<'a> Listener<'a> {
     }
 
     pub(super) fn ops(config: &'a Config) -> Result<Self, CliError> {
-        Self::new(&config.ops.listen, false, config.ops.token.as_ref())
+        let listener = Self::new(&config.ops.listen, false, config.ops.token.as_ref())?;
+        Ok(Self { keeps_keys: config.ledger.enabled, ..listener })
     }
 
     fn new(
@@ -57,7 +68,7 @@ impl<'a> Listener<'a> {
             let problem = format!("{addr} has no fixed port to connect to; give the listener one");
             return Err(CliError::Message(problem));
         }
-        Ok(Self { addr, over_tls, token })
+        Ok(Self { addr, over_tls, token, keeps_keys: false })
     }
 
     /// Sends a request over a connection of its own and returns the response.
@@ -69,39 +80,83 @@ impl<'a> Listener<'a> {
     }
 
     /// The same, with more headers; the body has not been read yet.
+    ///
+    /// A request that changes something has an idempotency key, so that it can be sent again
+    /// if its answer is lost on the way, and is done once.
     pub(super) async fn open(
         &self,
         method: Method,
         path: &str,
         headers: &[(HeaderName, &str)],
     ) -> io::Result<http::Response<Incoming>> {
-        let mut request =
-            Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+        self.send(method, path, headers, Bytes::new()).await
+    }
+
+    /// The same, of a request with a body.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+        body: Bytes,
+    ) -> io::Result<http::Response<Incoming>> {
+        let mut builder =
+            Request::builder().method(&method).uri(path).header(header::HOST, "localhost");
         if let Some(token) = self.token {
             let credentials = format!("Bearer {}", token.expose());
-            request = request.header(header::AUTHORIZATION, credentials);
+            builder = builder.header(header::AUTHORIZATION, credentials);
         }
         for (name, value) in headers {
-            request = request.header(name, *value);
+            builder = builder.header(name, *value);
         }
-        let request = request.body(Empty::new()).map_err(io::Error::other)?;
+        let is_keyed = self.keeps_keys && !method.is_safe();
+        if is_keyed {
+            builder = builder.header(IDEMPOTENCY_KEY, new_key());
+        }
+        let request = builder.body(Full::new(body)).map_err(io::Error::other)?;
+        let mut tries_left = if is_keyed { TRIES } else { 0 };
+        let mut was_lost = false;
+        loop {
+            let stream = self.connect().await?;
+            match send(stream, request.clone()).await {
+                // The process is still doing what was asked first.
+                Ok(response) if was_lost && is_in_progress(&response) => {}
+                Err(_) if tries_left > 0 => (was_lost, tries_left) = (true, tries_left - 1),
+                sent => return sent,
+            }
+            sleep(BETWEEN_TRIES).await;
+        }
+    }
+
+    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
         let stream: Box<dyn Stream> = match self.addr {
             ListenAddr::Tcp(addr) => Box::new(TcpStream::connect(reachable(*addr)).await?),
             ListenAddr::Unix(path) => Box::new(UnixStream::connect(path).await?),
         };
         if !self.over_tls {
-            return send(stream, request).await;
+            return Ok(stream);
         }
         let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
         let connector = TlsConnector::from(Arc::new(trusting_own_address()?));
-        let stream = connector.connect(name, stream).await?;
-        send(Box::new(stream), request).await
+        Ok(Box::new(connector.connect(name, stream).await?))
     }
+}
+
+/// Whether a request with the same key is being done; other conflicts say no time.
+fn is_in_progress(response: &http::Response<Incoming>) -> bool {
+    response.status() == StatusCode::CONFLICT
+        && response.headers().contains_key(header::RETRY_AFTER)
+}
+
+/// Returns an idempotency key that is different from all others by chance.
+fn new_key() -> String {
+    let [a, b, c, d] = [(); 4].map(|()| random());
+    format!("\"{a:08x}{b:08x}{c:08x}{d:08x}\"")
 }
 
 async fn send(
     stream: Box<dyn Stream>,
-    request: Request<Empty<Bytes>>,
+    request: Request<Full<Bytes>>,
 ) -> io::Result<http::Response<Incoming>> {
     let handshake = http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(io::Error::other)?;

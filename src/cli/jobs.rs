@@ -15,6 +15,12 @@ use crate::config::Config;
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Options {
+    /// Print the last runs of this job instead of all jobs
+    name: Option<String>,
+    /// How many runs to print
+    #[arg(long, default_value_t = 20, requires = "name",
+        value_parser = clap::value_parser!(u16).range(1..=500))]
+    limit: u16,
     /// Print the response of the process, as JSON
     #[arg(long)]
     json: bool,
@@ -54,13 +60,24 @@ struct LastRun {
     outcome: Option<String>,
 }
 
+#[derive(Debug, Deserialize)]
+struct Runs {
+    runs: Vec<LastRun>,
+}
+
 pub(super) fn run(options: &Options, config: &Config, out: &mut dyn Write) -> CommandResult {
     let ops = Ops::new(config)?;
     match &options.action {
         None => {
-            let answer: Value = wait(ops.get("/v1/jobs"))?;
+            let path = match &options.name {
+                Some(name) => format!("/v1/jobs/{}/runs?limit={}", segment(name), options.limit),
+                None => "/v1/jobs".to_owned(),
+            };
+            let answer: Value = wait(ops.get(&path))?;
             if options.json {
                 writeln!(out, "{answer}")?;
+            } else if options.name.is_some() {
+                runs(&ops.read::<Runs>(answer)?.runs, out)?;
             } else {
                 table(&ops.read::<Answer>(answer)?.jobs, out)?;
             }
@@ -103,6 +120,16 @@ fn table(jobs: &[Job], out: &mut dyn Write) -> std::io::Result<()> {
         if let Some(holder) = holder {
             writeln!(out, "{:<width$}  run by {holder}", "")?;
         }
+    }
+    Ok(())
+}
+
+fn runs(runs: &[LastRun], out: &mut dyn Write) -> std::io::Result<()> {
+    writeln!(out, "{:<20}  {:>8}  OUTCOME", "STARTED", "TOOK")?;
+    for LastRun { started, duration_seconds, outcome } in runs {
+        let took = duration_seconds.map_or("-".into(), |seconds| format!("{seconds:.3} s"));
+        let outcome = outcome.as_deref().unwrap_or("-");
+        writeln!(out, "{:<20}  {took:>8}  {outcome}", to_seconds(started))?;
     }
     Ok(())
 }

@@ -4,8 +4,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use super::open::open;
-use super::{CommandResult, wait};
-use crate::config::Config;
+use super::{CliError, CommandResult, wait};
+use crate::config::{self, ArchiveKind, Config};
+use crate::ledger::archive::postgres::Postgres;
 use crate::postgres::MigrationReport;
 use crate::store::Source;
 
@@ -27,6 +28,25 @@ pub(super) fn run(config: &Config, out: &mut dyn Write) -> CommandResult {
                 }
             }
         }
+        if let (true, ArchiveKind::Postgres(server)) =
+            (config.ledger.enabled, &config.ledger.archive)
+        {
+            ledger(server, out).await?;
+        }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// The same for the ledger, with what keeps tenants apart.
+async fn ledger(server: &config::Postgres, out: &mut dyn Write) -> Result<(), CliError> {
+    let archive =
+        Postgres::new(server).map_err(|error| CliError::Message(format!("ledger.url: {error}")))?;
+    let MigrationReport { applied, newer: _ } = archive.migrate().await?;
+    for migration in &applied {
+        writeln!(out, "applied {migration} to the ledger")?;
+    }
+    if let Some(problem) = archive.isolation_problem() {
+        writeln!(out, "{problem}")?;
+    }
+    Ok(())
 }

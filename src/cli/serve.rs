@@ -63,7 +63,7 @@ async fn start(file: Option<&Path>, env: &Environment, out: &mut dyn Write) -> C
     writeln!(out, "gate listening on {}", listeners.gate.addr())?;
     writeln!(out, "ops listening on {}", listeners.ops.addr())?;
     out.flush()?;
-    match serve(config, listeners, signals).await {
+    match Box::pin(serve(config, listeners, signals)).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error @ RunError::Aborted) => {
             tracing::error!(%error);

@@ -78,8 +78,15 @@ async fn add(
     }
     let terminal = Terminal { id: id.as_str().into(), name: name.into() };
     let (pair_id, pair_name) = (Arc::clone(&terminal.id), Arc::clone(&terminal.name));
-    act::commit(config, source, Act::Pair { id: pair_id, name: pair_name }).await?;
-    if !source.add_terminal(&terminal).await? {
+    let act = act::commit(config, source, Act::Pair { id: pair_id, name: pair_name }).await?;
+    let added = source.add_terminal(&terminal).await;
+    let failure = match &added {
+        Ok(true) => None,
+        Ok(false) => Some(taken().to_string()),
+        Err(error) => Some(error.to_string()),
+    };
+    act.conclude(failure.as_deref().map_or(Ok(()), Err)).await;
+    if !added? {
         return Err(taken());
     }
     match domain {
@@ -107,8 +114,15 @@ async fn list(source: &Source, out: &mut dyn Write) -> CommandResult {
 
 async fn remove(config: &Config, source: &Source, id: &str, out: &mut dyn Write) -> CommandResult {
     if let Some(Terminal { id: known, name }) = source.terminal(id).await? {
-        act::commit(config, source, Act::Revoke { id: known, name }).await?;
-        if source.remove_terminal(id).await? {
+        let act = act::commit(config, source, Act::Revoke { id: known, name }).await?;
+        let removed = source.remove_terminal(id).await;
+        let failure = match &removed {
+            Ok(true) => None,
+            Ok(false) => Some("it was removed by somebody else".to_owned()),
+            Err(error) => Some(error.to_string()),
+        };
+        act.conclude(failure.as_deref().map_or(Ok(()), Err)).await;
+        if removed? {
             writeln!(out, "terminal `{id}` is removed")?;
             return Ok(ExitCode::SUCCESS);
         }

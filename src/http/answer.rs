@@ -132,14 +132,6 @@ pub(crate) fn method_not_allowed(allowed: &str) -> Response {
     response
 }
 
-/// Answers a request for which there is no room at the moment.
-pub(crate) fn try_later() -> Response {
-    let body = r#"{"detail":"Service Unavailable"}"#;
-    let mut response = fixed(StatusCode::SERVICE_UNAVAILABLE, body);
-    response.headers_mut().insert(RETRY_AFTER, SOON);
-    response
-}
-
 pub(crate) fn internal_error() -> Response {
     fixed(StatusCode::INTERNAL_SERVER_ERROR, r#"{"detail":"Internal Server Error"}"#)
 }

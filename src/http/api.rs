@@ -1,37 +1,61 @@
 //! What the operator's listener serves: one table of routes behind one guard.
 //!
 //! The guard decides who asks ([`Principal`]) before anything is looked up. A route names
-//! the right that its requests need, so a handler is never called without it.
+//! the right that its requests need and whose its answers are, so a handler is never called
+//! without that right, or for a tenant that the principal must not see.
 
+mod alerts;
+mod app_state;
 mod apps;
 mod guard;
 mod jobs;
 mod ledger;
 mod metrics;
-mod principal;
+mod openapi;
+mod outcome;
 mod problem;
 mod query;
+mod repeat;
+mod tokens;
+mod webhooks;
 
+use std::future::ready;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::future::{BoxFuture, ready};
-use http::{HeaderValue, Method, Request, header};
+use futures_util::FutureExt as _;
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Body as _;
 use matchit::Router;
 use percent_encoding::percent_decode_str;
+use serde::Serialize;
 use tracing::error;
 
+pub(crate) use self::alerts::Alerts;
 pub(crate) use self::apps::Apps;
 use self::apps::Operation;
-use self::guard::Guard;
+use self::guard::{Guard, Refusal};
 pub(crate) use self::ledger::History;
-use self::principal::{Principal, Right, Tenant};
-use super::body::Body;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::ledger::fuzz_page_request;
+use self::outcome::{Handled, answered, now};
+use self::problem::Problem;
+use self::query::Query;
+use super::body::{self, Body, Whole};
 use super::probes::Further;
 use super::{Handler, Response, ResponseBody, answer, probes};
+use crate::access::{Principal, Right, Scope, Tokens};
 use crate::config;
 use crate::gate::Gate;
+use crate::idempotency::table::Execution;
 use crate::jobs::Jobs;
+use crate::telemetry::{self, meters};
+use crate::webhooks::address::Allowed;
+
+/// Bounds of the bodies of requests that change something.
+const MAX_BODY: usize = 64 * 1024;
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// One row of the table.
 struct Route {
@@ -39,82 +63,162 @@ struct Route {
     /// A path; `{name}` stands for one segment.
     pattern: &'static str,
     right: Right,
+    of: Of,
     handle: Handle,
 }
 
-type Handle = for<'a> fn(&'a Services, Call<'a>) -> BoxFuture<'a, Response>;
-
-const fn route(method: Method, pattern: &'static str, right: Right, handle: Handle) -> Route {
-    Route { method, pattern, right, handle }
+/// Whose the answers of a route are. For a principal that must not see them there is no such
+/// route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// Nobody's, such as whether the process is alive.
+    Anyone,
+    /// The box's that this process serves.
+    Box,
+    /// One tenant's: the principal's, or the one that `?tenant=` selects.
+    Tenant,
 }
 
-/// Answers without waiting for anything.
-fn now(response: Response) -> BoxFuture<'static, Response> {
-    Box::pin(ready(response))
+type Handle = for<'a> fn(&'a Services, Call) -> Handled<'a>;
+
+const fn route(
+    method: Method,
+    pattern: &'static str,
+    right: Right,
+    of: Of,
+    handle: Handle,
+) -> Route {
+    Route { method, pattern, right, of, handle }
 }
 
 /// All routes. A `HEAD` request is answered by the route for `GET`.
-static ROUTES: [Route; 21] = [
-    route(Method::GET, "/livez", Right::View, |_, _| now(probes::liveness())),
-    route(Method::GET, "/readyz", Right::View, |services, _| {
+static ROUTES: [Route; 38] = [
+    route(Method::GET, "/livez", Right::Read, Of::Anyone, |_, _| now(probes::liveness())),
+    route(Method::GET, "/readyz", Right::Read, Of::Anyone, |services, _| {
         now(probes::readiness(&services.gate.health()))
     }),
-    route(Method::GET, "/healthz", Right::View, |services, _| {
+    route(Method::GET, "/healthz", Right::Read, Of::Box, |services, _| {
         now(probes::details(&services.gate.health(), services.further_health()))
     }),
-    route(Method::GET, "/metrics", Right::View, |services, call| {
-        now(metrics::render(services, &call))
+    route(Method::GET, "/metrics", Right::Read, Of::Box, |services, _| {
+        now(metrics::render(services))
     }),
-    route(Method::GET, "/v1/apps", Right::View, |services, call| now(apps::list(services, &call))),
-    route(Method::GET, "/v1/apps/{name}", Right::View, |services, call| {
-        now(apps::show(services, &call))
+    route(Method::GET, "/v1/openapi.json", Right::Read, Of::Anyone, |_, _| now(openapi::show())),
+    route(Method::GET, "/v1/apps", Right::Read, Of::Box, |services, _| now(apps::list(services))),
+    route(Method::GET, "/v1/apps/{name}", Right::Read, Of::Box, |services, call| {
+        answered(ready(apps::show(services, &call)))
     }),
-    route(Method::POST, "/v1/apps/{name}/wake", Right::Operate, |services, call| {
-        Box::pin(apps::operate(services, call, Operation::Wake))
+    route(Method::POST, "/v1/apps/{name}/wake", Right::Operate, Of::Box, |services, call| {
+        answered(apps::operate(services, call, Operation::Wake))
     }),
-    route(Method::POST, "/v1/apps/{name}/sleep", Right::Operate, |services, call| {
-        Box::pin(apps::operate(services, call, Operation::Sleep))
+    route(Method::POST, "/v1/apps/{name}/sleep", Right::Operate, Of::Box, |services, call| {
+        answered(apps::operate(services, call, Operation::Sleep))
     }),
-    route(Method::POST, "/v1/apps/{name}/pause", Right::Operate, |services, call| {
-        Box::pin(apps::operate(services, call, Operation::Pause))
+    route(Method::POST, "/v1/apps/{name}/pause", Right::Operate, Of::Box, |services, call| {
+        answered(apps::operate(services, call, Operation::Pause))
     }),
-    route(Method::GET, "/v1/requests", Right::View, |services, call| {
-        problem::answered(ledger::list(services, call))
+    route(Method::GET, "/v1/requests", Right::Read, Of::Tenant, |services, call| {
+        answered(ledger::list(services, call))
     }),
-    route(Method::GET, "/v1/requests/{id}", Right::View, |services, call| {
-        problem::answered(ledger::show(services, call))
+    route(Method::GET, "/v1/requests/{id}", Right::Read, Of::Tenant, |services, call| {
+        answered(ledger::show(services, call))
     }),
-    route(Method::GET, "/v1/events", Right::View, |services, call| {
-        problem::answered(ledger::follow(services, call))
+    route(Method::GET, "/v1/events", Right::Read, Of::Tenant, |services, call| {
+        answered(ledger::follow(services, call))
     }),
-    route(Method::GET, "/v1/audit/checkpoint", Right::View, |services, call| {
-        problem::answered(ledger::checkpoint(services, call))
+    route(Method::GET, "/v1/audit/checkpoint", Right::Read, Of::Tenant, |services, call| {
+        answered(ledger::checkpoint(services, call))
     }),
-    route(Method::GET, "/v1/audit/{id}", Right::View, |services, call| {
-        problem::answered(ledger::prove(services, call))
+    route(Method::GET, "/v1/audit/{id}", Right::Read, Of::Tenant, |services, call| {
+        answered(ledger::prove(services, call))
     }),
-    route(Method::GET, "/v1/deadletter", Right::View, |services, call| {
-        problem::answered(ledger::list_letters(services, call))
+    route(Method::GET, "/v1/deadletter", Right::Read, Of::Box, |services, call| {
+        answered(ledger::list_letters(services, call))
     }),
-    route(Method::GET, "/v1/deadletter/stats", Right::View, |services, call| {
-        problem::answered(ledger::stats(services, call))
+    route(Method::GET, "/v1/deadletter/stats", Right::Read, Of::Box, |services, call| {
+        answered(ledger::stats(services, call))
     }),
-    route(Method::GET, "/v1/deadletter/{id}", Right::View, |services, call| {
-        problem::answered(ledger::show_letter(services, call))
+    route(Method::GET, "/v1/deadletter/{id}", Right::Read, Of::Box, |services, call| {
+        answered(ledger::show_letter(services, call))
     }),
-    route(Method::POST, "/v1/deadletter/{id}/replay", Right::Operate, |services, call| {
-        problem::answered(ledger::replay(services, call))
+    route(Method::POST, "/v1/deadletter/{id}/replay", Right::Operate, Of::Box, |services, call| {
+        answered(ledger::replay(services, call))
     }),
-    route(Method::POST, "/v1/deadletter/{id}/dismiss", Right::Operate, |services, call| {
-        problem::answered(ledger::dismiss(services, call))
+    route(
+        Method::POST,
+        "/v1/deadletter/{id}/dismiss",
+        Right::Operate,
+        Of::Box,
+        |services, call| answered(ledger::dismiss(services, call)),
+    ),
+    route(Method::GET, "/v1/jobs", Right::Read, Of::Box, |services, _| {
+        answered(jobs::list(services))
     }),
-    route(Method::GET, "/v1/jobs", Right::View, |services, _| {
-        problem::answered(jobs::list(services))
+    route(Method::GET, "/v1/jobs/{name}/runs", Right::Read, Of::Box, |services, call| {
+        answered(jobs::runs(services, call))
     }),
-    route(Method::POST, "/v1/jobs/{name}/run", Right::Operate, |services, call| {
-        Box::pin(jobs::run_now(services, call))
+    route(Method::POST, "/v1/jobs/{name}/run", Right::Operate, Of::Box, |services, call| {
+        answered(jobs::run_now(services, call))
+    }),
+    route(Method::GET, "/v1/tokens", Right::Operate, Of::Tenant, |services, call| {
+        answered(tokens::list(services, call))
+    }),
+    route(Method::POST, "/v1/tokens", Right::Operate, Of::Tenant, |services, call| {
+        answered(tokens::add(services, call))
+    }),
+    route(Method::GET, "/v1/tokens/{id}", Right::Operate, Of::Tenant, |services, call| {
+        answered(tokens::show(services, call))
+    }),
+    route(Method::DELETE, "/v1/tokens/{id}", Right::Operate, Of::Tenant, |services, call| {
+        answered(tokens::remove(services, call))
+    }),
+    route(Method::GET, "/v1/webhooks", Right::Read, Of::Tenant, |services, call| {
+        answered(webhooks::list(services, call))
+    }),
+    route(Method::POST, "/v1/webhooks", Right::Operate, Of::Tenant, |services, call| {
+        answered(webhooks::create(services, call))
+    }),
+    route(Method::GET, "/v1/webhooks/{id}", Right::Read, Of::Tenant, |services, call| {
+        answered(webhooks::show(services, call))
+    }),
+    route(Method::DELETE, "/v1/webhooks/{id}", Right::Operate, Of::Tenant, |services, call| {
+        answered(webhooks::remove(services, call))
+    }),
+    route(Method::GET, "/v1/webhooks/{id}/logs", Right::Read, Of::Tenant, |services, call| {
+        answered(webhooks::log(services, call))
+    }),
+    route(Method::POST, "/v1/webhooks/{id}/test", Right::Operate, Of::Tenant, |services, call| {
+        answered(webhooks::test(services, call))
+    }),
+    route(
+        Method::POST,
+        "/v1/webhooks/{id}/rotate",
+        Right::Operate,
+        Of::Tenant,
+        |services, call| answered(webhooks::rotate(services, call)),
+    ),
+    route(
+        Method::POST,
+        "/v1/webhooks/{id}/enable",
+        Right::Operate,
+        Of::Tenant,
+        |services, call| answered(webhooks::enable(services, call)),
+    ),
+    route(Method::GET, "/v1/alerts", Right::Read, Of::Tenant, |services, call| {
+        answered(alerts::list(services, call))
+    }),
+    route(Method::GET, "/v1/alerts/{id}/history", Right::Read, Of::Tenant, |services, call| {
+        answered(alerts::history(services, call))
+    }),
+    route(Method::POST, "/v1/alerts/{id}/silence", Right::Operate, Of::Tenant, |services, call| {
+        answered(alerts::silence(services, call))
     }),
 ];
+
+/// Returns the method and the pattern of every route, for tests that go through all of them.
+pub fn operator_routes() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ROUTES.iter().map(|route| (route.method.as_str(), route.pattern))
+}
 
 /// What handlers work with.
 struct Services {
@@ -124,6 +228,12 @@ struct Services {
     history: Option<History>,
     /// `None` if nothing is recorded.
     jobs: Option<Arc<Jobs>>,
+    /// `None` if nothing is recorded.
+    tokens: Option<Arc<Tokens>>,
+    /// `None` if they are switched off, or nothing is recorded.
+    alerts: Option<Alerts>,
+    /// Hosts and networks besides public ones that endpoints may have.
+    allowed: Vec<Allowed>,
 }
 
 impl Services {
@@ -131,23 +241,77 @@ impl Services {
     fn further_health(&self) -> Further {
         Further {
             ledger: self.history.as_ref().map(History::health),
+            idempotency: self.history.as_ref().and_then(History::keys_problem),
             job_problems: self.jobs.as_ref().map(|jobs| jobs.problems()),
+            alerts: self.alerts.as_ref().map(Alerts::firing),
         }
     }
 
-    /// Returns the apps that belong to a tenant.
-    fn apps(&self, tenant: Tenant) -> &Apps {
-        match tenant {
-            Tenant::Own => &self.apps,
-        }
+    /// Returns the id of the box; empty while it has none, or if nothing is recorded.
+    fn own_tenant(&self) -> Arc<str> {
+        self.history.as_ref().map(History::own_tenant).unwrap_or_default()
+    }
+
+    fn alerts(&self) -> Result<&Alerts, Problem> {
+        let disabled = || {
+            let detail = "there are no alerts: `alerts.enabled` or `ledger.enabled` is false";
+            Problem::not_found(detail).kind(problem::Kind::ALERTS_DISABLED)
+        };
+        self.alerts.as_ref().ok_or_else(disabled)
     }
 }
 
 /// One request to a handler.
-struct Call<'a> {
-    principal: &'a Principal,
+struct Call {
+    principal: Principal,
+    /// Whose rows are read or changed. The principal may see them.
+    tenant: Arc<str>,
     parameters: Parameters,
-    request: Request<Body>,
+    request: Request<Whole>,
+    /// If the request has an idempotency key.
+    execution: Option<Execution>,
+}
+
+impl Call {
+    /// Returns the body; that of a `GET` request was not read, and is empty.
+    fn body(&self) -> &[u8] {
+        self.request.body()
+    }
+
+    /// Returns the parameters in the query, without the tenant, which is chosen already.
+    fn query(&self) -> Result<Query, Problem> {
+        let mut query = Query::parse(self.request.uri().query())?;
+        query.text(TENANT)?;
+        Ok(query)
+    }
+}
+
+/// Says that values that identify a person are masked, or would be if there were any.
+const MASKED: HeaderName = HeaderName::from_static("x-pii-masked");
+
+/// The parameter that selects a tenant.
+const TENANT: &str = "tenant";
+
+/// Returns whose rows a request is about.
+fn select_tenant(
+    principal: &Principal,
+    query: Option<&str>,
+    of: Of,
+    own: Arc<str>,
+) -> Result<Arc<str>, Problem> {
+    let named = Query::parse(query)?.text(TENANT)?;
+    match (&principal.scope, named) {
+        (Scope::All, None) => Ok(own),
+        (Scope::Tenant(tenant), None) => Ok(Arc::clone(tenant)),
+        (_, Some(_)) if of != Of::Tenant => {
+            Err(Problem::parameter(TENANT, "`tenant` is not a parameter here"))
+        }
+        (Scope::All, Some(tenant)) => Ok(tenant.into()),
+        (Scope::Tenant(_), Some(_)) => {
+            let detail = "`tenant` may only be given with a token whose tenant is `*`";
+            Err(Problem::parameter(TENANT, detail))
+        }
+    }
 }
 
 /// The segments that a pattern's parameters stand for, percent-decoded.
@@ -199,11 +363,16 @@ impl Table {
         Self(router)
     }
 
-    fn find(&self, method: &Method, path: &str) -> Found {
+    /// Looks among the routes for which `is_seen` holds.
+    fn find(&self, method: &Method, path: &str, is_seen: impl Fn(&Route) -> bool) -> Found {
         let Ok(matched) = self.0.at(path) else { return Found::Nothing };
+        let seen: Vec<_> = matched.value.iter().copied().filter(|route| is_seen(route)).collect();
+        if seen.is_empty() {
+            return Found::Nothing;
+        }
         let method = if method == Method::HEAD { &Method::GET } else { method };
-        let Some(route) = matched.value.iter().find(|route| route.method == *method) else {
-            return Found::OtherMethod(allowed(matched.value));
+        let Some(route) = seen.iter().find(|route| route.method == *method) else {
+            return Found::OtherMethod(allowed(&seen));
         };
         match Parameters::decode(&matched.params) {
             Some(parameters) => Found::Route(route, parameters),
@@ -228,7 +397,7 @@ fn allowed(routes: &[&Route]) -> String {
 pub(crate) struct Api {
     guard: Guard,
     table: Table,
-    services: Services,
+    services: Arc<Services>,
 }
 
 impl Api {
@@ -237,32 +406,94 @@ impl Api {
         apps: Apps,
         history: Option<History>,
         jobs: Option<Arc<Jobs>>,
-        config: &config::Ops,
+        alerts: Option<Alerts>,
+        config: &config::Config,
     ) -> Self {
-        let (guard, table) = (Guard::new(config), Table::new(&ROUTES));
-        Self { guard, table, services: Services { gate, apps, history, jobs } }
+        let tokens = history.as_ref().map(History::tokens);
+        let (guard, table) = (Guard::new(&config.ops, tokens.clone()), Table::new(&ROUTES));
+        let allowed = config.webhooks.allow.clone();
+        let services = Arc::new(Services { gate, apps, history, jobs, tokens, alerts, allowed });
+        Self { guard, table, services }
     }
 }
 
 impl Handler for Api {
     async fn handle(&self, request: Request<Body>) -> Response {
-        let principal = match self.guard.admit(&request) {
-            Ok(principal) => principal,
-            Err(refusal) => return refusal.answer(),
-        };
-        let (route, parameters) = match self.table.find(request.method(), request.uri().path()) {
-            Found::Route(route, parameters) => (route, parameters),
-            Found::OtherMethod(allowed) => return answer::method_not_allowed(&allowed),
-            Found::Nothing => return answer::not_found(),
-        };
-        if !principal.may(route.right) {
-            return answer::forbidden();
-        }
+        telemetry::identify(request.headers());
         let is_head = request.method() == Method::HEAD;
-        let call = Call { principal: &principal, parameters, request };
-        let response = (route.handle)(&self.services, call).await;
+        let is_versioned = is_versioned(request.uri().path());
+        let answered = AssertUnwindSafe(self.answer(request)).catch_unwind().await;
+        let response = match answered {
+            Ok(Ok(response)) => response,
+            Ok(Err(refusal)) => refusal.answer(is_versioned),
+            Err(_) if is_versioned => {
+                meters::panics().increment(1);
+                error!("a request of the API panicked; it was answered with 500");
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "this is a bug").answer()
+            }
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
         if is_head { without_body(response) } else { response }
     }
+}
+
+impl Api {
+    async fn answer(&self, request: Request<Body>) -> Result<Response, Refusal> {
+        let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+        let principal = self.guard.admit(method, uri, headers).await?;
+        let own = self.services.own_tenant();
+        let is_seen = |route: &Route| match route.of {
+            Of::Anyone | Of::Tenant => true,
+            Of::Box => principal.scope.covers(&own),
+        };
+        let (route, parameters) = match self.table.find(method, uri.path(), is_seen) {
+            Found::Route(route, parameters) => (route, parameters),
+            Found::OtherMethod(allowed) => return Err(Refusal::OtherMethod(allowed)),
+            Found::Nothing => return Err(Refusal::NoRoute),
+        };
+        if !principal.may(route.right) {
+            return Err(Refusal::NoRight);
+        }
+        let is_masked = route.of != Of::Anyone && !principal.may(Right::Pii);
+        let (head, body) = request.into_parts();
+        let answered = async {
+            let tenant = select_tenant(&principal, head.uri.query(), route.of, own)?;
+            let is_safe = route.method.is_safe();
+            // A request that did not arrive whole has no effect.
+            let body = if is_safe {
+                Whole::empty()
+            } else {
+                body::read(body, MAX_BODY, BODY_DEADLINE).await?
+            };
+            let request = Request::from_parts(head, body);
+            let call = Call { principal, tenant, parameters, request, execution: None };
+            if is_safe {
+                (route.handle)(&self.services, call).await?.commit().await
+            } else {
+                repeat::answer(&self.services, route, call).await
+            }
+        };
+        let mut response = answered.await.unwrap_or_else(|problem: Problem| problem.answer());
+        if is_masked {
+            response.headers_mut().insert(MASKED, HeaderValue::from_static("true"));
+        }
+        Ok(response)
+    }
+}
+
+/// Whether errors of this path are problem documents; those of probes and metrics have the
+/// form of the gate's.
+fn is_versioned(path: &str) -> bool {
+    path == "/v1" || path.starts_with("/v1/")
+}
+
+fn ok(body: &impl Serialize) -> Response {
+    json(StatusCode::OK, body)
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    // Serializing strings, numbers and lists does not fail.
+    answer::json(status, serde_json::to_vec(body).unwrap_or_default().into())
 }
 
 /// Returns the response to a `HEAD` request: the same without its body (RFC 9110 section
@@ -275,79 +506,4 @@ fn without_body(mut response: Response) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_route_is_found_by_its_own_path_and_method() {
-        let table = Table::new(&ROUTES);
-        for expected in &ROUTES {
-            let path = expected.pattern.replace("{name}", "a%20b").replace("{id}", "a%20b");
-            let Found::Route(route, parameters) = table.find(&expected.method, &path) else {
-                panic!("{} {path} is not found", expected.method);
-            };
-            assert!(std::ptr::eq(route, expected), "{path}");
-            for name in ["name", "id"] {
-                let has_it = expected.pattern.contains(&format!("{{{name}}}"));
-                assert_eq!(parameters.get(name), if has_it { "a b" } else { "" }, "{path}");
-            }
-        }
-    }
-
-    #[test]
-    fn other_methods_and_other_paths_are_told_apart() {
-        let table = Table::new(&ROUTES);
-        for (method, path, expected) in [
-            (Method::POST, "/metrics", "GET, HEAD"),
-            (Method::OPTIONS, "/v1/apps", "GET, HEAD"),
-            (Method::DELETE, "/v1/apps/notes", "GET, HEAD"),
-            (Method::GET, "/v1/apps/notes/wake", "POST"),
-            (Method::HEAD, "/v1/apps/notes/wake", "POST"),
-        ] {
-            match table.find(&method, path) {
-                Found::OtherMethod(allowed) => assert_eq!(allowed, expected, "{method} {path}"),
-                _ => panic!("{method} {path}"),
-            }
-        }
-        for (method, path) in [
-            (Method::GET, "/"),
-            (Method::GET, "/v1"),
-            (Method::GET, "/v1/appsX"),
-            (Method::GET, "/v1/apps/"),
-            (Method::GET, "/v1/apps/notes/"),
-            (Method::POST, "/v1/apps//wake"),
-            (Method::POST, "/v1/apps/notes/delete"),
-            (Method::POST, "/v1/apps/notes/wake/now"),
-            (Method::GET, "/v1/apps/%ff"),
-            (Method::GET, "*"),
-            (Method::GET, ""),
-        ] {
-            assert!(matches!(table.find(&method, path), Found::Nothing), "{method} {path}");
-        }
-    }
-
-    #[test]
-    fn parameters_are_decoded_once_and_stay_one_segment() {
-        let table = Table::new(&ROUTES);
-        for (path, name) in [
-            ("/v1/apps/notes", "notes"),
-            ("/v1/apps/a%2Fwake", "a/wake"),
-            ("/v1/apps/%2525", "%25"),
-            ("/v1/apps/%C3%A9%20+", "é +"),
-            ("/v1/apps/{name}", "{name}"),
-            ("/v1/apps/%", "%"),
-        ] {
-            let Found::Route(route, parameters) = table.find(&Method::HEAD, path) else {
-                panic!("{path}");
-            };
-            assert_eq!((route.pattern, parameters.get("name")), ("/v1/apps/{name}", name));
-        }
-    }
-
-    #[test]
-    fn a_response_to_head_keeps_the_length_of_what_it_leaves_out() {
-        let response = without_body(answer::fixed(http::StatusCode::OK, "null"));
-        assert_eq!(response.headers()[header::CONTENT_LENGTH], "4");
-        assert_eq!(response.body().size_hint().exact(), Some(0));
-    }
-}
+mod tests;

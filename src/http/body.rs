@@ -4,17 +4,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout;
 
 use super::connection::activity::Activity;
-use super::{Response, answer};
-
-/// Bounds of a body that clients send although nothing needs it.
-const MAX_UNUSED: usize = 64 * 1024;
-const UNUSED_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The body of a request. If it is dropped before all of it was read, an HTTP/1 connection
 /// ends with the response: what follows on it could not be told from a request.
@@ -51,21 +45,6 @@ pub(crate) enum ReadError {
     Busy,
 }
 
-impl ReadError {
-    pub(crate) fn answer(self) -> Response {
-        match self {
-            Self::TooLarge => {
-                answer::fixed(StatusCode::PAYLOAD_TOO_LARGE, r#"{"detail":"Content Too Large"}"#)
-            }
-            Self::TooSlow => {
-                answer::fixed(StatusCode::REQUEST_TIMEOUT, r#"{"detail":"Request Timeout"}"#)
-            }
-            Self::CutOff => answer::fixed(StatusCode::BAD_REQUEST, r#"{"detail":"Bad Request"}"#),
-            Self::Busy => answer::try_later(),
-        }
-    }
-}
-
 /// A whole body. Its memory counts against the listener's bound until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Whole {
@@ -74,6 +53,11 @@ pub(crate) struct Whole {
 }
 
 impl Whole {
+    /// The body of a request that has none.
+    pub(crate) const fn empty() -> Self {
+        Self { bytes: Vec::new(), reserved_of: None }
+    }
+
     fn push(&mut self, data: &[u8]) -> Result<(), ReadError> {
         if let Some(activity) = &self.reserved_of
             && !activity.admission().reserve_body(data.len())
@@ -106,15 +90,9 @@ pub(crate) async fn read(body: Body, limit: usize, deadline: Duration) -> Result
     timeout(deadline, read_all(body, limit)).await.unwrap_or(Err(ReadError::TooSlow))
 }
 
-/// Reads the body of a request that needs none, so that the connection can go on, and so that
-/// a request that did not arrive whole has no effect.
-pub(crate) async fn read_unused(body: Body) -> Result<(), ReadError> {
-    read(body, MAX_UNUSED, UNUSED_DEADLINE).await.map(drop)
-}
-
 async fn read_all(Body(unread): Body, limit: usize) -> Result<Whole, ReadError> {
     let Some(mut unread) = unread else {
-        return Ok(Whole { bytes: Vec::new(), reserved_of: None });
+        return Ok(Whole::empty());
     };
     let announced = unread.incoming.size_hint().lower();
     if usize::try_from(announced).is_ok_and(|announced| announced > limit) {

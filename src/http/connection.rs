@@ -26,7 +26,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep};
-use tracing::{Instrument as _, debug, error};
+use tracing::{debug, error};
 
 pub(super) use self::activity::Activity;
 use self::activity::TrackedBody;
@@ -35,7 +35,7 @@ use self::pulse::{phase_of, tick_of};
 use self::socket::TrackedIo;
 use super::body::Body;
 use super::{Handler, answer};
-use crate::telemetry::{meters, request_span};
+use crate::telemetry::{RequestScope, meters};
 
 /// The maximum size of a request head in bytes: 64 KiB of cookies and room for the rest.
 const MAX_HEAD: u32 = 80 * 1024;
@@ -264,13 +264,14 @@ async fn answer_one<H: Handler>(
         let request = request.map(|incoming| {
             if has_body { Body::unread(incoming, Arc::clone(activity)) } else { Body::none() }
         });
-        let span = request_span(&request);
-        let answered = handler.handle(request).instrument(span.clone());
+        let scope = RequestScope::default();
+        let answered = scope.run(handler.handle(request));
         let caught = AssertUnwindSafe(answered).catch_unwind().await;
         caught.unwrap_or_else(|_| {
             meters::panics().increment(1);
-            let _entered = span.enter();
-            error!("a request handler panicked; its request was answered with 500");
+            scope.enter(|| {
+                error!("a request handler panicked; its request was answered with 500");
+            });
             answer::internal_error()
         })
     } else {

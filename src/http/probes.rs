@@ -1,7 +1,11 @@
 //! The health probes, which both listeners serve.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use http::StatusCode;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::{Response, answer};
 use crate::gate::Health;
@@ -39,65 +43,150 @@ fn state(health: &Health) -> (StatusCode, &'static str) {
 
 pub(super) fn readiness(health: &Health) -> Response {
     let (status, state) = state(health);
-    answer::json(status, json!({"state": state}).to_string().into())
+    json(status, &State { state })
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    // Serializing strings and numbers does not fail.
+    answer::json(status, serde_json::to_vec(body).unwrap_or_default().into())
+}
+
+/// The state of the process: `live`, `degraded` or `unavailable`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct State {
+    state: &'static str,
 }
 
 /// What `/healthz` says on the operator's listener besides.
 #[derive(Debug, Default)]
 pub(super) struct Further {
     pub(super) ledger: Option<ledger::Health>,
+    /// Why requests with an idempotency key are refused.
+    pub(super) idempotency: Option<Arc<str>>,
     pub(super) job_problems: Option<Vec<String>>,
+    pub(super) alerts: Option<Vec<FiringAlert>>,
 }
 
 pub(super) fn details(health: &Health, further: Further) -> Response {
     let (status, state) = state(health);
-    let pool = health
-        .store
-        .pool
-        .map(|(connections, idle)| json!({"connections": connections, "idle": idle}));
-    let caches: serde_json::Map<_, _> = health
-        .caches
-        .iter()
-        .map(|(name, counts)| {
-            let Counts { loads, memo_hits, cache_hits, entries } = counts;
-            let counts = json!({
-                "loads": loads,
-                "memo_hits": memo_hits,
-                "cache_hits": cache_hits,
-                "entries": entries,
-            });
-            ((*name).to_owned(), counts)
-        })
-        .collect();
-    let Further { ledger, job_problems } = further;
-    let mut body = json!({
-        "state": state,
-        "listener": if health.live { "live" } else { "degraded" },
-        "pool": pool,
-        "store": {"problems": health.store.problems},
-        "touches_waiting": health.touches_waiting,
-        "caches": caches,
-        "ages": {"verified_seconds": health.verified_ago.as_secs_f64()},
-    });
-    if let Some(ledger) = ledger {
-        body["ledger"] = describe(&ledger);
-    }
-    if let Some(problems) = job_problems {
-        body["jobs"] = json!({"problems": problems});
-    }
-    answer::json(status, body.to_string().into())
+    let Further { ledger, idempotency, job_problems, alerts } = further;
+    let pool = health.store.pool.map(|(connections, idle)| Pool { connections, idle });
+    let caches = health.caches.iter().map(|(name, counts)| (*name, Cache::from(counts)));
+    let details = Details {
+        state,
+        listener: if health.live { "live" } else { "degraded" },
+        pool,
+        store: Problems { problems: health.store.problems.clone() },
+        touches_waiting: health.touches_waiting,
+        caches: caches.collect(),
+        ages: Ages { verified_seconds: health.verified_ago.as_secs_f64() },
+        ledger: ledger.as_ref().map(Ledger::from),
+        idempotency: idempotency.map(|problem| Problems { problems: vec![problem.to_string()] }),
+        jobs: job_problems.map(|problems| Problems { problems }),
+        alerts,
+    };
+    json(status, &details)
 }
 
-fn describe(health: &ledger::Health) -> Value {
-    let ledger::Health { accepted, waiting, age, written, spooled, letters, .. } = health;
-    json!({
-        "accepted": accepted,
-        "waiting": waiting,
-        "waiting_seconds": age.as_secs_f64(),
-        "written": written,
-        "spooled": spooled,
-        "dead_letters": {"letters": letters, "bytes": health.letter_bytes},
-        "dropped": health.dropped(),
-        "problems": health.problems,
-    })
+/// How the process fares.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Health")]
+pub(super) struct Details {
+    state: &'static str,
+    /// Whether notifications of the store arrive.
+    listener: &'static str,
+    pool: Option<Pool>,
+    store: Problems,
+    /// Uses of apps that have not been written yet.
+    touches_waiting: usize,
+    caches: BTreeMap<&'static str, Cache>,
+    ages: Ages,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ledger: Option<Ledger>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency: Option<Problems>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jobs: Option<Problems>,
+    /// The alerts that fire.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alerts: Option<Vec<FiringAlert>>,
+}
+
+/// What is wrong now, worded for the operator.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Problems {
+    problems: Vec<String>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Pool {
+    connections: u32,
+    idle: u32,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Ages {
+    verified_seconds: f64,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[expect(clippy::struct_field_names, reason = "named as on the wire")]
+struct Cache {
+    loads: u64,
+    memo_hits: u64,
+    cache_hits: u64,
+    entries: u64,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Ledger {
+    accepted: u64,
+    waiting: usize,
+    waiting_seconds: f64,
+    written: u64,
+    spooled: u64,
+    dead_letters: Letters,
+    dropped: u64,
+    problems: Vec<String>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Letters {
+    letters: usize,
+    bytes: u64,
+}
+
+impl From<&Counts> for Cache {
+    fn from(Counts { loads, memo_hits, cache_hits, entries }: &Counts) -> Self {
+        let (loads, memo_hits) = (*loads, *memo_hits);
+        Self { loads, memo_hits, cache_hits: *cache_hits, entries: *entries }
+    }
+}
+
+impl From<&ledger::Health> for Ledger {
+    fn from(health: &ledger::Health) -> Self {
+        let ledger::Health { accepted, waiting, age, written, spooled, .. } = *health;
+        Self {
+            accepted,
+            waiting,
+            waiting_seconds: age.as_secs_f64(),
+            written,
+            spooled,
+            dead_letters: Letters { letters: health.letters, bytes: health.letter_bytes },
+            dropped: health.dropped(),
+            problems: health.problems.clone(),
+        }
+    }
+}
+
+/// An alert that fires.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct FiringAlert {
+    pub(super) rule: &'static str,
+    /// Without whom or what it is about.
+    pub(super) title: String,
+    /// `None` if it is not written yet.
+    pub(super) id: Option<String>,
+    pub(super) since: Option<String>,
+    pub(super) help: &'static str,
 }

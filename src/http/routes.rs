@@ -18,7 +18,7 @@ use crate::domain::reason::Reason;
 use crate::gate::request_kind::{is_navigation, poll_version};
 use crate::gate::verdict::{ASLEEP, Asleep, AsleepResponse, Verdict};
 use crate::gate::{Gate, PageApp};
-use crate::telemetry::meters;
+use crate::telemetry::{identified, meters};
 
 const APP_ERROR: &str = "/internal/app_error/";
 
@@ -192,13 +192,14 @@ impl Handler for GateRoutes {
                 if let Some(status) = path.strip_prefix(APP_ERROR) {
                     let status = status.parse();
                     apply_target_authority(&mut head);
-                    return self.page(status.ok(), &head).await;
+                    let page = self.page(status.ok(), &head);
+                    return identified(&head.headers, page).await;
                 }
                 return probes::probe(path, || self.gate.health())
                     .unwrap_or_else(answer::not_found);
             }
         };
-        self.decide(endpoint, &head).await
+        identified(&head.headers, self.decide(endpoint, &head)).await
     }
 }
 
@@ -256,6 +257,7 @@ mod tests {
             client: Client::Anonymous,
             at: std::time::UNIX_EPOCH,
             timings: Timings::default(),
+            span: None,
             request: &request,
             status: StatusCode::OK,
             response: &response,

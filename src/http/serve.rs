@@ -10,7 +10,9 @@ use futures_util::FutureExt;
 use ipnet::IpNet;
 use metrics::{Counter, Gauge};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
@@ -130,18 +132,42 @@ impl<H: Handler> Server<H> {
         listener: Listener,
     ) -> io::Result<(impl Future<Output = Infallible> + Send + use<H>, Drain)> {
         let addr = listener.addr().clone();
-        let listener = listener.into_async()?;
         let admission = Arc::new(Admission::new(self.trusted.clone(), self.bounds));
         let (alive, closed) = mpsc::channel(1);
         let threads = match self.threads {
             Some(count) => Some(Arc::new(Workers::start(self.name, count, Connection::serve)?)),
             None => None,
         };
+        let runtime = match threads.as_deref().and_then(Workers::first_runtime) {
+            Some(first) => first.clone(),
+            None => Handle::current(),
+        };
+        let listener = {
+            let _entered = runtime.enter();
+            listener.into_async()?
+        };
         let owned = threads.clone().map(|threads| threads as Arc<dyn Any + Send + Sync>);
         let drain = Drain { pulse: Arc::clone(&self.pulse), closed, _threads: owned };
         info!("{} listening on {addr}", self.name);
         let acceptor = Acceptor { server: Arc::new(self), admission, threads, alive };
-        Ok((acceptor.run(listener), drain))
+        Ok((run_on(runtime, acceptor.run(listener)), drain))
+    }
+}
+
+/// Runs an endless task on a runtime until this is dropped.
+async fn run_on(
+    runtime: Handle,
+    endless: impl Future<Output = Infallible> + Send + 'static,
+) -> Infallible {
+    let mut task = JoinSet::new();
+    task.spawn_on(endless, &runtime);
+    loop {
+        match task.join_next().await {
+            Some(Err(ended)) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
+            Some(Ok(never)) => match never {},
+            // The runtime has ended, and the process is about to.
+            Some(Err(_)) | None => std::future::pending().await,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::body::Body;
 use super::pages::standby::{page, policy};
 use super::{Handler, Response, answer};
 use crate::gate::request_kind::{is_navigation, poll_version};
+use crate::telemetry;
 
 /// Tells the page's script that a reload would only bring the standby page again.
 const STATE: HeaderName = HeaderName::from_static("x-nightporter-state");
@@ -36,6 +37,7 @@ impl StandbyRoutes {
 impl Handler for StandbyRoutes {
     async fn handle(&self, request: Request<Body>) -> Response {
         let (head, _) = request.into_parts();
+        telemetry::identify(&head.headers);
         let text =
             |name| head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let status = StatusCode::SERVICE_UNAVAILABLE;

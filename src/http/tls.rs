@@ -125,6 +125,11 @@ impl ServerTls {
         TlsAcceptor::from(self.config.load_full())
     }
 
+    /// Returns when the active certificate ends; `None` if that cannot be read.
+    pub(crate) fn ends(&self) -> Option<SystemTime> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner).1.end()
+    }
+
     /// Checks the files for changes for as long as the process runs.
     pub(crate) async fn follow(self: Arc<Self>) -> Infallible {
         loop {

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::runtime;
+use tokio::runtime::{self, Handle};
 use tokio::sync::mpsc;
 
 /// Threads that serve connections of type `C`. When this is dropped, the threads end and
@@ -21,6 +21,7 @@ pub(super) struct Workers<C>(Box<[Worker<C>]>);
 
 #[derive(Debug)]
 struct Worker<C> {
+    runtime: Handle,
     connections: mpsc::UnboundedSender<(C, OpenGuard)>,
     open: Arc<AtomicUsize>,
 }
@@ -56,6 +57,7 @@ impl<C: Send + 'static> Workers<C> {
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             let (connections, mut queue) = mpsc::unbounded_channel::<(C, OpenGuard)>();
             let serve = serve.clone();
+            let handle = runtime.handle().clone();
             let take = async move {
                 while let Some((connection, guard)) = queue.recv().await {
                     let served = serve(connection);
@@ -68,9 +70,15 @@ impl<C: Send + 'static> Workers<C> {
             std::thread::Builder::new()
                 .name(format!("{name}-{number}"))
                 .spawn(move || runtime.block_on(take))?;
-            Ok(Worker { connections, open: Arc::default() })
+            Ok(Worker { runtime: handle, connections, open: Arc::default() })
         };
         Ok(Self((0..count.max(1)).map(worker).collect::<io::Result<_>>()?))
+    }
+
+    /// Returns the runtime of the first thread, which new connections should be accepted on:
+    /// those that it serves itself then wake no other thread.
+    pub(super) fn first_runtime(&self) -> Option<&Handle> {
+        self.0.first().map(|worker| &worker.runtime)
     }
 
     /// Gives a connection to the thread with the fewest connections.
@@ -79,7 +87,7 @@ impl<C: Send + 'static> Workers<C> {
     /// Returns the connection if that thread has ended.
     pub(super) fn serve(&self, connection: C) -> Result<(), C> {
         let fewest = self.0.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed));
-        let Some(Worker { connections, open }) = fewest else { return Err(connection) };
+        let Some(Worker { runtime: _, connections, open }) = fewest else { return Err(connection) };
         let guard = OpenGuard::new(open);
         connections.send((connection, guard)).map_err(|refused| refused.0.0)
     }

@@ -45,15 +45,15 @@ pub(super) async fn all(config: &Config, report: &mut Report) {
 }
 
 /// Returns the apps whose descriptions can be read; the others are reported elsewhere.
-fn installed(dir: &Path) -> Vec<(Arc<str>, AppSpec)> {
+fn installed(dir: &Path) -> Vec<(Arc<str>, Arc<AppSpec>)> {
     let folders = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
     let mut apps: Vec<_> = folders
         .filter_map(|folder| {
             let json = std::fs::read(folder.path().join("app_meta.json")).ok()?;
             let meta = AppMeta::parse(&json).ok()?;
-            Some((folder.file_name().to_str()?.into(), AppSpec::of(&meta)))
+            Some((folder.file_name().to_str()?.into(), AppSpec::of(&meta).into()))
         })
         .collect();
-    apps.sort_by(|(a, _), (b, _): &(Arc<str>, AppSpec)| a.cmp(b));
+    apps.sort_by(|(a, _), (b, _): &(Arc<str>, Arc<AppSpec>)| a.cmp(b));
     apps
 }

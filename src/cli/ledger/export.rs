@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::open;
 use super::progress::Progress;
+use crate::access::Viewer;
 use crate::cli::{CliError, CommandResult, wait};
 use crate::config::Config;
 use crate::ledger::canonical::masked;
@@ -19,7 +20,8 @@ const PAGE: usize = 2_000;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Options {
-    /// Put digests in place of client ids, names and addresses
+    /// Put digests in place of client ids, names and addresses, and leave out paths and
+    /// the texts of notes
     #[arg(long)]
     masked: bool,
 }
@@ -67,7 +69,8 @@ impl Lines<'_> {
     fn write(&mut self, page: Vec<Stored>) -> Result<(), CliError> {
         for Stored { record, position } in page {
             let record = if self.is_masked { masked(record) } else { record };
-            let line = Line { position, record: RecordForm::from(&record) };
+            let viewer = if self.is_masked { Viewer::masked(None, "") } else { Viewer::clear() };
+            let line = Line { position, record: RecordForm::new(&record, &viewer) };
             let line = serde_json::to_string(&line).map_err(std::io::Error::from)?;
             writeln!(self.out, "{line}")?;
             self.count += 1;

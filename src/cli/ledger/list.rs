@@ -40,6 +40,7 @@ pub(super) struct Page {
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
 struct LeftOut {
     dropped: u64,
     in_spool: u64,

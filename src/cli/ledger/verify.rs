@@ -64,16 +64,20 @@ fn proof(
     out: &mut dyn Write,
 ) -> CommandResult {
     match Proof::parse(&read(file)?).and_then(|proof| proof.verify(key)) {
-        Ok(Proved { record, position, checkpoint }) if *json => {
+        Ok(Proved { record, is_masked, position, checkpoint }) if *json => {
             let checkpoint = claim(&checkpoint);
             let id = record.id.to_string();
-            let value = json!({"id": id, "position": position, "unaltered_since": checkpoint});
+            let mut value = json!({"id": id, "position": position, "unaltered_since": checkpoint});
+            if is_masked {
+                value["proves"] = "leaf".into();
+            }
             writeln!(out, "{value}")?;
             Ok(ExitCode::SUCCESS)
         }
-        Ok(Proved { record, position, checkpoint }) => {
+        Ok(Proved { record, is_masked, position, checkpoint }) => {
             let id = record.id;
-            writeln!(out, "record {id} at position {position}: {}", words(&checkpoint))?;
+            let of = if is_masked { " (only the hash of the record, which is masked)" } else { "" };
+            writeln!(out, "record {id} at position {position}: {}{of}", words(&checkpoint))?;
             Ok(ExitCode::SUCCESS)
         }
         Err(problem) => {

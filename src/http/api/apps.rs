@@ -1,56 +1,58 @@
 //! The state of all apps, and operations on them.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use http::StatusCode;
-use serde_json::{Value, json};
 
-use super::{Call, Services};
+use super::app_state::AppState;
+use super::problem::{Kind, Problem};
+use super::{Call, Services, ok};
 use crate::domain::lifecycle::{Phase, SleepMode, WakeError};
-use crate::http::{Response, answer, body};
+use crate::http::Response;
 use crate::ledger::acts::Act;
 use crate::store::touch::Touches;
-use crate::wake::docker::APP_LABEL;
-use crate::wake::{AppHandle, Backlog, ContainerState, History, LastProbe, Registry, Shown};
+use crate::wake::{AppHandle, Backlog, Registry, Shown};
 
 /// `GET /v1/apps`
-pub(super) fn list(services: &Services, call: &Call<'_>) -> Response {
-    let apps = services.apps(call.principal.tenant).all();
-    answer::json(StatusCode::OK, apps.to_string().into())
+pub(super) fn list(services: &Services) -> Response {
+    ok(&services.apps.all())
 }
 
 /// `GET /v1/apps/{name}`
-pub(super) fn show(services: &Services, call: &Call<'_>) -> Response {
-    match services.apps(call.principal.tenant).one(call.parameters.get("name")) {
-        Some(app) => answer::json(StatusCode::OK, app.to_string().into()),
-        None => answer::not_found(),
-    }
+pub(super) fn show(services: &Services, call: &Call) -> Result<Response, Problem> {
+    let name = call.parameters.get("name");
+    let app = services.apps.one(name).ok_or_else(|| missing(name))?;
+    Ok(ok(&app))
 }
 
 /// `POST /v1/apps/{name}/wake`, `/sleep` and `/pause`: answers when the operation has
 /// finished. It goes on even if the client disconnects.
-pub(super) async fn operate(services: &Services, call: Call<'_>, operation: Operation) -> Response {
-    let Call { principal, parameters, request } = call;
-    if let Err(error) = body::read_unused(request.into_body()).await {
-        return error.answer();
-    }
-    let (apps, name) = (services.apps(principal.tenant), parameters.get("name"));
-    let Some(app) = apps.registry.get(name) else { return answer::not_found() };
-    if let Err(problem) = services.commit(operation.act(&app.name)).await {
-        return problem.answer();
-    }
-    match apps.operate(&app, operation).await {
-        Ok(app) => answer::json(StatusCode::OK, app.to_string().into()),
+pub(super) async fn operate(
+    services: &Services,
+    call: Call,
+    operation: Operation,
+) -> Result<Response, Problem> {
+    let (apps, name) = (&services.apps, call.parameters.get("name"));
+    let app = apps.registry.get(name).ok_or_else(|| missing(name))?;
+    let act = services.commit(&call, operation.act(&app.name)).await?;
+    let outcome = apps.operate(&app, operation).await;
+    act.conclude(&outcome);
+    match outcome {
+        Ok(app) => Ok(ok(&app)),
         Err(failure) => {
             let status = match &failure {
                 WakeError::Declined(_) => StatusCode::CONFLICT,
                 _ => StatusCode::SERVICE_UNAVAILABLE,
             };
-            let body = json!({"detail": failure.to_string(), "app": apps.one(name)});
-            answer::json(status, body.to_string().into())
+            let problem = Problem::new(status, failure.to_string()).kind(Kind::APP_FAILED);
+            Err(Problem { app: apps.one(name).map(Box::new), ..problem })
         }
     }
+}
+
+fn missing(name: &str) -> Problem {
+    Problem::not_found(format!("there is no app `{name}`"))
 }
 
 /// An operation that the operator requests.
@@ -90,16 +92,16 @@ impl Apps {
         Arc::clone(&self.registry)
     }
 
-    fn all(&self) -> Value {
+    fn all(&self) -> Vec<AppState> {
         self.registry.list().iter().map(|app| self.describe(app)).collect()
     }
 
-    fn one(&self, name: &str) -> Option<Value> {
+    fn one(&self, name: &str) -> Option<AppState> {
         self.registry.get(name).map(|app| self.describe(&app))
     }
 
     /// Performs an operation and returns the app's new state.
-    async fn operate(&self, app: &AppHandle, operation: Operation) -> Result<Value, WakeError> {
+    async fn operate(&self, app: &AppHandle, operation: Operation) -> Result<AppState, WakeError> {
         match operation {
             Operation::Wake => self.registry.wake(&app.name).await?,
             Operation::Sleep => self.registry.sleep(&app.name, SleepMode::Stopped).await?,
@@ -129,90 +131,7 @@ impl Apps {
         (self.registry.backlog(), ages.max().unwrap_or_default())
     }
 
-    fn describe(&self, app: &AppHandle) -> Value {
-        let Shown { phase, containers, .. } = app.shown();
-        let History {
-            since,
-            woken: _,
-            last_use,
-            last_failure,
-            next_sleep,
-            no_sleep_before: _,
-            no_pause_before: _,
-            start_took,
-            last_probe,
-        } = app.history();
-        let last_use = last_use.max(self.touches.last_use(&app.name));
-        let next_sleep =
-            next_sleep.and_then(|(at, mode)| Some(json!({"at": time(at)?, "to": mode.as_str()})));
-        let last_failure = last_failure
-            .map(|(at, failure)| json!({"at": time(at), "reason": failure.to_string()}));
-        let mut described = json!({
-            "name": *app.name,
-            "state": phase.as_str(),
-            "since": since.and_then(time),
-            "last_use": last_use.and_then(time),
-            "next_sleep": next_sleep,
-            "last_failure": last_failure,
-            "last_start_seconds": start_took.map(|took| took.as_secs_f64()),
-            "last_probe": last_probe.map(probe),
-            "problems": app.problems(),
-            "containers": containers.iter().map(container).collect::<Value>(),
-        });
-        if self.registry.is_unmatched(app) {
-            described["hint"] = unmatched(&app.name).into();
-        }
-        match phase {
-            Phase::Queued { place } => described["place"] = place.into(),
-            Phase::Failed { failure, retry_after } => {
-                described["reason"] = failure.to_string().into();
-                described["retry_after_seconds"] = retry_after.as_secs_f64().into();
-            }
-            Phase::Unavailable { status } => described["status"] = status.into(),
-            _ => {}
-        }
-        described
-    }
-}
-
-fn probe(probe: LastProbe) -> Value {
-    let LastProbe { at, result, took } = probe;
-    json!({"at": time(at), "result": result.as_str(), "seconds": took.as_secs_f64()})
-}
-
-/// Returns a hint for an app without a container.
-fn unmatched(app: &str) -> String {
-    format!("no container belongs to this app; label its container {APP_LABEL}={app}")
-}
-
-fn container(container: &ContainerState) -> Value {
-    let ContainerState { name, state, exit_code } = container;
-    json!({"name": name, "state": state, "exit_code": exit_code})
-}
-
-/// 10000-01-01, the first second that RFC 3339 cannot express, in seconds since 1970.
-const END_OF_RFC_3339: u64 = 253_402_300_800;
-
-/// Formats a time in seconds as in RFC 3339; `None` if that cannot express it: an app may
-/// be configured to sleep after 10,000 years.
-fn time(at: SystemTime) -> Option<String> {
-    let since_1970 = at.duration_since(UNIX_EPOCH).ok()?;
-    (since_1970.as_secs() < END_OF_RFC_3339)
-        .then(|| humantime::format_rfc3339_seconds(at).to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn a_time_without_words_is_left_out() {
-        let at = |seconds| time(UNIX_EPOCH + Duration::from_secs(seconds));
-        assert_eq!(at(0).as_deref(), Some("1970-01-01T00:00:00Z"));
-        assert_eq!(at(END_OF_RFC_3339 - 1).as_deref(), Some("9999-12-31T23:59:59Z"));
-        assert_eq!(at(END_OF_RFC_3339), None);
-        assert_eq!(at(1 << 62), None);
-        assert_eq!(time(UNIX_EPOCH - Duration::from_secs(1)), None, "a clock without a battery");
+    fn describe(&self, app: &AppHandle) -> AppState {
+        AppState::of(app, &self.registry, &self.touches)
     }
 }

@@ -5,11 +5,14 @@
 //! its own name resolve to this listener, or have a browser send requests to it.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use subtle::ConstantTimeEq;
+use tracing::debug;
 
-use super::Principal;
+use super::problem::{Kind, Problem};
+use crate::access::{LookUpError, Principal, Tokens};
 use crate::config::{self, ListenAddr, Secret};
 use crate::http::{Response, answer, probes};
 
@@ -18,8 +21,10 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Admits requests to the table.
 pub(super) struct Guard {
-    /// If a token is configured, every request must carry it.
-    token: Option<Secret>,
+    /// If a token is configured, every request must carry it, or one that is a row.
+    root: Option<Secret>,
+    /// `None` if there are no rows.
+    tokens: Option<Arc<Tokens>>,
     /// Host names that requests may use, in addition to those of this machine.
     hosts: Vec<String>,
     /// Whether the listener is a socket file: web pages cannot reach one, and clients send
@@ -27,66 +32,156 @@ pub(super) struct Guard {
     is_socket_file: bool,
 }
 
-/// Why a request is not admitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a request gets no further than the table.
+#[derive(Debug, Clone)]
 pub(super) enum Refusal {
     Credentials,
     UnknownHost,
     OtherSite,
+    /// The path exists, and these are its methods.
+    OtherMethod(String),
+    NoRoute,
+    NoRight,
+    /// Whose token it is cannot be found out, or must not count now.
+    LookUp(LookUpError),
 }
 
 impl Refusal {
-    pub(super) fn answer(self) -> Response {
+    /// `as_problem` asks for a problem document.
+    pub(super) fn answer(self, as_problem: bool) -> Response {
+        if !as_problem {
+            return match self {
+                Self::Credentials => answer::bearer_required(),
+                Self::UnknownHost => answer::unknown_host(),
+                Self::OtherSite | Self::NoRight => answer::forbidden(),
+                Self::OtherMethod(allowed) => answer::method_not_allowed(&allowed),
+                Self::NoRoute => answer::not_found(),
+                Self::LookUp(_) => answer::of_status(503),
+            };
+        }
         match self {
-            Self::Credentials => answer::bearer_required(),
-            Self::UnknownHost => answer::unknown_host(),
-            Self::OtherSite => answer::forbidden(),
+            Self::Credentials => {
+                let detail = "the request needs a valid token: `Authorization: Bearer ...`";
+                let mut response = Problem::new(StatusCode::UNAUTHORIZED, detail).answer();
+                let scheme = HeaderValue::from_static("Bearer");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+                response
+            }
+            Self::UnknownHost => {
+                let detail = "ask by an IP address or localhost, or add the name to ops.hosts";
+                Problem::new(StatusCode::FORBIDDEN, detail).kind(Kind::UNKNOWN_HOST).answer()
+            }
+            Self::OtherSite => {
+                let detail = "a page of another site sent the request";
+                Problem::new(StatusCode::FORBIDDEN, detail).kind(Kind::OTHER_SITE).answer()
+            }
+            Self::NoRight => {
+                let detail = "the token does not have the right to do this";
+                Problem::new(StatusCode::FORBIDDEN, detail).answer()
+            }
+            Self::OtherMethod(allowed) => {
+                let detail = format!("the methods of this path are {allowed}");
+                let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).answer();
+                if let Ok(allowed) = HeaderValue::from_str(&allowed) {
+                    response.headers_mut().insert(header::ALLOW, allowed);
+                }
+                response
+            }
+            Self::LookUp(LookUpError::Archive(error)) => {
+                debug!(%error, "a token cannot be looked up");
+                Problem::unavailable("tokens cannot be looked up at the moment").answer()
+            }
+            Self::LookUp(error @ LookUpError::NotIsolated) => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+                    .kind(Kind::TENANTS_NOT_ISOLATED)
+                    .answer()
+            }
+            Self::NoRoute => Problem::not_found("there is no such path").reject(),
         }
     }
 }
 
+/// What a request carries to show whose it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Credential<'a> {
+    None,
+    Bearer(&'a [u8]),
+    /// Several of them: which one counts is not for this process to guess.
+    Ambiguous,
+}
+
 impl Guard {
-    pub(super) fn new(config: &config::Ops) -> Self {
+    pub(super) fn new(config: &config::Ops, tokens: Option<Arc<Tokens>>) -> Self {
         let config::Ops { listen, token, hosts, app_metrics: _ } = config.clone();
         let is_socket_file = matches!(listen, ListenAddr::Unix(_));
-        Self { token, hosts, is_socket_file }
+        Self { root: token, tokens, hosts, is_socket_file }
     }
 
-    pub(super) fn admit<B>(&self, request: &Request<B>) -> Result<Principal, Refusal> {
-        if !self.has_token(request.headers()) {
-            return Err(Refusal::Credentials);
-        }
-        if !probes::reveals_only_a_state(request.uri().path()) && !self.knows_host(request) {
+    pub(super) async fn admit(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<Principal, Refusal> {
+        let credential = credential(headers);
+        let principal = self.principal(credential).await?;
+        let is_anonymous = credential == Credential::None;
+        if is_anonymous
+            && !probes::reveals_only_a_state(uri.path())
+            && !self.knows_host(uri, headers)
+        {
             return Err(Refusal::UnknownHost);
         }
-        if !request.method().is_safe() && is_of_another_site(request.headers()) {
+        if !method.is_safe() && is_of_another_site(headers) {
             return Err(Refusal::OtherSite);
         }
-        Ok(Principal::OPERATOR)
+        Ok(principal)
     }
 
-    fn has_token(&self, headers: &HeaderMap) -> bool {
-        let Some(token) = &self.token else { return true };
-        let credentials =
-            headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-        credentials.is_some_and(|sent| sent.ct_eq(token.expose().as_bytes()).into())
+    async fn principal(&self, credential: Credential<'_>) -> Result<Principal, Refusal> {
+        let sent = match credential {
+            Credential::Bearer(sent) => sent,
+            Credential::None if self.root.is_none() => return Ok(Principal::root()),
+            Credential::None | Credential::Ambiguous => return Err(Refusal::Credentials),
+        };
+        let is_root = |root: &Secret| sent.ct_eq(root.expose().as_bytes()).into();
+        if self.root.as_ref().is_some_and(is_root) {
+            return Ok(Principal::root());
+        }
+        let Some(tokens) = &self.tokens else { return Err(Refusal::Credentials) };
+        tokens.principal(sent).await.map_err(Refusal::LookUp)?.ok_or(Refusal::Credentials)
     }
 
     /// Whether the request uses a host name that a stranger cannot point to this listener.
     /// If a web page makes its own name resolve to this listener (DNS rebinding), the
     /// browser treats both as the same origin and lets the page read all responses, but it
-    /// sends the page's name as the host.
-    fn knows_host<B>(&self, request: &Request<B>) -> bool {
-        if self.token.is_some() || self.is_socket_file {
+    /// sends the page's name as the host. It knows no token.
+    fn knows_host(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+        if self.is_socket_file {
             return true;
         }
-        let host = match request.uri().authority() {
+        let host = match uri.authority() {
             Some(authority) => Some(authority.as_str().as_bytes()),
-            None => request.headers().get(header::HOST).map(HeaderValue::as_bytes),
+            None => headers.get(header::HOST).map(HeaderValue::as_bytes),
         };
         // Browsers always send a host.
         host.is_none_or(|host| is_own_name(host, &self.hosts))
     }
+}
+
+/// Returns the bearer credential among a request's headers. Without `ops.token`, credentials
+/// of other schemes are left to whoever added them, such as a proxy.
+fn credential(headers: &HeaderMap) -> Credential<'_> {
+    let all = headers.get_all(header::AUTHORIZATION).iter();
+    let bearers = all.filter_map(|value| bearer(value.as_bytes()));
+    let mut credential = Credential::None;
+    for sent in bearers {
+        credential = match credential {
+            Credential::None => Credential::Bearer(sent),
+            _ => return Credential::Ambiguous,
+        };
+    }
+    credential
 }
 
 /// Whether a host, with or without a port, is an IP address, a name of the loopback
@@ -119,6 +214,10 @@ fn is_of_another_site(headers: &HeaderMap) -> bool {
 /// Returns the credentials of a `Bearer` header; the scheme is case-insensitive
 /// (RFC 9110 section 11.1).
 fn bearer(value: &[u8]) -> Option<&[u8]> {
+    // The space in front of an empty token does not arrive.
+    if value.eq_ignore_ascii_case(b"Bearer") {
+        return Some(b"");
+    }
     let (scheme, rest) = value.split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then_some(rest)
 }
@@ -130,23 +229,45 @@ mod tests {
     fn guard(listen: &str, token: Option<&str>) -> Guard {
         let listen = listen.parse().expect("an address");
         let hosts = vec!["porter.lan".to_owned()];
-        Guard::new(&config::Ops { listen, token: token.map(Secret::new), hosts, app_metrics: true })
+        let token = token.map(Secret::new);
+        Guard::new(&config::Ops { listen, token, hosts, app_metrics: true }, None)
     }
 
-    fn admit(guard: &Guard, method: &str, path: &str, headers: &[(&str, &str)]) -> Option<Refusal> {
-        let mut request = Request::builder().method(method).uri(path);
+    /// Returns the status of the refusal.
+    async fn admit(
+        guard: &Guard,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Option<Refused> {
+        let mut request = http::Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        guard.admit(&request.body(()).expect("a request")).err()
+        let (parts, ()) = request.body(()).expect("a request").into_parts();
+        let refusal = guard.admit(&parts.method, &parts.uri, &parts.headers).await.err()?;
+        Some(match refusal {
+            Refusal::Credentials => Refused::Credentials,
+            Refusal::UnknownHost => Refused::UnknownHost,
+            Refusal::OtherSite => Refused::OtherSite,
+            refusal => panic!("the guard has no table: {refusal:?}"),
+        })
     }
 
-    #[test]
-    fn requests_are_judged_by_token_host_and_site_whatever_is_asked_for() {
-        use Refusal::{Credentials, OtherSite, UnknownHost};
+    #[derive(Debug, PartialEq)]
+    enum Refused {
+        Credentials,
+        UnknownHost,
+        OtherSite,
+    }
+
+    #[tokio::test]
+    async fn requests_are_judged_by_token_host_and_site_whatever_is_asked_for() {
+        use Refused::{Credentials, OtherSite, UnknownHost};
         let (own, evil) = (("host", "localhost:8401"), ("host", "evil.example"));
         let (token, wrong) = (("authorization", "Bearer abc"), ("authorization", "Bearer abd"));
         let (origin, cross) = (("origin", "http://localhost"), ("sec-fetch-site", "cross-site"));
+        let basic = ("authorization", "Basic abc");
         let tcp = "127.0.0.1:0";
         for (listen, secret, method, path, headers, expected) in [
             (tcp, None, "GET", "/v1/apps", &[own][..], None),
@@ -167,8 +288,16 @@ mod tests {
             (tcp, Some("abc"), "GET", "/v1/apps", &[own, wrong], Some(Credentials)),
             (tcp, Some("abc"), "GET", "/v1/apps", &[evil, token], None),
             (tcp, Some("abc"), "POST", "/v1/apps/a/wake", &[token, origin], Some(OtherSite)),
+            (tcp, Some("abc"), "GET", "/v1/apps", &[token, token], Some(Credentials)),
+            (tcp, Some("abc"), "GET", "/v1/apps", &[wrong, token], Some(Credentials)),
+            (tcp, Some("abc"), "GET", "/v1/apps", &[basic], Some(Credentials)),
+            // Whoever sends a token is who it says, or nobody.
+            (tcp, None, "GET", "/v1/apps", &[own, token], Some(Credentials)),
+            (tcp, None, "GET", "/livez", &[own, token], Some(Credentials)),
+            ("unix:/ops.sock", None, "GET", "/v1/apps", &[token], Some(Credentials)),
+            (tcp, None, "GET", "/v1/apps", &[own, basic], None),
         ] {
-            let refusal = admit(&guard(listen, secret), method, path, headers);
+            let refusal = admit(&guard(listen, secret), method, path, headers).await;
             assert_eq!(refusal, expected, "{method} {path} {headers:?}");
         }
     }
@@ -219,7 +348,7 @@ mod tests {
             ("bearer abc", Some("abc")),
             ("Bearer ", Some("")),
             ("Basic abc", None),
-            ("Bearer", None),
+            ("Bearer", Some("")),
             ("", None),
         ] {
             assert_eq!(bearer(value.as_bytes()), token.map(str::as_bytes), "{value:?}");

@@ -3,73 +3,137 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::problem::Problem;
-use super::{Call, Services};
-use crate::http::{Response, answer, body};
+use super::query::Query;
+use super::{Call, Services, json, ok};
+use crate::http::Response;
 use crate::jobs::{Jobs, Plan, Status};
 use crate::ledger::archive::JobRow;
 use crate::ledger::checkpoint::rfc3339;
 use crate::ledger::record::Micros;
 
+const DEFAULT_RUNS: usize = 50;
+const MAX_RUNS: usize = 500;
+
 /// `GET /v1/jobs`
 pub(super) async fn list(services: &Services) -> Result<Response, Problem> {
     let jobs = jobs(services)?.list().await?;
-    let body = json!({"jobs": jobs.iter().map(describe).collect::<Value>()});
-    Ok(answer::json(StatusCode::OK, body.to_string().into()))
+    Ok(ok(&List { jobs: jobs.iter().map(Job::from).collect() }))
+}
+
+/// `GET /v1/jobs/{name}/runs`: the latest first.
+pub(super) async fn runs(services: &Services, call: Call) -> Result<Response, Problem> {
+    let mut query = Query::parse(call.request.uri().query())?;
+    let expected = format!("a number from 1 to {MAX_RUNS}");
+    let limit = query.value("limit", &expected, |text| {
+        text.parse().ok().filter(|limit| (1..=MAX_RUNS).contains(limit))
+    })?;
+    let limit = limit.unwrap_or(DEFAULT_RUNS);
+    let before = query.value("after", "the `next` of an answer", |text| {
+        text.parse::<i64>().ok().filter(|number| *number >= 0)
+    })?;
+    query.end()?;
+    let name = call.parameters.get("name");
+    // One more tells whether there is a next page.
+    let runs = jobs(services)?.runs(name, before, limit + 1).await;
+    let runs = runs.ok_or_else(|| Problem::not_found(format!("there is no job `{name}`")))?;
+    let mut runs = runs?;
+    let is_more = runs.len() > limit;
+    runs.truncate(limit);
+    let next = runs.last().filter(|_| is_more).map(|run| run.number.to_string());
+    let runs = runs.iter().filter_map(|run| LastRun::of(&run.row)).collect();
+    Ok(ok(&RunLog { name, runs, next }))
 }
 
 /// `POST /v1/jobs/{name}/run`: makes a job due, and does not wait for it.
-pub(super) async fn run_now(services: &Services, call: Call<'_>) -> Response {
-    let Call { principal: _, parameters, request } = call;
-    // As for operations on apps: a request that did not arrive whole has no effect.
-    if let Err(error) = body::read_unused(request.into_body()).await {
-        return error.answer();
-    }
-    let name = parameters.get("name");
-    let asked = match jobs(services) {
-        Ok(jobs) => jobs.run_now(name).await,
-        Err(problem) => return problem.answer(),
-    };
-    match asked {
-        None => Problem::not_found(format!("there is no job `{name}`")).answer(),
-        Some(Ok(due)) => {
-            let body = json!({"name": name, "next_run": text(due)});
-            answer::json(StatusCode::ACCEPTED, body.to_string().into())
-        }
-        Some(Err(error)) => Problem::from(error).answer(),
-    }
+pub(super) async fn run_now(services: &Services, call: Call) -> Result<Response, Problem> {
+    let name = call.parameters.get("name");
+    let asked = jobs(services)?.run_now(name).await;
+    let due = asked.ok_or_else(|| Problem::not_found(format!("there is no job `{name}`")))??;
+    Ok(json(StatusCode::ACCEPTED, &Asked { name, next_run: text(due) }))
 }
 
 fn jobs(services: &Services) -> Result<&Arc<Jobs>, Problem> {
-    let disabled = || Problem::not_found("there are no jobs: `ledger.enabled` is false");
-    services.jobs.as_ref().ok_or_else(disabled)
+    services.jobs.as_ref().ok_or_else(|| Problem::ledger_disabled("there are no jobs"))
 }
 
-fn describe(status: &Status) -> Value {
-    let Status { plan, row, holder } = status;
-    let Plan { name, row: _, interval, limit: _ } = plan;
-    let last_run = row.as_ref().and_then(|row| {
+/// All jobs.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Jobs")]
+pub(super) struct List {
+    jobs: Vec<Job>,
+}
+
+/// A job. Times are those of RFC 3339, in UTC, by the database's clock.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Job {
+    name: &'static str,
+    interval_seconds: f64,
+    last_run: Option<LastRun>,
+    next_run: Option<String>,
+    /// Who runs it now.
+    holder: Option<String>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct LastRun {
+    started: String,
+    ended: Option<String>,
+    duration_seconds: Option<f64>,
+    /// While a run goes on, that of the one before.
+    outcome: Option<String>,
+    /// The writer that ran it.
+    by: Option<String>,
+}
+
+/// Runs of a job, the latest first. Those that found nothing to do are not among them.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "JobRuns")]
+pub(super) struct RunLog<'a> {
+    name: &'a str,
+    runs: Vec<LastRun>,
+    /// Passed as `after`, it selects the runs before these.
+    next: Option<String>,
+}
+
+impl LastRun {
+    /// Returns `None` if the job has not been run.
+    fn of(row: &JobRow) -> Option<Self> {
         let JobRow { name: _, due: _, started, ended, outcome, by } = row;
         let started = (*started)?;
-        let duration = ended.map(|ended| seconds(Micros(ended.0 - started.0)));
-        Some(json!({
-            "started": text(started),
-            "ended": ended.map(text),
-            "duration_seconds": duration,
-            // While a run goes on, that of the one before.
-            "outcome": outcome,
-            "by": by.map(|writer| format!("{writer:016x}")),
-        }))
-    });
-    json!({
-        "name": name,
-        "interval_seconds": interval.as_secs_f64(),
-        "last_run": last_run,
-        "next_run": row.as_ref().map(|row| text(row.due)),
-        "holder": holder,
-    })
+        Some(Self {
+            started: text(started),
+            ended: ended.map(text),
+            duration_seconds: ended.map(|ended| seconds(Micros(ended.0 - started.0))),
+            outcome: outcome.clone(),
+            by: by.map(|writer| format!("{writer:016x}")),
+        })
+    }
+}
+
+/// A job that was made due.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "JobRun")]
+pub(super) struct Asked<'a> {
+    name: &'a str,
+    next_run: String,
+}
+
+impl From<&Status> for Job {
+    fn from(Status { plan, row, holder }: &Status) -> Self {
+        let Plan { name, row: _, interval, limit: _ } = plan;
+        let last_run = row.as_ref().and_then(LastRun::of);
+        Self {
+            name,
+            interval_seconds: interval.as_secs_f64(),
+            last_run,
+            next_run: row.as_ref().map(|row| text(row.due)),
+            holder: holder.clone(),
+        }
+    }
 }
 
 fn text(at: Micros) -> String {

@@ -2,7 +2,7 @@
 
 use http::{HeaderValue, StatusCode};
 
-use super::{Call, Services};
+use super::Services;
 use crate::gate::Health;
 use crate::http::{Response, answer};
 use crate::telemetry::meters;
@@ -11,8 +11,8 @@ use crate::wake::Backlog;
 /// The content type of the text format, version 0.0.4.
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-pub(super) fn render(services: &Services, call: &Call<'_>) -> Response {
-    let apps = services.apps(call.principal.tenant);
+pub(super) fn render(services: &Services) -> Response {
+    let apps = &services.apps;
     let (engine_live, counts) = apps.counts();
     meters::note_apps(engine_live, counts);
     let (Backlog { length, age }, start_age) = apps.queues();
@@ -23,6 +23,11 @@ pub(super) fn render(services: &Services, call: &Call<'_>) -> Response {
     meters::note_memory(touches_waiting, &caches);
     if let Some(history) = &services.history {
         meters::note_ledger(&history.health());
+    }
+    if let Some(alerts) = &services.alerts {
+        for (rule, firing) in alerts.board().counts() {
+            meters::note_alerts(rule, firing);
+        }
     }
     answer::typed(StatusCode::OK, METRICS, meters::render().into())
 }

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::config::ListenAddr;
+use crate::http::body::ReadError;
 use crate::http::{Body, Response, answer, body};
 
 mod bodies;
@@ -63,7 +64,7 @@ impl Handler for TestHandler {
                 self.bodies_read.fetch_add(usize::from(read.is_ok()), Ordering::Relaxed);
                 return match read {
                     Ok(whole) => answer::json(StatusCode::OK, Bytes::copy_from_slice(&whole)),
-                    Err(error) => error.answer(),
+                    Err(error) => not_read(error),
                 };
             }
             "/panic" => panic!("asked to"),
@@ -76,6 +77,16 @@ impl Handler for TestHandler {
         }
         answer::fixed(StatusCode::OK, "null")
     }
+}
+
+fn not_read(error: ReadError) -> Response {
+    let status = match error {
+        ReadError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ReadError::TooSlow => StatusCode::REQUEST_TIMEOUT,
+        ReadError::CutOff => StatusCode::BAD_REQUEST,
+        ReadError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    answer::fixed(status, "null")
 }
 
 struct Running {

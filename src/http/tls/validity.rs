@@ -26,6 +26,11 @@ impl Validity {
         }
     }
 
+    /// Returns when it ends.
+    pub(super) fn end(self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_secs(self.until?))
+    }
+
     /// Returns why the certificate is not valid now, if it is not.
     pub(super) fn problem(self, now: SystemTime) -> Option<String> {
         let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

@@ -1,13 +1,12 @@
 //! Dead letters: batches that the archive did not take.
 
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
 
 use super::{Call, Problem, Services, ok};
+use crate::access::{HIDDEN, Viewer};
 use crate::http::Response;
-use crate::http::api::query::Query;
-use crate::http::body;
 use crate::ledger::acts::Act;
 use crate::ledger::archive::ArchiveError;
 use crate::ledger::dead_letter::{Detail, LetterError, Outcome, Stats, Summary};
@@ -17,7 +16,8 @@ use crate::ledger::spool::Bad;
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "DeadLetter")]
 struct ShownLetter<'a> {
     id: &'a str,
     bytes: u64,
@@ -27,43 +27,85 @@ struct ShownLetter<'a> {
     error: Option<&'a str>,
 }
 
-impl<'a> From<&'a Summary> for ShownLetter<'a> {
-    fn from(summary: &'a Summary) -> Self {
+/// A dead letter with its records.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "DeadLetterWithRecords")]
+pub(in super::super) struct Whole<'a> {
+    #[serde(flatten)]
+    letter: ShownLetter<'a>,
+    records: Vec<RecordForm>,
+}
+
+/// A page of dead letters.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "DeadLetters")]
+pub(in super::super) struct List<'a> {
+    dead_letters: Vec<ShownLetter<'a>>,
+    /// The `after` of the next page.
+    next: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "DeadLetterStats")]
+pub(in super::super) struct Totals<'a> {
+    letters: usize,
+    bytes: u64,
+    max_bytes: u64,
+    /// Letters that wait for the operator.
+    given_up: usize,
+    bad: Vec<SetAside<'a>>,
+    /// Why no letter can be written or read.
+    problem: Option<&'a str>,
+}
+
+/// A file that is no dead letter.
+#[derive(Debug, Serialize, JsonSchema)]
+struct SetAside<'a> {
+    name: &'a str,
+    reason: &'a str,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in super::super) struct Replayed<'a> {
+    /// How many records were written.
+    replayed: usize,
+    /// Why the others were refused.
+    error: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in super::super) struct Dismissed {
+    /// How many records were given up.
+    dismissed: usize,
+}
+
+impl<'a> ShownLetter<'a> {
+    fn new(summary: &'a Summary, viewer: &Viewer) -> Self {
         let Summary { id, bytes, retries, is_given_up, error } = summary;
         let (bytes, retries, is_given_up) = (*bytes, *retries, *is_given_up);
-        Self { id, bytes, retries, is_given_up, error: error.as_deref() }
+        // The database may quote a value that it refuses.
+        let error = error.as_deref().map(|error| if viewer.is_masked() { HIDDEN } else { error });
+        Self { id, bytes, retries, is_given_up, error }
     }
 }
 
 /// `GET /v1/deadletter/stats`
-pub(in super::super) async fn stats(
-    services: &Services,
-    call: Call<'_>,
-) -> Result<Response, Problem> {
+pub(in super::super) async fn stats(services: &Services, call: Call) -> Result<Response, Problem> {
     let history = services.history()?;
-    Query::parse(call.request.uri().query())?.end()?;
+    call.query()?.end()?;
     let Stats { letters, bytes, max_bytes, given_up, bad, problem } =
         history.letters().stats().await?;
-    let bad = bad
-        .iter()
-        .map(|Bad { name, reason, bytes }| json!({"name": name, "reason": reason, "bytes": bytes}));
-    Ok(ok(&json!({
-        "letters": letters,
-        "bytes": bytes,
-        "max_bytes": max_bytes,
-        "given_up": given_up,
-        "bad": bad.collect::<Vec<_>>(),
-        "problem": problem.as_deref(),
-    })))
+    let bad =
+        bad.iter().map(|Bad { name, reason, bytes }| SetAside { name, reason, bytes: *bytes });
+    let (bad, problem) = (bad.collect(), problem.as_deref());
+    Ok(ok(&Totals { letters, bytes, max_bytes, given_up, bad, problem }))
 }
 
 /// `GET /v1/deadletter`: the oldest first.
-pub(in super::super) async fn list(
-    services: &Services,
-    call: Call<'_>,
-) -> Result<Response, Problem> {
+pub(in super::super) async fn list(services: &Services, call: Call) -> Result<Response, Problem> {
     let history = services.history()?;
-    let mut query = Query::parse(call.request.uri().query())?;
+    let mut query = call.query()?;
     let expected = format!("a number from 1 to {MAX_LIMIT}");
     let limit = query.value("limit", &expected, |text| {
         text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
@@ -77,61 +119,48 @@ pub(in super::super) async fn list(
     }
     let is_more = letters.len() > limit;
     letters.truncate(limit);
-    Ok(ok(&json!({
-        "dead_letters": letters.iter().map(ShownLetter::from).collect::<Vec<_>>(),
-        "next": letters.last().filter(|_| is_more).map(|letter| &letter.id),
-    })))
+    let viewer = history.viewer(&call.principal, &call.tenant).await;
+    Ok(ok(&List {
+        dead_letters: letters.iter().map(|letter| ShownLetter::new(letter, &viewer)).collect(),
+        next: letters.last().filter(|_| is_more).map(|letter| &*letter.id),
+    }))
 }
 
 /// `GET /v1/deadletter/{id}`: with its records.
-pub(in super::super) async fn show(
-    services: &Services,
-    call: Call<'_>,
-) -> Result<Response, Problem> {
-    #[derive(Serialize)]
-    struct Whole<'a> {
-        #[serde(flatten)]
-        letter: ShownLetter<'a>,
-        records: Vec<RecordForm>,
-    }
+pub(in super::super) async fn show(services: &Services, call: Call) -> Result<Response, Problem> {
     let history = services.history()?;
-    Query::parse(call.request.uri().query())?.end()?;
+    call.query()?.end()?;
     let Detail { summary, records } = history.letters().get(call.parameters.get("id")).await?;
-    let records = records.iter().map(RecordForm::from).collect();
-    Ok(ok(&Whole { letter: (&summary).into(), records }))
+    let viewer = history.viewer(&call.principal, &call.tenant).await;
+    let records = records.iter().map(|record| RecordForm::new(record, &viewer)).collect();
+    Ok(ok(&Whole { letter: ShownLetter::new(&summary, &viewer), records }))
 }
 
 /// `POST /v1/deadletter/{id}/replay`
-pub(in super::super) async fn replay(
-    services: &Services,
-    call: Call<'_>,
-) -> Result<Response, Problem> {
-    let Call { parameters, request, .. } = call;
+pub(in super::super) async fn replay(services: &Services, call: Call) -> Result<Response, Problem> {
     let history = services.history()?;
-    body::read_unused(request.into_body()).await?;
-    let id = parameters.get("id");
+    let id = call.parameters.get("id");
     let Outcome { replayed, letters, failed: _, set_aside: _, error } =
         history.letters().replay_now(id, &history.ledger.link).await?;
     if letters == 0 {
         return Err(LetterError::NotFound.into());
     }
-    Ok(ok(&json!({"replayed": replayed, "error": error.as_deref()})))
+    Ok(ok(&Replayed { replayed, error: error.as_deref() }))
 }
 
 /// `POST /v1/deadletter/{id}/dismiss`: removes it for good.
 pub(in super::super) async fn dismiss(
     services: &Services,
-    call: Call<'_>,
+    call: Call,
 ) -> Result<Response, Problem> {
-    let Call { parameters, request, .. } = call;
     let history = services.history()?;
-    body::read_unused(request.into_body()).await?;
-    let id = parameters.get("id");
+    let id = call.parameters.get("id");
     // What cannot be dismissed leaves no act behind.
     history.letters().get(id).await?;
-    services.commit(Act::Dismiss { dead_letter: id.into() }).await?;
-    let dismissed = history.letters().dismiss(id).await?;
-    Ok(ok(&json!({"dismissed": dismissed})))
+    let act = services.commit(&call, Act::Dismiss { dead_letter: id.into() }).await?;
+    let dismissed = history.letters().dismiss(id).await;
+    act.conclude(&dismissed);
+    Ok(ok(&Dismissed { dismissed: dismissed? }))
 }
 
 impl From<LetterError> for Problem {

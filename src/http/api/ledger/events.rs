@@ -17,12 +17,14 @@ use tracing::debug;
 use super::requests::filter;
 use super::view::Shown;
 use super::{Call, Problem, Services};
-use crate::http::api::query::Query;
+use crate::access::Viewer;
 use crate::http::{Response, answer};
-use crate::ledger::archive::{Archive, ArchiveError};
-use crate::ledger::history::{Cursor, Filter, Order, PageRequest};
+use crate::jobs::{INTEGRITY, Jobs};
+use crate::ledger::archive::{Archive, ArchiveError, Changes};
+use crate::ledger::history::{Cursor, Filter, Order, Page, PageRequest};
 use crate::ledger::record::Stored;
 use crate::ledger::writer::Tenant;
+use crate::telemetry::in_same_request;
 use crate::wake::Registry;
 
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
@@ -31,8 +33,8 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// The most records that are read at once.
 const BATCH: usize = 200;
 
-/// How long a stream waits for the archive to report something new: what gets a position is
-/// not always reported.
+/// How long a stream waits for the archive to report something new: while its notifications
+/// cannot be received, nothing is reported.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// How often a stream that has nothing to say shows that it is alive. Proxies cut connections
@@ -51,11 +53,17 @@ const READING: Duration = Duration::from_secs(60);
 /// One stream of events.
 struct Feed {
     archive: Arc<Archive>,
+    /// Told of what is written since before the last read.
+    changes: Changes,
+    /// `None` if this process runs no jobs.
+    jobs: Option<Arc<Jobs>>,
     registry: Arc<Registry>,
     /// Whose records are sent; positions are those of one tenant.
     tenant: Arc<str>,
-    known_tenant: Arc<Tenant>,
+    /// The box's id, which may become known later; `None` if another box's are sent.
+    of_box: Option<Arc<Tenant>>,
     filter: Filter,
+    viewer: Viewer,
     /// Everything up to this position was sent, or is not asked for.
     after: Option<i64>,
     out: mpsc::Sender<Bytes>,
@@ -69,13 +77,10 @@ enum Ended {
 }
 
 /// `GET /v1/events`
-pub(in super::super) async fn follow(
-    services: &Services,
-    call: Call<'_>,
-) -> Result<Response, Problem> {
+pub(in super::super) async fn follow(services: &Services, call: Call) -> Result<Response, Problem> {
     let history = services.history()?;
-    let mut query = Query::parse(call.request.uri().query())?;
-    let filter = filter(&mut query)?;
+    let mut query = call.query()?;
+    let filter = filter(&mut query, &call.principal)?;
     let expected = "a position, or -1 for the beginning";
     let asked = query.value("after", expected, position)?;
     query.end()?;
@@ -96,20 +101,24 @@ pub(in super::super) async fn follow(
     let after = match last {
         Some(position) => Some(position).filter(|position| *position >= 0),
         // The stream begins with what is new.
-        None => newest(history.archive(), &history.tenant()).await?,
+        None => newest(history.archive(), &call.tenant).await?,
     };
+    let viewer = history.viewer(&call.principal, &call.tenant).await;
     let (out, pieces) = mpsc::channel(1);
     let feed = Feed {
         archive: Arc::clone(history.archive()),
-        registry: services.apps(call.principal.tenant).registry(),
-        tenant: history.tenant(),
-        known_tenant: Arc::clone(&history.ledger.tenant),
+        changes: history.archive().changes(),
+        jobs: services.jobs.clone(),
+        registry: services.apps.registry(),
+        of_box: (call.tenant == history.own_tenant()).then(|| Arc::clone(&history.ledger.tenant)),
+        tenant: call.tenant,
         filter,
+        viewer,
         after,
         out,
         _permit: permit,
     };
-    tokio::spawn(feed.run());
+    tokio::spawn(in_same_request(feed.run()));
     Ok(answer::streamed(StatusCode::OK, EVENTS, ReceiverStream::new(pieces)))
 }
 
@@ -119,16 +128,19 @@ fn position(text: &str) -> Option<i64> {
 
 /// Returns the newest position.
 async fn newest(archive: &Archive, tenant: &str) -> Result<Option<i64>, ArchiveError> {
-    let request = PageRequest {
+    let page = archive.page(&newest_of(tenant)).await?;
+    Ok(page.records.first().and_then(|stored| stored.position))
+}
+
+fn newest_of(tenant: &str) -> PageRequest {
+    PageRequest {
         tenant: tenant.to_owned(),
         filter: Filter::default(),
         order: Order::NewestFirst,
         after: None,
         limit: 1,
         with_unplaced: false,
-    };
-    let page = archive.page(&request).await?;
-    Ok(page.records.first().and_then(|stored| stored.position))
+    }
 }
 
 impl Feed {
@@ -167,8 +179,9 @@ impl Feed {
 
     /// Reads the next records; also returns whether these are all that there are.
     async fn read(&mut self) -> Result<(String, bool), ArchiveError> {
-        let tenant = self.known_tenant.get();
-        if tenant != self.tenant {
+        if let Some(tenant) = self.of_box.as_ref().map(|of_box| of_box.get())
+            && tenant != self.tenant
+        {
             // The box has got its identity.
             (self.tenant, self.after) = (tenant, None);
         }
@@ -192,7 +205,7 @@ impl Feed {
         for stored in &page.records {
             if let Some(position) = stored.position {
                 self.after = Some(position);
-                write_event(&mut events, position, stored);
+                write_event(&mut events, position, stored, &self.viewer);
             }
         }
         let is_all = page.next.is_none();
@@ -210,19 +223,34 @@ impl Feed {
     }
 
     /// Waits until there may be more to read.
-    async fn wait(&self) -> Result<(), Ended> {
+    async fn wait(&mut self) -> Result<(), Ended> {
         tokio::select! {
-            () = self.out.closed() => Err(Ended::ClientGone),
-            () = self.registry.closed() => Err(Ended::ShuttingDown),
-            () = self.archive.changed() => Ok(()),
-            () = sleep(LONGEST_WAIT) => Ok(()),
+            () = self.out.closed() => return Err(Ended::ClientGone),
+            () = self.registry.closed() => return Err(Ended::ShuttingDown),
+            () = self.changes.changed() => {}
+            () = sleep(LONGEST_WAIT) => {}
+        }
+        self.hurry().await;
+        Ok(())
+    }
+
+    /// A record is sent once it has a position. Somebody waits for it, so the job that gives
+    /// positions does not.
+    async fn hurry(&self) {
+        let Some(jobs) = &self.jobs else { return };
+        let request = PageRequest { with_unplaced: true, ..newest_of(&self.tenant) };
+        let newest = self.archive.page(&request).await;
+        let is_unplaced =
+            |page: &Page| page.records.first().is_some_and(|stored| stored.position.is_none());
+        if newest.as_ref().is_ok_and(is_unplaced) {
+            jobs.hurry(INTEGRITY);
         }
     }
 }
 
-fn write_event(events: &mut String, position: i64, stored: &Stored) {
+fn write_event(events: &mut String, position: i64, stored: &Stored, viewer: &Viewer) {
     // Serializing strings and numbers does not fail, and JSON on one line has no line break.
-    let data = serde_json::to_string(&Shown::from(stored)).unwrap_or_default();
+    let data = serde_json::to_string(&Shown::new(stored, viewer)).unwrap_or_default();
     // Writing to a string does not fail.
     let _ = write!(events, "id: {position}\ndata: {data}\n\n");
 }

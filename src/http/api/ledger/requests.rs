@@ -1,9 +1,12 @@
 //! The history: pages of records, and single ones.
 
+use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::view::Shown;
 use super::{Call, LeftOut, Problem, Services, ok};
+use crate::access::{Principal, Right};
 use crate::http::Response;
 use crate::http::api::query::Query;
 use crate::ledger::history::{Cursor, Filter, Order, Page, PageRequest};
@@ -12,46 +15,47 @@ use crate::ledger::record::{Kind, RecordId};
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
 
-#[derive(Debug, Serialize)]
-struct Answer {
+/// A page of records.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Requests")]
+pub(in super::super) struct Answer {
     requests: Vec<Shown>,
+    /// The `after` of the next page.
     next: Option<String>,
     left_out: LeftOut,
 }
 
 /// `GET /v1/requests`
-pub(in super::super) async fn list(
-    services: &Services,
-    call: Call<'_>,
-) -> Result<Response, Problem> {
+pub(in super::super) async fn list(services: &Services, call: Call) -> Result<Response, Problem> {
     let history = services.history()?;
-    let request = page_request(&history.tenant(), call.request.uri().query())?;
+    let request = page_request(&call.tenant, &call.principal, call.query()?)?;
+    let viewer = history.viewer(&call.principal, &call.tenant).await;
     let Page { records, next } = history.archive().page(&request).await?;
     let counted = records.iter().filter(|stored| is_count(stored.record.kind));
     let rolled_up = counted.map(|stored| stored.record.count).sum();
     Ok(ok(&Answer {
-        requests: records.iter().map(Shown::from).collect(),
+        requests: records.iter().map(|stored| Shown::new(stored, &viewer)).collect(),
         next: next.map(cursor_text),
-        left_out: history.left_out(rolled_up),
+        left_out: history.left_out(&call.tenant, rolled_up),
     }))
 }
 
 /// `GET /v1/requests/{id}`
-pub(in super::super) async fn show(
-    services: &Services,
-    call: Call<'_>,
-) -> Result<Response, Problem> {
+pub(in super::super) async fn show(services: &Services, call: Call) -> Result<Response, Problem> {
     let history = services.history()?;
-    Query::parse(call.request.uri().query())?.end()?;
+    call.query()?.end()?;
     let id = record_id(&call)?;
-    match history.archive().find(&history.tenant(), id).await? {
-        Some(stored) => Ok(ok(&Shown::from(&stored))),
+    match history.archive().find(&call.tenant, id).await? {
+        Some(stored) => {
+            let viewer = history.viewer(&call.principal, &call.tenant).await;
+            Ok(ok(&Shown::new(&stored, &viewer)))
+        }
         None => Err(missing(id)),
     }
 }
 
 /// Returns the id in the path.
-pub(super) fn record_id(call: &Call<'_>) -> Result<RecordId, Problem> {
+pub(super) fn record_id(call: &Call) -> Result<RecordId, Problem> {
     let id = call.parameters.get("id").parse();
     id.map_err(|error| Problem::parameter("id", format!("{error}")))
 }
@@ -62,13 +66,14 @@ pub(super) fn missing(id: RecordId) -> Problem {
     ))
 }
 
-/// Takes the parameters that select records.
-pub(super) fn filter(query: &mut Query) -> Result<Filter, Problem> {
+/// Takes the parameters that select records. Without the right to personal values, what would
+/// let them be guessed is not one of the parameters.
+pub(super) fn filter(query: &mut Query, principal: &Principal) -> Result<Filter, Problem> {
     let kinds = Kind::ALL.map(Kind::as_str).join(", ");
     let verdict = |text: &str| VERDICTS.contains(&text).then(|| text.to_owned());
     Ok(Filter {
         app: query.text("app")?,
-        client: query.text("client")?,
+        client: client(query, principal)?,
         kind: query.value("kind", &format!("one of {kinds}"), Kind::parse)?,
         verdict: query.value("verdict", &format!("one of {}", VERDICTS.join(", ")), verdict)?,
         reason: query.text("reason")?,
@@ -77,11 +82,25 @@ pub(super) fn filter(query: &mut Query) -> Result<Filter, Problem> {
     })
 }
 
-const VERDICTS: [&str; 8] =
+fn client(query: &mut Query, principal: &Principal) -> Result<Option<String>, Problem> {
+    let client = query.text("client")?;
+    if client.is_some() && !principal.may(Right::Pii) {
+        return Err(Problem {
+            status: StatusCode::FORBIDDEN,
+            ..Problem::parameter("client", "`client` needs a token with the right `pii`")
+        });
+    }
+    Ok(client)
+}
+
+pub(in super::super) const VERDICTS: [&str; 8] =
     ["grant", "deny", "asleep", "kept_asleep", "accepted", "done", "failed", "refused"];
 
-fn page_request(tenant: &str, query: Option<&str>) -> Result<PageRequest, Problem> {
-    let mut query = Query::parse(query)?;
+fn page_request(
+    tenant: &str,
+    principal: &Principal,
+    mut query: Query,
+) -> Result<PageRequest, Problem> {
     let expected = format!("a number from 1 to {MAX_LIMIT}");
     let limit = query.value("limit", &expected, |text| {
         text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
@@ -93,7 +112,7 @@ fn page_request(tenant: &str, query: Option<&str>) -> Result<PageRequest, Proble
     })?;
     let request = PageRequest {
         tenant: tenant.to_owned(),
-        filter: filter(&mut query)?,
+        filter: filter(&mut query, principal)?,
         order: order.unwrap_or_default(),
         after: query.value("after", "the `next` of an answer", read_cursor)?,
         limit: limit.unwrap_or(DEFAULT_LIMIT),
@@ -124,14 +143,45 @@ fn is_count(kind: Kind) -> bool {
     matches!(kind, Kind::Grants | Kind::Denials)
 }
 
+/// Reads the parameters of a page, and checks that a cursor is read as it is written.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_page_request(query: &str) {
+    let Ok(parameters) = Query::parse(Some(query)) else { return };
+    let Ok(request) = page_request("box", &Principal::root(), parameters) else { return };
+    assert!((1..=MAX_LIMIT).contains(&request.limit));
+    if let Some(cursor) = request.after {
+        assert_eq!(read_cursor(&cursor_text(cursor)), Some(cursor));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Rights;
     use crate::ledger::record::{Micros, WriterId};
+
+    fn asked(principal: &Principal, query: &str) -> Result<PageRequest, Problem> {
+        page_request("box", principal, Query::parse(Some(query)).expect("UTF-8"))
+    }
+
+    #[test]
+    fn who_may_not_see_clients_may_not_ask_for_one() {
+        let rights = Rights::of(&[Right::Read, Right::Operate]);
+        let principal = Principal { rights, ..Principal::root() };
+        for query in ["client=t1", "app=notes&client=t1", "client=~AAAA", "cl%69ent=t1"] {
+            let problem = asked(&principal, query).expect_err(query);
+            assert_eq!(
+                (problem.status.as_u16(), problem.parameter.as_deref()),
+                (403, Some("client"))
+            );
+        }
+        assert!(asked(&principal, "app=notes&order=asc").is_ok());
+    }
 
     #[test]
     fn a_page_is_asked_for_by_its_parameters() {
-        let request = page_request("box", None).expect("all are optional");
+        let request =
+            page_request("box", &Principal::root(), Query::default()).expect("all are optional");
         assert_eq!(
             request,
             PageRequest {
@@ -145,7 +195,7 @@ mod tests {
         );
         let query = "app=notes&client=t1&kind=visit&verdict=deny&reason=peer_required&from=1\
                      &to=1970-01-01T00:00:02Z&limit=500&after=p7&order=asc";
-        let request = page_request("box", Some(query)).expect("valid");
+        let request = asked(&Principal::root(), query).expect("valid");
         let filter = Filter {
             app: Some("notes".into()),
             client: Some("t1".into()),
@@ -178,7 +228,7 @@ mod tests {
             ("apps=notes", "apps"),
             ("app=notes&app=wiki", "app"),
         ] {
-            let problem = page_request("box", Some(query)).expect_err(query);
+            let problem = asked(&Principal::root(), query).expect_err(query);
             assert_eq!(problem.parameter.as_deref(), Some(parameter), "{query}");
             assert_eq!(problem.status, 400, "{query}");
         }

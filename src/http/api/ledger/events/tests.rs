@@ -78,10 +78,13 @@ impl Bench {
         let streams = Arc::new(tokio::sync::Semaphore::new(1));
         let feed = Feed {
             archive: Arc::clone(&self.archive),
+            changes: self.archive.changes(),
+            jobs: None,
             registry: Arc::clone(&self.registry),
             tenant: self.tenant.get(),
-            known_tenant: Arc::clone(&self.tenant),
+            of_box: Some(Arc::clone(&self.tenant)),
             filter,
+            viewer: Viewer::clear(),
             after,
             out,
             _permit: streams.try_acquire_owned().expect("free"),

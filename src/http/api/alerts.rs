@@ -1,0 +1,264 @@
+//! What the operator has to know: alerts, their history, and silences.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::outcome::Outcome;
+use super::problem::Problem;
+use super::query::Query;
+use super::{Call, Services, ok};
+use crate::access::{Right, Viewer};
+use crate::alerts::silence::Silence;
+use crate::alerts::table::{self, Alert, AlertPage, Cursor, HistoryEntry};
+use crate::alerts::{Board, Rule, board, message, rule};
+use crate::http::Response;
+use crate::http::probes::FiringAlert;
+use crate::ledger::Ledger;
+use crate::ledger::acts::Act;
+use crate::ledger::archive::Archive;
+use crate::ledger::checkpoint::rfc3339;
+use crate::ledger::record::Micros;
+
+const DEFAULT_LIMIT: i64 = 50;
+const MAX_LIMIT: i64 = 500;
+
+/// How many alerts `/healthz` names.
+const MAX_SHOWN: usize = 50;
+
+/// What the routes of alerts work with.
+#[derive(Debug)]
+pub(crate) struct Alerts {
+    ledger: Arc<Ledger>,
+    board: Arc<Board>,
+}
+
+/// A page of alerts, the newest first.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Alerts")]
+pub(super) struct Page {
+    alerts: Vec<Shown>,
+    /// The `after` of the next page.
+    next: Option<String>,
+}
+
+/// An alert. Times are those of RFC 3339, in UTC, by the database's clock.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Alert")]
+pub(super) struct Shown {
+    /// Names it as long as it is kept.
+    id: String,
+    rule: &'static str,
+    /// `firing` or `resolved`.
+    state: &'static str,
+    subject: ShownSubject,
+    /// What happened, in one line.
+    title: String,
+    /// Since when it has been in its state.
+    since: String,
+    /// The measured number when it fired, and what it counts.
+    value: u64,
+    unit: &'static str,
+    /// What is known besides.
+    detail: String,
+    /// The command or the setting that helps.
+    help: &'static str,
+    /// Until when no message is sent about it.
+    silenced_until: Option<String>,
+}
+
+/// Whom or what an alert is about.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "AlertSubject")]
+struct ShownSubject {
+    /// `box`, `client`, `address`, `app`, `job`, `folder` or `others`.
+    kind: &'static str,
+    #[schemars(extend("x-masked" = true))]
+    value: String,
+}
+
+/// The changes of an alert, the newest first.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "AlertHistory")]
+pub(super) struct Changes {
+    changes: Vec<ShownChange>,
+    /// The `after` of the next page.
+    next: Option<i64>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "AlertChange")]
+struct ShownChange {
+    /// Counts the changes of the alert from 1.
+    n: i64,
+    at: String,
+    /// `firing` or `resolved`.
+    state: &'static str,
+    value: u64,
+    detail: String,
+    /// Whether no message was sent.
+    silenced: bool,
+}
+
+impl Alerts {
+    pub(crate) fn new(ledger: Arc<Ledger>, board: Arc<Board>) -> Self {
+        Self { ledger, board }
+    }
+
+    fn archive(&self) -> &Archive {
+        &self.ledger.archive
+    }
+
+    /// Returns as whom a request's answer is written.
+    async fn viewer(&self, call: &Call) -> Viewer {
+        if call.principal.may(Right::Pii) {
+            return Viewer::clear();
+        }
+        self.ledger.masked_viewer(&call.tenant).await
+    }
+
+    pub(super) fn board(&self) -> &Board {
+        &self.board
+    }
+}
+
+impl Shown {
+    fn new(alert: &Alert, viewer: &Viewer) -> Self {
+        let Alert { id, rule, subject, is_firing, since, value, .. } = alert;
+        let words = rule::words(*rule);
+        let shown = subject.shown(viewer, *since);
+        Self {
+            id: id.clone(),
+            rule: rule.as_str(),
+            state: message::state(*is_firing),
+            title: words.title(subject, &shown),
+            subject: ShownSubject { kind: subject.kind(), value: shown },
+            since: rfc3339(*since).to_string(),
+            value: *value,
+            unit: words.unit,
+            detail: rule::detail(*rule, &alert.detail, viewer, *since),
+            help: words.help,
+            silenced_until: alert.silenced_until.map(|until| rfc3339(until).to_string()),
+        }
+    }
+}
+
+/// `GET /v1/alerts`
+pub(super) async fn list(services: &Services, call: Call) -> Result<Response, Problem> {
+    let alerts = services.alerts()?;
+    let mut query = call.query()?;
+    let rules = Rule::ALL.map(Rule::as_str).join(", ");
+    let is_firing = query.value("state", "firing or resolved", |text| match text {
+        "firing" => Some(true),
+        "resolved" => Some(false),
+        _ => None,
+    })?;
+    let rule = query.value("rule", &format!("one of {rules}"), Rule::parse)?;
+    let after = query.value("after", "the `next` of an answer", read_cursor)?;
+    let limit = limit(&mut query)?;
+    query.end()?;
+    let mut snapshot = alerts.archive().snapshot_of(&call.tenant).await?;
+    let page = AlertPage { is_firing, rule, after, limit: limit + 1 };
+    let mut found = table::page(&mut snapshot, &call.tenant, &page).await?;
+    let is_more = found.len() > size(limit);
+    found.truncate(size(limit));
+    let next = found.last().filter(|_| is_more).map(cursor_text);
+    let viewer = alerts.viewer(&call).await;
+    let alerts = found.iter().map(|alert| Shown::new(alert, &viewer)).collect();
+    Ok(ok(&Page { alerts, next }))
+}
+
+/// `GET /v1/alerts/{id}/history`
+pub(super) async fn history(services: &Services, call: Call) -> Result<Response, Problem> {
+    let alerts = services.alerts()?;
+    let mut query = call.query()?;
+    let after = query.value("after", "the `next` of an answer", |text| text.parse().ok())?;
+    let limit = limit(&mut query)?;
+    query.end()?;
+    let id = call.parameters.get("id");
+    let mut snapshot = alerts.archive().snapshot_of(&call.tenant).await?;
+    let alert = table::find(&mut snapshot, &call.tenant, id).await?.ok_or_else(|| missing(id))?;
+    let entries = table::history(&mut snapshot, &call.tenant, id, after, limit + 1).await?;
+    let viewer = alerts.viewer(&call).await;
+    let is_more = entries.len() > size(limit);
+    let shown = &entries[..entries.len().min(size(limit))];
+    let next = shown.last().filter(|_| is_more).map(|entry| entry.n);
+    let change = |entry: &HistoryEntry| ShownChange {
+        n: entry.n,
+        at: rfc3339(entry.at).to_string(),
+        state: message::state(entry.is_firing),
+        value: entry.value,
+        detail: rule::detail(alert.rule, &entry.detail, &viewer, entry.at),
+        silenced: entry.is_silenced,
+    };
+    Ok(ok(&Changes { changes: shown.iter().map(change).collect(), next }))
+}
+
+/// `POST /v1/alerts/{id}/silence`: the silence and its record are in one transaction.
+pub(super) async fn silence(services: &Services, call: Call) -> Result<Outcome<'_>, Problem> {
+    let alerts = services.alerts()?;
+    call.query()?.end()?;
+    let asked: Silence = serde_json::from_slice(call.body()).map_err(|error| {
+        let expected = r#"expected {"for": "2h"} or {"until": "2026-12-01T08:00:00Z"}"#;
+        Problem::new(StatusCode::BAD_REQUEST, format!("invalid body: {error}; {expected}"))
+    })?;
+    let id = call.parameters.get("id");
+    let mut transaction = alerts.archive().begin().await?;
+    let until = asked.until(transaction.now().await?);
+    let until = until.map_err(|error| Problem::parameter(error.field(), error.to_string()))?;
+    let silenced = table::silence(&mut transaction, &call.tenant, id, until).await?;
+    let alert = silenced.ok_or_else(|| missing(id))?;
+    let until = until.map(|until| rfc3339(until).to_string());
+    services.record(&mut transaction, Act::Silence { alert: alert.id.clone(), until }).await?;
+    let viewer = alerts.viewer(&call).await;
+    Ok(Outcome::within(transaction, ok(&Shown::new(&alert, &viewer))))
+}
+
+fn missing(id: &str) -> Problem {
+    let id: String = id.chars().take(40).collect();
+    Problem::not_found(format!("there is no alert `{id}`"))
+}
+
+fn limit(query: &mut Query) -> Result<i64, Problem> {
+    let expected = format!("a number from 1 to {MAX_LIMIT}");
+    let limit = query.value("limit", &expected, |text| {
+        text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
+    })?;
+    Ok(limit.unwrap_or(DEFAULT_LIMIT))
+}
+
+fn size(limit: i64) -> usize {
+    usize::try_from(limit).unwrap_or_default()
+}
+
+/// Returns the text of a place in a list, which only [`read_cursor`] has to understand.
+fn cursor_text(alert: &Alert) -> String {
+    format!("{}.{}", alert.since.0, alert.id)
+}
+
+fn read_cursor(text: &str) -> Option<Cursor> {
+    let (since, id) = text.split_once('.')?;
+    let is_id = id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.len() <= 32;
+    let since = Micros(since.parse().ok()?);
+    is_id.then(|| Cursor { since, id: id.to_owned() })
+}
+
+impl Alerts {
+    /// Returns what fires.
+    pub(super) fn firing(&self) -> Vec<FiringAlert> {
+        let firing = self.board.firing().into_iter().take(MAX_SHOWN);
+        let shown = firing.map(|board::Firing { rule, stored }| {
+            let words = rule::words(rule);
+            FiringAlert {
+                rule: rule.as_str(),
+                title: words.title_of_any(),
+                since: stored.as_ref().map(|alert| rfc3339(alert.since).to_string()),
+                id: stored.map(|alert| alert.id),
+                help: words.help,
+            }
+        });
+        shown.collect()
+    }
+}
