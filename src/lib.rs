@@ -26,11 +26,13 @@
 //! domain/         pure rules: request (host, readings of a path), app (app_meta 1.0 to 1.3),
 //!                 identity, client, policy (who may), reason (why not), endpoint (the
 //!                 contract's endpoints, kinds of verdict), observation (what observers are
-//!                 told of a decision), strategy (what a request for a sleeping app gets),
-//!                 lifecycle (phases, wake errors, when an app sleeps), activity
+//!                 told of a decision), trace (W3C Trace Context), strategy (what a request
+//!                 for a sleeping app gets), lifecycle (phases, wake errors, when an app
+//!                 sleeps), activity
 //! gate/           decides one subrequest: forwarded (the proxy's headers), client (who asks,
 //!                 by token or signature), credentials (how those are verified: terminal, peer,
-//!                 management), caches, headers (templates), verdict, decision (verdict and
+//!                 management), caches, description (an app's rules, shared by apps that have
+//!                 the same: interner), headers (templates), verdict, decision (verdict and
 //!                 basis), request_kind (page, program, stream, ...), wait and redirects
 //!                 (requests for a sleeping app), page, explain
 //! postgres/       a server and how to reach it: TLS, pool, transactions, advisory locks,
@@ -39,25 +41,44 @@
 //!                 app_meta folder; cache (moka, single flight), memo (per thread), derived,
 //!                 freshness (generations), touch (uses written back), file_calls (calls to
 //!                 files that may hang)
-//! wake/           registry and handle (what the gate sees of an app), command (what the
-//!                 reconciler is asked), reconciler (decides what is done, one action an app
-//!                 at a time), attempt (does it), docker (the engine: calls, events),
-//!                 observed and roles (what an app's containers mean), compose, readiness,
-//!                 idle (finds unused apps), usage
+//! wake/           registry and handle (what the gate sees of an app), shown and history (what
+//!                 is shown and known of it), spec and specs (what its description asks for),
+//!                 command (what the reconciler is asked), reconciler (decides what is done,
+//!                 one action an app at a time), attempt (does it), docker (the engine: calls,
+//!                 events), observed and roles (what an app's containers mean), compose,
+//!                 readiness, idle (finds unused apps), usage
 //! ledger/         the record: visits and actions (observers), rollup (counts of grants),
 //!                 recorder (accepts, never waits), writer (batches), archive (SQLite or
 //!                 Postgres behind one interface), spool and dead_letter (what it did not
 //!                 take), canonical, seal and key (what is hashed and signed), tree,
-//!                 checkpoint, proof, integrity and verify (the Merkle tree), history
+//!                 checkpoint, proof, integrity and verify (the Merkle tree), named (what a
+//!                 record says of others), direct (records that a job writes), history
 //!                 (filters and pages), acts (what an operator asks for)
+//! access/         who may use the operator's API: principal (rights, scope), token and tokens (a
+//!                 row, and whose it is), table, masking (what is shown of personal values)
+//! alerts/         what the operator has to know: rule (the rules, as data), denials and starts
+//!                 (observers), measures (what each rule measures), transition (hysteresis),
+//!                 tracked (what this process finds bad), plan (what changes, by what all
+//!                 processes observe), evaluator, board (what probes show), message, silence,
+//!                 table
+//! idempotency/    requests of the API that are done once: key (the header), fingerprint (which
+//!                 requests are the same), table (who does one, and its answer), shape (whether
+//!                 the table can be used)
 //! jobs/           periodic work, one file a job; runner and due (when a job is run, by the
-//!                 database's clock), lease (the lock of a long job)
+//!                 database's clock), watch (the due time of a job that finds nothing to do),
+//!                 lease (the lock of a long job)
+//! webhooks/       messages to the outside: endpoint, outbox (queues an event in a
+//!                 transaction), sender (leases, attempts), retry (pure), message (what each
+//!                 kind of receiver is sent), signature, address and connector (where
+//!                 messages may go), deliveries (rows, log), records (events of new records)
 //! upstream/       the shard_core beside nightporter: mirror (its idle clock), fallback
 //!                 (management secrets), shadow (its verdicts compared with ours)
 //! http/           listeners, TLS, connections, bodies, routes (the gate's), api (the
-//!                 operator's: one table of routes behind one guard), probes, pages, standby
+//!                 operator's: one table of routes behind one guard, problem documents, OpenAPI),
+//!                 probes, pages, standby
 //!                 (what is answered while the gate is away); nothing else knows hyper's server
-//! telemetry/      logs and metrics
+//! telemetry/      logs (each line with its request's id), metrics, traces (spans for an
+//!                 OpenTelemetry collector)
 //! backoff.rs throttle.rs    waits between attempts; log lines at a bounded rate
 //! descriptors.rs  how many connections may be open, and what is reserved for files
 //! signals.rs      signals from outside: stop, reload
@@ -65,10 +86,12 @@
 //!
 //! Arrows point one way: `main → cli → run`; `run → http → gate → store → postgres`;
 //! `gate → wake → store`; `http → wake, store, ledger, jobs`; `jobs → ledger, wake, postgres`;
-//! `ledger → postgres`; `run, gate → upstream`; `telemetry → store, ledger` (their counts), and
-//! all but `store` and `postgres` count and log through `telemetry`.
+//! `ledger → postgres, access` (masking); `http → access → ledger` (tokens are rows beside the
+//! records); `jobs, http → webhooks → ledger`; `run, gate → upstream`;
+//! `telemetry → store, ledger` (their counts), and
+//! all but `postgres` count and log through `telemetry`.
 //! `domain` and `config` are read by all: `domain` imports nothing of this crate, `config` only
-//! `domain`, and `postgres` only `config`.
+//! `domain` and what an endpoint is made of (`webhooks`), and `postgres` only `config`.
 //!
 //! Where a change goes:
 //!
@@ -81,13 +104,19 @@
 //! | what follows a refused credential | `gate/client.rs` |
 //! | what is noted of every decision | an [`Observer`](domain::observation::Observer), added in `run/wiring.rs`; `VerdictLog` in `telemetry/logs.rs` is one |
 //! | what is noted of every wake and sleep | an [`ActionObserver`](domain::observation::ActionObserver), added in `run/wiring.rs` |
+//! | what is noted of every job's run | a [`JobObserver`](domain::observation::JobObserver), added in `run/wiring.rs` |
 //! | what is recorded of a decision, of a wake | `ledger/visits.rs`, `ledger/actions.rs` |
 //! | another kind of record | `Kind` in `ledger/record.rs` |
+//! | another event for endpoints, another kind of receiver | `webhooks/events.rs`; `webhooks/message.rs` |
 //! | another archive | `ledger/archive.rs`, beside `archive/sqlite.rs` and `archive/postgres.rs` |
 //! | periodic work, under a lock | a file in `jobs/`, added in `run/ledger.rs` |
 //! | a background task | `run/wiring.rs` |
+//! | another rule of alerts | `domain/alert.rs` and `alerts/rule.rs`; what it measures in `alerts/measures.rs`, added in `run/alerts.rs` |
 //! | a metric | `telemetry/meters.rs`; gauges are set when they are read, in `http/api/metrics.rs` |
-//! | an operation or a page of the operator | the table in `http/api.rs` |
+//! | what is traced of a decision, of a wake, of a job | `telemetry/traces/observers.rs` |
+//! | an operation or a page of the operator | the table in `http/api.rs`, with the right it needs and whose its answers are |
+//! | a value that identifies a person | `Private` in `access/masking.rs`; where it is shown, a `Viewer` |
+//! | what keeps tenants apart in Postgres | `ledger/archive/postgres/isolation/` |
 //! | a page in place of an app | `http/pages.rs` |
 //! | what is read of a request's body, such as a form | a handler of `http/api.rs`, by `http/body.rs`; the gate's routes (`http/routes.rs`) drop bodies |
 //! | an endpoint for proxies | `http/routes.rs` |
@@ -170,7 +199,7 @@
 //! # Invariants
 //!
 //! 1. `domain` does no I/O and never reads a clock: time is a parameter.
-//! 2. Only `store`, `postgres` and `ledger::archive` speak SQL, only `wake::docker` speaks to
+//! 2. Only `store`, `postgres`, `ledger::archive` and the `table` of a room speak SQL, only `wake::docker` speaks to
 //!    the engine, only `http` accepts connections.
 //! 3. A verdict never waits for a write. It waits for the engine only if the request is held
 //!    or a waiting page polls.
@@ -187,9 +216,14 @@
 //! 9. An observer cannot change a verdict or delay a response by waiting.
 //! 10. What the ledger has accepted is in the archive, in a dead letter, or counted as dropped.
 //!     No error of it ends the process.
-//! 11. An advisory lock is taken in the transaction that does the work, or by a session that
+//! 11. Every row and every answer belongs to a tenant. A statement says which, and in Postgres
+//!     row-level security says it again.
+//! 12. A value that identifies a person is written only through a viewer.
+//! 13. An advisory lock is taken in the transaction that does the work, or by a session that
 //!     does nothing else and whose end its holder learns of.
 
+pub mod access;
+pub mod alerts;
 mod backoff;
 pub mod cli;
 pub mod config;
@@ -200,6 +234,7 @@ pub mod domain;
 pub mod fuzzing;
 pub mod gate;
 pub mod http;
+pub mod idempotency;
 pub mod jobs;
 pub mod ledger;
 pub mod postgres;
@@ -210,9 +245,10 @@ pub mod telemetry;
 mod throttle;
 pub mod upstream;
 pub mod wake;
+pub mod webhooks;
 
 pub use http::Listeners;
 #[doc(hidden)]
-pub use http::{PageSample, page_samples};
+pub use http::{PageSample, operator_routes, page_samples};
 pub use run::{RunError, run};
 pub use signals::{Signal, from_process};

@@ -3,6 +3,7 @@
 //! The gate's connections are served on threads of their own, one for each core
 //! ([`crate::http`]); everything else runs on the runtime that calls [`run`].
 
+mod alerts;
 mod drain;
 mod ledger;
 mod tasks;
@@ -26,9 +27,13 @@ use crate::postgres::ConfigError;
 use crate::signals::{Signal, next, second_shutdown, shutdown};
 use crate::telemetry::logs;
 
-/// How long writing the last uses may take when everything else is done, and
-/// after a second signal.
+/// How long writing the last uses may take when everything else is done.
 const LAST_FLUSH: Duration = Duration::from_secs(2);
+
+/// How long the last spans may take: nobody waits for a collector.
+const LAST_SPANS: Duration = Duration::from_secs(1);
+
+/// How long all of it may take after a second signal.
 const ABORT_FLUSH: Duration = Duration::from_millis(300);
 
 /// Why the process ended unexpectedly.
@@ -84,8 +89,14 @@ pub async fn run(
             ledger.writer.finish(LAST_FLUSH).await;
         }
     };
-    let flush = async { tokio::join!(touches.flush(source), records) };
-    let outcome = end(served, drains, config.gate.drain_timeout, &mut signals, flush).await;
+    let spans = async {
+        if let Some(traces) = &wiring.traces {
+            traces.finish(LAST_SPANS).await;
+        }
+    };
+    let flush = async { tokio::join!(touches.flush(source), records, spans) };
+    let outcome =
+        Box::pin(end(served, drains, config.gate.drain_timeout, &mut signals, flush)).await;
     if outcome.is_ok() {
         background.shutdown().await;
     } else {

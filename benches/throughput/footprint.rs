@@ -28,12 +28,16 @@ pub fn print(length: &Length) {
 
     let ((_, server), _) = start(&config);
     std::thread::sleep(SETTLING);
-    println!("idle        {:.1} MiB resident (target 15)", mebibytes(server.resident()));
+    println!(
+        "idle        {:.1} MiB resident (target 15), {:.1} of it the program's file and libraries",
+        mebibytes(server.resident()),
+        mebibytes(server.resident_files())
+    );
 }
 
 /// Starts the nightporter binary; returns it with its gate's address, and the time until it
 /// was live.
-fn start(config: &Path) -> ((SocketAddr, Process), Duration) {
+pub fn start(config: &Path) -> ((SocketAddr, Process), Duration) {
     let began = Instant::now();
     let mut server = Process::nightporter(config);
     let (gate, ops) = (server.address(), server.address());
@@ -56,19 +60,12 @@ fn probe(ops: SocketAddr) -> Option<String> {
 pub fn print_crowd(length: &Length) {
     let (apps, requests) = (length.apps, length.requests);
     let sample = SampleBox::new(apps, apps);
-    let cookies = (0..apps).map(SampleBox::cookie).collect();
+    let cookies: Vec<_> = (0..apps).map(SampleBox::cookie).collect();
     let ((target, server), ready) = start(&sample.config(""));
     std::thread::sleep(SETTLING);
     let before = server.resident();
-    let settings = Settings {
-        transport: Transport::KeepAlive,
-        concurrency: CONCURRENCY,
-        path: AUTH.to_owned(),
-        requests: Requests::Pairs { apps, cookies },
-        status: 200,
-        body: "null".into(),
-        certificate: None,
-    };
+    print_parts(&sample, &server, target, apps, &cookies, length);
+    let settings = pairs(apps, cookies);
     let mut load = start_load(&sample, "load.json", &settings);
     let slice = Slice { target, longest: length.crowd, most: requests };
     let Load { requests, seconds, p50, p99 } = ask(&mut load, slice);
@@ -90,7 +87,59 @@ pub fn print_crowd(length: &Length) {
     );
 }
 
-fn mebibytes(kibibytes: u64) -> f64 {
+/// Prints what of the memory belongs to what, by what is added when it comes to be used.
+fn print_parts(
+    sample: &SampleBox,
+    server: &Process,
+    target: SocketAddr,
+    apps: usize,
+    cookies: &[String],
+    length: &Length,
+) {
+    let few = SampleBox::new(10, 10);
+    let ((_, empty), _) = start(&few.config(""));
+    std::thread::sleep(SETTLING);
+    let files = empty.resident_files();
+    let mut last = empty.resident();
+    println!("memory      {:>6.1} MiB the program's file and libraries", mebibytes(files));
+    println!("            {:>6.1} MiB a box of 10 apps", mebibytes(last - files));
+    drop(empty);
+    let mut added = |what: &str| {
+        let now = server.resident();
+        let (more, each) = (float(now) - float(last), apps.max(1) as u64);
+        println!(
+            "            {:>+6.1} MiB {what}: {:.0} bytes each",
+            more / 1024.0,
+            more * 1024.0 / float(each)
+        );
+        last = now;
+    };
+    added("apps known to the reconciler, the idle loop and the file watch");
+    for (what, cookies) in [
+        ("apps in the gate's caches", &cookies[..1]),
+        ("terminals, tokens and rendered headers", cookies),
+    ] {
+        let mut load = start_load(sample, "load.json", &pairs(apps, cookies.to_vec()));
+        ask(&mut load, Slice { target, longest: length.crowd, most: apps });
+        std::thread::sleep(SETTLING);
+        added(what);
+    }
+}
+
+/// Requests for all apps from the terminals of these cookies.
+pub fn pairs(apps: usize, cookies: Vec<String>) -> Settings {
+    Settings {
+        transport: Transport::KeepAlive,
+        concurrency: CONCURRENCY,
+        path: AUTH.to_owned(),
+        requests: Requests::Pairs { apps, cookies },
+        status: 200,
+        body: "null".into(),
+        certificate: None,
+    }
+}
+
+pub fn mebibytes(kibibytes: u64) -> f64 {
     float(kibibytes) / 1024.0
 }
 

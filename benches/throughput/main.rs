@@ -13,6 +13,7 @@
     reason = "a benchmark prints figures and panics if it cannot continue"
 )]
 
+mod apps;
 mod bare;
 mod footprint;
 mod instructions;
@@ -24,7 +25,7 @@ mod stranger;
 mod traefik;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,6 +54,8 @@ struct Length {
     requests: usize,
     /// The time limit for all of `requests`.
     crowd: Duration,
+    /// The numbers of apps whose costs are compared.
+    boxes: &'static [usize],
 }
 
 const FULL: Length = Length {
@@ -62,6 +65,7 @@ const FULL: Length = Length {
     apps: 10_000,
     requests: 1_000_000,
     crowd: Duration::from_secs(120),
+    boxes: &[10, 1000, 10_000, 100_000],
 };
 
 const QUICK: Length = Length {
@@ -71,6 +75,7 @@ const QUICK: Length = Length {
     apps: 1000,
     requests: 50_000,
     crowd: Duration::from_secs(20),
+    boxes: &[10, 1000],
 };
 
 fn main() {
@@ -163,7 +168,19 @@ fn report(length: &Length, peers: &[(String, String)], wanted: impl Fn(&str) -> 
         print(scenario, ["bare", "nightporter"], &measure(&sample, scenario, length));
     }
     if wanted("ledger") {
-        print_ledger(&sample, &scenarios, length);
+        println!("\nthe gate with the ledger against without it\n");
+        let configs =
+            [&|| sample.config_without_ledger(), &|| sample.config("")] as [Config<'_>; 2];
+        print_with_and_without(&sample, &scenarios, length, configs);
+    }
+    if wanted("traces") {
+        // It accepts connections, and never answers.
+        let collector = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = collector.local_addr().expect("bound");
+        let traces = format!("[telemetry]\notlp_endpoint = \"http://{address}\"\n");
+        println!("\nthe gate with every request traced and a dead collector against without\n");
+        let configs = [&|| sample.config(""), &|| sample.config(&traces)] as [Config<'_>; 2];
+        print_with_and_without(&sample, &scenarios, length, configs);
     }
     if wanted("traefik") {
         traefik::print(length, peers);
@@ -177,6 +194,9 @@ fn report(length: &Length, peers: &[(String, String)], wanted: impl Fn(&str) -> 
     }
     if wanted("crowd") {
         footprint::print_crowd(length);
+    }
+    if wanted("apps") {
+        apps::print(length);
     }
 }
 
@@ -258,16 +278,23 @@ fn pairs(
 }
 
 /// Measures what the ledger costs the gate: with it against without it.
-fn print_ledger(sample: &SampleBox, scenarios: &[Scenario], length: &Length) {
-    println!("\nthe gate with the ledger against without it\n");
+/// Writes a configuration, which a process reads when it starts.
+type Config<'a> = &'a dyn Fn() -> PathBuf;
+
+fn print_with_and_without(
+    sample: &SampleBox,
+    scenarios: &[Scenario],
+    length: &Length,
+    [without, with]: [Config<'_>; 2],
+) {
     for scenario in scenarios.iter().filter(|scenario| scenario.transport == Transport::KeepAlive) {
         if scenario.target.is_none() {
             continue;
         }
-        let mut without = Process::nightporter(&sample.config_without_ledger());
+        let mut without = Process::nightporter(&without());
         let gate = without.address();
         let answer = first_answer(gate, &scenario.requests[0]);
-        let mut with = Process::nightporter(&sample.config(""));
+        let mut with = Process::nightporter(&with());
         let scenario = Scenario {
             target: Some((0.97, 1.05)),
             requests: scenario.requests.clone(),

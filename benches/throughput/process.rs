@@ -103,20 +103,45 @@ impl Process {
     /// Returns the processor time used so far by all threads in user space and kernel, in
     /// microseconds.
     pub fn cpu(&self) -> u64 {
-        let stat = self.proc("stat");
-        // The name in parentheses may contain any character; utime is the 14th field.
-        let (_, fields) = stat.rsplit_once(')').expect("a name");
-        let times = fields.split_whitespace().skip(11).take(2);
-        let ticks: u64 = times.map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
-        ticks * 1_000_000 / TICKS
+        processor_time(&self.proc("stat"))
+    }
+
+    /// Returns the same of the threads whose names begin with `name`.
+    pub fn cpu_of(&self, name: &str) -> u64 {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let tasks = std::fs::read_dir(tasks).expect("it runs").filter_map(Result::ok);
+        // A thread may end at any time.
+        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+        let is_of =
+            |stat: &String| stat.split_once('(').is_some_and(|(_, named)| named.starts_with(name));
+        stats.filter(is_of).map(|stat| processor_time(&stat)).sum()
     }
 
     /// Returns the resident memory in KiB.
     pub fn resident(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// Returns the part of the resident memory that is the program's own file and the
+    /// libraries', in KiB; the kernel can drop it at any time.
+    pub fn resident_files(&self) -> u64 {
+        self.status("RssFile:")
+    }
+
+    fn status(&self, name: &str) -> u64 {
         let status = self.proc("status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("it runs");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
+}
+
+/// Reads the processor time from `/proc/…/stat`, in microseconds.
+fn processor_time(stat: &str) -> u64 {
+    // The name in parentheses may contain any character; utime is the 14th field.
+    let (_, fields) = stat.rsplit_once(')').expect("a name");
+    let times = fields.split_whitespace().skip(11).take(2);
+    let ticks: u64 = times.map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+    ticks * 1_000_000 / TICKS
 }
 
 impl Drop for Process {

@@ -39,6 +39,7 @@ impl Tasks {
     ) where
         F: Future<Output = Infallible> + Send + 'static,
     {
+        meters::task_known(name);
         self.0.spawn(async move {
             let mut failures = 0;
             loop {

@@ -7,15 +7,16 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use tracing::info;
+use tracing::{error, info};
 
+use super::alerts::{Alerts, Watched};
 use super::tasks::Tasks;
 use super::{RunError, ledger};
 use crate::config::{self, ArchiveKind, Config, StoreKind};
 use crate::descriptors::ConnectionLimits;
 use crate::domain::observation::Observer;
 use crate::gate::Gate;
-use crate::http::api::{Api, Apps, History};
+use crate::http::api::{Alerts as AlertRoutes, Api, Apps, History};
 use crate::http::routes::GateRoutes;
 use crate::http::tls::ServerTls;
 use crate::http::{Bounds, Drain, Limits, Listeners, Server};
@@ -28,6 +29,7 @@ use crate::store::touch::Touches;
 use crate::store::{Freshness, Source};
 use crate::telemetry::logs::VerdictLog;
 use crate::telemetry::meters::{self, AppVerdicts, Verdicts};
+use crate::telemetry::traces::Traces;
 use crate::upstream::Upstream;
 use crate::wake::{self, CommandReceiver, Dependencies, Registry};
 
@@ -45,7 +47,9 @@ pub(super) struct Wiring {
     pub(super) registry: Arc<Registry>,
     upstream: Option<Arc<Upstream>>,
     pub(super) ledger: Option<Arc<Ledger>>,
+    pub(super) traces: Option<Traces>,
     jobs: Option<Arc<Jobs>>,
+    alerts: Option<Alerts>,
     gate: Arc<Gate>,
 }
 
@@ -74,10 +78,26 @@ impl Wiring {
         ));
         let ledger =
             if config.ledger.enabled { Some(Arc::new(Ledger::new(&config.ledger)?)) } else { None };
+        let traces = {
+            let telemetry = config.telemetry.clone();
+            run_blocking(move || Traces::open(&telemetry)).await?.unwrap_or_else(|error| {
+                // No verdict depends on spans, so the gate opens without them.
+                error!(%error, "no spans are exported; see telemetry.otlp_endpoint");
+                None
+            })
+        };
         let jobs = match &ledger {
-            Some(ledger) => Some(ledger::jobs(config, ledger, &registry).await),
+            Some(ledger) => {
+                let observer = traces.as_ref().map(Traces::jobs);
+                Some(ledger::jobs(config, ledger, &registry, observer).await)
+            }
             None => None,
         };
+        let alerts = ledger.as_ref().zip(jobs.as_ref()).filter(|_| config.alerts.enabled);
+        let alerts = alerts.map(|(ledger, jobs)| {
+            let (registry, tls) = (&registry, tls.as_ref());
+            Alerts::new(config, Watched { gate: &gate, ledger, jobs, registry, tls })
+        });
         let config = Arc::clone(config);
         let wiring = Self {
             config,
@@ -88,7 +108,9 @@ impl Wiring {
             registry,
             upstream,
             ledger,
+            traces,
             jobs,
+            alerts,
             gate,
         };
         Ok((wiring, commands))
@@ -106,7 +128,9 @@ impl Wiring {
             registry,
             upstream: _,
             ledger,
+            traces,
             jobs,
+            alerts,
             gate,
         } = self;
         let (scan_done, first_scan) = oneshot::channel();
@@ -125,13 +149,24 @@ impl Wiring {
             let tls = Arc::clone(tls);
             tasks.supervise("certificates", move || Arc::clone(&tls).follow());
         }
+        if let Some(traces) = traces {
+            let exporter = Arc::clone(traces.exporter());
+            tasks.supervise("traces", move || Arc::clone(&exporter).run());
+        }
         if let (Some(ledger), Some(jobs)) = (ledger, jobs) {
             ledger::spawn(ledger, jobs, gate, tasks);
+            ledger::spawn_sender(config, ledger, tasks);
+        }
+        if let Some(Alerts { evaluator, .. }) = alerts {
+            let evaluator = Arc::clone(evaluator);
+            tasks.supervise("alerts", move || Arc::clone(&evaluator).run());
         }
         if config.wake.enabled {
             let tasks = tasks.essential();
-            let observers =
-                ledger.iter().map(|ledger| Box::new(ledger.actions()) as Box<_>).collect();
+            let recorded = ledger.iter().map(|ledger| Box::new(ledger.actions()) as Box<_>);
+            let starts = alerts.iter().map(|alerts| Box::new(alerts.starts.clone()) as Box<_>);
+            let traced = traces.iter().map(Traces::actions);
+            let observers = recorded.chain(starts).chain(traced).collect();
             let dependencies =
                 Dependencies { config, registry, source, freshness, touches, observers };
             wake::spawn(dependencies, commands, tasks).await;
@@ -157,8 +192,16 @@ impl Wiring {
         tasks.essential().spawn(accept);
         let apps = Apps::new(Arc::clone(&self.registry), Arc::clone(&self.touches));
         let history = self.ledger.clone().map(History::new);
+        if let Some(history) = &history {
+            let keys = history.keys();
+            tasks.supervise("idempotency", move || ledger::watch_keys(Arc::clone(&keys)));
+        }
         let jobs = self.jobs.clone();
-        let routes = Api::new(Arc::clone(&self.gate), apps, history, jobs, &self.config.ops);
+        let alerts = self.ledger.as_ref().zip(self.alerts.as_ref());
+        let alerts = alerts
+            .map(|(ledger, alerts)| AlertRoutes::new(Arc::clone(ledger), alerts.evaluator.board()));
+        let gate = Arc::clone(&self.gate);
+        let routes = Api::new(gate, apps, history, jobs, alerts, &self.config);
         let server = Server::new("ops", Arc::new(routes), Limits::default(), ops_bounds);
         let (accept, ops_drain) = server.start(ops_listener)?;
         tasks.essential().spawn(accept);
@@ -175,6 +218,10 @@ impl Wiring {
         if let Some(ledger) = &self.ledger {
             observers.push(Box::new(ledger.visits()));
         }
+        if let Some(alerts) = &self.alerts {
+            observers.push(Box::new(Arc::clone(&alerts.denials)));
+        }
+        observers.extend(self.traces.iter().map(Traces::visits));
         if let Some(shadow) = self.upstream.as_deref().and_then(Upstream::shadow) {
             observers.push(Box::new(Arc::clone(shadow)));
         }

@@ -9,6 +9,8 @@
 
 mod support;
 
+mod access;
+mod alerts;
 mod api;
 mod burst;
 mod cli;
@@ -19,8 +21,10 @@ mod ends;
 mod faults;
 mod heads;
 mod hostile;
+mod idempotency;
 mod ledger;
 mod migrations;
+mod openapi;
 mod pages;
 mod postgres;
 mod process;
@@ -31,6 +35,8 @@ mod server;
 mod starts;
 mod store_files;
 mod store_postgres;
+mod traces;
 mod untrusted;
 mod upstream;
 mod wake;
+mod webhooks;

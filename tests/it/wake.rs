@@ -2,6 +2,7 @@
 //! their engine.
 
 mod activity;
+mod alerts;
 mod answers;
 pub mod browser;
 mod burst;
@@ -19,6 +20,7 @@ mod idle;
 mod interrupted;
 mod journey;
 mod limits;
+mod monitoring;
 mod naming;
 mod page;
 mod pausing;

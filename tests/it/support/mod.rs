@@ -4,6 +4,7 @@
 pub mod boxes;
 pub mod chaos;
 pub mod client;
+pub mod collector;
 pub mod disk;
 pub mod docker;
 pub mod load;

@@ -60,11 +60,15 @@ pub fn install(shipped: &str, folder: &Path, replacements: &[(&str, String)]) ->
     path
 }
 
-/// Traefik of the virtual environment: `TESTS_VENV`, or `target/venv`.
+/// The virtual environment: `TESTS_VENV`, or `target/venv`.
+pub fn virtual_environment() -> PathBuf {
+    std::env::var_os("TESTS_VENV")
+        .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv").into(), PathBuf::from)
+}
+
+/// Traefik of the virtual environment.
 pub fn traefik() -> PathBuf {
-    let venv = std::env::var_os("TESTS_VENV")
-        .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv").into(), PathBuf::from);
-    venv.join("bin/traefik")
+    virtual_environment().join("bin/traefik")
 }
 
 /// Caddy with this configuration.

@@ -27,8 +27,19 @@ pub const LOST_COMMITS: Rounds = Rounds { few: 20, all: 200 };
 /// Ends of the ledger's database, and of nightporter, by `kill -9`.
 pub const KILLS: Rounds = Rounds { few: 5, all: 50 };
 
+/// Changes of an alert's state that several processes see.
+pub const STATE_CHANGES: Rounds = Rounds { few: 100, all: 1_000 };
+/// Denials of one address.
+pub const DENIALS: Rounds = Rounds { few: 10_000, all: 100_000 };
+
+/// Cases that are sent to each operation of the API, for each kind of token and each database.
+pub const API_CASES: Rounds = Rounds { few: 25, all: 250 };
+
 /// Seconds for which several instances run their jobs.
 pub const JOB_SECONDS: Rounds = Rounds { few: 20, all: 120 };
+/// Seconds for which nobody comes to a box.
+pub const IDLE_SECONDS: Rounds = Rounds { few: 12, all: 120 };
+
 /// Seconds that an app takes to start that is requested by uploads, and seconds of a hold.
 pub const SLOW_START: Rounds = Rounds { few: 3, all: 60 };
 pub const HOLD: Rounds = Rounds { few: 2, all: 25 };
@@ -51,8 +62,8 @@ const VARIABLE: &str = "TESTS_SOAK";
 
 #[derive(Debug, Clone, Copy)]
 pub struct Rounds {
-    few: u32,
-    all: u32,
+    pub few: u32,
+    pub all: u32,
 }
 
 impl Rounds {

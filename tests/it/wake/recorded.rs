@@ -17,10 +17,14 @@ async fn get(porter: &Nightporter, path: &str) -> Value {
 
 /// Waits for the only record of this kind and cause, and returns it with its steps.
 async fn recorded(porter: &Nightporter, app: &App, kind: &str, reason: &str) -> Value {
-    let query = format!("/v1/requests?app={}&kind={kind}&reason={reason}", app.name);
+    only(porter, &format!("/v1/requests?app={}&kind={kind}&reason={reason}", app.name)).await
+}
+
+/// Waits for the only record that a query selects, and returns it with its steps.
+async fn only(porter: &Nightporter, query: &str) -> Value {
     let mut records = Vec::new();
-    poll(&query, LONG, async || {
-        let page = get(porter, &query).await;
+    poll(query, LONG, async || {
+        let page = get(porter, query).await;
         page["requests"].as_array().expect("a list").clone_into(&mut records);
         !records.is_empty()
     })
@@ -56,7 +60,10 @@ async fn wakes_and_sleeps_are_on_record_with_their_causes_and_steps() {
         let done = recorded(&porter, &app, kind, "operator").await;
         assert_eq!((&done["verdict"], &done["client"]), (&json!("done"), &json!("operator")));
         assert!(steps(&done).contains(&step), "{done}");
-        recorded(&porter, &app, "act", operation).await;
+        for verdict in ["accepted", "done"] {
+            let act = format!("kind=act&reason={operation}&verdict={verdict}");
+            only(&porter, &format!("/v1/requests?app={}&{act}", app.name)).await;
+        }
     }
     app.all("stop").await;
     until_state(&porter, &app, "stopped", LONG).await;

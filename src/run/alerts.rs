@@ -1,0 +1,67 @@
+//! What is measured for alerts in this process.
+
+use std::sync::Arc;
+
+use crate::alerts::Evaluator;
+use crate::alerts::denials::Denials;
+use crate::alerts::measures::{
+    AppStarts, ArchiveFacts, DenialRates, Disks, GateCertificate, Records, StoreLink,
+};
+use crate::alerts::signal::Measure;
+use crate::alerts::starts::FailedStarts;
+use crate::config::Config;
+use crate::gate::Gate;
+use crate::http::tls::ServerTls;
+use crate::jobs::Jobs;
+use crate::ledger::Ledger;
+use crate::wake::Registry;
+
+/// The evaluation of alerts, and the observers that count for it.
+#[derive(Debug)]
+pub(super) struct Alerts {
+    pub(super) evaluator: Arc<Evaluator>,
+    pub(super) denials: Arc<Denials>,
+    pub(super) starts: FailedStarts,
+}
+
+/// The parts of the process that are measured.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Watched<'a> {
+    pub(super) gate: &'a Arc<Gate>,
+    pub(super) ledger: &'a Arc<Ledger>,
+    pub(super) jobs: &'a Arc<Jobs>,
+    pub(super) registry: &'a Arc<Registry>,
+    pub(super) tls: Option<&'a Arc<ServerTls>>,
+}
+
+impl Alerts {
+    pub(super) fn new(config: &Config, watched: Watched<'_>) -> Self {
+        let Watched { gate, ledger, jobs, registry, tls } = watched;
+        let (denials, starts) = (Arc::<Denials>::default(), FailedStarts::default());
+        let settings = &config.alerts;
+        let rates =
+            DenialRates::new(Arc::clone(&denials), settings.denials, settings.denials_window);
+        let disks = Disks::new([config.wake.data_dir.clone(), config.ledger.path.clone()]);
+        let facts = ArchiveFacts::new(Arc::clone(ledger), Arc::clone(jobs), settings.job_overdue);
+        let mut measures: Vec<Box<dyn Measure>> = vec![
+            Box::new(rates),
+            Box::new(AppStarts::new(starts.clone(), Arc::clone(registry))),
+            Box::new(StoreLink(Arc::clone(gate))),
+            Box::new(Records::new(Arc::clone(ledger), settings.records_dropped)),
+            Box::new(disks),
+            Box::new(facts),
+        ];
+        if let Some(tls) = tls.cloned() {
+            measures.push(Box::new(GateCertificate(Box::new(move || tls.ends()))));
+        }
+        let tenant = Arc::clone(&ledger.tenant);
+        let evaluator = Evaluator::new(
+            Arc::clone(&ledger.archive),
+            Box::new(move || tenant.get()),
+            ledger.recorder.writer(),
+            settings,
+            measures,
+        );
+        Self { evaluator: Arc::new(evaluator), denials, starts }
+    }
+}
