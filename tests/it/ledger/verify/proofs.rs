@@ -23,6 +23,12 @@ fn check(proof: &Value, key: &str) -> Result<nightporter::ledger::proof::Proved,
     Proof::parse(&proof.to_string())?.verify(&key)
 }
 
+/// Salts are random: no digit is in all of them.
+fn with_another_first_digit(text: &str) -> String {
+    let other = if text.starts_with('0') { '1' } else { '0' };
+    format!("{other}{}", &text[1..])
+}
+
 #[tokio::test]
 async fn a_proof_verifies_away_from_the_database() {
     for kind in BOTH {
@@ -55,7 +61,7 @@ async fn a_proof_of_anything_else_is_refused() {
         let mut altered = proof.clone();
         altered["record"][name] = match value {
             Value::String(text) if name == "kind" => json!(text.replace("visit", "act")),
-            Value::String(text) if name == "salt" => json!(text.replace('0', "1") + ""),
+            Value::String(text) if name == "salt" => json!(with_another_first_digit(text)),
             Value::String(text) if name == "at" => json!(text.replacen("20", "21", 1)),
             Value::String(text) if name == "id" => json!(text.replace("126", "127")),
             Value::String(text) => json!(format!("{text}x")),
