@@ -94,9 +94,52 @@ async fn measure(name: &str, archive: &Archive, records: i64, folder: &Path) {
     for (what, request) in pages() {
         page(name, archive, what, &request).await;
     }
+    if let Archive::Postgres(postgres) = archive {
+        as_roles(name, postgres).await;
+    }
     prove(name, archive, key).await;
     beside_scans(name, archive).await;
     println!();
+}
+
+/// Reads pages, and records with their steps, as the role for which row-level security shows
+/// one tenant, and as the tables' owner without it, in turn.
+async fn as_roles(name: &str, postgres: &Postgres) {
+    const READS: i64 = 200;
+    let database = DATABASE.get().expect("there is one");
+    let tenant = tenant();
+    let mut pages = pages();
+    pages.retain(|(what, _)| ["all", "an app", "an hour long ago"].contains(what));
+    for (role, wall) in
+        [("reader", "ENABLE"), ("owner", "DISABLE"), ("reader", "ENABLE"), ("owner", "DISABLE")]
+    {
+        let set = format!("ALTER TABLE nightporter_ledger.requests {wall} ROW LEVEL SECURITY");
+        database.batch(&set).await;
+        postgres.check_isolation().await.expect("answers");
+        assert_eq!(postgres.isolation_problem().is_none(), role == "reader");
+        for (what, request) in &pages {
+            let mut times = Vec::new();
+            for _ in 0..ROUNDS {
+                let begin = Instant::now();
+                postgres.page(request).await.expect("a page");
+                times.push(begin.elapsed());
+            }
+            times.sort();
+            let figure = format!("{:.1?}", times[times.len() / 2]);
+            print(name, &format!("page as {role}: {what}"), &figure, None);
+        }
+        let begin = Instant::now();
+        for seq in 1..=READS {
+            let id = RecordId { writer: WriterId(7), seq: seq * 17 };
+            let found = postgres.find(&tenant, id).await.expect("answers").expect("a record");
+            assert_eq!(found.record.steps.len(), 3);
+        }
+        let each = begin.elapsed() / u32::try_from(READS).expect("few");
+        print(name, &format!("a record with steps as {role}"), &format!("{each:.1?}"), None);
+    }
+    let set = "ALTER TABLE nightporter_ledger.requests ENABLE ROW LEVEL SECURITY";
+    database.batch(set).await;
+    postgres.check_isolation().await.expect("answers");
 }
 
 /// Does what Postgres does by itself within some minutes.

@@ -39,7 +39,7 @@ use futures_util::future::BoxFuture;
 
 use crate::domain::observation::JobObserver;
 use crate::ledger::archive::{Archive, ArchiveError, JobRow, JobRun, Transaction};
-use crate::ledger::record::{Entry, Micros, WriterId};
+use crate::ledger::record::{Entry, WriterId};
 use crate::postgres::Problems;
 use crate::telemetry::meters;
 
@@ -53,7 +53,7 @@ use self::lease::SessionLocks;
 pub use self::messages::Messages;
 pub use self::probes::Probes;
 pub use self::retention::Retention;
-pub use self::runner::Runner;
+pub use self::runner::{Asked, Runner};
 
 /// When a job is run, and for how long at most.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -277,8 +277,9 @@ impl Jobs {
         }
     }
 
-    /// Makes a job due now; returns since when it is, or `None` if there is no such job.
-    pub async fn run_now(&self, name: &str) -> Option<Result<Micros, ArchiveError>> {
+    /// Asks for a run of a job now, which is committed by the caller; returns `None` if there is
+    /// no such job.
+    pub async fn run_now(&self, name: &str) -> Option<Result<Asked<'_>, ArchiveError>> {
         let runner = self.runners.iter().find(|runner| runner.plan().name == name)?;
         Some(runner.ask().await)
     }
@@ -299,10 +300,10 @@ impl Context {
         Self { archive, locks, writer, tenant, record, observers, problems }
     }
 
-    /// Adds an observer of every run.
+    /// Adds observers of every run.
     #[must_use]
-    pub fn with_observer(mut self, observer: Box<dyn JobObserver>) -> Self {
-        self.observers.push(observer);
+    pub fn with_observers(mut self, observers: Vec<Box<dyn JobObserver>>) -> Self {
+        self.observers.extend(observers);
         self
     }
 

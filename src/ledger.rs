@@ -51,25 +51,25 @@ use self::archive::postgres::Postgres;
 use self::archive::sqlite::{Limits, Sqlite};
 use self::checkpoint::file::{CheckpointFile, FILE as CHECKPOINTS};
 use self::dead_letter::DeadLetters;
+use self::direct::{DirectWriter, Resting};
 use self::integrity::Integrity;
 use self::key::{SigningKey, VerifierKey};
 use self::link::Link;
 use self::losses::Losses;
-use self::record::{Entry, Record, RecordId};
-use self::recorder::{Recorder, random_writer};
+use self::record::{Entry, Record};
+use self::recorder::Recorder;
 use self::rollup::Rollup;
 use self::seal::{SealKey, Sealer};
 use self::sealing::{KeyFile, KeySeal};
 use self::spool::Spool;
 use self::visits::Visits;
-use self::writer::{Parts, Tenant, Writer};
+use self::writer::{Dependencies, Tenant, Writer};
 use crate::access::Viewer;
 use crate::config::{self, ArchiveKind};
 use crate::postgres::ConfigError;
 
 /// Names in `ledger.path`.
 const DATABASE: &str = "ledger.db";
-const KEY: &str = "ledger.key";
 const SPOOL: &str = "spool";
 const LOCKS: &str = "locks";
 
@@ -89,6 +89,8 @@ pub struct Ledger {
     checkpoints: CheckpointFile,
     pub checkpoint_interval: Duration,
     integrity: OnceLock<Arc<Integrity>>,
+    /// What writes the records of acts that are done in a transaction.
+    acts: Resting,
 }
 
 impl Ledger {
@@ -105,8 +107,8 @@ impl Ledger {
         let letters = Arc::new(DeadLetters::new(files, Arc::clone(&losses), config.max_retries));
         let link = Arc::new(Link::new(Arc::clone(&archive)));
         let tenant = Arc::new(Tenant::default());
-        let key = KeyFile::new(path.join(KEY));
-        let parts = Parts {
+        let key = KeyFile::new(path.join(key::FILE));
+        let parts = Dependencies {
             recorder: Arc::clone(&recorder),
             rollup: Arc::clone(&rollup),
             losses: Arc::clone(&losses),
@@ -131,6 +133,7 @@ impl Ledger {
             checkpoints: CheckpointFile::new(path.join(CHECKPOINTS)),
             checkpoint_interval: config.checkpoint_interval,
             integrity: OnceLock::new(),
+            acts: Resting::default(),
         })
     }
 
@@ -173,13 +176,18 @@ impl Ledger {
         Viewer::masked(key.map(SigningKey::mask_key), tenant)
     }
 
-    /// Returns an entry's record, sealed, for a transaction that the caller commits; or why it
-    /// cannot be sealed yet.
-    ///
-    /// Its writer is one of its own: if the transaction is rolled back, no number is missing.
-    pub async fn record_of(&self, entry: Entry) -> Result<Record, String> {
-        let id = RecordId { writer: random_writer(), seq: 1 };
-        Ok(self.sealer().await?.seal(id, &self.tenant.get(), entry))
+    /// Returns an entry's record for a transaction that the caller commits, and its writer, which
+    /// the caller gives back after that; or why it cannot be sealed yet.
+    pub async fn act(&self, entry: Entry) -> Result<(Record, DirectWriter), String> {
+        let key = self.seal_key().await?;
+        let writer = self.acts.take(key);
+        let mut writer = writer.map_err(|_| "the system provides no random numbers".to_owned())?;
+        Ok((writer.record(&self.tenant.get(), entry), writer))
+    }
+
+    /// Takes back the writer of an act whose transaction is committed.
+    pub fn give_back(&self, writer: DirectWriter) {
+        self.acts.give_back(writer);
     }
 
     /// Returns the public key that verifies this box's checkpoints, or why it is not known.

@@ -21,6 +21,7 @@ use crate::backoff::random;
 use crate::ledger::archive::Archive;
 use crate::ledger::dead_letter::{self, Outcome};
 use crate::ledger::link::Link;
+use crate::ledger::spool::open_to_read;
 
 /// A full spool of 256 MiB is replayed within it.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -125,7 +126,7 @@ fn id_of(folder: &Path) -> io::Result<String> {
 
 fn read_id(path: &Path) -> io::Result<String> {
     let mut id = String::new();
-    File::open(path)?.take(ID_LENGTH as u64 + 1).read_to_string(&mut id)?;
+    open_to_read(path)?.take(ID_LENGTH as u64 + 1).read_to_string(&mut id)?;
     let is_id = id.len() == ID_LENGTH && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_id { Ok(id) } else { Err(io::Error::new(ErrorKind::InvalidData, "not a spool's id")) }
 }

@@ -1,27 +1,33 @@
 //! Removes records that have been kept for long enough, and the oldest when there are too many.
 //!
-//! Only what a checkpoint covers is removed. Rows go, the tree's hashes stay, so that proofs
-//! hold. Each batch is one transaction, with a record of the kind [`Kind::Cut`] that names the
+//! Only what a checkpoint covers is removed; of a box without an identity, whose records have no
+//! tree, [what it has sealed](unplaced). Rows go, the tree's hashes stay, so that proofs hold.
+//! Each batch is one transaction, with a record of the kind [`Kind::Cut`] that names the
 //! positions and the records it removed: what is missing without such a record was deleted by
 //! somebody else. Cuts, which explain what is missing, are [folded](folding) into fewer, and
 //! old checkpoints are [thinned](thinning).
+//!
+//! While the integrity job fails, nothing is removed: what it covers may have been altered, and
+//! then it is what the operator needs to find out what was done.
 
 mod folding;
+mod unplaced;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Context, Done, JobError, Lease, LongJob, Plan, Run};
+use super::due::Outcome;
+use super::{Context, Done, INTEGRITY, JobError, Lease, LongJob, Plan, Run};
 use crate::config;
 use crate::ledger::Ledger;
-use crate::ledger::archive::{Holdings, Placed, Transaction};
+use crate::ledger::archive::{Holdings, Transaction};
 use crate::ledger::checkpoint::thinning::{self, thinned};
 use crate::ledger::direct::Resting;
 use crate::ledger::named::{self, CUT_POSITIONS, CUT_RECORDS};
 use crate::ledger::ranges::Ranges;
-use crate::ledger::record::{Entry, Kind, Micros, Note, micros};
+use crate::ledger::record::{Entry, Kind, Micros, Note, RecordId, micros};
 use crate::telemetry::meters;
 
 /// How many records one transaction removes.
@@ -68,6 +74,16 @@ enum Reason {
     Size,
 }
 
+impl Reason {
+    /// Returns the time before which records have begun that are removed.
+    fn before(self, now: Micros) -> Micros {
+        match self {
+            Self::Age(age) => Micros(now.0.saturating_sub(micros(age))),
+            Self::Size => Micros(i64::MAX),
+        }
+    }
+}
+
 impl Retention {
     /// The key of `ledger` seals the records of cuts.
     #[must_use]
@@ -76,8 +92,21 @@ impl Retention {
     }
 
     async fn cut(&self, work: Work<'_>) -> Result<Done, JobError> {
+        if let Some(why) = work.integrity_failure().await? {
+            let Holdings { bytes, tree_bytes, .. } = work.holdings().await?;
+            meters::ledger_size(bytes + tree_bytes);
+            let halted = format!(
+                "nothing is removed from the ledger while the job {INTEGRITY} fails: {why}"
+            );
+            let problem = match warning(bytes, self.config.max_size) {
+                Some(warning) => format!("{halted}; {warning}"),
+                None => halted,
+            };
+            return Ok(Done { problem: Some(problem), is_idle: true, ..Done::default() });
+        }
+        // To count the records may take long, and what is too old is removed without it.
         let mut removed = 0;
-        for (kind, _) in work.holdings().await?.kinds {
+        for kind in Kind::ALL {
             let Some(age) = self.age(kind) else { continue };
             loop {
                 let batch = self.batch(work, kind, Reason::Age(age), BATCH).await?;
@@ -87,16 +116,18 @@ impl Retention {
                 }
             }
         }
+        let folded = self.fold(work).await?;
+        let thinned = work.thin().await?;
+        let mut holdings = work.holdings().await?;
         for _ in 0..ROUNDS {
-            let excess = self.shrink(work).await?;
-            removed += excess;
+            let excess = self.shrink(work, &holdings).await?;
             if excess == 0 {
                 break;
             }
+            removed += excess;
+            holdings = work.holdings().await?;
         }
-        let folded = self.fold(work).await?;
-        let thinned = work.thin().await?;
-        let Holdings { bytes, tree_bytes, .. } = work.holdings().await?;
+        let Holdings { bytes, tree_bytes, .. } = holdings;
         meters::ledger_size(bytes + tree_bytes);
         let counts = [
             (removed, "removed", "records"),
@@ -114,11 +145,11 @@ impl Retention {
     }
 
     /// Removes the oldest records if the ledger is too large; returns how many.
-    async fn shrink(&self, work: Work<'_>) -> Result<usize, JobError> {
-        let Holdings { mut kinds, bytes, tree_bytes: _ } = work.holdings().await?;
-        let records: u64 = kinds.iter().map(|(_, records)| records).sum();
-        let mut excess = excess(bytes, records, self.config.max_size);
-        kinds.retain(|(kind, _)| EXPENDABLE.contains(kind));
+    async fn shrink(&self, work: Work<'_>, holdings: &Holdings) -> Result<usize, JobError> {
+        let records: u64 = holdings.kinds.iter().map(|(_, records)| records).sum();
+        let mut excess = excess(holdings.bytes, records, self.config.max_size);
+        let kinds = holdings.kinds.iter().copied();
+        let mut kinds: Vec<_> = kinds.filter(|(kind, _)| EXPENDABLE.contains(kind)).collect();
         let mut removed = 0;
         while excess > 0
             && let Some((kind, left)) = kinds.iter_mut().max_by_key(|(_, left)| *left)
@@ -143,20 +174,22 @@ impl Retention {
         limit: usize,
     ) -> Result<usize, JobError> {
         let Work { context, tenant, .. } = work;
+        if tenant.is_empty() {
+            return self.unplaced_batch(work, kind, reason, limit).await;
+        }
         let mut transaction = context.archive.begin().await?;
         let covered = transaction.checkpoint(tenant).await?.map_or(0, |checkpoint| checkpoint.size);
         let now = transaction.now().await?;
-        let before = match reason {
-            Reason::Age(age) => Micros(now.0.saturating_sub(micros(age))),
-            Reason::Size => Micros(i64::MAX),
-        };
+        let before = reason.before(now);
         let removed = transaction.remove_before(tenant, kind, before, covered, limit).await?;
         if removed.is_empty() {
             transaction.roll_back().await?;
             return Ok(0);
         }
         let count = removed.len();
-        self.commit(work, transaction, entry(kind, reason, now, &removed)).await?;
+        let positions = removed.iter().map(|placed| placed.position).collect();
+        let ids = removed.iter().map(|placed| placed.id);
+        self.commit(work, transaction, entry(kind, reason, now, &positions, ids)).await?;
         sleep(PAUSE).await;
         Ok(count)
     }
@@ -208,6 +241,16 @@ impl Work<'_> {
         Ok(self.context.archive.snapshot().await?.holdings(self.tenant).await?)
     }
 
+    /// Returns why the last run of the integrity job failed; `None` if it did not.
+    async fn integrity_failure(self) -> Result<Option<String>, JobError> {
+        let mut snapshot = self.context.archive.snapshot().await?;
+        let (row, _) = snapshot.job(self.tenant, INTEGRITY).await?;
+        Ok(match row.as_ref().and_then(Outcome::of) {
+            Some(Outcome::Failed { why, .. }) => Some(why),
+            Some(Outcome::Done(_)) | None => None,
+        })
+    }
+
     /// Removes old checkpoints that are no longer kept; returns how many.
     async fn thin(self) -> Result<usize, JobError> {
         let mut transaction = self.context.archive.begin().await?;
@@ -223,8 +266,14 @@ impl Work<'_> {
     }
 }
 
-/// Returns the record of a cut.
-fn entry(kind: Kind, reason: Reason, now: Micros, removed: &[Placed]) -> Entry {
+/// Returns the record of a cut. Records of a box without an identity have no positions.
+fn entry(
+    kind: Kind,
+    reason: Reason,
+    now: Micros,
+    positions: &Ranges,
+    removed: impl ExactSizeIterator<Item = RecordId>,
+) -> Entry {
     let mut entry = Entry::new(Kind::Cut, now);
     entry.client = Some("retention".into());
     entry.verdict = Some("done".into());
@@ -233,13 +282,11 @@ fn entry(kind: Kind, reason: Reason, now: Micros, removed: &[Placed]) -> Entry {
         Reason::Size => "size".into(),
     });
     entry.count = i64::try_from(removed.len()).unwrap_or(i64::MAX);
-    let positions: Ranges = removed.iter().map(|placed| placed.position).collect();
-    let numbers = named::numbers(removed.iter().map(|placed| placed.id));
-    entry.notes = vec![
-        Note { topic: "kind".into(), text: kind.as_str().into() },
-        Note { topic: CUT_POSITIONS.into(), text: positions.to_string().into() },
-    ];
-    entry.notes.extend(named::notes(CUT_RECORDS, &numbers));
+    entry.notes = vec![Note { topic: "kind".into(), text: kind.as_str().into() }];
+    if !positions.is_empty() {
+        entry.notes.push(Note { topic: CUT_POSITIONS.into(), text: positions.to_string().into() });
+    }
+    entry.notes.extend(named::notes(CUT_RECORDS, &named::numbers(removed)));
     entry
 }
 
@@ -268,7 +315,7 @@ fn part(whole: u64, percent: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::record::{RecordId, WriterId};
+    use crate::ledger::record::WriterId;
 
     const MIB: u64 = 1 << 20;
 
@@ -294,11 +341,11 @@ mod tests {
 
     #[test]
     fn a_cut_names_what_it_removed() {
-        let removed = [(1, 11), (2, 12), (3, 14), (9, 13)].map(|(position, seq)| Placed {
-            id: RecordId { writer: WriterId(0x4f), seq },
-            position,
-        });
-        let cut = entry(Kind::Visit, Reason::Age(Duration::ZERO), Micros(5), &removed);
+        let positions = [1, 2, 3, 9].into_iter().collect();
+        let removed = [11, 12, 14, 13].into_iter();
+        let removed = removed.map(|seq| RecordId { writer: WriterId(0x4f), seq });
+        let reason = Reason::Age(Duration::ZERO);
+        let cut = entry(Kind::Visit, reason, Micros(5), &positions, removed);
         let notes: Vec<_> = cut.notes.iter().map(|note| (&*note.topic, &*note.text)).collect();
         let records = ("records", "000000000000004f 11-14");
         assert_eq!(notes, [("kind", "visit"), ("range", "1-3 9"), records]);

@@ -5,6 +5,8 @@
 //! later. If the archive does not answer, nothing is noted, and the runner tries again after
 //! a wait that doubles. Neither ends the runner.
 
+mod asked;
+mod idle;
 mod turns;
 
 use std::convert::Infallible;
@@ -19,12 +21,13 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
+pub use self::asked::Asked;
 use super::due::{self, Due, Outcome, between};
-use super::watch::{Kept, Unwritten, Watch, next_look, watch_name};
+use super::watch::{Unwritten, Watch};
 use super::{Context, Done, Job, JobError, Plan, lock_name};
 use crate::backoff::{doubled, jittered};
 use crate::domain::observation::JobRun;
-use crate::ledger::archive::{ArchiveError, JobRow, Transaction};
+use crate::ledger::archive::{JobRow, Transaction};
 use crate::ledger::clock;
 use crate::ledger::record::{Entry, Kind, Micros, Note, micros};
 use crate::telemetry::meters;
@@ -37,6 +40,10 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// killed, and then nobody has set the next due time.
 const BUSY_WAITS: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
 
+/// How long the end of a run waits for the job's lock: until the server has noticed that the
+/// run's own transaction, which took too long, was given up.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
 /// The waits while the archive does not answer.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
@@ -48,9 +55,6 @@ const LOOK_FOR_TENANT: Duration = Duration::from_millis(100);
 
 /// How often one job's busy lock is logged.
 const LOG_BUSY_EVERY: Duration = Duration::from_secs(60);
-
-/// How long somebody who asks for a run waits for the lock of a job that is running.
-const ASK_FOR: Duration = Duration::from_secs(2);
 
 /// The shortest time between two turns, however often somebody hurries.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(50);
@@ -190,33 +194,6 @@ impl Runner {
         }
     }
 
-    /// Makes the job due now; returns since when it is. If it is running, it is run again
-    /// afterwards.
-    pub(super) async fn ask(&self) -> Result<Micros, ArchiveError> {
-        let tenant = (self.context.tenant)();
-        let asked_at = Instant::now();
-        loop {
-            let mut transaction = self.context.archive.begin().await?;
-            let is_free = transaction.try_lock(&self.lock_name(&tenant)).await?;
-            let now = transaction.now().await?;
-            if is_free {
-                let row = transaction.job(&tenant, &self.plan.row).await?;
-                let row = JobRow { due: now, ..row.unwrap_or_else(|| self.new_row(now)) };
-                transaction.put_job(&tenant, &row).await?;
-                transaction.commit().await?;
-                self.wake.notify_one();
-                return Ok(now);
-            }
-            transaction.roll_back().await?;
-            if asked_at.elapsed() >= ASK_FOR {
-                self.asked.store(true, Ordering::Release);
-                self.wake.notify_one();
-                return Ok(now);
-            }
-            sleep(jittered(BUSY_WAITS[0])).await;
-        }
-    }
-
     /// Runs the job if it is due. Returns how long to wait until it may be.
     async fn turn(&self, watch: &mut Watch) -> Result<Duration, JobError> {
         let tenant = (self.context.tenant)();
@@ -252,94 +229,21 @@ impl Runner {
         begun: &Begun,
         outcome: &Outcome,
     ) -> Result<Option<Duration>, JobError> {
-        let mut transaction = self.context.archive.begin().await?;
-        if !transaction.try_lock(&self.lock_name(tenant)).await? {
+        let deadline = Instant::now() + END_LIMIT;
+        let mut transaction = loop {
+            let mut transaction = self.context.archive.begin().await?;
+            if transaction.try_lock(&self.lock_name(tenant)).await? {
+                break transaction;
+            }
             transaction.roll_back().await?;
-            return Ok(None);
-        }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            sleep(jittered(BUSY_WAITS[0])).await;
+        };
         let wait = self.end(tenant, &mut transaction, begun, outcome, None).await?;
         transaction.commit().await?;
         Ok(Some(wait))
-    }
-
-    /// Ends a run that found nothing to do, and has written nothing.
-    async fn idle(
-        &self,
-        tenant: &Arc<str>,
-        begun: &Begun,
-        row: &JobRow,
-        done: Done,
-        took: Duration,
-        watch: &mut Watch,
-    ) -> Result<Duration, JobError> {
-        if matches!(watch, Watch::Row) {
-            match self.context.locks.try_lock(&watch_name(tenant, &self.plan.row)).await {
-                Ok(Some(lease)) => *watch = Watch::Ours(Kept::new(lease, row.clone(), begun.at)),
-                Ok(None) => {}
-                Err(error) => {
-                    // Behind a pooler there are no such locks: the due time is written.
-                    debug!(job = self.plan.name, %error, "a run without effect is written");
-                    let outcome = Outcome::Done(shortened(&done.what));
-                    let wait = self.write_end(tenant, begun, &outcome).await?;
-                    self.note_run(begun, &outcome, took);
-                    self.follow_up(done).await;
-                    return Ok(wait.unwrap_or_else(|| self.note_busy()));
-                }
-            }
-        }
-        let interval = self.plan.interval;
-        let Watch::Ours(kept) = watch else {
-            // Another process runs it, and has found the same.
-            *watch = Watch::Theirs { row: row.clone(), look_at: next_look() };
-            return Ok(interval);
-        };
-        let ended = due::after(begun.at, took);
-        let due = kept.ran(ended, interval);
-        let outcome = Outcome::Done(shortened(&done.what));
-        let unwritten = Unwritten { started: begun.at, ended, due, outcome: outcome.to_string() };
-        *self.unwritten.lock().unwrap_or_else(PoisonError::into_inner) = Some(unwritten);
-        self.note_run(begun, &outcome, took);
-        self.follow_up(done).await;
-        Ok(between(ended, due))
-    }
-
-    /// Reads a job's row without its lock. Returns how long to wait; `None` if the job may be
-    /// due.
-    async fn wait_unlocked(
-        &self,
-        tenant: &str,
-        watch: &mut Watch,
-    ) -> Result<Option<Duration>, JobError> {
-        let (row, now) = self.context.archive.snapshot().await?.job(tenant, &self.plan.row).await?;
-        let counts = match watch {
-            Watch::Row => true,
-            Watch::Ours(kept) => kept.counts(row.as_ref()),
-            Watch::Theirs { row: known, .. } => row.as_ref() == Some(&*known),
-        };
-        if !counts {
-            *watch = Watch::Row;
-        }
-        if self.asked.load(Ordering::Acquire) {
-            return Ok(None);
-        }
-        let interval = self.plan.interval;
-        match watch {
-            Watch::Row => Ok(match self.due(now, row.as_ref()) {
-                Due::At(at) => Some(between(now, at)),
-                Due::Now | Due::MovedTo(_) => None,
-            }),
-            Watch::Ours(kept) => Ok(kept.due(now, interval).map(|due| between(now, due))),
-            Watch::Theirs { look_at, .. } if Instant::now() >= *look_at => Ok(None),
-            Watch::Theirs { row, .. } => {
-                let name = watch_name(tenant, &self.plan.row);
-                let Some(lease) = self.context.locks.try_lock(&name).await? else {
-                    return Ok(Some(interval));
-                };
-                // Its holder has ended.
-                *watch = Watch::Ours(Kept::new(lease, row.clone(), now));
-                Ok(None)
-            }
-        }
     }
 
     fn due(&self, now: Micros, row: Option<&JobRow>) -> Due {
@@ -400,8 +304,14 @@ impl Runner {
     async fn follow_up(&self, done: Done) {
         let mut problem = done.problem;
         if let Some(then) = done.then {
-            let result = spawn_blocking(then).await;
-            if let Err(error) = result.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            let limit = self.plan.limit;
+            let result = if let Ok(result) = timeout(limit, spawn_blocking(then)).await {
+                result.unwrap_or_else(|error| Err(io::Error::other(error)))
+            } else {
+                let text = format!("what follows its run took longer than {limit:?}");
+                Err(io::Error::new(io::ErrorKind::TimedOut, text))
+            };
+            if let Err(error) = result {
                 problem.get_or_insert_with(|| format!("the job {}: {error}", self.plan.name));
             }
         }

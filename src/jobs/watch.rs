@@ -19,7 +19,7 @@ use super::{Lease, lock_name};
 use crate::ledger::archive::JobRow;
 use crate::ledger::record::Micros;
 
-/// How often a job is run without its watch.
+/// How often a job is run without its watch at most.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Where the due time of a job stands.
@@ -29,7 +29,7 @@ pub(super) enum Watch {
     #[default]
     Row,
     /// Here.
-    Ours(Kept),
+    Ours(InMemoryDue),
     /// In the memory of another process.
     Theirs {
         /// If the row changes, it counts again.
@@ -41,7 +41,7 @@ pub(super) enum Watch {
 
 /// The due time of a job, as long as this process holds the watch.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct InMemoryDue {
     lease: Lease,
     row: JobRow,
     due: Micros,
@@ -56,7 +56,7 @@ pub(super) struct Unwritten {
     pub(super) outcome: String,
 }
 
-impl Kept {
+impl InMemoryDue {
     pub(super) fn new(lease: Lease, row: JobRow, now: Micros) -> Self {
         Self { lease, row, due: now }
     }
@@ -86,12 +86,26 @@ impl Kept {
     }
 }
 
-/// Returns when a job is next run without its watch.
-pub(super) fn next_look() -> Instant {
-    Instant::now() + LOOK_EVERY
+/// Returns when a job is next run without its watch: its holder, which runs it once an interval,
+/// has then missed a run.
+pub(super) fn next_look(interval: Duration) -> Instant {
+    Instant::now() + LOOK_EVERY.max(interval.saturating_mul(2))
 }
 
 /// Returns the name of the lock that is a job's watch.
 pub(super) fn watch_name(tenant: &str, row: &str) -> String {
     format!("{}#watch", lock_name(tenant, row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_is_run_without_its_watch_only_if_its_holder_has_missed_a_run() {
+        for (interval, expected) in [(1, 60), (30, 60), (60, 120), (3600, 7200)] {
+            let wait = next_look(Duration::from_secs(interval)) - Instant::now();
+            assert_eq!(wait, Duration::from_secs(expected), "{interval}");
+        }
+    }
 }

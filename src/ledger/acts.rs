@@ -1,6 +1,7 @@
 //! What an operator asks for. Its record is committed before it is done; without that, it is
 //! not done.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::record::{Entry, Kind, Micros, Note};
@@ -45,6 +46,10 @@ pub enum Act {
         alert: String,
         until: Option<String>,
     },
+    /// Forgets the wrong credentials that came from an address.
+    LiftLimit {
+        address: IpAddr,
+    },
     /// Adds, removes, tests, enables or rotates an endpoint of messages.
     Endpoint {
         /// Its name: `add_endpoint`, ...
@@ -67,6 +72,7 @@ impl Act {
             Self::AddToken { .. } => "add_token",
             Self::RemoveToken { .. } => "remove_token",
             Self::Silence { .. } => "silence",
+            Self::LiftLimit { .. } => "lift_limit",
             Self::Endpoint { change, .. } => change,
         }
     }
@@ -110,6 +116,7 @@ impl Act {
                 };
                 Entry { notes: vec![note("alert", alert), note("until", until)], ..entry }
             }
+            Self::LiftLimit { address } => Entry { address: Some(address), ..entry },
             Self::Endpoint { change: _, id } => {
                 let note = Note { topic: "endpoint".into(), text: id.into() };
                 Entry { notes: vec![note], ..entry }

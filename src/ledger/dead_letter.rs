@@ -6,6 +6,8 @@
 //! content is split until each record that is at fault has a letter of its own, with the
 //! error; the others are written.
 
+mod listing;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,8 +21,10 @@ use super::archive::ArchiveError;
 use super::link::{Link, Target};
 use super::losses::{Cause, Losses};
 use super::record::Record;
-use super::spool::{Bad, Held, Opened, Spool, SpoolError};
+use super::spool::{Held, Opened, Spool, SpoolError};
 use crate::backoff::{doubled, jittered};
+
+pub use listing::{Detail, Stats, Summary};
 
 /// Waits after a counted retry.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
@@ -73,39 +77,6 @@ pub struct Outcome {
     pub error: Option<Arc<str>>,
 }
 
-/// A dead letter, as it is listed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Summary {
-    pub id: String,
-    pub bytes: u64,
-    pub retries: u32,
-    /// Whether it waits for the operator.
-    pub is_given_up: bool,
-    /// Why it was refused, or could not be replayed.
-    pub error: Option<Arc<str>>,
-}
-
-/// A dead letter with its records.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Detail {
-    pub summary: Summary,
-    pub records: Vec<Record>,
-}
-
-/// All dead letters together.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stats {
-    pub letters: usize,
-    pub bytes: u64,
-    pub max_bytes: u64,
-    /// Letters that wait for the operator.
-    pub given_up: usize,
-    /// Files that were no dead letters, and lie in the spool's folder `bad`.
-    pub bad: Vec<Bad>,
-    /// Why the spool does not work.
-    pub problem: Option<Arc<str>>,
-}
-
 /// Why nothing was done with a dead letter.
 #[derive(Debug, thiserror::Error)]
 pub enum LetterError {
@@ -153,12 +124,12 @@ impl DeadLetters {
         let losses = Arc::clone(&self.losses);
         let outcome = self
             .blocking(move |spool| {
-                let put = spool.put(&records, error.as_deref())?;
-                if !put.evicted.is_empty() {
-                    let number = put.evicted.len();
+                let evicted = |evicted: &[Record]| {
+                    let number = evicted.len();
                     tracing::error!(number, "the spool is full; the oldest records in it are lost");
-                    losses.add_records(Cause::SpoolFull, &put.evicted);
-                }
+                    losses.add_records(Cause::SpoolFull, evicted);
+                };
+                spool.put(&records, error.as_deref(), evicted)?;
                 Ok(())
             })
             .await;
@@ -188,6 +159,8 @@ impl DeadLetters {
                 () = retry => {}
             }
             self.replay(link).await;
+            // If there was no letter to try, nothing else has moved the time of the next attempt.
+            link.probe_if_due().await;
         }
     }
 
@@ -339,35 +312,6 @@ impl DeadLetters {
         retry.count < self.max_retries && Instant::now() >= retry.due
     }
 
-    /// Returns all letters, oldest first.
-    pub async fn list(&self) -> Result<Vec<Summary>, LetterError> {
-        let letters = self
-            .blocking(|spool| {
-                let with_refusal = |(name, bytes): (String, u64)| {
-                    let refusal = spool.refusal(&name);
-                    (name, bytes, refusal)
-                };
-                Ok(spool.list()?.into_iter().map(with_refusal).collect::<Vec<_>>())
-            })
-            .await?;
-        let summary = |(name, bytes, refusal)| {
-            let mut summary = self.summary(name, bytes);
-            summary.error = summary.error.or(refusal);
-            summary
-        };
-        Ok(letters.into_iter().map(summary).collect())
-    }
-
-    /// Returns a letter with its records.
-    pub async fn get(&self, id: &str) -> Result<Detail, LetterError> {
-        let Held { letter, .. } = self.open(id).await?;
-        let names = self.blocking(Spool::list).await?;
-        let bytes = names.get(id).copied().unwrap_or(0);
-        let mut summary = self.summary(id.to_owned(), bytes);
-        summary.error = summary.error.or(letter.error.map(Arc::from));
-        Ok(Detail { summary, records: letter.records })
-    }
-
     /// Removes a letter for good; a record says which records were lost.
     pub async fn dismiss(&self, id: &str) -> Result<usize, LetterError> {
         let _one = self.replaying.lock().await;
@@ -382,47 +326,6 @@ impl DeadLetters {
         .await?;
         self.lock().remove(id);
         Ok(number)
-    }
-
-    pub async fn stats(&self) -> Result<Stats, LetterError> {
-        let (names, bad) = self.blocking(|spool| Ok((spool.list()?, spool.bad()?))).await?;
-        let max = self.max_retries;
-        let is_given_up =
-            |(name, retry): &(&String, &Retry)| retry.count >= max && names.contains_key(*name);
-        let given_up = self.lock().iter().filter(is_given_up).count();
-        Ok(Stats {
-            letters: names.len(),
-            bytes: names.values().sum(),
-            max_bytes: self.spool.max_bytes(),
-            given_up,
-            bad,
-            problem: self.problem(),
-        })
-    }
-
-    /// Returns the number of letters and the bytes that they take up, as last known.
-    #[must_use]
-    pub fn size(&self) -> (usize, u64) {
-        self.spool.size()
-    }
-
-    /// Returns how many files are set aside and the bytes that they take up, as last known.
-    #[must_use]
-    pub fn bad_size(&self) -> (usize, u64) {
-        self.spool.bad_size()
-    }
-
-    /// Returns why the spool does not work.
-    #[must_use]
-    pub fn problem(&self) -> Option<Arc<str>> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn summary(&self, id: String, bytes: u64) -> Summary {
-        let retry = self.lock().get(&id).cloned();
-        let retries = retry.as_ref().map_or(0, |retry| retry.count);
-        let is_given_up = retries >= self.max_retries;
-        Summary { id, bytes, retries, is_given_up, error: retry.map(|retry| retry.error) }
     }
 
     async fn open(&self, name: &str) -> Result<Held, LetterError> {

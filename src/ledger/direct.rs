@@ -1,7 +1,8 @@
-//! Records that a job writes in its own transaction, past the recorder and its queue.
+//! Records that a job or an act writes in its own transaction, past the recorder and its queue.
 //!
-//! They have a writer of their own, whose next number counts only once its transaction is
-//! committed. So a transaction that is rolled back leaves no gap in the numbers.
+//! They have writers of their own, whose next number counts only once its transaction is
+//! committed. So a transaction that is rolled back leaves no gap in the numbers, and one that
+//! was deleted does.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,22 +38,69 @@ impl DirectWriter {
     }
 }
 
-/// Where a writer is kept between two transactions.
+/// The most writers that are kept.
+const MOST: usize = 16;
+
+/// Where writers are kept between transactions.
 ///
-/// It is taken out for a transaction and given back after the commit. If it is not given back,
-/// because nothing was committed or nobody knows whether, a new writer follows.
+/// One is taken out for a transaction and given back after the commit. If it is not given back,
+/// because nothing was committed or nobody knows whether, its numbers end there, and a new
+/// writer follows. There are as many as there were transactions at the same time.
 #[derive(Debug, Default)]
-pub struct Resting(Mutex<Option<DirectWriter>>);
+pub struct Resting(Mutex<Vec<DirectWriter>>);
 
 impl Resting {
-    /// Returns the writer; a new one if there is none.
+    /// Returns a writer; a new one if there is none.
     pub fn take(&self, key: &SealKey) -> Result<DirectWriter, Unspecified> {
-        let rested = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let rested = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         rested.map_or_else(|| DirectWriter::new(key.clone()), Ok)
     }
 
     /// Keeps a writer whose records are committed.
     pub fn give_back(&self, writer: DirectWriter) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
+        let mut resting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if resting.len() < MOST {
+            resting.push(writer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::record::{Kind, Micros};
+
+    #[test]
+    fn numbers_go_on_only_after_a_commit() {
+        let (resting, key) = (Resting::default(), SealKey::derive(&[7; 32]));
+        let tenant: Arc<str> = "box".into();
+        let id = |is_committed: bool| {
+            let mut writer = resting.take(&key).expect("random numbers");
+            let id = writer.record(&tenant, Entry::new(Kind::Act, Micros(1))).id;
+            if is_committed {
+                resting.give_back(writer);
+            }
+            id
+        };
+        let (first, second, lost, after) = (id(true), id(true), id(false), id(true));
+        assert_eq!((first.seq, second.seq, lost.seq, after.seq), (1, 2, 3, 1));
+        assert!(first.writer == second.writer && after.writer != first.writer);
+    }
+
+    #[test]
+    fn transactions_at_the_same_time_have_writers_of_their_own() {
+        let (resting, key) = (Resting::default(), SealKey::derive(&[7; 32]));
+        let mut writers: Vec<_> =
+            (0..MOST + 4).map(|_| resting.take(&key).expect("random numbers")).collect();
+        let tenant: Arc<str> = "box".into();
+        let ids: std::collections::HashSet<_> = writers
+            .iter_mut()
+            .map(|writer| writer.record(&tenant, Entry::new(Kind::Act, Micros(1))).id)
+            .collect();
+        assert_eq!(ids.len(), MOST + 4);
+        for writer in writers {
+            resting.give_back(writer);
+        }
+        assert_eq!(resting.0.lock().expect("no panic").len(), MOST);
     }
 }

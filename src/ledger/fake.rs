@@ -36,6 +36,7 @@ pub(super) struct Inner {
     pub(super) records: BTreeMap<RecordId, Record>,
     /// How many records each write had.
     pub(super) writes: Vec<usize>,
+    pub(super) probes: usize,
 }
 
 impl FakeArchive {
@@ -81,6 +82,17 @@ impl Target for FakeArchive {
             inner.records.entry(record.id).or_insert_with(|| record.clone());
         }
         if mode == Mode::WritesAndFails { unavailable() } else { Ok(()) }
+    }
+
+    async fn probe(&self) -> Result<(), ArchiveError> {
+        self.inner().probes += 1;
+        let mode = self.inner().mode;
+        match mode {
+            Mode::Works => Ok(()),
+            Mode::Fails | Mode::WritesAndFails => Err(ArchiveError::Unavailable("gone".into())),
+            Mode::Panics => panic!("on purpose"),
+            Mode::Hangs => std::future::pending().await,
+        }
     }
 }
 

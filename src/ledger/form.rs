@@ -7,6 +7,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::canonical::{Masked, PersonalDigest, Texts};
 use super::checkpoint::rfc3339;
 use super::record::{Kind, Micros, Note, Personal, Record, RecordId, Step, Word};
 use crate::access::{Private, Viewer};
@@ -27,7 +28,7 @@ pub struct RecordForm {
     host: Option<String>,
     #[schemars(extend("x-masked" = true))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
+    path: Option<PersonalForm>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rule: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,7 +85,7 @@ struct StepForm {
 #[serde(deny_unknown_fields)]
 struct NoteForm {
     topic: String,
-    text: String,
+    text: PersonalForm,
 }
 
 impl RecordForm {
@@ -119,9 +120,7 @@ impl RecordForm {
         let personal = |value: &Option<Personal>, private: fn(&str) -> Private<'_>| {
             value.as_ref().map(|value| match value {
                 Personal::Clear(text) => PersonalForm::Clear(viewer.show(private(text), *at)),
-                Personal::Digest(digest) => {
-                    PersonalForm::Digest(DigestForm { sha256: hex(digest) })
-                }
+                Personal::Digest(digest) => PersonalForm::digest(digest),
             })
         };
         let word = |word: &Word| viewer.word(word).into_owned();
@@ -132,9 +131,12 @@ impl RecordForm {
         };
         let note = |Note { topic, text }: &Note| NoteForm {
             topic: word(topic),
-            text: viewer.show(Private::Text(text), *at),
+            text: PersonalForm::Clear(viewer.show(Private::Text(text), *at)),
         };
-        let path = |path: &str| viewer.show(Private::Path { path, rule: rule.as_deref() }, *at);
+        let path = |path: &str| {
+            let private = Private::Path { path, rule: rule.as_deref() };
+            PersonalForm::Clear(viewer.show(private, *at))
+        };
         Self {
             id: id.to_string(),
             tenant: tenant.as_ref().to_owned(),
@@ -162,7 +164,26 @@ impl RecordForm {
     }
 }
 
+impl PersonalForm {
+    fn digest(digest: &PersonalDigest) -> Self {
+        Self::Digest(DigestForm { sha256: hex(digest) })
+    }
+}
+
 impl RecordForm {
+    /// Describes a masked record, for which the digests of its texts stand for these.
+    #[must_use]
+    pub fn of_masked(Masked { record, texts }: &Masked, viewer: &Viewer) -> Self {
+        let mut form = Self::new(record, viewer);
+        if let Some(Texts { path, notes }) = texts {
+            form.path = path.as_ref().map(PersonalForm::digest);
+            for (note, digest) in form.notes.iter_mut().zip(notes) {
+                note.text = PersonalForm::digest(digest);
+            }
+        }
+        form
+    }
+
     /// Leaves out the salt, without which nothing can be proved.
     #[must_use]
     pub fn without_salt(self) -> Self {
@@ -175,10 +196,10 @@ impl RecordForm {
 #[error("invalid field `{0}` of the record")]
 pub struct InvalidForm(&'static str);
 
-impl TryFrom<RecordForm> for Record {
+impl TryFrom<RecordForm> for Masked {
     type Error = InvalidForm;
 
-    /// Returns the record; its leaf and seal, which the form lacks, are zero.
+    /// Returns the record, masked or whole; its leaf and seal, which the form lacks, are zero.
     fn try_from(form: RecordForm) -> Result<Self, InvalidForm> {
         let RecordForm {
             id,
@@ -218,17 +239,35 @@ impl TryFrom<RecordForm> for Record {
             duration: Micros(duration_us),
             outcome: word(outcome),
         };
-        let note =
-            |NoteForm { topic, text }: NoteForm| Note { topic: word(topic), text: text.into() };
+        let (path, hidden_path) = match personal("path", path)? {
+            None => (None, None),
+            Some(Personal::Clear(path)) => (Some(Box::from(&*path)), None),
+            Some(Personal::Digest(digest)) => (None, Some(digest)),
+        };
+        let (mut clear_notes, mut hidden_notes) = (Vec::new(), Vec::new());
+        for NoteForm { topic, text } in notes {
+            let text = match text {
+                PersonalForm::Clear(text) => text.into(),
+                PersonalForm::Digest(DigestForm { sha256 }) => {
+                    hidden_notes.push(unhex(&sha256).ok_or(InvalidForm("notes"))?);
+                    Box::default()
+                }
+            };
+            clear_notes.push(Note { topic: word(topic), text });
+        }
+        let is_hidden = hidden_path.is_some() || !hidden_notes.is_empty();
+        // If only some of them are hidden, the numbers of notes differ, and nothing has such a
+        // leaf.
+        let texts = is_hidden.then_some(Texts { path: hidden_path, notes: hidden_notes });
         let salt = salt.map(|salt| unhex(&salt).ok_or(InvalidForm("salt"))).transpose()?;
-        Ok(Self {
+        let record = Record {
             id: RecordId::from_str(&id).map_err(|_| InvalidForm("id"))?,
             tenant: tenant.into(),
             kind: Kind::parse(&kind).ok_or(InvalidForm("kind"))?,
             at: humantime::parse_rfc3339(&at).map_err(|_| InvalidForm("at"))?.into(),
             app: app.map(Into::into),
             host: host.map(Into::into),
-            path: path.map(Into::into),
+            path,
             rule: rule.map(Into::into),
             client: client.map(word),
             client_id: personal("client_id", client_id)?,
@@ -240,11 +279,12 @@ impl TryFrom<RecordForm> for Record {
             duration: Micros(duration_us),
             count,
             steps: steps.into_iter().map(step).collect(),
-            notes: notes.into_iter().map(note).collect(),
+            notes: clear_notes,
             salt,
             leaf: [0; 32],
             seal: [0; 16],
-        })
+        };
+        Ok(Self { record, texts })
     }
 }
 

@@ -53,10 +53,42 @@ pub struct PageRequest {
     pub with_unplaced: bool,
 }
 
-/// A page; its records come without steps and notes.
+/// A page; its records come without steps and notes. It may have fewer than were asked for, or
+/// none, although more follow: a search among many is ended after some milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     pub records: Vec<Stored>,
+    /// How many rows of the page are no records that this version can read: a later one has
+    /// written them, or they were altered.
+    pub unreadable: usize,
+    /// Where the page ends, readable or not; `None` if it is empty.
+    pub last: Option<Cursor>,
     /// The next page begins here; `None` if this is the last one.
     pub next: Option<Cursor>,
+}
+
+/// A row of a page.
+#[derive(Debug)]
+pub(super) struct PageRow {
+    pub(super) id: RecordId,
+    pub(super) position: Option<i64>,
+    /// `None` if it cannot be read.
+    pub(super) stored: Option<Stored>,
+}
+
+impl Page {
+    /// Makes a page of rows, of which there is one more than `limit` if another page follows.
+    /// `placed` is the first position that was not given when the first page was read.
+    pub(super) fn of(mut rows: Vec<PageRow>, limit: usize, placed: i64) -> Self {
+        let has_next = rows.len() > limit;
+        rows.truncate(limit);
+        let last = rows.last().map(|last| match last.position {
+            Some(position) if position < placed => Cursor::Position(position),
+            _ => Cursor::Unplaced { id: last.id, placed },
+        });
+        let read = rows.len();
+        let records: Vec<_> = rows.into_iter().filter_map(|row| row.stored).collect();
+        let unreadable = read - records.len();
+        Self { records, unreadable, last, next: last.filter(|_| has_next) }
+    }
 }

@@ -60,8 +60,8 @@ struct State {
     head: Option<Head>,
     /// How many records were found altered; they come before all others in the next run.
     altered: usize,
-    /// How many records of no tenant were found that are not this box's.
-    foreign: usize,
+    /// Which records of no tenant were looked at; not all of them are this box's.
+    passed: Option<adoption::Passed>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +90,7 @@ pub struct Extended {
     head: Head,
     /// How many of the altered ones belong to the tenant.
     skipped: usize,
-    foreign: usize,
+    passed: Option<adoption::Passed>,
     writer: Mutex<Option<DirectWriter>>,
 }
 
@@ -142,8 +142,8 @@ impl Integrity {
         }
         self.compare(tenant, &edge)?;
 
-        let foreign = self.state().foreign;
-        let adopted = adoption::adopt(transaction, tenant, self.key.seal_key(), foreign).await?;
+        let passed = self.state().passed;
+        let adopted = adoption::adopt(transaction, tenant, self.key.seal_key(), passed).await?;
         let mut writer = None;
         if !adopted.ids.is_empty() {
             let taken = self.writer.take(self.key.seal_key());
@@ -182,7 +182,7 @@ impl Integrity {
             is_more: adopted.is_more || (is_more && !ids.is_empty()),
             altered,
             skipped,
-            foreign: adopted.foreign,
+            passed: adopted.passed,
             writer: Mutex::new(writer),
             is_new: new.is_some(),
             checkpoint: new.or(last),
@@ -196,7 +196,7 @@ impl Integrity {
         *self.state() = State {
             head: Some(extended.head.clone()),
             altered: extended.skipped,
-            foreign: extended.foreign,
+            passed: extended.passed,
         };
         let writer = extended.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {

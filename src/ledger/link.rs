@@ -26,6 +26,9 @@ pub trait Target: Send + Sync + 'static {
 
     /// As [`Archive::write`].
     fn write(&self, records: &[Record]) -> impl Future<Output = Result<(), ArchiveError>> + Send;
+
+    /// Returns whether a transaction can be begun; writes nothing.
+    fn probe(&self) -> impl Future<Output = Result<(), ArchiveError>> + Send;
 }
 
 impl Target for Archive {
@@ -35,6 +38,12 @@ impl Target for Archive {
 
     async fn write(&self, records: &[Record]) -> Result<(), ArchiveError> {
         self.write(records).await
+    }
+
+    async fn probe(&self) -> Result<(), ArchiveError> {
+        let mut transaction = self.begin().await?;
+        transaction.now().await?;
+        transaction.roll_back().await
     }
 }
 
@@ -84,19 +93,29 @@ impl<T: Target> Link<T> {
             self.prepared.get_or_try_init(|| self.target.prepare()).await?;
             self.target.write(records).await
         });
-        let outcome = match timeout(limit, AssertUnwindSafe(write).catch_unwind()).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_panic)) => Err(ArchiveError::Unavailable("a write panicked".into())),
-            Err(_) => {
-                let text = format!("no answer within {}", humantime::format_duration(limit));
-                Err(ArchiveError::Unavailable(text.into()))
-            }
-        };
-        self.note(&outcome, records.len());
+        let outcome = guarded(write, limit).await;
+        self.note(&outcome);
+        if outcome.is_ok() {
+            self.writes.fetch_add(1, Ordering::Relaxed);
+            self.records.fetch_add(records.len() as u64, Ordering::Relaxed);
+        }
         outcome
     }
 
-    fn note(&self, outcome: &Result<(), ArchiveError>, records: usize) {
+    /// Looks whether the archive works again, if it is time to and nothing was written that
+    /// would have shown it.
+    pub(super) async fn probe_if_due(&self) {
+        if self.retry_at().is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        let probe = Box::pin(async {
+            self.prepared.get_or_try_init(|| self.target.prepare()).await?;
+            self.target.probe().await
+        });
+        self.note(&guarded(probe, WRITE_LIMIT).await);
+    }
+
+    fn note(&self, outcome: &Result<(), ArchiveError>) {
         let mut state = self.lock();
         if let Err(ArchiveError::Unavailable(problem)) = outcome {
             if state.failures == 0 {
@@ -115,10 +134,6 @@ impl<T: Target> Link<T> {
             self.returned.notify_one();
         }
         *state = State::default();
-        if outcome.is_ok() {
-            self.writes.fetch_add(1, Ordering::Relaxed);
-            self.records.fetch_add(records as u64, Ordering::Relaxed);
-        }
     }
 
     /// Returns when a write is worth an attempt again; `None` while the archive works.
@@ -160,5 +175,20 @@ impl<T: Target> Link<T> {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for the archive: one that panics, or does not answer in time, is unavailable.
+async fn guarded(
+    work: impl Future<Output = Result<(), ArchiveError>>,
+    limit: Duration,
+) -> Result<(), ArchiveError> {
+    match timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_panic)) => Err(ArchiveError::Unavailable("a write panicked".into())),
+        Err(_) => {
+            let text = format!("no answer within {}", humantime::format_duration(limit));
+            Err(ArchiveError::Unavailable(text.into()))
+        }
     }
 }

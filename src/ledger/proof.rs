@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::archive::{Archive, ArchiveError};
-use super::canonical::{Hasher, masked};
+use super::canonical::{Hasher, Masked, Texts, Version, masked};
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::form::{InvalidForm, RecordForm};
 use super::key::VerifierKey;
@@ -27,20 +27,15 @@ pub struct Proof {
     inclusion: Vec<String>,
     /// The signed head of the tree (C2SP tlog-checkpoint).
     checkpoint: String,
-    /// The record's leaf hash in base64, if the record is shown with masks in place of texts
-    /// that its leaf covers. The proof then shows where a record with this leaf is, and whoever
-    /// may see the whole record that the leaf is its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    leaf: Option<String>,
 }
 
 /// What a valid proof shows: this record is the one at `position` of the tree whose head was
 /// signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proved {
-    /// If `is_masked`, only its leaf is proved.
     pub record: Record,
-    pub is_masked: bool,
+    /// What is proved of its path and notes, if these are masked.
+    pub texts: Option<Texts>,
     pub position: u64,
     pub checkpoint: Checkpoint,
 }
@@ -66,22 +61,21 @@ impl Proof {
 
     /// Checks the proof with the public key alone.
     pub fn verify(self, key: &VerifierKey) -> Result<Proved, ProofError> {
-        let Self { record, position, inclusion, checkpoint, leaf } = self;
+        let Self { record, position, inclusion, checkpoint } = self;
         let checkpoint = Checkpoint::verify(&checkpoint, key)?;
-        let mut record = Record::try_from(record)?;
+        let mut masked = Masked::try_from(record)?;
         let hash = |text: &String| -> Option<Hash> { STANDARD.decode(text).ok()?.try_into().ok() };
-        record.leaf = match &leaf {
-            Some(leaf) => hash(leaf).ok_or_else(|| ProofError::Malformed("invalid leaf".into()))?,
-            None => Hasher::default().leaf(&record).ok_or(ProofError::NotIncluded)?,
-        };
-        let is_masked = leaf.is_some();
         let path: Option<Vec<_>> = inclusion.iter().map(hash).collect();
         let path = path.ok_or_else(|| ProofError::Malformed("invalid hash".into()))?;
-        if tree::includes(&checkpoint.root, checkpoint.size, &path, position, &record.leaf) {
-            Ok(Proved { record, is_masked, position, checkpoint })
-        } else {
-            Err(ProofError::NotIncluded)
-        }
+        let mut hasher = Hasher::default();
+        let leaves = Version::ALL.into_iter().filter_map(|version| {
+            let leaf = hasher.masked_leaf_in(version, &masked)?;
+            let (root, size) = (&checkpoint.root, checkpoint.size);
+            tree::includes(root, size, &path, position, &leaf).then_some(leaf)
+        });
+        masked.record.leaf = { leaves }.next().ok_or(ProofError::NotIncluded)?;
+        let Masked { record, texts } = masked;
+        Ok(Proved { record, texts, position, checkpoint })
     }
 }
 
@@ -104,6 +98,9 @@ pub enum AuditError {
     Tree(#[from] TreeError),
     #[error("no proof can be made: the last checkpoint in the database is {0}")]
     Checkpoint(#[from] CheckpointError),
+    /// Records of earlier versions were hashed with their paths and notes.
+    #[error("the record can only be proved with texts that need the right `pii`")]
+    NotMaskable,
 }
 
 /// Makes the proof of a record for someone, with or without the values that identify a client.
@@ -128,11 +125,17 @@ pub async fn audit(
     let question = Question::Inclusion { size: checkpoint.size, position };
     let tiles: Tiles = snapshot.tiles(tenant, &question.keys()?).await?.into_iter().collect();
     let inclusion = question.answer(&tiles)?.iter().map(|hash| STANDARD.encode(hash)).collect();
-    let leaf = record.leaf;
-    let record = if is_masked || viewer.is_masked() { masked(record) } else { record };
-    let form = RecordForm::new(&record, viewer);
-    let is_whole = !viewer.is_masked() || form == RecordForm::new(&record, &Viewer::clear());
-    let leaf = (!is_whole).then(|| STANDARD.encode(leaf));
-    let proof = Proof { record: form, position, inclusion, checkpoint: stored.note, leaf };
+    let form = if is_masked || viewer.is_masked() {
+        let masked = masked(record);
+        let form = RecordForm::of_masked(&masked, viewer);
+        // With a mask that is no digest nothing would be proved.
+        if form != RecordForm::of_masked(&masked, &Viewer::clear()) {
+            return Err(AuditError::NotMaskable);
+        }
+        form
+    } else {
+        RecordForm::new(&record, viewer)
+    };
+    let proof = Proof { record: form, position, inclusion, checkpoint: stored.note };
     Ok(Audit::Covered(Box::new(proof)))
 }

@@ -32,12 +32,12 @@ pub struct Recorder {
 
 /// An entry that was accepted.
 #[derive(Debug)]
-pub(super) struct Accepted {
-    pub(super) seq: i64,
-    pub(super) since: Instant,
-    pub(super) entry: Entry,
+pub(crate) struct Accepted {
+    pub(crate) seq: i64,
+    pub(crate) since: Instant,
+    pub(crate) entry: Entry,
     /// Is told when the record is committed, and that it could not be.
-    pub(super) reply: Option<Reply>,
+    pub(crate) reply: Option<Reply>,
 }
 
 pub(super) type Reply = oneshot::Sender<Result<(), ArchiveError>>;
@@ -62,7 +62,7 @@ impl Recorder {
         Self::with_room(losses, QUEUE)
     }
 
-    pub(super) fn with_room(losses: Arc<Losses>, room: usize) -> (Arc<Self>, Queue) {
+    pub(crate) fn with_room(losses: Arc<Losses>, room: usize) -> (Arc<Self>, Queue) {
         let (queue, received) = mpsc::channel(room);
         let recorder = Self { writer: random_writer(), last: AtomicI64::new(0), queue, losses };
         (Arc::new(recorder), received)

@@ -92,7 +92,8 @@ impl Sealer {
             steps,
             notes,
         } = entry;
-        let is_personal = client_id.is_some() || client_name.is_some() || address.is_some();
+        let has_client = client_id.is_some() || client_name.is_some() || address.is_some();
+        let is_personal = has_client || path.is_some() || !notes.is_empty();
         let mut record = Record {
             id,
             tenant: Arc::clone(tenant),

@@ -9,14 +9,15 @@
 //! aside](aside) in `bad`, with the reason beside it.
 
 mod aside;
+mod files;
 mod letter;
 mod wire;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,6 +26,8 @@ use super::record::{Kind, Record};
 
 pub use aside::Bad;
 use aside::{Aside, BAD};
+pub(crate) use files::open_to_read;
+use files::{is_leftover, is_link, names, occupied, remove_leftover, write_synced};
 pub use letter::{Damage, Letter};
 
 /// The end of the name of a dead letter; of one that holds counts of grants only; and of one
@@ -63,14 +66,6 @@ pub enum SpoolError {
     TooLarge(u64),
     #[error("a batch cannot be encoded: {0}")]
     Encode(#[from] serde_json::Error),
-}
-
-/// A dead letter that was written.
-#[derive(Debug)]
-pub struct Put {
-    pub name: String,
-    /// The records that were removed to make room.
-    pub evicted: Vec<Record>,
 }
 
 /// A dead letter that no other process touches meanwhile.
@@ -112,9 +107,15 @@ impl Spool {
         self.max_bytes
     }
 
-    /// Writes a batch. If there is too little room, counts of grants are removed first, then
-    /// the oldest letters.
-    pub fn put(&self, records: &[Record], error: Option<&str>) -> Result<Put, SpoolError> {
+    /// Writes a batch; returns the letter's name. If there is too little room, counts of grants
+    /// are removed first, then the oldest letters. `evicted` is told of the records that were
+    /// removed, before the write: they are gone whether or not it succeeds.
+    pub fn put(
+        &self,
+        records: &[Record],
+        error: Option<&str>,
+        evicted: impl FnOnce(&[Record]),
+    ) -> Result<String, SpoolError> {
         let bytes = letter::encode(records, error)?;
         let size = occupied(bytes.len() as u64);
         if size > self.max_bytes {
@@ -124,11 +125,12 @@ impl Spool {
         let mut known = self.look(false)?;
         // What says that others were lost must not cost others: that would never end.
         let is_of_losses = records.iter().all(|record| record.kind == Kind::Loss);
-        let evicted = if is_of_losses {
-            Vec::new()
-        } else {
-            self.make_room(known.get_or_insert_default(), size)
-        };
+        if !is_of_losses {
+            let removed = self.make_room(known.get_or_insert_default(), size);
+            if !removed.is_empty() {
+                evicted(&removed);
+            }
+        }
         let name = self.next_name(records, error.is_some());
         self.write(&name, &bytes)?;
         known.get_or_insert_default().insert(name.clone(), size);
@@ -136,7 +138,7 @@ impl Spool {
         if let Some(error) = error {
             lock(&self.refusals).insert(name.clone(), Some(error.into()));
         }
-        Ok(Put { name, evicted })
+        Ok(name)
     }
 
     /// Returns the names of all dead letters, oldest first, and what each takes up.
@@ -236,11 +238,10 @@ impl Spool {
         let path = &self.folder;
         let at = |error| SpoolError::Io { path: path.clone(), error };
         for name in names(path).map_err(at)?.iter().filter(|name| is_leftover(name)) {
-            let path = path.join(name);
-            // Who writes it holds a lock on it.
-            let Ok(file) = File::open(&path) else { continue };
-            if file.try_lock().is_ok() {
-                fs::remove_file(&path).map_err(at)?;
+            // One that cannot be removed, because it is foreign or another process has removed
+            // it meanwhile, must not keep the letters from being replayed.
+            if let Err(error) = remove_leftover(&path.join(name)) {
+                tracing::debug!(file = name, %error, "a leftover in the spool was not removed");
             }
         }
         Ok(())
@@ -297,9 +298,10 @@ impl Spool {
     /// Removes a letter to make room, and returns its records. The list of letters is locked.
     fn evict(&self, name: &str) -> Vec<Record> {
         let Some(path) = self.path(name) else { return Vec::new() };
-        let Ok(mut file) = File::open(&path) else { return Vec::new() };
-        let is_ours = file.try_lock().is_ok() && file.metadata().is_ok_and(|file| file.nlink() > 0);
-        if !is_ours {
+        let Ok(mut file) = open_to_read(&path) else { return Vec::new() };
+        let is_letter =
+            |file: fs::Metadata| file.is_file() && file.nlink() > 0 && file.len() <= self.max_bytes;
+        if file.try_lock().is_err() || !file.metadata().is_ok_and(is_letter) {
             return Vec::new();
         }
         let mut bytes = Vec::new();
@@ -366,15 +368,6 @@ impl Spool {
     }
 }
 
-/// Writes a file whole, or not at all.
-fn write_synced(temporary: &Path, target: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
-    file.try_lock()?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(temporary, target)
-}
-
 /// Reads a letter, and checks that it is written again as it was read.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz_letter(bytes: &[u8]) {
@@ -390,47 +383,6 @@ pub(crate) fn fuzz_letter(bytes: &[u8]) {
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz_seal(content: &[u8]) -> Vec<u8> {
     letter::sealed(content)
-}
-
-/// Opens a file that may be anything. A pipe or a device would block for ever.
-fn open_to_read(path: &Path) -> io::Result<File> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let flags = i32::try_from(flags.bits()).unwrap_or(0);
-    OpenOptions::new().read(true).custom_flags(flags).open(path)
-}
-
-/// Returns the names of the files in a folder; none if there is no folder. Hidden ones are
-/// not ours: `.nfs...`, `.snapshot`.
-fn names(folder: &Path) -> io::Result<Vec<String>> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        if let Ok(name) = entry?.file_name().into_string()
-            && !name.starts_with('.')
-        {
-            names.push(name);
-        }
-    }
-    Ok(names)
-}
-
-fn is_leftover(name: &str) -> bool {
-    name.strip_suffix(TEMPORARY).is_some_and(|name| name.ends_with(SUFFIX))
-}
-
-/// What `O_NOFOLLOW` answers for a symbolic link, and opening a socket.
-fn is_link(error: &io::Error) -> bool {
-    let link = rustix::io::Errno::LOOP.raw_os_error();
-    let socket = rustix::io::Errno::NXIO.raw_os_error();
-    error.raw_os_error().is_some_and(|code| code == link || code == socket)
-}
-
-fn occupied(bytes: u64) -> u64 {
-    bytes.next_multiple_of(BLOCK)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -42,12 +42,13 @@ pub struct Evidence {
     /// The public key that signed the checkpoints.
     pub key: VerifierKey,
     /// The private key, which also seals; without it, records that no checkpoint covers prove
-    /// nothing.
+    /// nothing, and explain nothing.
     pub signer: Option<SigningKey>,
     /// Checkpoints that were kept outside the database.
     pub kept: Vec<Kept>,
     /// Records that wait in the spool.
     pub spooled: BTreeMap<WriterId, Ranges>,
+    /// The time by the database's clock, which the records' times are compared with.
     pub now: Micros,
 }
 
@@ -91,12 +92,13 @@ pub async fn verify(
     let stored = snapshot.checkpoints(&tenant).await?;
     let collected = blocking(move || Collected::new(&stored, &kept, &key)).await;
     is_replaced |= collected.is_another_key();
-    let Collected { known, mut findings, remarks } = collected;
+    let Collected { known, mut findings, mut remarks } = collected;
     if is_replaced {
         findings.insert(0, Finding::Key);
     }
     // Records that another key sealed would all look edited.
     let seals = signer.filter(|_| !is_replaced).map(|signer| signer.seal_key().clone());
+    let has_seals = seals.is_some();
     let mut writers = Writers::new(now);
     for (writer, numbers) in &spooled {
         writers.account(*writer, numbers);
@@ -127,8 +129,9 @@ pub async fn verify(
     }
     let unplaced = unplaced(snapshot, &tenant, &mut checker).await?;
 
-    // Until the box had an identity, its writers wrote for no tenant.
-    if !tenant.is_empty() {
+    // Until the box had an identity, its writers wrote for no tenant. Without the private key
+    // nobody can say which of these records are its own.
+    if !tenant.is_empty() && has_seals {
         tenantless(snapshot, &mut checker).await?;
     }
 
@@ -143,6 +146,14 @@ pub async fn verify(
         all.extend(tiles.iter().filter(is_edited).map(|(key, _)| Finding::Tile { key: *key }));
     }
     all.extend(findings);
+    if checked.unbelieved > 0 {
+        remarks.push(format!(
+            "records of cuts and losses that no checkpoint covers yet: {}. Without the private key \
+             they may be forged, so what they explain counts as missing; verify again once the \
+             next checkpoint covers them",
+            checked.unbelieved
+        ));
+    }
     let covered = checked.proved.as_ref().map_or(0, |proved| proved.size);
     Ok(Report {
         findings: all,

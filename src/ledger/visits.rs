@@ -13,10 +13,10 @@ use super::rollup::{Counted, Rollup};
 use crate::config::Grants;
 use crate::domain::endpoint::VerdictKind;
 use crate::domain::observation::{Observation, Observer};
+use crate::domain::origin::address;
 use crate::domain::reason::Reason;
 use crate::domain::trace::TraceParent;
 use bucket::Bucket;
-pub(crate) use fields::address;
 
 /// The observer that hands decided requests to the recorder.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ fn visit(observation: &Observation<'_>, at: Micros) -> Entry {
         client: Some(client.kind().into()),
         client_id: known.map(|known| Arc::clone(&known.id)),
         client_name: known.map(|known| Arc::clone(&known.name)),
-        address: fields::address(request),
+        address: address(request),
         verdict: Some(word.into()),
         reason: reason.map(|reason| reason.as_str().into()),
         trace: TraceParent::of(request).map(|parent| parent.trace.to_string().into()),
@@ -120,7 +120,7 @@ pub(crate) fn fuzz_fields(headers: &http::HeaderMap) {
         let trace = parent.trace.to_string();
         assert!(trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit()));
     }
-    let _ = fields::address(headers);
+    let _ = address(headers);
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! The writer: makes records of what was accepted, and writes them in batches.
 //!
-//! What it has taken from the queue is in its hand until it is in the archive or in the spool.
-//! The hand outlives a panic and a cancelled task: whoever runs the writer next goes on with
-//! it. What neither the archive nor the spool takes stays in the hand; then the queue fills
-//! up, and what no longer fits is counted.
+//! What it has taken from the queue is in flight until it is in the archive or in the spool.
+//! That outlives a panic and a cancelled task: whoever runs the writer next goes on with it.
+//! What neither the archive nor the spool takes stays in flight; then the queue fills up, and
+//! what no longer fits is counted.
 
-mod hand;
+mod in_flight;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -19,13 +19,13 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::archive::ArchiveError;
 use super::clock;
-use super::dead_letter::DeadLetters;
+use super::dead_letter::{DeadLetters, LetterError};
 use super::link::{Link, Target, WRITE_LIMIT};
 use super::losses::{Cause, Losses};
 use super::record::{Entry, Record, RecordId};
 use super::recorder::{Accepted, Queue, Recorder};
 use super::rollup::Rollup;
-use hand::{Hand, Refilled};
+use in_flight::{InFlight, Refilled};
 
 /// The most records of one batch; each is one transaction or one file.
 const MAX_BATCH: usize = 5_000;
@@ -70,7 +70,7 @@ impl Tenant {
 
 /// What a writer works with.
 #[derive(Debug)]
-pub struct Parts<T> {
+pub struct Dependencies<T> {
     pub recorder: Arc<Recorder>,
     pub rollup: Arc<Rollup>,
     pub losses: Arc<Losses>,
@@ -94,7 +94,7 @@ pub struct Writer<T> {
     state: AsyncMutex<State>,
     closing: watch::Sender<bool>,
     spooled: AtomicU64,
-    /// When the oldest record in the hand was accepted, in microseconds; 0 if there is none.
+    /// When the oldest record in flight was accepted, in microseconds; 0 if there is none.
     oldest: AtomicI64,
     problem: Mutex<Option<Arc<str>>>,
 }
@@ -102,15 +102,16 @@ pub struct Writer<T> {
 #[derive(Debug)]
 struct State {
     queue: Queue,
-    hand: Hand,
+    in_flight: InFlight,
     seal: Box<dyn Seal>,
     deltas_due: Instant,
 }
 
 impl<T: Target> Writer<T> {
-    pub(super) fn new(parts: Parts<T>, queue: Queue) -> Self {
-        let Parts { recorder, rollup, losses, letters, link, tenant, seal, flush_interval } = parts;
-        let hand = Hand::default();
+    pub(super) fn new(parts: Dependencies<T>, queue: Queue) -> Self {
+        let Dependencies { recorder, rollup, losses, letters, link, tenant, seal, flush_interval } =
+            parts;
+        let in_flight = InFlight::default();
         Self {
             recorder,
             rollup,
@@ -121,7 +122,7 @@ impl<T: Target> Writer<T> {
             flush_interval,
             state: AsyncMutex::new(State {
                 queue,
-                hand,
+                in_flight,
                 seal,
                 deltas_due: Instant::now() + DELTAS,
             }),
@@ -150,13 +151,13 @@ impl<T: Target> Writer<T> {
             let mut state = self.state.lock().await;
             state.queue.close();
             self.finish_all(&mut state).await;
-            state.hand.len() + state.queue.len()
+            state.in_flight.len() + state.queue.len()
         });
         let left = timeout_at(deadline, finishing).await.unwrap_or_else(|_| {
             let held = self.state.try_lock();
-            // Somebody is stuck with the hand, in a write to a disk that does not answer.
+            // Somebody is stuck in a write to a disk that does not answer.
             let in_queue = self.recorder.waiting();
-            held.map_or(in_queue.max(1), |state| state.hand.len() + state.queue.len())
+            held.map_or(in_queue.max(1), |state| state.in_flight.len() + state.queue.len())
         });
         if left > 0 {
             tracing::error!(left, "records are lost: neither the database nor the spool took them");
@@ -166,9 +167,9 @@ impl<T: Target> Writer<T> {
 
     async fn finish_all(&self, state: &mut State) {
         loop {
-            state.hand.receive_now(&mut state.queue, MAX_BATCH);
+            state.in_flight.receive_now(&mut state.queue, MAX_BATCH);
             self.add_deltas(state);
-            if state.hand.is_empty() {
+            if state.in_flight.is_empty() {
                 return;
             }
             if !self.deliver(state).await {
@@ -179,16 +180,16 @@ impl<T: Target> Writer<T> {
 
     /// Waits for what is accepted, collects a batch and delivers it.
     async fn turn(&self, state: &mut State) {
-        if state.hand.is_empty() {
+        if state.in_flight.is_empty() {
             self.receive(state).await;
         } else {
             // An earlier turn did not come to its end.
-            state.hand.receive_now(&mut state.queue, MAX_BATCH);
+            state.in_flight.receive_now(&mut state.queue, MAX_BATCH);
         }
-        if Instant::now() >= state.deltas_due && state.hand.accepted() < MAX_BATCH {
+        if Instant::now() >= state.deltas_due && state.in_flight.accepted() < MAX_BATCH {
             self.add_deltas(state);
         }
-        if state.hand.is_empty() {
+        if state.in_flight.is_empty() {
             return;
         }
         if !self.deliver(state).await {
@@ -203,14 +204,14 @@ impl<T: Target> Writer<T> {
     /// Receives until a batch is complete: it is large enough, its first record may not wait
     /// any longer, or it has an act.
     async fn receive(&self, state: &mut State) {
-        let State { queue, hand, deltas_due, .. } = state;
+        let State { queue, in_flight, deltas_due, .. } = state;
         let mut closing = self.closing.subscribe();
         let mut until = *deltas_due;
-        while hand.accepted() < MAX_BATCH && !hand.has_act() {
+        while in_flight.accepted() < MAX_BATCH && !in_flight.has_act() {
             tokio::select! {
                 biased;
                 _ = closing.wait_for(|closing| *closing) => return,
-                refilled = hand.receive(queue, MAX_BATCH) => match refilled {
+                refilled = in_flight.receive(queue, MAX_BATCH) => match refilled {
                     Refilled::First(since) => {
                         // Half of the interval is left for the write.
                         until = until.min(since + self.flush_interval / 2);
@@ -229,30 +230,29 @@ impl<T: Target> Writer<T> {
         state.deltas_due = Instant::now() + DELTAS;
         let since = Instant::now();
         let losses = self.losses.take(clock::now());
-        for entry in self.rollup.take().into_iter().chain(losses) {
+        for entry in losses.into_iter().chain(self.rollup.take()) {
             let seq = self.recorder.next_id().seq;
-            state.hand.add(Accepted { seq, since, entry, reply: None });
+            state.in_flight.add(Accepted { seq, since, entry, reply: None });
         }
     }
 
-    /// Delivers everything in the hand. Returns whether that was possible.
+    /// Delivers everything in flight. Returns whether that was possible.
     async fn deliver(&self, state: &mut State) -> bool {
-        let State { hand, seal, .. } = state;
+        let State { in_flight, seal, .. } = state;
         loop {
             if let Err(problem) = seal.prepare().await {
                 self.note_problem(Some(&problem));
-                hand.refuse_acts(&ArchiveError::Unavailable(problem.into()));
+                in_flight.refuse_acts(&ArchiveError::Unavailable(problem.into()));
                 return false;
             }
-            self.seal_batch(hand, &mut **seal);
-            self.deliver_acts(hand).await;
-            if let Err(problem) = self.deliver_batch(hand).await {
+            self.seal_batch(in_flight, &mut **seal);
+            if let Err(problem) = self.deliver_sealed(in_flight).await {
                 self.note_problem(Some(&problem));
-                hand.refuse_acts(&ArchiveError::Unavailable(problem.into()));
+                in_flight.refuse_acts(&ArchiveError::Unavailable(problem.into()));
                 return false;
             }
             self.note_problem(None);
-            if hand.is_empty() {
+            if in_flight.is_empty() {
                 self.note_oldest(None);
                 return true;
             }
@@ -260,33 +260,57 @@ impl<T: Target> Writer<T> {
     }
 
     /// Makes records of what was accepted, up to a batch.
-    fn seal_batch(&self, hand: &mut Hand, seal: &mut dyn Seal) {
+    fn seal_batch(&self, in_flight: &mut InFlight, seal: &mut dyn Seal) {
         let (tenant, writer) = (self.tenant.get(), self.recorder.writer());
-        if let Some(seq) = hand.take_unsealable() {
+        if let Some(seq) = in_flight.take_unsealable() {
             tracing::error!(seq, "no record could be made of an accepted entry; it is lost");
             self.losses.add(Cause::Unsealable, [RecordId { writer, seq }]);
         }
-        while hand.has_room(MAX_BATCH, MAX_BATCH_BYTES) {
-            let sealed =
-                hand.seal_next(|seq, entry| seal.seal(RecordId { writer, seq }, &tenant, entry));
+        while in_flight.has_room(MAX_BATCH, MAX_BATCH_BYTES) {
+            let sealed = in_flight
+                .seal_next(|seq, entry| seal.seal(RecordId { writer, seq }, &tenant, entry));
             if !sealed {
                 break;
             }
         }
     }
 
-    /// Commits the records of acts, whether or not the archive is known to work: somebody
-    /// waits. Those that are not committed are told so, and go on as records like any other.
-    async fn deliver_acts(&self, hand: &mut Hand) {
-        if hand.acts().is_empty() {
-            return;
+    /// Writes what is sealed. The records of acts are written whether or not the archive is
+    /// known to work: somebody waits. They are written together with those that were accepted
+    /// before them, or after these: if the process is killed, the numbers that are missing are
+    /// the last ones, and not such that look deleted. Acts that are not committed are told so,
+    /// and go on as records like any other.
+    async fn deliver_sealed(&self, in_flight: &mut InFlight) -> Result<(), String> {
+        if in_flight.acts().is_empty() {
+            return self.deliver_batch(in_flight).await;
         }
-        let outcome = self.link.write(hand.acts(), self.limit()).await;
-        hand.answer_acts(&outcome);
+        let all = [&in_flight.batch()[..], in_flight.acts()].concat();
+        let outcome = self.write_batch(&all).await;
+        match outcome {
+            Ok(()) => {
+                in_flight.answer_acts(&outcome);
+                in_flight.batch_done();
+                Ok(())
+            }
+            // What is refused may be none of the acts.
+            Err(ArchiveError::Content(_)) if !in_flight.batch().is_empty() => {
+                let spooled = self.spool(in_flight).await;
+                let outcome = self.write_batch(in_flight.acts()).await;
+                in_flight.answer_acts(&outcome);
+                spooled.map_err(|error| error.to_string())?;
+                // The archive works: what is not at fault is there soon.
+                self.letters.want_replay();
+                Ok(())
+            }
+            Err(_) => {
+                in_flight.answer_acts(&outcome);
+                self.deliver_batch(in_flight).await
+            }
+        }
     }
 
-    async fn deliver_batch(&self, hand: &mut Hand) -> Result<(), String> {
-        let batch = hand.batch();
+    async fn deliver_batch(&self, in_flight: &mut InFlight) -> Result<(), String> {
+        let batch = in_flight.batch();
         if batch.is_empty() {
             return Ok(());
         }
@@ -297,28 +321,40 @@ impl<T: Target> Writer<T> {
         if works {
             match self.write_batch(&batch).await {
                 Ok(()) => {
-                    hand.batch_done();
+                    in_flight.batch_done();
                     return Ok(());
                 }
                 Err(ArchiveError::Content(_)) => is_refused = true,
                 Err(ArchiveError::Unavailable(_)) => {}
             }
         }
-        let number = batch.len() as u64;
-        if let Err(error) = self.letters.put(Arc::clone(&batch), None).await {
+        drop(batch);
+        if let Err(error) = self.spool(in_flight).await {
             let is_due = self.link.retry_at().is_none_or(|at| Instant::now() >= at);
-            if works || !is_due || self.write_batch(&batch).await.is_err() {
+            if works || !is_due || self.write_batch(&in_flight.batch()).await.is_err() {
                 return Err(error.to_string());
             }
-            hand.batch_done();
+            in_flight.batch_done();
             return Ok(());
         }
-        drop(batch);
-        hand.batch_done();
-        self.spooled.fetch_add(number, Ordering::Relaxed);
         if is_refused {
             // The archive works: what is not at fault is there soon.
             self.letters.want_replay();
+        }
+        Ok(())
+    }
+
+    /// Puts the batch into the spool. Counts of grants have a letter of their own, which goes
+    /// first if there is too little room; it is written last, since their numbers are the last.
+    async fn spool(&self, in_flight: &mut InFlight) -> Result<(), LetterError> {
+        let counts = in_flight.move_counts_to_the_end();
+        let others = in_flight.batch().len() - counts;
+        for number in [others, counts].into_iter().filter(|number| *number > 0) {
+            let batch = in_flight.batch();
+            let part = if number == batch.len() { batch } else { batch[..number].to_vec().into() };
+            self.letters.put(part, None).await?;
+            in_flight.remove_from_batch(number);
+            self.spooled.fetch_add(number as u64, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -27,6 +27,13 @@ const MAX_TEXT: usize = 64 * 1024;
 /// One that names more stays as it is: little would join.
 const LARGE: usize = MAX_TEXT / 2;
 
+/// Kinds of what explains missing records.
+const EXPLAINING: [Kind; 2] = [Kind::Cut, Kind::Loss];
+
+/// For each of them, the last record of those that were looked at and left as they are, by time
+/// and position.
+type PassedOver = [Option<(Micros, i64)>; EXPLAINING.len()];
+
 /// What several records explain together.
 #[derive(Debug, Default)]
 struct Folded {
@@ -87,41 +94,57 @@ fn folded(found: &[Stored]) -> Option<Folded> {
 impl Retention {
     /// Folds what explains missing records; returns how many records that took the place of.
     pub(super) async fn fold(&self, work: Work<'_>) -> Result<usize, JobError> {
-        let mut count = 0;
-        loop {
-            let folded = self.fold_once(work).await?;
+        let (mut count, mut passed_over) = (0, PassedOver::default());
+        while let Some(folded) = self.fold_once(work, &mut passed_over).await? {
             count += folded;
-            if folded == 0 {
-                return Ok(count);
-            }
             sleep(PAUSE).await;
         }
+        Ok(count)
     }
 
-    async fn fold_once(&self, work: Work<'_>) -> Result<usize, JobError> {
+    /// Folds the oldest records that are worth it, or passes over the oldest; returns how many
+    /// records were folded, or `None` if none are left to look at.
+    async fn fold_once(
+        &self,
+        work: Work<'_>,
+        passed_over: &mut PassedOver,
+    ) -> Result<Option<usize>, JobError> {
         let Work { context, tenant, .. } = work;
         let mut transaction = context.archive.begin().await?;
         let covered = transaction.checkpoint(tenant).await?.map_or(0, |checkpoint| checkpoint.size);
         let now = transaction.now().await?;
         let losses_before = Micros(now.0.saturating_sub(micros(self.oldest_age())));
         let mut ids = Vec::new();
-        for (kind, before) in [(Kind::Cut, Micros(i64::MAX)), (Kind::Loss, losses_before)] {
-            let oldest = transaction.oldest(tenant, kind, before, covered, MOST).await?;
+        let mut beyond = *passed_over;
+        for (kind, after) in EXPLAINING.into_iter().zip(&mut beyond) {
+            let before = if kind == Kind::Loss { losses_before } else { Micros(i64::MAX) };
+            if tenant.is_empty() {
+                // Its own records have numbers that join: none of them grows large.
+                ids.extend(self.own_unplaced(&mut transaction, kind, before, MOST).await?);
+                continue;
+            }
+            let oldest =
+                transaction.oldest_after(tenant, kind, before, covered, *after, MOST).await?;
+            if let Some(last) = oldest.last().filter(|_| oldest.len() == MOST) {
+                *after = Some((last.at, last.position));
+            }
             ids.extend(oldest.into_iter().map(|placed| placed.id));
         }
         if ids.len() < WORTHWHILE {
             transaction.roll_back().await?;
-            return Ok(0);
+            return Ok(None);
         }
         let mut found = transaction.find_all(tenant, &ids).await?;
         found.sort_by_key(|stored| stored.position);
         let Some(folded) = folded(&found) else {
             transaction.roll_back().await?;
-            return Ok(0);
+            let is_more = beyond != *passed_over;
+            *passed_over = beyond;
+            return Ok(is_more.then_some(0));
         };
         transaction.remove(tenant, &folded.ids).await?;
         self.commit(work, transaction, folded.entry(now)).await?;
-        Ok(folded.ids.len())
+        Ok(Some(folded.ids.len()))
     }
 
     /// Returns how long any record is kept at most.

@@ -2,10 +2,12 @@
 //! has to rewrite it too, and cannot without the key.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use super::thinning::{self, thinned};
 use super::{Checkpoint, SIGNATURE};
@@ -19,6 +21,10 @@ const TAIL: u64 = 64 * 1024;
 
 /// A smaller file is not worth thinning: some 1,200 notes.
 const WORTH_THINNING: u64 = 512 * 1024;
+
+/// How long the lock of another process is waited for, and how often it is tried.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
+const LOCK_POLL: Duration = Duration::from_millis(10);
 
 /// Holds what replaces the file.
 const TEMPORARY: &str = "new";
@@ -85,7 +91,7 @@ impl CheckpointFile {
                     created
                 }
             };
-            file.lock()?;
+            lock(&file)?;
             // Another process may have replaced it while this one waited.
             let id = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
             match fs::metadata(&self.0) {
@@ -101,16 +107,21 @@ impl CheckpointFile {
     fn thin(&self, now: Micros) -> io::Result<()> {
         let text = fs::read(&self.0)?;
         let text = String::from_utf8_lossy(&text);
-        let Notes { notes, fragments } = Notes::parse(&text);
+        let Notes { notes, mut fragments } = Notes::parse(&text);
         let kept = kept(&notes, now);
-        // What is no note is not ours to remove.
-        if !fragments.is_empty() || kept.len() * 4 > notes.len() * 3 {
+        if kept.len() * 4 > notes.len() * 3 {
             return Ok(());
         }
+        // What is no note is not ours to remove. It comes first, and signatures before texts, so
+        // that no two pieces look like a note.
+        fragments.sort_by_key(|fragment| !is_signatures(fragment));
         let temporary = self.0.with_extension(TEMPORARY);
         let mut options = OpenOptions::new();
         let mut file =
             options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        for fragment in fragments {
+            file.write_all(format!("{fragment}\n\n").as_bytes())?;
+        }
         for note in kept {
             file.write_all(note.as_bytes())?;
             file.write_all(b"\n")?;
@@ -159,6 +170,27 @@ fn kept(notes: &[String], now: Micros) -> Vec<&str> {
     kept.map(|(note, _)| note.as_str()).collect()
 }
 
+/// Locks the file. Another process holds the lock as long as an append takes; one that hangs
+/// must not make this one hang.
+fn lock(file: &File) -> io::Result<()> {
+    let deadline = Instant::now() + LOCK_LIMIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                let text = format!("another process has had it locked for {LOCK_LIMIT:?}");
+                return Err(io::Error::new(ErrorKind::TimedOut, text));
+            }
+            Err(TryLockError::WouldBlock) => sleep(LOCK_POLL),
+        }
+    }
+}
+
+fn is_signatures(piece: &str) -> bool {
+    piece.lines().all(|line| line.starts_with(SIGNATURE))
+}
+
 impl Notes {
     /// Splits a text at its empty lines. A note is two pieces, of which the second consists of
     /// signatures.
@@ -170,8 +202,7 @@ impl Notes {
             if piece.is_empty() {
                 continue;
             }
-            let is_signatures = piece.lines().all(|line| line.starts_with(SIGNATURE));
-            match (text_before.take(), is_signatures) {
+            match (text_before.take(), is_signatures(piece)) {
                 (Some(text), true) => parsed.notes.push(format!("{text}\n\n{piece}\n")),
                 (None, false) => text_before = Some(piece),
                 (Some(fragment), false) => {

@@ -140,3 +140,34 @@ fn an_interrupted_append_costs_no_other_note() {
         assert!(notes.len() == 3 || !fragments.is_empty(), "cut at {end}");
     }
 }
+
+#[test]
+fn a_file_with_pieces_that_are_no_notes_is_thinned_and_keeps_them() {
+    let folder = folder();
+    let key = key(&folder);
+    let path = folder.path().join(file::FILE);
+    let day = 24 * 3600 * 1_000_000;
+    let note = |size: u64, at| Checkpoint::sign("box", size, &[1; 32], Micros(at), &key);
+    // A text, notes, and a signature without a text: an append was interrupted.
+    let (first, last) = (note(1, AT.0 - 400 * day), note(5000, AT.0));
+    let (_, signature) = last.split_once("\n\n").expect("a note");
+    let mut text = format!("written by hand\n\n{first}\n{signature}\n");
+    for size in 2..4000 {
+        text += &note(size, AT.0 - 300 * day + i64::try_from(size).expect("small"));
+        text += "\n";
+    }
+    std::fs::write(&path, &text).expect("written");
+    let file = CheckpointFile::new(path.clone());
+    let before = file.read().expect("readable").expect("a file");
+    assert_eq!((before.notes.len(), before.fragments.len()), (3999, 2));
+    file.append(&last).expect("appended");
+    let after = file.read().expect("readable").expect("a file");
+    assert!(after.notes.len() < 100, "{}", after.notes.len());
+    assert!(after.notes.iter().all(|note| Checkpoint::verify(note, &key.verifier("box")).is_ok()));
+    assert_eq!(after.notes.last(), Some(&last));
+    let mut fragments = after.fragments;
+    fragments.sort();
+    let mut expected = before.fragments;
+    expected.sort();
+    assert_eq!(fragments, expected);
+}

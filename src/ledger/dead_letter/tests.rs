@@ -203,3 +203,27 @@ async fn letters_are_replayed_at_once_when_the_archive_is_back() {
     }
     run.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_archive_that_is_away_is_looked_for_now_and_then_though_no_letter_waits() {
+    let set = Arc::new(set());
+    set.archive.set(Mode::Fails);
+    let outcome = set.link.write(&records(Kind::Visit, [1]), REPLAY_LIMIT).await;
+    assert!(outcome.is_err());
+    let run = tokio::spawn({
+        let set = Arc::clone(&set);
+        async move { set.letters.run(&set.link).await }
+    });
+    // Time goes on only while nothing runs.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let probes = set.archive.inner().probes;
+    assert!((5..=60).contains(&probes), "{probes}");
+    set.archive.set(Mode::Works);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !set.link.works() {
+        assert!(Instant::now() < deadline, "it is not noticed");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(set.link.writes(), 0, "a look is not a write");
+    run.abort();
+}

@@ -5,20 +5,25 @@
 //! checkpoint covers them, so no proof is about what they were. A record says which these
 //! are. Of several boxes in one archive, each adopts the records that its own key has sealed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::IntegrityError;
-use crate::ledger::archive::Transaction;
+use crate::ledger::archive::{Transaction, UnplacedFilter};
 use crate::ledger::canonical::Hasher;
 use crate::ledger::named;
 use crate::ledger::record::{Entry, Kind, Micros, Record, RecordId};
 use crate::ledger::seal::SealKey;
 
-/// How many records one run adopts at most.
+/// How many records are looked at together; those of them that are the box's are adopted by one
+/// run.
 const BATCH: usize = 1_000;
 
-/// How many records of others one run passes over at most.
-const MAX_FOREIGN: usize = 100_000;
+/// How often one run looks further if none of them are.
+const LOOKS: usize = 10;
+
+/// The last record of no tenant that was looked at, by time and id.
+pub(super) type Passed = (Micros, RecordId);
 
 /// What was found among the records of no tenant.
 #[derive(Debug, Default)]
@@ -26,51 +31,61 @@ pub(super) struct Adopted {
     pub(super) ids: Vec<RecordId>,
     /// Records that are not what this box has sealed.
     pub(super) altered: Vec<RecordId>,
-    /// Records that are not adopted; they come before others in the next run.
-    pub(super) foreign: usize,
+    /// Where the next run goes on, so that it need not pass over the records of other boxes
+    /// again; `None` if that is the beginning.
+    pub(super) passed: Option<Passed>,
     pub(super) is_more: bool,
 }
 
-/// Gives the box's records of no tenant to `tenant`.
+/// Gives the box's records of no tenant to `tenant`, from those on that follow `passed`.
 pub(super) async fn adopt(
     transaction: &mut Transaction<'_>,
     tenant: &Arc<str>,
     key: &SealKey,
-    foreign: usize,
+    mut passed: Option<Passed>,
 ) -> Result<Adopted, IntegrityError> {
     if tenant.is_empty() {
         return Ok(Adopted::default());
     }
-    let limit = BATCH + foreign.min(MAX_FOREIGN);
-    let found = transaction.unplaced("", limit).await?;
-    let is_more = found.len() == limit;
-    let (ours, others): (Vec<_>, Vec<_>) =
-        found.into_iter().partition(|record| key.matches(record.id, &record.leaf, &record.seal));
-    // In a file there are no other boxes' records.
-    let mut altered = Vec::new();
-    if !transaction.is_shared() {
-        altered.extend(others.iter().map(|record| record.id));
+    let (mut ours, mut altered) = (Vec::new(), Vec::new());
+    for _ in 0..LOOKS {
+        let filter = UnplacedFilter { after: passed, ..UnplacedFilter::default() };
+        let found = transaction.unplaced_of("", filter, BATCH).await?;
+        let is_last = found.len() < BATCH;
+        passed = found.last().filter(|_| !is_last).map(|record| (record.at, record.id));
+        for record in found {
+            if key.matches(record.id, &record.leaf, &record.seal) {
+                ours.push(record.id);
+            } else if !transaction.is_shared() {
+                // In a file there are no other boxes' records.
+                altered.push(record.id);
+            }
+        }
+        if is_last || !ours.is_empty() {
+            break;
+        }
     }
-    let ours: Vec<_> = ours.into_iter().map(|record| record.id).collect();
     let mut adopted = Vec::new();
     if !ours.is_empty() {
         let mut hasher = Hasher::default();
+        let mut unread: BTreeSet<_> = ours.iter().copied().collect();
         for stored in transaction.find_all("", &ours).await? {
             let mut record = stored.record;
-            if hasher.leaf(&record) == Some(record.leaf) {
+            unread.remove(&record.id);
+            if let Some(version) = hasher.version(&record) {
                 record.tenant = Arc::clone(tenant);
-                record.leaf = hasher.leaf(&record).unwrap_or_default();
+                record.leaf = hasher.leaf_in(version, &record).unwrap_or_default();
                 record.seal = key.seal(record.id, &record.leaf);
                 adopted.push(record);
             } else {
                 altered.push(record.id);
             }
         }
+        altered.extend(unread);
         transaction.adopt(&adopted).await?;
     }
     let ids: Vec<_> = adopted.iter().map(|record: &Record| record.id).collect();
-    let foreign = others.len() + ours.len() - ids.len();
-    Ok(Adopted { is_more: is_more && !ids.is_empty(), ids, altered, foreign })
+    Ok(Adopted { is_more: passed.is_some() && !ids.is_empty(), ids, altered, passed })
 }
 
 /// Returns what is recorded of an adoption: the writers of the records, and their numbers.

@@ -3,6 +3,7 @@
 //! They count towards the spool's size, and keep to a quarter of it: beyond that the oldest
 //! are removed. One alone may be larger, since nightporter writes none of that size.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -10,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::SystemTime;
 
-use super::{Damage, lock, names, occupied};
+use super::files::{free_name, names, occupied};
+use super::{Damage, lock};
 
 /// The name of the folder, and the end of the name of a file's reason.
 pub(super) const BAD: &str = "bad";
@@ -51,12 +53,15 @@ impl Aside {
     /// Moves a file here. The oldest files make room for it.
     pub(super) fn take(&self, from: &Path, name: &str, damage: &Damage) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        let mut target = name.to_owned();
-        let mut number = 1;
-        while fs::symlink_metadata(self.folder.join(&target)).is_ok() {
-            number += 1;
-            target = format!("{name}.{number}");
-        }
+        // A name that ends as a reason's would hide the file, and another file in the place of
+        // its reason would be overwritten.
+        let exists = |path: &Path| fs::symlink_metadata(path).is_ok();
+        let is_taken = |name: &str| {
+            name.ends_with(REASON)
+                || exists(&self.folder.join(name))
+                || exists(&self.reason_of(name))
+        };
+        let target = free_name(name, is_taken);
         fs::rename(from.join(name), self.folder.join(&target))?;
         let reason = fs::write(self.reason_of(&target), format!("{damage}\n"));
         self.make_room(&target);
@@ -98,8 +103,7 @@ impl Aside {
     }
 
     pub(super) fn list(&self) -> io::Result<Vec<Bad>> {
-        let names = names(&self.folder)?;
-        let files = names.into_iter().filter(|name| !name.ends_with(REASON)).map(|name| {
+        let files = without_reasons(names(&self.folder)?).into_iter().map(|name| {
             let reason = fs::read_to_string(self.reason_of(&name));
             let reason = reason.map_or_else(|_| String::new(), |text| text.trim_end().to_owned());
             let bytes = fs::symlink_metadata(self.folder.join(&name)).map_or(0, |file| file.len());
@@ -110,8 +114,8 @@ impl Aside {
 
     /// Returns the files that can be looked at.
     fn found(&self) -> Vec<Found> {
-        let names = names(&self.folder).unwrap_or_default();
-        let found = names.into_iter().filter(|name| !name.ends_with(REASON)).filter_map(|name| {
+        let names = without_reasons(names(&self.folder).unwrap_or_default());
+        let found = names.into_iter().filter_map(|name| {
             let file = fs::symlink_metadata(self.folder.join(&name)).ok()?;
             let reason = fs::symlink_metadata(self.reason_of(&name)).ok();
             // A rename keeps the time of a file: the reason was written when it was set aside.
@@ -127,9 +131,40 @@ impl Aside {
     }
 }
 
+/// Returns the names of files without those of their reasons. What is named as a reason, and is
+/// of no file, is a file that somebody else has put here.
+fn without_reasons(mut names: Vec<String>) -> Vec<String> {
+    let all: HashSet<String> = names.iter().cloned().collect();
+    names.retain(|name| name.strip_suffix(REASON).is_none_or(|name| !all.contains(name)));
+    names
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_name_hides_a_file() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let folder = tempfile::tempdir().expect("a folder");
+        let aside = Aside::new(folder.path().join(BAD), 1 << 30);
+        for name in ["a.reason", "a", "a.reason"] {
+            fs::write(folder.path().join(name), name).expect("written");
+            aside.take(folder.path(), name, &Damage::Foreign).expect("moved");
+        }
+        // Somebody else has put these here.
+        fs::write(folder.path().join(BAD).join("b.reason"), "foreign").expect("written");
+        let name = std::ffi::OsStr::from_bytes(b"c\xff");
+        fs::write(folder.path().join(BAD).join(name), "foreign").expect("written");
+        let mut bad: Vec<_> = aside.list().expect("a list").into_iter().collect();
+        bad.sort_by(|a, b| a.name.cmp(&b.name));
+        let names: Vec<_> = bad.iter().map(|bad| &*bad.name).collect();
+        assert_eq!(names, ["a", "a.reason.2", "a.reason.3", "b.reason", "c\u{fffd}"]);
+        let with_reason = bad.iter().filter(|bad| bad.reason.contains("not a dead letter"));
+        assert_eq!(with_reason.count(), 3, "{bad:?}");
+        aside.look();
+        assert_eq!(aside.size().0, 5);
+    }
 
     #[test]
     fn what_is_set_aside_keeps_to_its_part_of_the_spool() {

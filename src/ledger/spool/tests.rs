@@ -1,4 +1,5 @@
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use tempfile::TempDir;
 
@@ -10,6 +11,15 @@ use crate::ledger::record::{Personal, RecordId};
 fn spool(max_bytes: u64) -> (Spool, TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
     (Spool::new(folder.path().join("spool"), max_bytes), folder)
+}
+
+/// Writes a letter; returns its name and the records that made room for it.
+fn put(spool: &Spool, records: &[Record]) -> (String, Vec<RecordId>) {
+    let mut removed = Vec::new();
+    let name = spool.put(records, None, |evicted| {
+        removed.extend(evicted.iter().map(|record| record.id));
+    });
+    (name.expect("room"), removed)
 }
 
 fn names(spool: &Spool) -> Vec<String> {
@@ -148,7 +158,7 @@ fn damaged() -> Vec<(&'static str, Vec<u8>, &'static str)> {
 #[test]
 fn what_is_no_dead_letter_is_set_aside_under_its_name_with_the_reason() {
     let (spool, folder) = spool(1 << 30);
-    let good = spool.put(&records(Kind::Visit, 1..=3), None).expect("room").name;
+    let good = put(&spool, &records(Kind::Visit, 1..=3)).0;
     let damaged = damaged();
     assert!(damaged.len() >= 30, "{}", damaged.len());
     for (name, bytes, _) in &damaged {
@@ -179,14 +189,12 @@ fn what_is_no_dead_letter_is_set_aside_under_its_name_with_the_reason() {
 #[test]
 fn what_is_no_file_neither_blocks_nor_is_followed() {
     let (spool, folder) = spool(1 << 30);
-    spool.put(&records(Kind::Visit, [1]), None).expect("room");
+    put(&spool, &records(Kind::Visit, [1]));
     let at = |name: &str| folder.path().join("spool").join(name);
     let secret = folder.path().join("secret");
     fs::write(&secret, "secret").expect("written");
     std::os::unix::fs::symlink(&secret, at("link.letter")).expect("a link");
-    let fifo = rustix::fs::FileType::Fifo;
-    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-    rustix::fs::mknodat(rustix::fs::CWD, at("pipe.letter"), fifo, mode, 0).expect("a pipe");
+    pipe(&at("pipe.letter"));
     let _socket = std::os::unix::net::UnixListener::bind(at("socket.letter")).expect("a socket");
     fs::create_dir(at("lost+found")).expect("a folder");
     fs::write(at(".hidden"), "").expect("written");
@@ -204,18 +212,18 @@ fn what_is_no_file_neither_blocks_nor_is_followed() {
 #[test]
 fn a_full_spool_drops_counts_of_grants_first_and_then_what_is_oldest() {
     let (spool, _folder) = spool(4 * BLOCK);
-    let put = |kind, seq| {
-        let evicted = spool.put(&records(kind, [seq]), None).expect("room").evicted;
-        evicted.into_iter().map(|record| record.id).collect::<Vec<_>>()
+    let put_one = |kind, seq| {
+        let (_, evicted) = put(&spool, &records(kind, [seq]));
+        evicted
     };
-    assert_eq!(put(Kind::Visit, 1), []);
-    assert_eq!(put(Kind::Grants, 2), []);
-    assert_eq!(put(Kind::Wake, 3), []);
-    assert_eq!(put(Kind::Grants, 4), []);
-    assert_eq!(put(Kind::Visit, 5), ids([2]));
-    assert_eq!(put(Kind::Visit, 6), ids([4]));
-    assert_eq!(put(Kind::Visit, 7), ids([1]));
-    assert_eq!(put(Kind::Visit, 8), ids([3]));
+    assert_eq!(put_one(Kind::Visit, 1), []);
+    assert_eq!(put_one(Kind::Grants, 2), []);
+    assert_eq!(put_one(Kind::Wake, 3), []);
+    assert_eq!(put_one(Kind::Grants, 4), []);
+    assert_eq!(put_one(Kind::Visit, 5), ids([2]));
+    assert_eq!(put_one(Kind::Visit, 6), ids([4]));
+    assert_eq!(put_one(Kind::Visit, 7), ids([1]));
+    assert_eq!(put_one(Kind::Visit, 8), ids([3]));
     let left = names(&spool)
         .iter()
         .flat_map(|name| held(&spool, name).letter.records)
@@ -223,31 +231,46 @@ fn a_full_spool_drops_counts_of_grants_first_and_then_what_is_oldest() {
         .collect::<Vec<_>>();
     assert_eq!(left, [5, 6, 7, 8]);
     assert_eq!(spool.size(), (4, 4 * BLOCK));
-    let outcome = spool.put(&records(Kind::Visit, 1..=100), None);
+    let outcome = spool.put(&records(Kind::Visit, 1..=100), None, |_| {});
     assert!(matches!(outcome, Err(SpoolError::TooLarge(_))), "{outcome:?}");
     assert_eq!(names(&spool).len(), 4, "nothing was removed in vain");
 }
 
 #[test]
+fn what_was_removed_for_a_letter_that_cannot_be_written_is_told_all_the_same() {
+    let (spool, folder) = spool(BLOCK);
+    put(&spool, &records(Kind::Visit, [1]));
+    let mut removed = Vec::new();
+    let at = folder.path().join("spool");
+    let outcome = spool.put(&records(Kind::Visit, [2]), None, |evicted| {
+        removed.extend(evicted.iter().map(|record| record.id));
+        // As if the disk had failed: nothing can be written any more.
+        fs::remove_dir_all(&at).expect("removed");
+    });
+    assert!(matches!(outcome, Err(SpoolError::Io { .. })), "{outcome:?}");
+    assert_eq!(removed, ids([1]));
+}
+
+#[test]
 fn a_letter_that_another_process_has_is_left_to_it() {
     let (spool, folder) = spool(BLOCK);
-    let name = spool.put(&records(Kind::Visit, [1]), None).expect("room").name;
+    let name = put(&spool, &records(Kind::Visit, [1])).0;
     // Locks belong to an open file: another spool is as good as another process.
     let other = Spool::new(folder.path().join("spool"), BLOCK);
     let mine = held(&other, &name);
     assert!(matches!(spool.open(&name), Ok(Opened::Taken)));
-    let put = spool.put(&records(Kind::Visit, [2]), None).expect("room");
-    assert_eq!(put.evicted, [], "it is not lost, but being replayed");
+    let (new, evicted) = put(&spool, &records(Kind::Visit, [2]));
+    assert_eq!(evicted, [], "it is not lost, but being replayed");
     other.remove(&mine).expect("removed");
     drop(mine);
     assert!(matches!(spool.open(&name), Ok(Opened::Taken)), "it is gone");
-    assert_eq!(names(&spool), [put.name]);
+    assert_eq!(names(&spool), [new]);
 }
 
 #[test]
 fn what_an_ended_process_was_writing_is_removed() {
     let (spool, folder) = spool(1 << 20);
-    let good = spool.put(&records(Kind::Visit, [1]), None).expect("room").name;
+    let good = put(&spool, &records(Kind::Visit, [1])).0;
     let at = |name: &str| folder.path().join("spool").join(name);
     fs::write(at("0001-1-1.letter.tmp"), "nightporter").expect("written");
     fs::write(at("mine.tmp"), "not of a spool").expect("written");
@@ -259,10 +282,53 @@ fn what_an_ended_process_was_writing_is_removed() {
     assert_eq!(names(&spool), [good, "mine.tmp".to_owned()]);
 }
 
+fn pipe(path: &Path) {
+    let (fifo, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+    rustix::fs::mknodat(rustix::fs::CWD, path, fifo, mode, 0).expect("a pipe");
+}
+
+#[test]
+fn foreign_files_in_the_place_of_leftovers_stop_nothing() {
+    let (spool, folder) = spool(1 << 20);
+    put(&spool, &records(Kind::Visit, [1]));
+    let at = |name: &str| folder.path().join("spool").join(name);
+    fs::create_dir(at("0001.letter.tmp")).expect("a folder");
+    pipe(&at("0002.letter.tmp"));
+    std::os::unix::fs::symlink("nowhere", at("0003.letter.tmp")).expect("a link");
+    fs::write(at("0004.letter.tmp"), "nightporter").expect("written");
+    spool.remove_leftovers().expect("the others are removed");
+    assert!(!at("0004.letter.tmp").exists());
+    assert!(at("0001.letter.tmp").exists() && at("0002.letter.tmp").exists());
+}
+
+#[test]
+fn a_foreign_file_does_not_block_what_makes_room() {
+    let (spool, folder) = spool(2 * BLOCK);
+    put(&spool, &records(Kind::Visit, [1]));
+    pipe(&folder.path().join("spool/0000-1-1.letter"));
+    fs::write(folder.path().join("spool/0000-1-2.letter"), vec![0; 8192]).expect("written");
+    names(&spool);
+    let (_, evicted) = put(&spool, &records(Kind::Visit, [2]));
+    assert_eq!(evicted, [], "nothing is waited for, and nothing is lost");
+}
+
+#[test]
+fn a_name_that_is_no_text_is_set_aside_as_well() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let (spool, folder) = spool(1 << 20);
+    let good = put(&spool, &records(Kind::Visit, [1])).0;
+    let name = std::ffi::OsStr::from_bytes(b"\xff.letter");
+    fs::write(folder.path().join("spool").join(name), "foreign").expect("written");
+    let found = names(&spool);
+    assert_eq!(found, [good, "\u{fffd}.letter".to_owned()]);
+    assert!(matches!(spool.open(&found[1]), Ok(Opened::SetAside(Damage::Foreign))));
+    assert_eq!(spool.bad().expect("readable").len(), 1);
+}
+
 #[test]
 fn only_the_owner_can_read_letters() {
     let (spool, folder) = spool(1 << 20);
-    let name = spool.put(&records(Kind::Visit, [1]), None).expect("room").name;
+    let name = put(&spool, &records(Kind::Visit, [1])).0;
     let mode = |path: PathBuf| fs::metadata(path).expect("there").permissions().mode() & 0o777;
     assert_eq!(mode(folder.path().join("spool")), 0o700);
     assert_eq!(mode(folder.path().join("spool").join(name)), 0o600);

@@ -6,11 +6,11 @@ use super::finding::{Finding, MAX_FINDINGS};
 use super::known::Known;
 use super::writers::Writers;
 use crate::ledger::archive::TileKey;
-use crate::ledger::canonical::Hasher;
+use crate::ledger::canonical::{Hasher, Version};
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::named::cut_positions;
 use crate::ledger::ranges::Ranges;
-use crate::ledger::record::{Leaf, Record, RecordId, Stored};
+use crate::ledger::record::{Kind, Leaf, Record, RecordId, Stored};
 use crate::ledger::seal::SealKey;
 use crate::ledger::tree::{Edge, Tiles};
 
@@ -51,6 +51,8 @@ pub(super) struct Checked {
     pub(super) others: u64,
     /// How many records retention has removed.
     pub(super) cut: u64,
+    /// How many records explain what is missing, and may be forged.
+    pub(super) unbelieved: u64,
     /// The tiles above the lowest level, as they must be.
     pub(super) tiles: Vec<(TileKey, Vec<u8>)>,
 }
@@ -58,8 +60,13 @@ pub(super) struct Checked {
 #[derive(Debug)]
 pub(super) struct Checker {
     hasher: Hasher,
+    /// `None` if the private key is not at hand: then what no checkpoint covers may be forged.
     seals: Option<SealKey>,
     known: Arc<[Known]>,
+    /// How many records the checkpoints cover.
+    covered: u64,
+    /// How many records explain what is missing, and may be forged.
+    unbelieved: u64,
     /// How many of `known` have been compared.
     compared: usize,
     /// The tree of the records; of the tiles where there is no record.
@@ -79,10 +86,13 @@ pub(super) struct Checker {
 
 impl Checker {
     pub(super) fn new(known: Arc<[Known]>, seals: Option<SealKey>, writers: Writers) -> Self {
+        let covered = known.iter().map(|known| known.checkpoint.size).max().unwrap_or(0);
         Self {
             hasher: Hasher::default(),
             seals,
             known,
+            covered,
+            unbelieved: 0,
             compared: 0,
             records: Edge::default(),
             tiles: None,
@@ -119,7 +129,7 @@ impl Checker {
 
     /// Checks a record that has a position. Returns its leaf.
     fn placed(&mut self, position: u64, record: &Record, tile: Option<Leaf>) -> Leaf {
-        let content = self.hasher.leaf(record);
+        let content = self.content(record, tile);
         self.writers.add(record);
         let is_sealed = self.is_sealed(record);
         let column = record.leaf;
@@ -130,7 +140,7 @@ impl Checker {
             }
         }
         if is_sealed && content == Some(column) && tile == content {
-            self.account(record);
+            self.account_placed(position, record);
         } else if self.suspect.is_some() {
             self.others += 1;
         } else {
@@ -149,10 +159,24 @@ impl Checker {
         content.unwrap_or(column)
     }
 
+    /// Returns the leaf that a record's content gives, in the version that its column or its
+    /// tile shows it to be of; if neither does, in the newest.
+    fn content(&mut self, record: &Record, tile: Option<Leaf>) -> Option<Leaf> {
+        let mut newest = None;
+        for version in Version::ALL {
+            let leaf = self.hasher.leaf_in(version, record);
+            if leaf.is_some() && (leaf == Some(record.leaf) || leaf == tile) {
+                return leaf;
+            }
+            newest = newest.or(leaf);
+        }
+        newest
+    }
+
     /// Checks a record that has no position yet.
     pub(super) fn unplaced(&mut self, record: &Record) {
         self.writers.add(record);
-        if self.hasher.leaf(record) == Some(record.leaf) && self.is_sealed(record) {
+        if self.hasher.version(record).is_some() && self.is_sealed(record) {
             self.account(record);
         } else if self.findings.len() < MAX_FINDINGS {
             self.findings.push(Finding::EditedUncovered { id: record.id });
@@ -164,7 +188,7 @@ impl Checker {
     /// Checks a record of no tenant, which the box may have written before it had an identity.
     /// If it is this box's and unaltered, it is not missing.
     pub(super) fn tenantless(&mut self, record: &Record) {
-        if self.hasher.leaf(record) == Some(record.leaf) && self.is_sealed(record) {
+        if self.hasher.version(record).is_some() && self.is_sealed(record) {
             self.writers.account_for(record.id);
         }
     }
@@ -179,8 +203,26 @@ impl Checker {
         }
     }
 
-    /// Notes what an unaltered record says about others.
+    /// Notes what an unaltered record that no checkpoint covers says about others, if its seal
+    /// was checked: without the private key it may be forged.
     fn account(&mut self, record: &Record) {
+        if self.seals.is_some() {
+            self.believe(record);
+        } else {
+            self.unbelieved += u64::from(matches!(record.kind, Kind::Cut | Kind::Loss));
+        }
+    }
+
+    /// The same for a record that has a position, which a checkpoint may cover.
+    fn account_placed(&mut self, position: u64, record: &Record) {
+        if position < self.covered {
+            self.believe(record);
+        } else {
+            self.account(record);
+        }
+    }
+
+    fn believe(&mut self, record: &Record) {
         for (first, last) in cut_positions(record).iter() {
             self.cuts.insert_range(first, last);
         }
@@ -272,7 +314,14 @@ impl Checker {
         let edge = self.tiles.unwrap_or(self.records);
         let incomplete = edge.incomplete().filter(|(key, _)| key.level > 0);
         self.upper.extend(incomplete.map(|(key, hashes)| (key, hashes.to_vec())));
-        Checked { findings, proved: self.proved, others: self.others, cut, tiles: self.upper }
+        Checked {
+            findings,
+            proved: self.proved,
+            others: self.others,
+            cut,
+            unbelieved: self.unbelieved,
+            tiles: self.upper,
+        }
     }
 }
 

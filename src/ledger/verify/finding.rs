@@ -92,6 +92,11 @@ pub enum Finding {
         stored: i64,
         signed: u64,
     },
+    /// The file beside the key, to which every checkpoint was appended, has none of them.
+    Log {
+        name: Arc<str>,
+        missing: usize,
+    },
     /// The private key is not that of the public one, or signed none of the checkpoints.
     Key,
 }
@@ -159,6 +164,11 @@ impl fmt::Display for Finding {
             Self::MisplacedCheckpoint { stored, signed } => {
                 write!(f, "checkpoint {signed} in the database is stored as {stored}")
             }
+            Self::Log { name, missing } => write!(
+                f,
+                "{name} is missing or empty: {missing} checkpoints of the database were appended \
+                 to it"
+            ),
             Self::Key => f.write_str("the key was replaced: another one signed the checkpoints"),
         }
     }

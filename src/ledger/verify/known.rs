@@ -101,7 +101,9 @@ impl Collected {
         }
         // The last one is appended after it is committed.
         let missing = signed.iter().filter(|note| !good.contains(*note)).count();
-        if *is_log && missing > 1 {
+        if *is_log && missing > 1 && good.is_empty() && incomplete == 0 {
+            self.findings.push(Finding::Log { name: Arc::clone(name), missing });
+        } else if *is_log && missing > 1 {
             self.remarks
                 .push(format!("{name}: checkpoints of the database that it lacks: {missing}"));
         }

@@ -5,16 +5,11 @@
 //! length, has no control characters, and neither a query nor a user's name and password:
 //! those are credentials.
 
-use std::net::{IpAddr, SocketAddr};
-
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 
 /// The most bytes of a host and of a path that are kept.
 const MAX_HOST: usize = 256;
 const MAX_PATH: usize = 1024;
-
-/// The longest text of an address with a port: `[` 45 characters `]:65535`.
-const MAX_ADDRESS: usize = 53;
 
 pub(super) fn host(headers: &HeaderMap) -> Option<Box<str>> {
     let host = headers.get("x-forwarded-host")?.as_bytes();
@@ -34,24 +29,6 @@ pub(super) fn path(headers: &HeaderMap) -> Option<Box<str>> {
     clean(&path[..ends], MAX_PATH)
 }
 
-/// Returns the address that the proxy itself saw: it appends it to what the client sent.
-pub(crate) fn address(headers: &HeaderMap) -> Option<IpAddr> {
-    let last = headers.get_all("x-forwarded-for").iter().next_back();
-    let forwarded = last.map(HeaderValue::as_bytes).and_then(|line| {
-        let begins = line.iter().rposition(|byte| *byte == b',').map_or(0, |at| at + 1);
-        parse_address(&line[begins..])
-    });
-    forwarded.or_else(|| parse_address(headers.get("x-real-ip")?.as_bytes()))
-}
-
-fn parse_address(text: &[u8]) -> Option<IpAddr> {
-    let text = text.trim_ascii();
-    let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= MAX_ADDRESS)?;
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    let address = bare.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))?;
-    Some(IpAddr::to_canonical(&address))
-}
-
 /// Returns text of at most `max` bytes without control characters; `None` if none is left.
 fn clean(text: &[u8], max: usize) -> Option<Box<str>> {
     // What is cut here is longer than what is kept, except for control characters.
@@ -69,6 +46,8 @@ fn clean(text: &[u8], max: usize) -> Option<Box<str>> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn with(name: &'static str, value: impl AsRef<[u8]>) -> HeaderMap {
@@ -118,28 +97,5 @@ mod tests {
         assert!(path(&invalid).len() <= MAX_PATH);
         let host = host(&with("x-forwarded-host", "h".repeat(9000))).expect("a host");
         assert_eq!(host.len(), MAX_HOST);
-    }
-
-    #[test]
-    fn the_address_is_the_one_that_the_proxy_saw() {
-        for (value, expected) in [
-            ("192.0.2.7", Some("192.0.2.7")),
-            ("10.0.0.1, 192.0.2.7", Some("192.0.2.7")),
-            ("192.0.2.7:4711", Some("192.0.2.7")),
-            ("2001:db8::7", Some("2001:db8::7")),
-            ("[2001:db8::7]:4711", Some("2001:db8::7")),
-            ("[2001:db8::7]", Some("2001:db8::7")),
-            ("::ffff:192.0.2.7", Some("192.0.2.7")),
-            ("192.0.2.7, unknown", None),
-            ("192.0.2.7,", None),
-            ("", None),
-        ] {
-            let found = address(&with("x-forwarded-for", value)).map(|found| found.to_string());
-            assert_eq!(found.as_deref(), expected, "{value}");
-        }
-        let mut two = with("x-forwarded-for", "10.0.0.1");
-        two.append("x-forwarded-for", HeaderValue::from_static("192.0.2.7"));
-        assert_eq!(address(&two), "192.0.2.7".parse().ok());
-        assert_eq!(address(&with("x-real-ip", "192.0.2.7")), "192.0.2.7".parse().ok());
     }
 }

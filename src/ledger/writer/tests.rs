@@ -26,7 +26,7 @@ fn set_with(room: usize, max_spool: u64) -> Set {
     let spool = Arc::new(Spool::new(folder.path().join("spool"), max_spool));
     let (losses, archive) = (Arc::<Losses>::default(), Arc::<FakeArchive>::default());
     let (recorder, queue) = Recorder::with_room(Arc::clone(&losses), room);
-    let parts = Parts {
+    let parts = Dependencies {
         recorder,
         rollup: Arc::default(),
         letters: Arc::new(DeadLetters::new(spool, Arc::clone(&losses), 3)),
@@ -140,7 +140,7 @@ async fn an_archive_that_fails_panics_or_loses_its_answer_costs_nothing() {
         set.record(100);
         count += 100;
         let expected = usize::try_from(count).expect("small");
-        set.until("the hand is empty", |set| {
+        set.until("nothing is in flight", |set| {
             let spooled = usize::try_from(set.writer.spooled()).expect("small");
             spooled + usize::try_from(set.writer.link.records()).expect("small") >= expected
         })
@@ -402,4 +402,69 @@ async fn what_comes_too_late_is_counted() {
     set.record(1);
     assert_eq!(set.archive.numbers(), [1]);
     assert_eq!(set.writer.losses.refused(), [(Kind::Visit, 1)]);
+}
+
+#[tokio::test]
+async fn an_act_is_committed_with_what_was_accepted_before_it() {
+    let set = set();
+    set.record(10);
+    let run = set.run();
+    set.writer.recorder.commit(entry(Kind::Act)).await.expect("committed");
+    let inner = set.archive.inner();
+    // Whatever ends the process between two writes leaves no gap before the act.
+    let first = inner.writes.first().copied().expect("a write");
+    assert_eq!((first, inner.records.len()), (11, 11), "{:?}", inner.writes);
+    drop(inner);
+    run.abort();
+}
+
+#[tokio::test]
+async fn an_act_is_done_though_a_visit_is_refused_and_cannot_be_spooled() {
+    let set = set();
+    set.archive.inner().poisoned.insert(1);
+    set.break_spool();
+    set.record(1);
+    let run = set.run();
+    set.until("it is stuck", |set| set.writer.problem().is_some()).await;
+    let act = set.writer.recorder.commit(entry(Kind::Act)).await;
+    assert!(act.is_ok(), "{act:?}");
+    set.repair_spool();
+    set.until("the visit is spooled", |set| set.writer.spooled() >= 1).await;
+    run.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_act_that_is_being_written_when_the_process_ends_costs_no_other_record() {
+    let set = set();
+    set.archive.set(Mode::Hangs);
+    let run = set.run();
+    set.record(50);
+    let recorder = Arc::clone(&set.writer.recorder);
+    let act = tokio::spawn(async move { recorder.commit(entry(Kind::Act)).await });
+    // It is in the middle of the write of the act, which may take longer than the end.
+    sleep(Duration::from_millis(200)).await;
+    set.record(50);
+    assert_eq!(set.writer.finish(Duration::from_secs(4)).await, 0);
+    assert!(act.await.expect("ends").is_err());
+    let spooled = set.spooled().await;
+    assert!(all(101).iter().all(|number| spooled.contains(number)), "{spooled:?}");
+    run.abort();
+}
+
+#[tokio::test]
+async fn counts_of_grants_have_a_letter_of_their_own() {
+    let set = set();
+    set.archive.set(Mode::Fails);
+    let (verdict, at) = (VerdictKind::Grant, Micros(0));
+    set.writer.rollup.count(Counted { verdict, at, app: None, rule: None, client: None });
+    set.record(20);
+    assert_eq!(set.writer.finish(PATIENCE).await, 0);
+    let mut letters = Vec::new();
+    for letter in set.writer.letters.list().await.expect("readable") {
+        let records = set.writer.letters.get(&letter.id).await.expect("there").records;
+        let grants = records.iter().filter(|record| record.kind == Kind::Grants).count();
+        letters.push((letter.id.ends_with(".grants.letter"), records.len(), grants));
+    }
+    assert_eq!(letters, [(false, 20, 0), (true, 1, 1)]);
+    assert_eq!(set.writer.spooled(), 21);
 }

@@ -43,6 +43,8 @@ for_each_archive! {
     alerts:
         an_alert_is_one_row_with_its_history,
         what_a_process_observes_counts_until_it_expires,
+        what_has_expired_while_nobody_could_write_counts_for_a_while,
+        what_changed_in_a_silence_is_told_once_when_it_has_ended,
         a_change_that_is_not_committed_leaves_nothing,
         pages_of_alerts_follow_each_other,
         a_silence_stays_with_the_alert_and_ends_by_itself,

@@ -153,6 +153,15 @@ pub(super) struct Instance {
 
 impl Instance {
     pub(super) fn start(place: &Place, writer: i64, jobs: Vec<Job>) -> Self {
+        Self::start_for(place, writer, TENANT, jobs)
+    }
+
+    pub(super) fn start_for(
+        place: &Place,
+        writer: i64,
+        tenant: &'static str,
+        jobs: Vec<Job>,
+    ) -> Self {
         let locks = match place {
             Place::Sqlite(folder) => folder.path().join("locks"),
             Place::Postgres(_) => "/nonexistent".into(),
@@ -163,7 +172,7 @@ impl Instance {
             place.archive(),
             locks,
             WriterId(writer),
-            Box::new(|| TENANT.into()),
+            Box::new(move || tenant.into()),
             Box::new(move |entry| taken.lock().expect("not poisoned").push(entry)),
         );
         let jobs = Jobs::new(context, jobs);

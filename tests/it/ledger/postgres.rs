@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use nightporter::config::{self, Secret};
 use nightporter::ledger::archive::postgres::Postgres;
 use nightporter::ledger::archive::{
-    Archive, ArchiveError, Changes, JobRow, StoredCheckpoint, TileKey,
+    Archive, ArchiveError, Changes, JobRow, StoredCheckpoint, TileKey, UnplacedFilter,
 };
 use nightporter::ledger::history::{Filter, Order, PageRequest};
 use nightporter::ledger::record::{Kind, Micros, Note, Personal, Record, RecordId, Step, WriterId};
@@ -111,7 +111,8 @@ async fn two_boxes_in_one_database_see_nothing_of_each_other() {
     other.write(&records("other", 2, 1..6)).await.expect("written");
 
     let mut transaction = one.begin().await.expect("begins");
-    let unplaced = transaction.unplaced("one", 100).await.expect("read");
+    let unplaced = transaction.unplaced_of("one", UnplacedFilter::default(), 100).await;
+    let unplaced = unplaced.expect("read");
     let ids: Vec<_> = unplaced.iter().map(|unplaced| unplaced.id).collect();
     assert_eq!(ids, written.iter().map(|record| record.id).collect::<Vec<_>>());
     transaction.place("one", 0, &ids).await.expect("placed");
@@ -143,7 +144,7 @@ async fn two_boxes_in_one_database_see_nothing_of_each_other() {
     assert_eq!(transaction.checkpoint("other").await.expect("read"), None);
     assert_eq!(transaction.job("other", "integrity").await.expect("read"), None);
     let (far, all) = (Micros(i64::MAX), i64::MAX);
-    let oldest = transaction.oldest("other", Kind::Visit, far, all, 100).await;
+    let oldest = transaction.oldest_after("other", Kind::Visit, far, all, None, 100).await;
     assert_eq!(oldest.expect("read"), [], "it has no record with a position");
     transaction.remove("other", &[id(2, 1)]).await.expect("nothing of its own");
     let refused = transaction.place("one", 10, &[id(2, 1)]).await.expect_err("another box's");

@@ -61,6 +61,17 @@ fn folder(place: &Place) -> (std::path::PathBuf, Option<tempfile::TempDir>) {
 
 /// Writes entries of a kind that began so long ago.
 async fn write(ledger: &Ledger, writer: i64, kind: Kind, ago: Duration, count: i64) {
+    write_for(TENANT, ledger, writer, kind, ago, count).await;
+}
+
+async fn write_for(
+    tenant: &str,
+    ledger: &Ledger,
+    writer: i64,
+    kind: Kind,
+    ago: Duration,
+    count: i64,
+) {
     let mut transaction = ledger.archive.begin().await.expect("begins");
     let now = transaction.now().await.expect("a time").0;
     transaction.roll_back().await.expect("rolled back");
@@ -70,7 +81,7 @@ async fn write(ledger: &Ledger, writer: i64, kind: Kind, ago: Duration, count: i
         let mut entry = Entry::new(kind, Micros(now - ago + seq));
         entry.app = Some("notes".into());
         entry.path = Some("/a/path/of/some/length/as/they/have".into());
-        sealer.seal(RecordId { writer: WriterId(writer), seq }, &TENANT.into(), entry)
+        sealer.seal(RecordId { writer: WriterId(writer), seq }, &tenant.into(), entry)
     });
     let records: Vec<_> = records.collect();
     ledger.archive.write(&records).await.expect("written");
@@ -331,4 +342,146 @@ async fn what_explains_the_cuts_is_folded_and_old_checkpoints_are_thinned() {
         let key = SigningKey::load(&path.join("ledger.key")).expect("a key");
         check_verified(&ledger.archive, &key, 2040).await;
     }
+}
+
+/// Returns the numbers of records of no tenant that remain, by writer and kind.
+async fn without_tenant(archive: &Archive) -> BTreeMap<(i64, &'static str), usize> {
+    let mut snapshot = archive.snapshot().await.expect("a snapshot");
+    let all = snapshot.unplaced("", None, 100_000).await.expect("records");
+    let mut counts = BTreeMap::new();
+    for Stored { record, .. } in all {
+        let writer = if record.kind == Kind::Cut { 0 } else { record.id.writer.0 };
+        *counts.entry((writer, record.kind.as_str())).or_default() += 1;
+    }
+    counts
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_box_without_an_identity_keeps_its_records_no_longer() {
+    for place in Place::both().await {
+        let (path, _folder) = folder(&place);
+        let config = config::Ledger { keep_visits: HOUR, ..configured(&place, &path) };
+        let ledger = Arc::new(Ledger::new(&config).expect("a ledger"));
+        write_for("", &ledger, 1, Kind::Visit, 2 * HOUR, 2500).await;
+        write_for("", &ledger, 2, Kind::Visit, Duration::from_secs(60), 10).await;
+        write_for("", &ledger, 3, Kind::Act, 2 * HOUR, 5).await;
+        let mut expected: BTreeMap<_, _> =
+            [((2, "visit"), 10), ((3, "act"), 5), ((0, "cut"), 3)].into();
+        // Another box's, in a database that they share.
+        let neighbour = tempfile::tempdir().expect("a folder");
+        if matches!(place, Place::Postgres(_)) {
+            let other = Ledger::new(&configured(&place, neighbour.path())).expect("a ledger");
+            write_for("", &other, 4, Kind::Visit, 3 * HOUR, 1500).await;
+            expected.insert((4, "visit"), 1500);
+        }
+        let retention = Retention::new(config, SOON, Arc::clone(&ledger));
+        let jobs = vec![Job::Long(Box::new(retention))];
+        let _cutting = Instance::start_for(&place, 7, "", jobs);
+        poll("the old ones are removed", LONG, async || {
+            without_tenant(&ledger.archive).await == expected
+        })
+        .await;
+
+        // Once it has an identity, what is missing is explained.
+        let integrity = Integrity::new(Arc::clone(&ledger), SOON);
+        let _placing = Instance::start(&place, 8, vec![Job::Short(Box::new(integrity))]);
+        poll("they are adopted", LONG, async || {
+            !without_tenant(&ledger.archive).await.contains_key(&(3, "act"))
+        })
+        .await;
+        until_covered(&ledger.archive).await;
+        let key = SigningKey::load(&path.join("ledger.key")).expect("a key");
+        check_verified(&ledger.archive, &key, 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_box_without_an_identity_keeps_to_the_largest_size() {
+    const MAX: u64 = 1_000_000;
+    for place in Place::both().await {
+        let (path, _folder) = folder(&place);
+        let config = config::Ledger { max_size: MAX, ..configured(&place, &path) };
+        let ledger = Arc::new(Ledger::new(&config).expect("a ledger"));
+        write_for("", &ledger, 1, Kind::Visit, 2 * HOUR, 8000).await;
+        let holdings = async || {
+            let mut snapshot = ledger.archive.snapshot().await.expect("a snapshot");
+            snapshot.holdings("").await.expect("counted")
+        };
+        let before = holdings().await;
+        assert!(before.bytes > MAX, "records without a position count: {before:?}");
+        let retention = Retention::new(config, SOON, Arc::clone(&ledger));
+        let jobs = vec![Job::Long(Box::new(retention))];
+        let cutting = Instance::start_for(&place, 7, "", jobs);
+        poll("it is small enough", LONG, async || holdings().await.bytes <= MAX).await;
+        poll("the operator is warned", LONG, async || {
+            cutting.jobs.problems().iter().any(|text| text.contains("ledger.max_size"))
+        })
+        .await;
+        assert!(without_tenant(&ledger.archive).await[&(1, "visit")] > 1000);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_removed_while_the_integrity_job_fails() {
+    for place in Place::both().await {
+        let (path, _folder) = folder(&place);
+        let config = config::Ledger { keep_visits: HOUR, ..configured(&place, &path) };
+        let ledger = Arc::new(Ledger::new(&config).expect("a ledger"));
+        write(&ledger, 1, Kind::Visit, 2 * HOUR, 200).await;
+        let integrity = || Integrity::new(Arc::clone(&ledger), SOON);
+        let placing = Instance::start(&place, 8, vec![Job::Short(Box::new(integrity()))]);
+        until_covered(&ledger.archive).await;
+        drop(placing);
+        // Somebody has rewritten the tree.
+        let mut transaction = ledger.archive.begin().await.expect("begins");
+        transaction.set_tree_size(TENANT, 10).await.expect("set");
+        transaction.commit().await.expect("committed");
+        let _placing = Instance::start(&place, 9, vec![Job::Short(Box::new(integrity()))]);
+        poll("the job fails", LONG, async || {
+            let mut snapshot = ledger.archive.snapshot().await.expect("a snapshot");
+            let (row, _) = snapshot.job(TENANT, "integrity").await.expect("a row");
+            row.and_then(|row| row.outcome).is_some_and(|outcome| outcome.starts_with("failed"))
+        })
+        .await;
+        let retention = Retention::new(config, SOON, Arc::clone(&ledger));
+        let cutting = Instance::start(&place, 7, vec![Job::Long(Box::new(retention))]);
+        poll("it says why it does nothing", LONG, async || {
+            cutting.jobs.problems().iter().any(|text| text.contains("nothing is removed"))
+        })
+        .await;
+        until_run_again(&cutting, 2).await;
+        assert_eq!(counts(&all(&ledger.archive).await).get("visit"), Some(&200));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_cuts_do_not_keep_later_ones_from_being_folded() {
+    let [place, _] = Place::both().await;
+    let (path, _folder) = folder(&place);
+    let config = configured(&place, &path);
+    let ledger = Arc::new(Ledger::new(&config).expect("a ledger"));
+    let mut writer = DirectWriter::new(ledger.seal_key().await.expect("a key").clone());
+    let writer = writer.as_mut().expect("random numbers");
+    // More large ones than are read at once, each of which stays as it is.
+    let numbers: Vec<_> = (0..5000).map(|number| format!("{} ", 1_000_000 + 2 * number)).collect();
+    let large = numbers.concat();
+    let cuts = (0..520).chain(1000..1020).map(|n| {
+        let mut cut = Entry::new(Kind::Cut, Micros(1 + n));
+        let text = if n < 520 { large.as_str() } else { "7" };
+        cut.notes = vec![Note { topic: CUT_POSITIONS.into(), text: text.into() }];
+        writer.record(&TENANT.into(), cut)
+    });
+    let cuts: Vec<_> = cuts.collect();
+    for cuts in cuts.chunks(50) {
+        ledger.archive.write(cuts).await.expect("written");
+    }
+    let integrity = Integrity::new(Arc::clone(&ledger), SOON);
+    let _placing = Instance::start(&place, 8, vec![Job::Short(Box::new(integrity))]);
+    until_covered(&ledger.archive).await;
+    let retention = Retention::new(config, SOON, Arc::clone(&ledger));
+    let _cutting = Instance::start(&place, 7, vec![Job::Long(Box::new(retention))]);
+    poll("the small ones are folded", LONG, async || {
+        counts(&all(&ledger.archive).await).get("cut") == Some(&521)
+    })
+    .await;
 }

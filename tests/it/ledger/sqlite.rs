@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use nightporter::ledger::archive::sqlite::{Limits, Sqlite};
 use nightporter::ledger::archive::{Archive, ArchiveError, JobRow};
+use nightporter::ledger::history::{Filter, Order, PageRequest};
 use nightporter::ledger::record::{Kind, Micros, Note, Record};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::archive::Database;
-use super::samples::{TENANT, all_ids, id, place, record, records, request};
+use super::samples::{TENANT, all_ids, bare, id, pages, place, record, records, request};
 use crate::support::client::poll;
 use crate::support::disk::SmallDisk;
 
@@ -327,12 +328,14 @@ async fn the_log_of_runs_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_row_that_was_edited_into_nonsense_is_named() {
+async fn a_row_that_was_edited_into_nonsense_is_named_and_blocks_no_page() {
     let folder = Folder::new();
     let archive = folder.archive();
     archive.write(&records(7, 1..=3)).await.expect("writes");
     folder.execute("UPDATE requests SET kind = 'nonsense' WHERE seq = 2");
-    let error = archive.page(&request(10)).await.expect_err("cannot be shown");
+    let page = archive.page(&request(10)).await.expect("the others are shown");
+    assert_eq!((page.records.len(), page.unreadable), (2, 1));
+    let error = archive.find(TENANT, id(7, 2)).await.expect_err("cannot be shown");
     assert!(error.to_string().contains(&id(7, 2).to_string()), "{error}");
     assert!(archive.find(TENANT, id(7, 3)).await.expect("reads").is_some());
 }
@@ -359,4 +362,50 @@ async fn a_read_ends_at_its_limit_or_when_nobody_waits_for_it() {
     }
     // The only connection is free at once, not after twenty scans.
     poll("a short read", LONG, async || archive.page(&request(1)).await.is_ok()).await;
+}
+
+/// Many records match each of two filters and one matches both: no page searches for long, and
+/// together they find it.
+#[tokio::test]
+async fn a_search_among_many_is_done_in_pages() {
+    const MANY: i64 = 12_000;
+    let folder = Folder::new();
+    let archive = folder.archive();
+    let of = |seq: i64| {
+        let is_first = seq == 1;
+        let (of_app, is_revoked) = (seq % 2 == 0 || is_first, seq % 2 == 1);
+        Record {
+            app: of_app.then(|| "notes".into()),
+            reason: is_revoked.then(|| "revoked".into()),
+            verdict: Some("deny".into()),
+            ..bare(Kind::Visit, 7, seq)
+        }
+    };
+    for first in (1..=2 * MANY).step_by(4_000) {
+        let batch: Vec<_> = (first..first + 4_000).map(of).collect();
+        archive.write(&batch).await.expect("writes");
+    }
+    while place(&archive, 4_000).await > 0 {}
+    let filter =
+        Filter { app: Some("notes".into()), reason: Some("revoked".into()), ..Filter::default() };
+    for order in [Order::NewestFirst, Order::OldestFirst] {
+        let (mut searched, mut found) = (0, Vec::new());
+        let mut asked = PageRequest { filter: filter.clone(), order, ..request(50) };
+        loop {
+            let page = archive.page(&asked).await.expect("a page");
+            searched += 1;
+            found.extend(page.records.iter().map(|stored| stored.record.id));
+            let Some(next) = page.next else { break };
+            assert_ne!(asked.after.replace(next), Some(next), "it goes on");
+        }
+        assert_eq!(found, [id(7, 1)], "{order:?}");
+        assert!((3..10).contains(&searched), "{order:?}: {searched} pages");
+    }
+    // Where the index has all that is asked for, a page is full.
+    let asked = PageRequest {
+        filter: Filter { app: Some("notes".into()), ..Filter::default() },
+        ..request(500)
+    };
+    assert_eq!(archive.page(&asked).await.expect("a page").records.len(), 500);
+    assert_eq!(pages(&archive, &asked, async || ()).await.len(), 12_001);
 }

@@ -7,12 +7,13 @@ mod sample;
 mod tree;
 
 use nightporter::ledger::archive::{Placed, TileKey};
-use nightporter::ledger::canonical::{Hasher, masked};
+use nightporter::ledger::canonical::{Hasher, Version, erased};
 use nightporter::ledger::checkpoint::Checkpoint;
+use nightporter::ledger::history::{Cursor, Filter, Order, PageRequest};
 use nightporter::ledger::named;
 use nightporter::ledger::ranges::Ranges;
 use nightporter::ledger::record::{Entry, Kind, Micros, Note, Record, RecordId};
-use nightporter::ledger::verify::{Finding, Report};
+use nightporter::ledger::verify::{Finding, Kept, Report};
 
 use sample::{BEGIN, Kinds, Ledger, id, kept, new_key};
 
@@ -117,6 +118,51 @@ async fn a_record_that_cannot_be_read_is_named() {
         ledger.tamper(&edit).await;
         let error = ledger.try_verify(Vec::new()).await.expect_err("unreadable").to_string();
         assert!(error.contains(&EDITED.to_string()), "{kind:?}: {error}");
+    }
+}
+
+/// A later version may know more kinds than this one.
+#[tokio::test]
+async fn a_row_that_cannot_be_read_does_not_block_the_pages_that_it_is_on() {
+    for kind in BOTH {
+        let mut ledger = Ledger::new(kind).await;
+        ledger.tamper("UPDATE requests SET kind = 'nonsense' WHERE seq IN (126, 700, 710)").await;
+        for order in [Order::NewestFirst, Order::OldestFirst] {
+            let (mut seen, mut unreadable, mut after) = (Vec::new(), 0, None);
+            loop {
+                let request = PageRequest {
+                    tenant: ledger.tenant.to_string(),
+                    filter: Filter::default(),
+                    order,
+                    after,
+                    // The last row of a page is one of them, too.
+                    limit: 7,
+                    with_unplaced: true,
+                };
+                let page = ledger.archive.page(&request).await.expect("a page");
+                seen.extend(page.records.iter().map(|stored| stored.record.id.seq));
+                unreadable += page.unreadable;
+                let Some(next) = page.next else { break };
+                after = Some(next);
+            }
+            seen.sort_unstable();
+            let expected: Vec<_> = (1..=710).filter(|seq| ![126, 700, 710].contains(seq)).collect();
+            assert_eq!((seen, unreadable), (expected, 3), "{kind:?} {order:?}");
+        }
+        // Nor the newest one: events are sent up to it.
+        ledger.tamper("UPDATE requests SET kind = 'nonsense' WHERE position = 699").await;
+        let newest = PageRequest {
+            tenant: ledger.tenant.to_string(),
+            filter: Filter::default(),
+            order: Order::NewestFirst,
+            after: None,
+            limit: 1,
+            with_unplaced: false,
+        };
+        let page = ledger.archive.page(&newest).await.expect("a page");
+        assert_eq!((page.records.len(), page.last), (0, Some(Cursor::Position(699))), "{kind:?}");
+        ledger.write(1).await;
+        assert_eq!(ledger.extend().await.expect("it goes on").placed, 11, "{kind:?}");
     }
 }
 
@@ -408,6 +454,61 @@ async fn what_retention_removed_is_explained_by_its_record() {
 }
 
 #[tokio::test]
+async fn with_the_public_key_alone_a_forged_explanation_is_not_believed() {
+    for kind in BOTH {
+        let mut ledger = Ledger::new(kind).await;
+        assert_eq!(texts(&ledger.verify_publicly().await), [""; 0], "{kind:?}");
+        // A covered record is deleted, and a cut says that retention did it.
+        ledger.tamper("DELETE FROM requests WHERE position = 300").await;
+        let mut forged = cut_record(&mut ledger, &[300]);
+        forged.seal = [0; 16];
+        let leaf = forged.leaf;
+        ledger.archive.write(&[forged]).await.expect("written");
+        let report = ledger.verify_publicly().await;
+        assert_eq!(texts(&report)[0], "the record at position 300 was deleted", "{kind:?}");
+        assert_eq!(report.unaltered_since(), None);
+        assert!(report.remarks.iter().any(|remark| remark.contains("yet: 1")), "{report:?}");
+
+        // The same at a position that no checkpoint covers, with its hash in the tree.
+        ledger.edit_tile(TileKey { level: 0, number: 2 }, |hashes| hashes.extend(leaf)).await;
+        ledger.tamper("UPDATE requests SET position = 700 WHERE seq = 711").await;
+        ledger.tamper("UPDATE trees SET size = 701").await;
+        let report = ledger.verify_publicly().await;
+        assert!(
+            texts(&report).contains(&"the record at position 300 was deleted".to_owned()),
+            "{kind:?} {report:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn with_the_public_key_alone_a_cut_is_believed_once_it_is_covered() {
+    for kind in BOTH {
+        let mut ledger = Ledger::new(kind).await;
+        let _ = cut(&mut ledger, 250).await;
+        let report = ledger.verify_publicly().await;
+        assert!(!report.findings.is_empty() && !report.remarks.is_empty(), "{kind:?} {report:?}");
+        let _ = ledger.extend().await.expect("extended");
+        let report = ledger.verify_publicly().await;
+        assert_eq!((texts(&report), report.cut), (Vec::new(), 250), "{kind:?}");
+        assert_eq!(report.remarks, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_checkpoints_that_is_gone_is_named() {
+    let ledger = Ledger::new(Kinds::Sqlite).await;
+    std::fs::remove_file(ledger.file().path()).expect("removed");
+    let empty = || Kept { is_log: true, ..kept("checkpoints.txt", "") };
+    let expected =
+        "checkpoints.txt is missing or empty: 2 checkpoints of the database were appended to it";
+    assert_eq!(texts(&ledger.verify_with(vec![empty()]).await), [expected]);
+    // The last one is appended after it is committed.
+    ledger.tamper("DELETE FROM checkpoints WHERE size = 400").await;
+    assert_eq!(texts(&ledger.verify_with(vec![empty()]).await), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_cut_explains_the_records_that_it_names_and_no_others() {
     for kind in BOTH {
         let mut ledger = Ledger::new(kind).await;
@@ -447,10 +548,33 @@ fn cut_record(ledger: &mut Ledger, positions: &[i64]) -> Record {
 async fn erased_records_verify() {
     for kind in BOTH {
         let ledger = Ledger::new(kind).await;
-        ledger.replace(EDITED, |record| *record = masked(record.clone())).await;
+        ledger.replace(EDITED, |record| *record = erased(record.clone())).await;
         let report = ledger.verify().await;
         assert_eq!(texts(&report), [""; 0], "{kind:?}");
         assert!(report.unaltered_since().is_some());
+    }
+}
+
+#[tokio::test]
+async fn records_of_version_1_verify_beside_newer_ones() {
+    for kind in BOTH {
+        let mut ledger = Ledger::empty(kind).await;
+        for version in [Version::One, Version::Two, Version::One] {
+            match version {
+                Version::One => ledger.write_in(version, 60).await,
+                Version::Two => ledger.write(60).await,
+            }
+            let _ = ledger.extend().await.expect("extended");
+        }
+        ledger.write_in(Version::One, 3).await;
+        assert_eq!(texts(&ledger.verify().await), [""; 0], "{kind:?}");
+        ledger.tamper("UPDATE requests SET path = '/outbox' WHERE seq IN (10, 182)").await;
+        let found = texts(&ledger.verify().await);
+        let expected = [
+            format!("record {} at position 9 was edited", id(10)),
+            format!("record {} was edited or inserted before a checkpoint covered it", id(182)),
+        ];
+        assert!(expected.iter().all(|text| found.contains(text)), "{kind:?}: {found:#?}");
     }
 }
 

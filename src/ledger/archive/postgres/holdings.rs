@@ -7,20 +7,31 @@ use super::rows::{get, tenant};
 use crate::ledger::record::Kind;
 use crate::postgres;
 
-/// Counts the records that have a position, by kind.
+/// Counts the records by kind: those that have a position along an index, and the others, of
+/// which there are few as a rule.
 const KINDS: &str = concat!(
-    "SELECT kind, count(*) FROM nightporter_ledger.requests WHERE tenant = ",
+    "SELECT kind, sum(n)::int8 FROM (
+         SELECT kind, count(*) AS n FROM nightporter_ledger.requests WHERE tenant = ",
     tenant!(),
-    " AND position IS NOT NULL GROUP BY kind ORDER BY count(*) DESC"
+    "    AND position IS NOT NULL GROUP BY kind
+         UNION ALL
+         SELECT kind, count(*) FROM nightporter_ledger.requests WHERE tenant = ",
+    tenant!(),
+    "    AND position IS NULL GROUP BY kind
+     ) AS parts GROUP BY kind ORDER BY sum(n) DESC"
 );
 
-/// The bytes of a record with its steps and notes, on average over 1,000 of them. An entry of
+/// The bytes of a record with its steps and notes, on average over some 1,000 of them. An entry of
 /// an index takes some 40 bytes: a record is in five indexes, a step or a note in one.
 const BYTES: &str = concat!(
     "WITH sample AS MATERIALIZED (
-         SELECT * FROM nightporter_ledger.requests WHERE tenant = ",
+         (SELECT * FROM nightporter_ledger.requests WHERE tenant = ",
     tenant!(),
     "        AND position IS NOT NULL LIMIT 1000)
+         UNION ALL
+         (SELECT * FROM nightporter_ledger.requests WHERE tenant = ",
+    tenant!(),
+    "        AND position IS NULL LIMIT 100))
      SELECT ((SELECT coalesce(sum(pg_column_size(s.*) + 200), 0) FROM sample AS s)
          + (SELECT coalesce(sum(pg_column_size(p.*) + 40), 0)
             FROM nightporter_ledger.steps AS p JOIN sample USING (writer, seq))

@@ -3,10 +3,10 @@
 use tokio_postgres::types::Type;
 
 use super::super::ArchiveError;
-use super::read::{all_stored, columns_of, count};
-use super::rows::{COLUMN_COUNT, columns, get, tenant};
-use crate::ledger::history::{Cursor, Filter, Order, Page, PageRequest};
-use crate::ledger::record::{Kind, Micros, RecordId, Stored};
+use super::read::{columns_of, count};
+use super::rows::{self, COLUMN_COUNT, columns, get, tenant};
+use crate::ledger::history::{Cursor, Filter, Order, Page, PageRequest, PageRow};
+use crate::ledger::record::{Kind, Micros, RecordId};
 use crate::postgres::{Parameter, Persona, Pool};
 
 const COLUMNS: &str = columns!();
@@ -91,7 +91,7 @@ fn sql(order: Order, by_time: bool) -> String {
 }
 
 /// Which parts of the history a page reads, and where it begins.
-struct Parts {
+struct Bounds {
     placed: bool,
     after_position: Option<i64>,
     unplaced: bool,
@@ -100,7 +100,7 @@ struct Parts {
     first_free: Option<i64>,
 }
 
-impl Parts {
+impl Bounds {
     fn of(request: &PageRequest) -> Self {
         let is_newest_first = request.order == Order::NewestFirst;
         let all = Self {
@@ -148,7 +148,7 @@ pub(super) async fn page(
     let has_others = [app, client, verdict, reason].into_iter().any(Option::is_some);
     let sql = sql(request.order, begins_within && !has_others);
     let (from, to) = (from.map(|Micros(from)| from), to.map(|Micros(to)| to));
-    let Parts { placed, after_position, unplaced, after_id, first_free } = Parts::of(request);
+    let Bounds { placed, after_position, unplaced, after_id, first_free } = Bounds::of(request);
     let (writer, seq) = columns_of(after_id);
     // One more tells whether there is a next page.
     let limit = count(request.limit).saturating_add(1);
@@ -172,13 +172,15 @@ pub(super) async fn page(
     let rows = pool.query_as(reader, &sql, &parameters).await?;
     let free = rows.first().map(|row| get(row, COLUMN_COUNT + 1)).transpose()?;
     let placed = first_free.or(free).unwrap_or(0);
-    let mut records = all_stored(&rows, &request.tenant)?;
-    let has_next = records.len() > request.limit;
-    records.truncate(request.limit);
-    let cursor = |last: &Stored| match last.position {
-        Some(position) if position < placed => Cursor::Position(position),
-        _ => Cursor::Unplaced { id: last.record.id, placed },
+    let tenant = request.tenant.as_str().into();
+    let page_row = |row| {
+        let stored = match rows::stored(row, &tenant) {
+            Ok(stored) => Some(stored),
+            Err(ArchiveError::Content(_)) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(PageRow { id: rows::id(row)?, position: get(row, 2)?, stored })
     };
-    let next = records.last().filter(|_| has_next).map(cursor);
-    Ok(Page { records, next })
+    let rows = rows.iter().map(page_row).collect::<Result<_, _>>()?;
+    Ok(Page::of(rows, request.limit, placed))
 }

@@ -12,11 +12,6 @@ use super::rows::{self, JOB_COLUMNS, SELECT_NOTES, SELECT_STEPS, columns, get, t
 use crate::ledger::record::{Micros, RecordId, Stored};
 use crate::postgres::{self, Parameter, Persona, Pool};
 
-pub(super) fn all_stored(rows: &[Row], tenant: &str) -> Result<Vec<Stored>, ArchiveError> {
-    let tenant = Arc::from(tenant);
-    rows.iter().map(|row| rows::stored(row, &tenant)).collect()
-}
-
 /// Reads one record with its steps and notes.
 pub(super) async fn find(
     pool: &Pool,
@@ -46,8 +41,16 @@ async fn whole(
     sql: &str,
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Stored>, ArchiveError> {
-    let rows = transaction.query(sql, parameters).await?;
-    let mut records = all_stored(&rows, tenant)?;
+    let (rows, tenant) = (transaction.query(sql, parameters).await?, Arc::from(tenant));
+    let records = rows.iter().map(|row| rows::stored(row, &tenant)).collect::<Result<_, _>>()?;
+    with_parts(transaction, records).await
+}
+
+/// Adds their steps and notes to records.
+async fn with_parts(
+    transaction: &mut postgres::Transaction<'_>,
+    mut records: Vec<Stored>,
+) -> Result<Vec<Stored>, ArchiveError> {
     if records.is_empty() {
         return Ok(records);
     }
@@ -164,6 +167,10 @@ impl Snapshot<'_> {
         holdings::count(&mut self.0, tenant).await
     }
 
+    pub async fn now(&mut self) -> Result<Micros, ArchiveError> {
+        now(&mut self.0).await
+    }
+
     pub async fn jobs(&mut self, tenant: &str) -> Result<Vec<JobRow>, ArchiveError> {
         let sql = format!(
             "SELECT {JOB_COLUMNS} FROM nightporter_ledger.jobs WHERE tenant = $1 ORDER BY name"
@@ -242,7 +249,13 @@ pub(super) async fn find_all(
     let (writers, seqs) = rows::ids(ids.iter().copied());
     let parameters: [Parameter<'_>; 3] =
         [(&tenant, Type::TEXT), (&writers, Type::INT8_ARRAY), (&seqs, Type::INT8_ARRAY)];
-    whole(transaction, tenant, sql, &parameters).await
+    let (rows, tenant) = (transaction.query(sql, &parameters).await?, Arc::from(tenant));
+    let readable = |row| match rows::stored(row, &tenant) {
+        Err(ArchiveError::Content(_)) => None,
+        stored => Some(stored),
+    };
+    let records = rows.iter().filter_map(readable).collect::<Result<_, _>>()?;
+    with_parts(transaction, records).await
 }
 
 pub(super) async fn last_checkpoint(

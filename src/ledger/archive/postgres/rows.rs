@@ -225,12 +225,12 @@ pub(super) fn stored(row: &Row, tenant: &Arc<str>) -> Result<Stored, ArchiveErro
     Ok(Stored { record, position: get(row, 2)? })
 }
 
-/// Returns a row that begins with an id, a leaf and a seal.
+/// Returns a row of an id, a leaf, a seal and a time.
 pub(super) fn unplaced(row: &Row) -> Result<Unplaced, ArchiveError> {
     let id = id(row)?;
     let leaf = bytes(row, 2)?.ok_or_else(|| invalid(id, "leaf"))?;
     let seal = bytes(row, 3)?.ok_or_else(|| invalid(id, "seal"))?;
-    Ok(Unplaced { id, leaf, seal })
+    Ok(Unplaced { id, at: Micros(get(row, 4)?), leaf, seal })
 }
 
 /// Returns the first two columns of a row, an id.

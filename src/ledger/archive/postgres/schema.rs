@@ -22,6 +22,8 @@ const MIGRATIONS: Migrations = Migrations {
         ("V4__idempotency", include_str!("V4__idempotency.sql")),
         ("V5__ledger_additions", include_str!("V5__ledger_additions.sql")),
         ("V6__access", include_str!("V6__access.sql")),
+        ("V7__alert_counts", include_str!("V7__alert_counts.sql")),
+        ("V9__unplaced_by_time", include_str!("V9__unplaced_by_time.sql")),
     ],
     limits: MigrationLimits::DEFAULT,
 };

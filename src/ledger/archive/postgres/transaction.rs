@@ -3,7 +3,9 @@
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::super::{ArchiveError, JobRow, Placed, StoredCheckpoint, TileKey, Unplaced};
+use super::super::{
+    ArchiveError, JobRow, Placed, StoredCheckpoint, TileKey, Unplaced, UnplacedFilter,
+};
 use super::rows::{self, JOB_COLUMNS, get, tenant};
 use super::{LOCKS, read, write};
 use crate::ledger::record::{Kind, Micros, Record, RecordId, Stored};
@@ -86,18 +88,35 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    pub async fn unplaced(
+    pub async fn unplaced_of(
         &mut self,
         tenant: &str,
+        filter: UnplacedFilter,
         limit: usize,
     ) -> Result<Vec<Unplaced>, ArchiveError> {
         let sql = concat!(
-            "SELECT writer, seq, leaf, seal FROM nightporter_ledger.requests WHERE tenant = ",
+            "SELECT writer, seq, leaf, seal, at FROM nightporter_ledger.requests WHERE tenant = ",
             tenant!(),
-            " AND position IS NULL ORDER BY at, writer, seq LIMIT $2"
+            " AND position IS NULL AND ($2::text IS NULL OR kind = $2) \
+              AND ($3::int8 IS NULL OR at < $3) \
+              AND ($4::int8 IS NULL OR (at, writer, seq) > ($4, $5, $6)) \
+              ORDER BY at, writer, seq LIMIT $7"
         );
+        let UnplacedFilter { kind, before, after } = filter;
+        let (kind, before) = (kind.map(Kind::as_str), before.map(|before| before.0));
+        let after_at = after.map(|(at, _)| at.0);
+        let (writer, seq) = read::columns_of(after.map(|(_, id)| id));
         let limit = read::count(limit);
-        let rows = self.inner.query(sql, &[(&tenant, Type::TEXT), (&limit, Type::INT8)]).await?;
+        let parameters: [Parameter<'_>; 7] = [
+            (&tenant, Type::TEXT),
+            (&kind, Type::TEXT),
+            (&before, Type::INT8),
+            (&after_at, Type::INT8),
+            (&writer, Type::INT8),
+            (&seq, Type::INT8),
+            (&limit, Type::INT8),
+        ];
+        let rows = self.inner.query(sql, &parameters).await?;
         rows.iter().map(rows::unplaced).collect()
     }
 
@@ -194,29 +213,37 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    pub async fn oldest(
+    pub async fn oldest_after(
         &mut self,
         tenant: &str,
         kind: Kind,
         before: Micros,
         below: i64,
+        after: Option<(Micros, i64)>,
         limit: usize,
     ) -> Result<Vec<Placed>, ArchiveError> {
         let sql = concat!(
-            "SELECT writer, seq, position FROM nightporter_ledger.requests WHERE tenant = ",
+            "SELECT writer, seq, position, at FROM nightporter_ledger.requests WHERE tenant = ",
             tenant!(),
-            " AND kind = $2 AND at < $3 AND position < $4 ORDER BY at, position LIMIT $5"
+            " AND kind = $2 AND at < $3 AND position < $4 \
+              AND ($6::int8 IS NULL OR (at, position) > ($6, $7)) \
+              ORDER BY at, position LIMIT $5"
         );
         let limit = read::count(limit);
-        let parameters: [Parameter<'_>; 5] = [
+        let (after_at, after_position) = (after.map(|(at, _)| at.0), after.map(|after| after.1));
+        let parameters: [Parameter<'_>; 7] = [
             (&tenant, Type::TEXT),
             (&kind.as_str(), Type::TEXT),
             (&before.0, Type::INT8),
             (&below, Type::INT8),
             (&limit, Type::INT8),
+            (&after_at, Type::INT8),
+            (&after_position, Type::INT8),
         ];
         let rows = self.inner.query(sql, &parameters).await?;
-        let placed = |row| Ok(Placed { id: rows::id(row)?, position: get(row, 2)? });
+        let placed = |row| {
+            Ok(Placed { id: rows::id(row)?, position: get(row, 2)?, at: Micros(get(row, 3)?) })
+        };
         rows.iter().map(placed).collect()
     }
 

@@ -7,12 +7,12 @@ use super::tree;
 use crate::ledger::archive::Holdings;
 use crate::ledger::record::Kind;
 
-/// Counts the records that have a position. The bytes are those of the whole file, which is
+/// Counts the records. The bytes are those of the whole file, which is
 /// one box's, without its tree.
 pub(super) fn count(connection: &Connection, tenant: &str) -> rusqlite::Result<Holdings> {
     let sql = format!(
         "SELECT kind, count(*) AS records FROM requests
-         WHERE tenant = {TENANT} AND position IS NOT NULL GROUP BY kind ORDER BY records DESC"
+         WHERE tenant = {TENANT} GROUP BY kind ORDER BY records DESC"
     );
     let mut statement = connection.prepare(&sql)?;
     let mut rows = statement.query([tenant])?;

@@ -2,17 +2,18 @@
 //!
 //! A page is read along an index that is in its order, or, if few records match a filter,
 //! from those that match. Which filter that is, a bounded count says: SQLite's own choice
-//! would need statistics, and those age.
+//! would need statistics, and those age. If many records match each of two filters and few
+//! match both, a page ends after a bounded search, and the next one goes on from there.
 
 use std::sync::Arc;
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
 
 use super::fault::Fault;
 use super::rows::{self, COLUMNS};
-use crate::ledger::history::{Cursor, Filter, Order, Page, PageRequest};
-use crate::ledger::record::{RecordId, Stored};
+use crate::ledger::history::{Cursor, Filter, Order, Page, PageRequest, PageRow};
+use crate::ledger::record::RecordId;
 
 /// A filter with fewer matches than this is preferred to one with more; no more are counted.
 const FEW: i64 = 10_000;
@@ -20,6 +21,10 @@ const FEW: i64 = 10_000;
 /// As many positions are sorted, if nothing else narrows a time: some 10 ms. The alternative
 /// is to pass over all records that are newer.
 const MANY: i64 = 100_000;
+
+/// How many entries of an index a page passes over, at most, to look at the records behind
+/// them: some 10 ms.
+const PASSED_OVER: usize = 5_000;
 
 /// The index that serves every page.
 const BY_POSITION: &str = "requests_by_position";
@@ -39,7 +44,7 @@ impl Index {
 }
 
 /// Those that most likely match few records come first.
-const INDEXES: [Index; 6] = [
+static INDEXES: [Index; 6] = [
     Index { name: "requests_by_client", columns: ["client_id", "position"] },
     Index { name: "requests_by_app", columns: ["app", "position"] },
     Index { name: "requests_by_reason", columns: ["reason", "position"] },
@@ -59,21 +64,23 @@ pub(super) fn page(connection: &Connection, request: &PageRequest) -> Result<Pag
     let mut records = Vec::new();
     for part in parts(request) {
         let wanted = limit - records.len();
-        if wanted > 0 {
-            records.extend(match part {
-                Part::Placed(after) => read.placed(after, placed, wanted)?,
-                Part::Unplaced(after) => read.unplaced(after, placed, wanted)?,
-            });
+        if wanted == 0 {
+            break;
+        }
+        match part {
+            Part::Placed(after) => {
+                let Found { records: found, searched_to } = read.placed(after, placed, wanted)?;
+                records.extend(found);
+                if let Some(position) = searched_to {
+                    let next = Some(Cursor::Position(position));
+                    let page = Page::of(records, request.limit, placed);
+                    return Ok(Page { last: next, next, ..page });
+                }
+            }
+            Part::Unplaced(after) => records.extend(read.unplaced(after, placed, wanted)?),
         }
     }
-    let is_last = records.len() < limit;
-    records.truncate(request.limit);
-    let cursor = |last: &Stored| match last.position {
-        Some(position) if position < placed => Cursor::Position(position),
-        _ => Cursor::Unplaced { id: last.record.id, placed },
-    };
-    let next = records.last().filter(|_| !is_last).map(cursor);
-    Ok(Page { records, next })
+    Ok(Page::of(records, request.limit, placed))
 }
 
 /// One of the two parts of the history, and where it begins.
@@ -98,6 +105,13 @@ fn parts(request: &PageRequest) -> Vec<Part> {
     };
     parts.retain(|part| request.with_unplaced || matches!(part, Part::Placed(_)));
     parts
+}
+
+/// Records that have positions.
+struct Found {
+    records: Vec<PageRow>,
+    /// Where the search was ended, if there are fewer records than wanted and may be more.
+    searched_to: Option<i64>,
 }
 
 /// A condition on one column, and the values for its question marks.
@@ -157,7 +171,7 @@ impl Read<'_> {
     }
 
     /// Reads records whose positions are below `placed`.
-    fn placed(&self, after: Option<i64>, placed: i64, limit: usize) -> Result<Vec<Stored>, Fault> {
+    fn placed(&self, after: Option<i64>, placed: i64, limit: usize) -> Result<Found, Fault> {
         let mut conditions = self.conditions();
         conditions.push(Condition::new("position", "r.position < ?", placed));
         if let Some(after) = after {
@@ -168,19 +182,60 @@ impl Read<'_> {
             conditions.push(Condition::new("position", follows, after));
         }
         let index = self.narrowest(&conditions)?;
+        let bound = self.bound(index, &conditions)?;
+        if let Some(bound) = bound {
+            let precedes = match self.request.order {
+                Order::NewestFirst => "r.position >= ?",
+                Order::OldestFirst => "r.position <= ?",
+            };
+            conditions.push(Condition::new("position", precedes, bound));
+        }
         let tenant = &conditions[..1];
         let (matches, direction) = (all(&conditions), self.direction());
-        let limit = rows::count(limit);
+        let rows = rows::count(limit);
+        let index = index.map_or(BY_POSITION, |index| index.name);
         let sql = format!(
             // Positions first: they are in the index, so only the page's rows are read.
             "SELECT {COLUMNS} FROM requests r INDEXED BY {BY_POSITION}
              WHERE {} AND r.position IN (
                  SELECT r.position FROM requests r INDEXED BY {index} WHERE {matches}
-                 ORDER BY r.position {direction} LIMIT {limit})
+                 ORDER BY r.position {direction} LIMIT {rows})
              ORDER BY r.position {direction}",
             all(tenant)
         );
-        self.records(&sql, values(tenant).chain(values(&conditions)))
+        let records = self.records(&sql, values(tenant).chain(values(&conditions)))?;
+        let searched_to = bound.filter(|_| records.len() < limit);
+        Ok(Found { records, searched_to })
+    }
+
+    /// Returns the position at which a search along an index ends, if it has to look at the
+    /// records themselves and there are many. A time is no reason to end it: if nothing
+    /// narrows that, all that is newer has to be passed over.
+    fn bound(
+        &self,
+        index: Option<&'static Index>,
+        conditions: &[Condition],
+    ) -> Result<Option<i64>, Fault> {
+        let is_served = |condition: &&Condition| {
+            matches!(condition.column, "tenant" | "position")
+                || index.is_some_and(|index| index.columns.contains(&condition.column))
+        };
+        let has_time = conditions.iter().any(|condition| condition.column == "at");
+        let is_ordered = index.is_none_or(Index::is_ordered);
+        if !is_ordered || (index.is_none() && has_time) || conditions.iter().all(|c| is_served(&c))
+        {
+            return Ok(None);
+        }
+        let served: Vec<_> = conditions.iter().filter(is_served).collect();
+        let sql = format!(
+            "SELECT r.position FROM requests r INDEXED BY {} WHERE {}
+             ORDER BY r.position {} LIMIT 1 OFFSET {PASSED_OVER}",
+            index.map_or(BY_POSITION, |index| index.name),
+            all(served.iter().copied()),
+            self.direction()
+        );
+        let values = params_from_iter(values(served.iter().copied()));
+        Ok(self.connection.query_row(&sql, values, |row| row.get(0)).optional()?)
     }
 
     /// Reads records that have no position, or one from `placed` on.
@@ -189,7 +244,7 @@ impl Read<'_> {
         after: Option<RecordId>,
         placed: i64,
         limit: usize,
-    ) -> Result<Vec<Stored>, Fault> {
+    ) -> Result<Vec<PageRow>, Fault> {
         let mut conditions = self.conditions();
         if let Some(after) = after {
             let sql = match self.request.order {
@@ -214,10 +269,12 @@ impl Read<'_> {
         self.records(&sql, values(&conditions).chain(values(&conditions)))
     }
 
-    /// Returns the index along which the fewest records are read.
-    fn narrowest(&self, conditions: &[Condition]) -> Result<&'static str, Fault> {
+    /// Returns the index along which the fewest records are read; `None` for that of the
+    /// positions.
+    fn narrowest(&self, conditions: &[Condition]) -> Result<Option<&'static Index>, Fault> {
         let mut fewest = i64::MAX;
         let mut narrowest = None;
+        let has_time = conditions.iter().any(|condition| condition.column == "at");
         for index in &INDEXES {
             if !conditions.iter().any(|condition| condition.column == index.columns[0]) {
                 continue;
@@ -226,8 +283,8 @@ impl Read<'_> {
                 condition.column == "tenant" || index.columns.contains(&condition.column)
             };
             let conditions: Vec<_> = conditions.iter().filter(served).collect();
-            let is_last_resort = narrowest.is_none() && index.columns[0] == "at";
-            let limit = if is_last_resort { MANY } else { FEW };
+            let is_of_time = has_time && index.columns.contains(&"at");
+            let limit = if is_of_time && narrowest.is_none() { MANY } else { FEW };
             let sql = format!(
                 "SELECT count(*) FROM (SELECT 1 FROM requests r INDEXED BY {}
                  WHERE {} AND r.position IS NOT NULL LIMIT {limit})",
@@ -237,21 +294,21 @@ impl Read<'_> {
             let values = params_from_iter(values(conditions.iter().copied()));
             let count = self.connection.query_row(&sql, values, |row| row.get(0))?;
             if count < limit.min(fewest) {
-                (fewest, narrowest) = (count, Some(index.name));
+                (fewest, narrowest) = (count, Some(index));
             } else if narrowest.is_none() && index.is_ordered() {
                 // Never worse than the index of the positions.
-                narrowest = Some(index.name);
+                narrowest = Some(index);
             }
         }
-        Ok(narrowest.unwrap_or(BY_POSITION))
+        Ok(narrowest)
     }
 
     fn records<'v>(
         &self,
         sql: &str,
         values: impl Iterator<Item = &'v Value>,
-    ) -> Result<Vec<Stored>, Fault> {
-        rows::records(self.connection, &self.tenant, sql, params_from_iter(values))
+    ) -> Result<Vec<PageRow>, Fault> {
+        rows::page(self.connection, &self.tenant, sql, params_from_iter(values))
     }
 }
 

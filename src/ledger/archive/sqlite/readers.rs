@@ -19,12 +19,14 @@ use crate::ledger::archive::ArchiveError;
 /// Connections that stay open for later reads.
 const MAX_IDLE: usize = 4;
 
-/// How many instructions of SQLite's machine run between two looks at the clock: some 50 µs.
-const INSTRUCTIONS: i32 = 4_000;
+/// How many instructions of SQLite's machine run between two looks at the clock: some 12 µs.
+const INSTRUCTIONS: i32 = 1_000;
 
-/// By how much less urgent than a request a read is for the scheduler (nice(2)): four scans kept
-/// both cores of a small machine from the gate for milliseconds (measured).
-const NICENESS: i32 = 10;
+/// By how much less urgent than a request a long read is for the scheduler (nice(2)): four scans
+/// kept both cores of a small machine from the gate for milliseconds (measured). A short read is
+/// as urgent as all else, so that it ends on a busy machine, too.
+const NICENESS: i32 = 19;
+const LONG: Duration = Duration::from_millis(5);
 
 /// How much later than its limit a read may end: a call that hangs in the file system is
 /// waited for no longer.
@@ -112,7 +114,7 @@ impl Reader {
         let path = Arc::clone(&self.path);
         let caller = Arc::new(());
         let waits = Arc::downgrade(&caller);
-        let call = on_low_priority_thread(move || match limited(&mut opened, limit, waits, work) {
+        let call = on_own_thread(move || match limited(&mut opened, limit, waits, work) {
             Ok(done) => Ok((done, opened, permit)),
             Err(fault) => Err(fault.at(&path)),
         });
@@ -155,10 +157,19 @@ fn limited<T>(
     work: impl FnOnce(&Connection) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     let begin = Instant::now();
+    let mut is_long = false;
     let must_end = move || {
-        // Whoever waits for the core goes first, such as a request to the gate.
-        std::thread::yield_now();
-        begin.elapsed() > limit || caller.strong_count() == 0
+        let elapsed = begin.elapsed();
+        if elapsed > LONG {
+            if !is_long {
+                is_long = true;
+                // Of the calling thread, on Linux. If the system refuses, it stays as urgent.
+                let _ = setpriority_process(None, NICENESS);
+            }
+            // Whoever waits for the core goes first, such as a request to the gate.
+            std::thread::yield_now();
+        }
+        elapsed > limit || caller.strong_count() == 0
     };
     opened.connection.progress_handler(INSTRUCTIONS, Some(must_end))?;
     let result = work(&opened.connection);
@@ -166,9 +177,9 @@ fn limited<T>(
     result.map_err(|fault| if fault.is_interrupted() { Fault::TooSlow(limit) } else { fault })
 }
 
-/// Runs `work` on a thread of its own with a lower priority, which a thread that others use
-/// would keep: only a privileged process may raise one again.
-async fn on_low_priority_thread<T: Send + 'static>(
+/// Runs `work` on a thread of its own, whose priority [`limited`] may lower: a thread that others
+/// use would keep it, since only a privileged process may raise one again.
+async fn on_own_thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ArchiveError> {
     let failed = |error: &dyn std::fmt::Display| {
@@ -176,8 +187,6 @@ async fn on_low_priority_thread<T: Send + 'static>(
     };
     let (done, result) = oneshot::channel();
     let read = move || {
-        // Of the calling thread, on Linux. If the system refuses, a read is as urgent as all else.
-        let _ = setpriority_process(None, NICENESS);
         let _ = done.send(work());
     };
     std::thread::Builder::new()

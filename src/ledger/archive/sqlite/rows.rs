@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, Params, Row, params};
 
 use super::fault::Fault;
+use crate::ledger::history::PageRow;
 use crate::ledger::record::{
     Kind, Micros, Note, Personal, Record, RecordId, Step, Stored, WriterId,
 };
@@ -88,8 +89,24 @@ fn add_parts(
     Ok(())
 }
 
-/// Returns records without steps and notes; `sql` selects [`COLUMNS`].
-pub(super) fn records(
+/// Returns the rows of a page, without steps and notes; `sql` selects [`COLUMNS`].
+pub(super) fn page(
+    connection: &Connection,
+    tenant: &Arc<str>,
+    sql: &str,
+    params: impl Params,
+) -> Result<Vec<PageRow>, Fault> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (id, position) = (id(row)?, row.get(2)?);
+        found.push(PageRow { id, position, stored: stored(row, tenant).ok() });
+    }
+    Ok(found)
+}
+
+fn records(
     connection: &Connection,
     tenant: &Arc<str>,
     sql: &str,
@@ -136,7 +153,7 @@ fn stored(row: &Row<'_>, tenant: &Arc<str>) -> Result<Stored, Fault> {
             },
         })
     };
-    read().map_err(|error| Fault::Unusable(format!("the record {id} cannot be read: {error}")))
+    read().map_err(|error| Fault::Content(format!("the record {id} cannot be read: {error}")))
 }
 
 fn id(row: &Row<'_>) -> rusqlite::Result<RecordId> {

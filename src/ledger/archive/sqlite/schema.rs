@@ -59,6 +59,12 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("migrations/V6__access.sql"),
         additive: true,
     },
+    Migration {
+        version: 7,
+        name: "alert_counts",
+        sql: include_str!("migrations/V7__alert_counts.sql"),
+        additive: true,
+    },
 ];
 
 impl Migration {

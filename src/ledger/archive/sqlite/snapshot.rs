@@ -128,6 +128,10 @@ impl Snapshot {
         self.0.run(move |connection| Ok(holdings::count(connection, &tenant)?)).await
     }
 
+    pub async fn now(&mut self) -> Result<Micros, ArchiveError> {
+        self.0.run(|connection| Ok(jobs::now(connection)?)).await
+    }
+
     pub async fn jobs(&mut self, tenant: &str) -> Result<Vec<JobRow>, ArchiveError> {
         let tenant = tenant.to_owned();
         self.0.run(move |connection| Ok(jobs::all(connection, &tenant)?)).await

@@ -10,7 +10,9 @@ use super::fault::Fault;
 use super::rows::{self, count};
 use super::writer::{Turn, Writer, on_thread};
 use super::{jobs, tree, write};
-use crate::ledger::archive::{ArchiveError, JobRow, Placed, StoredCheckpoint, TileKey, Unplaced};
+use crate::ledger::archive::{
+    ArchiveError, JobRow, Placed, StoredCheckpoint, TileKey, Unplaced, UnplacedFilter,
+};
 use crate::ledger::record::{Kind, Micros, Record, RecordId, Stored, WriterId};
 
 /// Pages that one removal gives back at most.
@@ -137,21 +139,31 @@ impl Transaction {
         self.run(move |connection| Ok(jobs::log(connection, &tenant, &row)?)).await
     }
 
-    pub async fn unplaced(
+    pub async fn unplaced_of(
         &mut self,
         tenant: &str,
+        filter: UnplacedFilter,
         limit: usize,
     ) -> Result<Vec<Unplaced>, ArchiveError> {
         let (tenant, limit) = (tenant.to_owned(), count(limit));
+        let UnplacedFilter { kind, before, after } = filter;
+        let (kind, before) = (kind.map(Kind::as_str), before.map(|before| before.0));
+        // Writers and their numbers are positive: nothing is before the first of these.
+        let first = (Micros(i64::MIN), RecordId { writer: WriterId(0), seq: 0 });
+        let (after, RecordId { writer: WriterId(writer), seq }) = after.unwrap_or(first);
         self.run(move |connection| {
-            let sql = "SELECT writer, seq, leaf, seal FROM requests
+            let sql = "SELECT writer, seq, leaf, seal, at FROM requests
                        INDEXED BY requests_unplaced_by_time
-                       WHERE tenant = (SELECT id FROM tenants WHERE name = ?)
-                       AND position IS NULL ORDER BY at, writer, seq LIMIT ?";
+                       WHERE tenant = (SELECT id FROM tenants WHERE name = ?1)
+                       AND position IS NULL AND (?2 IS NULL OR kind = ?2)
+                       AND (?3 IS NULL OR at < ?3) AND (at, writer, seq) > (?4, ?5, ?6)
+                       ORDER BY at, writer, seq LIMIT ?7";
             let mut statement = connection.prepare(sql)?;
-            let rows = statement.query_map(params![tenant, limit], |row| {
+            let params = params![tenant, kind, before, after.0, writer, seq, limit];
+            let rows = statement.query_map(params, |row| {
                 let id = RecordId { writer: WriterId(row.get(0)?), seq: row.get(1)? };
-                Ok(Unplaced { id, leaf: row.get(2)?, seal: row.get(3)? })
+                let at = Micros(row.get(4)?);
+                Ok(Unplaced { id, at, leaf: row.get(2)?, seal: row.get(3)? })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
@@ -227,24 +239,28 @@ impl Transaction {
             .await
     }
 
-    pub async fn oldest(
+    pub async fn oldest_after(
         &mut self,
         tenant: &str,
         kind: Kind,
         before: Micros,
         below: i64,
+        after: Option<(Micros, i64)>,
         limit: usize,
     ) -> Result<Vec<Placed>, ArchiveError> {
         let (tenant, limit) = (tenant.to_owned(), count(limit));
+        // No position is negative.
+        let (after, position) = after.unwrap_or((Micros(i64::MIN), -1));
         self.run(move |connection| {
-            let sql = "SELECT writer, seq, position FROM requests INDEXED BY requests_by_kind
+            let sql = "SELECT writer, seq, position, at FROM requests INDEXED BY requests_by_kind
                        WHERE tenant = (SELECT id FROM tenants WHERE name = ?)
-                       AND kind = ? AND at < ? AND position < ? ORDER BY at, position LIMIT ?";
+                       AND kind = ? AND at < ? AND position < ? AND (at, position) > (?, ?)
+                       ORDER BY at, position LIMIT ?";
             let mut statement = connection.prepare(sql)?;
-            let params = params![tenant, kind.as_str(), before.0, below, limit];
+            let params = params![tenant, kind.as_str(), before.0, below, after.0, position, limit];
             let rows = statement.query_map(params, |row| {
                 let id = RecordId { writer: WriterId(row.get(0)?), seq: row.get(1)? };
-                Ok(Placed { id, position: row.get(2)? })
+                Ok(Placed { id, position: row.get(2)?, at: Micros(row.get(3)?) })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
@@ -273,7 +289,10 @@ impl Transaction {
         let (tenant, mut ids): (Arc<str>, _) = (tenant.into(), ids.to_vec());
         ids.sort_unstable();
         self.run(move |connection| {
-            let find = |id: &RecordId| rows::find(connection, &tenant, *id).transpose();
+            let find = |id: &RecordId| match rows::find(connection, &tenant, *id) {
+                Err(Fault::Content(_)) => None,
+                found => found.transpose(),
+            };
             ids.iter().filter_map(find).collect()
         })
         .await

@@ -46,7 +46,7 @@ async fn what_the_database_refuses_stays_until_it_is_dismissed() {
     let recorded = Recorded::new(Store::Files).await;
     let refused = Record { path: Some("/a\0b".into()), ..record(7, 1) };
     let spool = Spool::new(recorded.sample.ledger().join("spool"), 1 << 30);
-    let id = spool.put(&[refused], Some("refused before")).expect("written").name;
+    let id = spool.put(&[refused], Some("refused before"), |_| {}).expect("written");
     // Why it was refused is known before anybody tries it again, also of another process.
     let list = recorded.json("/v1/deadletter").await;
     let errors: Vec<_> = list["dead_letters"].as_array().expect("a list").iter().collect();

@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, join_all, ready};
 use nightporter::alerts::plan::{Change, Observation};
 use nightporter::alerts::signal::{Look, Measure, Signal};
 use nightporter::alerts::subject::Subject;
-use nightporter::alerts::table::{self, Alert, AlertPage, Cursor, HistoryEntry, Observer};
+use nightporter::alerts::table::{self, Alert, AlertPage, Cursor, HistoryEntry, Observer, untold};
 use nightporter::alerts::{Evaluator, Rule};
 use nightporter::ledger::archive::{Archive, Transaction};
 use nightporter::ledger::record::{Micros, WriterId};
@@ -77,10 +77,11 @@ async fn observe(
     own: &[Observation],
 ) -> Vec<Observation> {
     let mut transaction = locked(archive).await;
+    let now = transaction.now().await.expect("answers");
     let observer = Observer { writer: WriterId(writer), expires_at };
-    let stored = table::observe(&mut transaction, TENANT, observer, own).await.expect("written");
+    let stored = table::observe(&mut transaction, TENANT, observer, own, now).await;
     transaction.commit().await.expect("commits");
-    stored.observed
+    stored.expect("written").observed
 }
 
 pub async fn an_alert_is_one_row_with_its_history(database: &dyn Database) {
@@ -125,11 +126,27 @@ pub async fn what_a_process_observes_counts_until_it_expires(database: &dyn Data
     assert_eq!(observe(&archive, 1, FAR, &[]).await, []);
 }
 
+pub async fn what_has_expired_while_nobody_could_write_counts_for_a_while(database: &dyn Database) {
+    let archive = database.archive();
+    let notes = seen("notes");
+    assert_eq!(observe(&archive, 1, Micros(50), std::slice::from_ref(&notes)).await.len(), 1);
+    let observed = async |expired_at| {
+        let mut transaction = locked(&archive).await;
+        let observer = Observer { writer: WriterId(2), expires_at: FAR };
+        let stored = table::observe(&mut transaction, TENANT, observer, &[], expired_at).await;
+        transaction.commit().await.expect("commits");
+        stored.expect("written").observed.len()
+    };
+    assert_eq!(observed(Micros(49)).await, 1);
+    assert_eq!(observed(Micros(50)).await, 0);
+}
+
 pub async fn a_change_that_is_not_committed_leaves_nothing(database: &dyn Database) {
     let archive = database.archive();
     let mut transaction = locked(&archive).await;
     let observer = Observer { writer: WriterId(1), expires_at: FAR };
-    table::observe(&mut transaction, TENANT, observer, &[seen("notes")]).await.expect("written");
+    let own = [seen("notes")];
+    table::observe(&mut transaction, TENANT, observer, &own, Micros(0)).await.expect("written");
     let fires = Change::Fires(seen("notes"));
     let writer = WriterId(1);
     table::change(&mut transaction, TENANT, writer, &fires, Micros(9)).await.expect("written");
@@ -181,6 +198,51 @@ pub async fn a_silence_stays_with_the_alert_and_ends_by_itself(database: &dyn Da
         history(&archive, &fired.id).await.iter().map(|entry| entry.is_silenced).collect();
     assert_eq!(is_silenced, [false, true, false]);
     assert_eq!(set(&fired.id, None).await.expect("it is there").silenced_until, None);
+}
+
+pub async fn what_changed_in_a_silence_is_told_once_when_it_has_ended(database: &dyn Database) {
+    let archive = database.archive();
+    let fired = fire(&archive, "notes", 10).await;
+    let silence = async |until: i64| {
+        let mut transaction = locked(&archive).await;
+        let until = Some(Micros(until));
+        table::silence(&mut transaction, TENANT, &fired.id, until).await.expect("set");
+        transaction.commit().await.expect("commits");
+    };
+    let told = async |now: i64| {
+        let mut transaction = locked(&archive).await;
+        let ended = untold::end_silences(&mut transaction, TENANT, Micros(now)).await;
+        let mut told = Vec::new();
+        for alert in ended.expect("ended") {
+            if untold::take(&mut transaction, TENANT, &alert).await.expect("looked") {
+                told.push(alert.is_firing);
+            }
+        }
+        transaction.commit().await.expect("commits");
+        told
+    };
+    let has_expired = async || {
+        let mut snapshot = archive.snapshot().await.expect("begins");
+        table::glance(&mut snapshot, TENANT).await.expect("answers").has_expired
+    };
+    silence(50).await;
+    assert!(has_expired().await, "that was long ago");
+    resolve(&archive, "notes", 20).await.expect("it fired");
+    assert_eq!(told(49).await, [] as [bool; 0], "it is silenced");
+    assert_eq!(told(50).await, [false]);
+    assert_eq!(told(51).await, [] as [bool; 0], "once");
+    assert!(!has_expired().await);
+    // It fires and resolves: as things stood.
+    silence(100).await;
+    fire(&archive, "notes", 60).await;
+    resolve(&archive, "notes", 70).await.expect("it fired");
+    assert_eq!(told(100).await, [] as [bool; 0]);
+    silence(200).await;
+    fire(&archive, "notes", 160).await;
+    assert_eq!(told(200).await, [true]);
+    let is_silenced: Vec<_> =
+        history(&archive, &fired.id).await.iter().map(|entry| entry.is_silenced).collect();
+    assert_eq!(is_silenced, [false, true, true, false, false]);
 }
 
 pub async fn what_was_resolved_long_ago_is_removed(database: &dyn Database) {
@@ -266,7 +328,7 @@ async fn observed_by_all(archive: &Archive) -> usize {
         let mut transaction = archive.begin().await.expect("begins");
         if table::try_lock(&mut transaction, TENANT).await.expect("answers") {
             let nobody = Observer { writer: WriterId(999), expires_at: FAR };
-            let stored = table::observe(&mut transaction, TENANT, nobody, &[]).await;
+            let stored = table::observe(&mut transaction, TENANT, nobody, &[], Micros(0)).await;
             transaction.roll_back().await.expect("rolls back");
             return stored.expect("read").observed.len();
         }

@@ -17,7 +17,8 @@ async fn a_job_is_run_when_somebody_asks_for_it() {
         let [one, _other] = [1, 2].map(|n| Instance::start(&place, n, vec![short(), long()]));
         for job in ["short", "long"] {
             until_runs(&place, job, 1).await;
-            let due = one.jobs.run_now(job).await.expect("a job").expect("it is due");
+            let asked = one.jobs.run_now(job).await.expect("a job").expect("asked");
+            let due = asked.commit().await.expect("it is due");
             let runs = until_runs(&place, job, 2).await;
             assert!(runs[1].started >= due.0 - 1_000_000, "{due:?} {runs:?}");
             let status = one.jobs.list().await.expect("answers");
@@ -44,9 +45,11 @@ async fn a_job_that_is_running_is_run_once_more() {
         let holder = status[0].holder.as_deref().unwrap_or_default();
         assert!(holder.starts_with("process "), "{status:?}");
         // Whichever of the two runs it.
-        let asked = tokio::join!(one.jobs.run_now("long"), other.jobs.run_now("long"));
-        asked.0.expect("a job").expect("asked");
-        asked.1.expect("a job").expect("asked");
+        let ask = async |instance: &Instance| {
+            let asked = instance.jobs.run_now("long").await.expect("a job").expect("asked");
+            asked.commit().await.expect("it is due");
+        };
+        tokio::join!(ask(&one), ask(&other));
         let runs = until_runs(&place, "long", 2).await;
         assert!(runs[0].ended <= runs[1].started, "{runs:?}");
         assert_eq!(counts.most.load(std::sync::atomic::Ordering::SeqCst), 1);

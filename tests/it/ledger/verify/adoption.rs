@@ -97,6 +97,17 @@ async fn an_altered_one_is_not_adopted_and_is_missed() {
 }
 
 #[tokio::test]
+async fn one_that_cannot_be_read_keeps_no_other_from_being_adopted() {
+    for kind in BOTH {
+        let (mut ledger, tenant) = without_identity(kind, 10).await;
+        ledger.tamper("UPDATE requests SET kind = 'nonsense' WHERE seq = 4").await;
+        ledger.tenant = tenant;
+        let extended = ledger.extend().await.expect("extended");
+        assert_eq!((extended.adopted, extended.altered), (9, vec![id(4)]), "{kind:?}");
+    }
+}
+
+#[tokio::test]
 async fn each_box_adopts_what_it_has_sealed_itself() {
     let (mut ledger, tenant) = without_identity(Kinds::Postgres, 3).await;
     let folder = tempfile::tempdir().expect("a folder");
@@ -127,4 +138,43 @@ async fn each_box_adopts_what_it_has_sealed_itself() {
     assert_eq!(texts(&ledger.verify().await), [""; 0]);
     let numbers = named::numbers(theirs.iter().map(|record| record.id));
     assert_eq!(numbers[&WriterId(0xa)].to_string(), "1-5");
+}
+
+#[tokio::test]
+async fn many_records_of_a_neighbour_are_passed_over_once() {
+    let (mut ledger, tenant) = without_identity(Kinds::Postgres, 0).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut sealer =
+        Sealer::new(new_key(folder.path()).seal_key().clone()).expect("random numbers");
+    // More, and older, than one run looks at.
+    let theirs: Vec<_> = (1..=10_500)
+        .map(|seq| {
+            let id = RecordId { writer: WriterId(0xa), seq };
+            let entry = nightporter::ledger::record::Entry::new(
+                Kind::Visit,
+                nightporter::ledger::record::Micros(seq),
+            );
+            sealer.seal(id, &"".into(), entry)
+        })
+        .collect();
+    for theirs in theirs.chunks(5000) {
+        ledger.archive.write(theirs).await.expect("written");
+    }
+    ledger.write(3).await;
+    ledger.tenant = tenant;
+    let adopted = [
+        ledger.extend().await.expect("extended").adopted,
+        ledger.extend().await.expect("extended").adopted,
+    ];
+    assert_eq!(adopted, [0, 3], "the second run goes on where the first has ended");
+    // And begins anew after the last one.
+    let ours = std::mem::replace(&mut ledger.tenant, "".into());
+    ledger.write(2).await;
+    ledger.tenant = ours;
+    let mut adopted = 0;
+    for _ in 0..3 {
+        adopted += ledger.extend().await.expect("extended").adopted;
+    }
+    assert_eq!(adopted, 2);
+    assert_eq!(texts(&ledger.verify().await), [""; 0]);
 }

@@ -9,6 +9,7 @@ use nightporter::config::{self, Secret};
 use nightporter::ledger::archive::postgres::Postgres;
 use nightporter::ledger::archive::sqlite::{Limits, Sqlite};
 use nightporter::ledger::archive::{Archive, ArchiveError, StoredCheckpoint, TileKey};
+use nightporter::ledger::canonical::{Hasher, Version};
 use nightporter::ledger::checkpoint::file::{self, CheckpointFile, Notes};
 use nightporter::ledger::integrity::{Extended, Integrity, IntegrityError};
 use nightporter::ledger::key::{self, SigningKey};
@@ -97,6 +98,21 @@ impl Ledger {
         Box::pin(self.archive.write(&records)).await.expect("written");
     }
 
+    /// Writes records that are hashed as an earlier version did.
+    pub async fn write_in(&mut self, version: Version, count: i64) {
+        let seal_key = self.key.seal_key().clone();
+        let mut hasher = Hasher::default();
+        let older = |mut record: Record| {
+            // Only a client's values needed a salt.
+            record.salt = record.salt.filter(|_| record.client_id.is_some());
+            record.leaf = hasher.leaf_in(version, &record).expect("a leaf");
+            record.seal = seal_key.seal(record.id, &record.leaf);
+            record
+        };
+        let records: Vec<_> = (0..count).map(|_| self.next()).map(older).collect();
+        Box::pin(self.archive.write(&records)).await.expect("written");
+    }
+
     /// Returns the next record, not written yet.
     pub fn next(&mut self) -> Record {
         let number = self.written + 1;
@@ -133,7 +149,20 @@ impl Ledger {
         self.try_verify(kept).await.expect("verified")
     }
 
-    pub async fn try_verify(&self, mut kept: Vec<Kept>) -> Result<Report, ArchiveError> {
+    pub async fn try_verify(&self, kept: Vec<Kept>) -> Result<Report, ArchiveError> {
+        self.verify_as(kept, true).await
+    }
+
+    /// Verifies with the public key alone, as an auditor does.
+    pub async fn verify_publicly(&self) -> Report {
+        self.verify_as(Vec::new(), false).await.expect("verified")
+    }
+
+    async fn verify_as(
+        &self,
+        mut kept: Vec<Kept>,
+        has_private_key: bool,
+    ) -> Result<Report, ArchiveError> {
         let signer = SigningKey::load(&self.folder.path().join(key::FILE)).expect("a key");
         if let Some(notes) = self.file().read().expect("readable") {
             kept.push(Kept { name: file::FILE.into(), notes, is_log: true });
@@ -141,7 +170,7 @@ impl Ledger {
         let evidence = Evidence {
             tenant: Arc::clone(&self.tenant),
             key: signer.verifier(&self.tenant),
-            signer: Some(signer),
+            signer: has_private_key.then_some(signer),
             kept,
             spooled: BTreeMap::default(),
             now: NOW,

@@ -11,7 +11,8 @@ DECLARE
     chosen CONSTANT text := '(SELECT NULLIF(current_setting(''nightporter.tenant'', true), ''''))';
     chosen_number CONSTANT text :=
         format('(SELECT id FROM nightporter_ledger.tenants WHERE name = %s)', chosen);
-    is_reader CONSTANT text := 'current_user = ''nightporter_reader''';
+    -- In a subquery, as the others: it is evaluated once a statement and not for each row.
+    is_reader CONSTANT text := '(SELECT current_user = ''nightporter_reader'')';
     relation record;
     policy record;
     condition text;

@@ -82,3 +82,31 @@ async fn few_connections_stay_open() {
     assert_eq!(lock(&readers.idle).len(), MAX_IDLE);
     assert_eq!(readers.permits.available_permits(), 16);
 }
+
+#[tokio::test]
+async fn a_long_read_is_less_urgent_than_a_short_one() {
+    let (_folder, readers) = readers(16);
+    let usual = rustix::process::getpriority_process(None).expect("allowed");
+    let mut reader = readers.open(readers.permit().await.expect("in time")).await.expect("opens");
+    for rows in [1, 100_000] {
+        let (before, after) = reader
+            .run(move |connection| {
+                let before = rustix::process::getpriority_process(None);
+                let sql = "WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n
+                           LIMIT ?) SELECT count(*) FROM n";
+                let mut statement = connection.prepare(sql)?;
+                let mut count = 0;
+                // However fast the machine is, this takes longer than a short read.
+                let end = Instant::now() + if rows > 1 { 10 * LONG } else { Duration::ZERO };
+                while Instant::now() < end {
+                    count += statement.query_row([rows], |row| row.get::<_, i64>(0))?;
+                }
+                assert!(count > 0 || rows == 1);
+                Ok((before.ok(), rustix::process::getpriority_process(None).ok()))
+            })
+            .await
+            .expect("reads");
+        assert_eq!(before, Some(usual));
+        assert_eq!(after, Some(if rows > 1 { NICENESS } else { usual }));
+    }
+}

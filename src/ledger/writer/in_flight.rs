@@ -1,4 +1,4 @@
-//! What the writer holds between the queue and the archive.
+//! What the writer has in flight between the queue and the archive.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,13 +6,13 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::ledger::archive::ArchiveError;
-use crate::ledger::record::{Entry, Record};
+use crate::ledger::record::{Entry, Kind, Record};
 use crate::ledger::recorder::{Accepted, Queue, Reply};
 
 /// Accepted entries and records on their way. An entry is in exactly one of its places at any
 /// time, so that a panic in between loses none.
 #[derive(Debug, Default)]
-pub(super) struct Hand {
+pub(super) struct InFlight {
     received: Vec<Accepted>,
     accepted: VecDeque<Accepted>,
     /// The entry of which a record is being made.
@@ -26,14 +26,14 @@ pub(super) struct Hand {
 
 /// What was received.
 pub(super) enum Refilled {
-    /// The first entry since the hand was empty, accepted at this time, and perhaps others.
+    /// The first entry since nothing was in flight, accepted at this time, and perhaps others.
     First(Instant),
     More,
     /// Nothing will come any more.
     Closed,
 }
 
-impl Hand {
+impl InFlight {
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -146,6 +146,25 @@ impl Hand {
 
     pub(super) fn batch(&self) -> Arc<Vec<Record>> {
         Arc::clone(&self.batch)
+    }
+
+    /// Moves the counts of grants to the end of the batch; returns how many there are.
+    pub(super) fn move_counts_to_the_end(&mut self) -> usize {
+        let is_count = |record: &Record| record.kind == Kind::Grants;
+        if !self.batch.is_sorted_by_key(is_count) {
+            Arc::make_mut(&mut self.batch).sort_by_key(is_count);
+        }
+        self.batch.len() - self.batch.partition_point(|record| !is_count(record))
+    }
+
+    /// The first records of the batch are in the spool.
+    pub(super) fn remove_from_batch(&mut self, number: usize) {
+        if number == self.batch.len() {
+            return self.batch_done();
+        }
+        let removed = Arc::make_mut(&mut self.batch).drain(..number);
+        let bytes: usize = removed.map(|record| size(&record)).sum();
+        self.batch_bytes = self.batch_bytes.saturating_sub(bytes);
     }
 
     /// The batch is in the archive or in the spool.
