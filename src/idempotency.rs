@@ -7,10 +7,9 @@
 //! answer is stored in the transaction of the effect if there is one, under the condition
 //! that the row is still the claimant's: an effect whose lease was lost is rolled back.
 
+pub mod answer;
 pub mod fingerprint;
 pub mod key;
-mod shape;
-mod statement;
 pub mod table;
 
 use std::time::Duration;

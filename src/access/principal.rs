@@ -176,6 +176,12 @@ impl Principal {
         Self { scope: Scope::All, rights: Rights::ALL, token: Self::ROOT.into(), expires: None }
     }
 
+    /// A program in one of the networks `ops.monitors`, which has no token.
+    #[must_use]
+    pub fn monitor() -> Self {
+        Self { rights: Rights::of(&[Right::Read]), ..Self::root() }
+    }
+
     #[must_use]
     pub fn may(&self, right: Right) -> bool {
         self.rights.has(right)

@@ -30,8 +30,8 @@ const MAX_REMEMBERED: u64 = 1_000;
 const LOOK_UPS: u32 = 2;
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// How long, at most, a removal takes to be committed, and a look-up that began before it.
-const COMMITTING: Duration = Duration::from_secs(30);
+/// How long, at most, a look-up takes that began before a removal was committed.
+const LOOKING_UP: Duration = Duration::from_secs(30);
 
 /// How often the use of a token is noted in its row, at most.
 const USE_PERIOD: Duration = Duration::from_secs(60 * 60);
@@ -60,7 +60,7 @@ impl Tokens {
     #[must_use]
     pub fn new(archive: Arc<Archive>) -> Self {
         let known = Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(REMEMBERED).build();
-        let removed = Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(COMMITTING);
+        let removed = Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(LOOKING_UP);
         Self {
             archive,
             known,
@@ -148,17 +148,20 @@ impl Tokens {
     }
 
     /// Removes a token that `scope` includes, in the transaction that records it; returns
-    /// whether there was one. This process refuses it from now on, another one from
-    /// [`REMEMBERED`] after the commit at the latest.
+    /// whether there was one. After the commit, [`Self::note_removal`] has this process refuse
+    /// it at once; another one does from [`REMEMBERED`] after the commit at the latest.
     pub async fn delete(
         &self,
         transaction: &mut Transaction<'_>,
         scope: &Scope,
         token: &Token,
     ) -> Result<bool, ArchiveError> {
-        let removed = table::remove(transaction, scope, &token.id).await?;
-        self.removed.insert(token.hash, ());
-        Ok(removed)
+        table::remove(transaction, scope, &token.id).await
+    }
+
+    /// Refuses a token whose removal is committed.
+    pub fn note_removal(&self, hash: &TokenHash) {
+        self.removed.insert(*hash, ());
     }
 
     /// Returns the tokens that `scope` includes, the oldest first.

@@ -1,36 +1,42 @@
 //! The table of keys: who may do a request, and what it was answered with.
+//!
+//! What a client sends stands in it as hashes, and the answers are sealed ([`super::answer`]).
+
+mod found;
+mod shape;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::error::Unspecified;
+
+use self::found::{Found, judge};
+use super::answer::{Answer, KeyName, Sealed, Sealer};
 use super::fingerprint::{Payload, Scope};
 use super::key::Key;
-use super::shape;
-use super::statement::{Rows, Value, read, run};
 use super::{KEEP, LEASE, MAX_KEYS};
 use crate::backoff::random;
+use crate::ledger::archive::sql::{Param, query, read};
 use crate::ledger::archive::{Archive, ArchiveError, Transaction};
-use crate::ledger::record::micros;
 
 /// A request with a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keyed {
-    pub tenant: Arc<str>,
-    /// The id of the token, by which keys are counted.
-    pub token: Arc<str>,
-    pub scope: Scope,
-    pub key: Key,
-    pub payload: Payload,
+    tenant: Arc<str>,
+    token: Arc<str>,
+    scope: Scope,
+    name: KeyName,
+    payload: Payload,
+    sealer: Sealer,
 }
 
-/// An answer as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    pub status: u16,
-    /// As JSON, a list of names and values.
-    pub headers: String,
-    pub body: Vec<u8>,
+/// Who sends a request: the token by its id, by which keys are counted, and by its text, if there
+/// is one, without which the stored answer cannot be opened.
+#[derive(Clone, Copy)]
+pub struct Caller<'a> {
+    pub token: &'a Arc<str>,
+    pub secret: Option<&'a [u8]>,
 }
 
 /// What is to be done with a request.
@@ -38,8 +44,11 @@ pub struct Stored {
 pub enum Claim {
     /// The caller does it.
     Claimed(Execution),
-    /// It was done.
-    Replay(Stored),
+    /// It was done, and answered so.
+    Replay(Answer),
+    /// It was done, and what it was answered with cannot be read: it was stored for another
+    /// token, or altered.
+    Unreadable,
     /// It is being done.
     Running,
     /// The key belongs to another request.
@@ -76,30 +85,21 @@ pub enum ClaimError {
     Shape(Arc<str>),
 }
 
-/// What a row says about a request.
-#[derive(Debug, PartialEq, Eq)]
-enum Judged {
-    /// There is no row, or one that counts no longer.
-    Free,
-    Replay(Stored),
-    Running,
-    Mismatch,
-}
-
 const LOOK: &str = "SELECT payload, state,
          CAST(CASE WHEN expires_at <= {now} THEN 1 ELSE 0 END AS bigint),
          CAST(CASE WHEN lease_until <= {now} THEN 1 ELSE 0 END AS bigint), status, headers, body
-     FROM {table} WHERE tenant = ?1 AND scope = ?2 AND key = ?3";
+     FROM nightporter_ledger.idempotency_keys WHERE tenant = $1 AND scope = $2 AND key = $3";
 
 /// The keys of a token apart from this one.
-const COUNT: &str = "SELECT count(*), min(expires_at) - {now} FROM {table}
-     WHERE tenant = ?1 AND token = ?2 AND expires_at > {now} AND NOT (scope = ?3 AND key = ?4)";
+const COUNT: &str =
+    "SELECT count(*), min(expires_at) - {now} FROM nightporter_ledger.idempotency_keys
+     WHERE tenant = $1 AND token = $2 AND expires_at > {now} AND NOT (scope = $3 AND key = $4)";
 
 /// The first writer wins. A row that is expired is written anew; one whose lease has ended is
 /// taken over by the same request.
-const CLAIM: &str = "INSERT INTO {table} AS known (tenant, token, scope, key, payload, state,
+const CLAIM: &str = "INSERT INTO nightporter_ledger.idempotency_keys AS known (tenant, token, scope, key, payload, state,
          holder, recorded, lease_until, expires_at)
-     VALUES (?1, ?2, ?3, ?4, ?5, 'running', ?6, 0, {now} + ?7, {now} + ?8)
+     VALUES ($1, $2, $3, $4, $5, 'running', $6, 0, {now} + $7, {now} + $8)
      ON CONFLICT (scope, key) DO UPDATE SET tenant = excluded.tenant, token = excluded.token,
          payload = excluded.payload, state = 'running', holder = excluded.holder,
          recorded = CASE WHEN known.expires_at <= {now} THEN 0 ELSE known.recorded END,
@@ -109,21 +109,28 @@ const CLAIM: &str = "INSERT INTO {table} AS known (tenant, token, scope, key, pa
          AND known.lease_until <= {now} AND known.payload = excluded.payload)
      RETURNING recorded";
 
-const EXTEND: &str = "UPDATE {table} SET lease_until = {now} + ?4
-     WHERE scope = ?1 AND key = ?2 AND holder = ?3 AND state = 'running' RETURNING recorded";
+const EXTEND: &str = "UPDATE nightporter_ledger.idempotency_keys SET lease_until = {now} + $4
+     WHERE scope = $1 AND key = $2 AND holder = $3 AND state = 'running' RETURNING recorded";
 
-const NOTE_RECORDED: &str = "UPDATE {table} SET recorded = 1
-     WHERE scope = ?1 AND key = ?2 AND holder = ?3 AND state = 'running' RETURNING recorded";
+const NOTE_RECORDED: &str = "UPDATE nightporter_ledger.idempotency_keys SET recorded = 1
+     WHERE scope = $1 AND key = $2 AND holder = $3 AND state = 'running' RETURNING recorded";
 
-const FINISH: &str = "UPDATE {table} SET state = 'done', status = ?4, headers = ?5, body = ?6,
-         expires_at = {now} + ?7
-     WHERE scope = ?1 AND key = ?2 AND holder = ?3 AND state = 'running' RETURNING recorded";
+const FINISH: &str = "UPDATE nightporter_ledger.idempotency_keys SET state = 'done', status = $4, headers = $5, body = $6,
+         expires_at = {now} + $7
+     WHERE scope = $1 AND key = $2 AND holder = $3 AND state = 'running' RETURNING recorded";
 
-const RELEASE: &str = "DELETE FROM {table}
-     WHERE scope = ?1 AND key = ?2 AND holder = ?3 AND state = 'running' RETURNING recorded";
+const RELEASE: &str = "DELETE FROM nightporter_ledger.idempotency_keys
+     WHERE scope = $1 AND key = $2 AND holder = $3 AND state = 'running' AND recorded = 0";
 
-const SWEEP: &str = "DELETE FROM {table} WHERE (scope, key) IN (
-         SELECT scope, key FROM {table} WHERE tenant = ?1 AND expires_at <= {now} LIMIT ?2)
+/// A row that says that the act is recorded stays, so that a repetition does not record it anew.
+const LET_LAPSE: &str = "UPDATE nightporter_ledger.idempotency_keys SET lease_until = {now}
+     WHERE scope = $1 AND key = $2 AND holder = $3 AND state = 'running'";
+
+/// Keys of a tenant, and those that nobody has swept: of a box that is gone, or that there never
+/// was.
+const SWEEP: &str = "DELETE FROM nightporter_ledger.idempotency_keys WHERE (scope, key) IN (
+         SELECT scope, key FROM nightporter_ledger.idempotency_keys
+         WHERE (tenant = $1 AND expires_at <= {now}) OR expires_at <= {now} - $3 LIMIT $2)
      RETURNING recorded";
 
 impl Keys {
@@ -166,9 +173,9 @@ impl Keys {
             self.check().await?;
         }
         let mut snapshot = self.archive.snapshot().await?;
-        let found = judge(read(&mut snapshot, LOOK, keyed.place()).await?, &keyed.payload);
+        let found = Found::first(&read(&mut snapshot, LOOK, keyed.place()).await?)?;
         drop(snapshot);
-        if let Some(claim) = found.into_claim() {
+        if let Some(claim) = judge(found, &keyed.payload).into_claim(&keyed) {
             return Ok(claim);
         }
         let mut transaction = self.archive.begin().await?;
@@ -187,16 +194,17 @@ impl Keys {
     /// Nobody knows; the lease ends when it would have ended.
     pub async fn extend(&self, execution: &Execution) -> Result<bool, ArchiveError> {
         let mut transaction = self.archive.begin().await?;
-        let values = execution.with([Value::Int(micros(LEASE))]);
-        let is_held = !run(&mut transaction, EXTEND, values).await?.is_empty();
+        let params = execution.with([LEASE.into()]);
+        let is_held = !query(&mut transaction, EXTEND, params).await?.is_empty();
         transaction.commit().await?;
         Ok(is_held)
     }
 
-    /// Gives a key up: nothing was done, and a repeated request is done.
+    /// Gives a key up: nothing was done, and a repeated request is done at once.
     pub async fn release(&self, execution: &Execution) -> Result<(), ArchiveError> {
         let mut transaction = self.archive.begin().await?;
-        run(&mut transaction, RELEASE, execution.with([])).await?;
+        query(&mut transaction, RELEASE, execution.with([])).await?;
+        query(&mut transaction, LET_LAPSE, execution.with([])).await?;
         transaction.commit().await
     }
 
@@ -207,8 +215,35 @@ impl Keys {
 }
 
 impl Keyed {
-    fn place(&self) -> Vec<Value> {
-        [&self.tenant, self.scope.as_str(), self.key.as_str()].map(text).into()
+    /// # Errors
+    /// The cryptographic library fails.
+    pub fn new(
+        tenant: &Arc<str>,
+        caller: Caller<'_>,
+        scope: Scope,
+        key: &Key,
+        payload: Payload,
+    ) -> Result<Self, Unspecified> {
+        let (tenant, token) = (Arc::clone(tenant), Arc::clone(caller.token));
+        let name = KeyName::of(&scope, key);
+        let sealer = Sealer::derive(caller.secret, &scope, key)?;
+        Ok(Self { tenant, token, scope, name, payload, sealer })
+    }
+
+    /// The parameters of [`LOOK`].
+    fn place(&self) -> Vec<Param> {
+        [&self.tenant, self.scope.as_str(), self.name.as_str()].map(Param::from).into()
+    }
+
+    /// The first parameters of [`COUNT`] and of [`CLAIM`].
+    fn own(&self) -> [Param; 4] {
+        [&self.tenant, &self.token, self.scope.as_str(), self.name.as_str()].map(Param::from)
+    }
+}
+
+impl std::fmt::Debug for Caller<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Caller").field("token", &self.token).finish_non_exhaustive()
     }
 }
 
@@ -231,7 +266,7 @@ impl Execution {
         &self,
         transaction: &mut Transaction<'_>,
     ) -> Result<bool, ArchiveError> {
-        Ok(!run(transaction, NOTE_RECORDED, self.with([])).await?.is_empty())
+        Ok(!query(transaction, NOTE_RECORDED, self.with([])).await?.is_empty())
     }
 
     /// Stores the answer in a transaction; returns `false` if the lease was lost. Nothing must
@@ -239,29 +274,31 @@ impl Execution {
     pub async fn finish(
         &self,
         transaction: &mut Transaction<'_>,
-        answer: Stored,
+        answer: Answer,
     ) -> Result<bool, ArchiveError> {
-        let Stored { status, headers, body } = answer;
-        let status = Value::Int(status.into());
-        let keep = Value::Int(micros(KEEP));
-        let values = self.with([status, Value::Text(headers), Value::Bytes(body), keep]);
-        Ok(!run(transaction, FINISH, values).await?.is_empty())
+        let Keyed { payload, sealer, .. } = &self.keyed;
+        let Sealed { status, headers, body } = sealer
+            .seal(payload, answer)
+            .map_err(|_| ArchiveError::Unavailable("the answer cannot be encrypted".into()))?;
+        let answer = [i64::from(status).into(), headers.into(), body.into(), KEEP.into()];
+        Ok(!query(transaction, FINISH, self.with(answer)).await?.is_empty())
     }
 
-    fn with<const N: usize>(&self, further: [Value; N]) -> Vec<Value> {
-        let Keyed { scope, key, .. } = &self.keyed;
-        let own = [text(scope.as_str()), text(key.as_str()), Value::Int(self.holder)];
+    fn with<const N: usize>(&self, further: [Param; N]) -> Vec<Param> {
+        let Keyed { scope, name, .. } = &self.keyed;
+        let own = [scope.as_str().into(), name.as_str().into(), self.holder.into()];
         own.into_iter().chain(further).collect()
     }
 }
 
-/// Removes up to `limit` expired keys of a tenant; returns how many.
+/// Removes up to `limit` expired keys of a tenant, and any that have been expired for [`KEEP`];
+/// returns how many.
 pub async fn sweep(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     limit: i64,
 ) -> Result<usize, ArchiveError> {
-    Ok(run(transaction, SWEEP, vec![text(tenant), Value::Int(limit)]).await?.len())
+    Ok(query(transaction, SWEEP, vec![tenant.into(), limit.into(), KEEP.into()]).await?.len())
 }
 
 /// Takes the key's lock until the transaction ends. SQLite has one writer at a time, which
@@ -270,7 +307,7 @@ async fn try_lock(transaction: &mut Transaction<'_>, keyed: &Keyed) -> Result<bo
     match transaction {
         Transaction::Sqlite(_) => Ok(true),
         Transaction::Postgres(transaction) => {
-            let name = format!("idempotency/{}\u{1e}{}", keyed.scope.as_str(), keyed.key.as_str());
+            let name = format!("idempotency/{}\u{1e}{}", keyed.scope.as_str(), keyed.name.as_str());
             transaction.try_lock(&name).await
         }
     }
@@ -278,22 +315,20 @@ async fn try_lock(transaction: &mut Transaction<'_>, keyed: &Keyed) -> Result<bo
 
 async fn claim(transaction: &mut Transaction<'_>, keyed: Keyed) -> Result<Claim, ArchiveError> {
     if let Some(wait) = wait_for_room(transaction, &keyed).await? {
-        let found = judge(run(transaction, LOOK, keyed.place()).await?, &keyed.payload);
-        return Ok(found.into_claim().unwrap_or(Claim::Full(wait)));
+        let found = Found::first(&query(transaction, LOOK, keyed.place()).await?)?;
+        return Ok(judge(found, &keyed.payload).into_claim(&keyed).unwrap_or(Claim::Full(wait)));
     }
     let holder = (i64::from(random()) << 31) ^ i64::from(random());
-    let Keyed { tenant, token, scope, key, payload } = &keyed;
-    let [tenant, token, scope, key] = [tenant, token, scope.as_str(), key.as_str()].map(text);
-    let payload_value = Value::Bytes(payload.0.to_vec());
-    let [lease, keep] = [LEASE, KEEP].map(|time| Value::Int(micros(time)));
-    let values = vec![tenant, token, scope, key, payload_value, Value::Int(holder), lease, keep];
-    if let Some(row) = run(transaction, CLAIM, values).await?.first() {
-        let is_recorded = row.first() == Some(&Value::Int(1));
+    let payload = keyed.payload.0.as_slice().into();
+    let further = [payload, holder.into(), LEASE.into(), KEEP.into()];
+    let params = keyed.own().into_iter().chain(further).collect();
+    if let Some(row) = query(transaction, CLAIM, params).await?.first() {
+        let is_recorded = row.integer(0)? == 1;
         return Ok(Claim::Claimed(Execution { keyed, holder, is_recorded }));
     }
     // Another process was first.
-    let found = judge(run(transaction, LOOK, keyed.place()).await?, &keyed.payload);
-    Ok(found.into_claim().unwrap_or(Claim::Running))
+    let found = Found::first(&query(transaction, LOOK, keyed.place()).await?)?;
+    Ok(judge(found, &keyed.payload).into_claim(&keyed).unwrap_or(Claim::Running))
 }
 
 /// Returns how long to wait if the token has as many keys as it may have.
@@ -301,92 +336,11 @@ async fn wait_for_room(
     transaction: &mut Transaction<'_>,
     keyed: &Keyed,
 ) -> Result<Option<Duration>, ArchiveError> {
-    let Keyed { tenant, token, scope, key, payload: _ } = keyed;
-    let values = [tenant, token, scope.as_str(), key.as_str()].map(text);
-    let rows = run(transaction, COUNT, values.into()).await?;
-    Ok(match rows.first().map(Vec::as_slice) {
-        Some([Value::Int(count), Value::Int(left)]) if *count >= MAX_KEYS => {
-            Some(Duration::from_micros(u64::try_from(*left).unwrap_or(0)))
-        }
-        _ => None,
-    })
-}
-
-/// Judges the row of [`LOOK`].
-fn judge(rows: Rows, payload: &Payload) -> Judged {
-    let Some(row) = rows.into_iter().next() else { return Judged::Free };
-    let Ok([of, state, is_expired, is_lapsed, status, headers, body]) = <[_; 7]>::try_from(row)
-    else {
-        return Judged::Running;
-    };
-    if is_expired == Value::Int(1) {
-        return Judged::Free;
+    let rows = query(transaction, COUNT, keyed.own().into()).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    if row.integer(0)? < MAX_KEYS {
+        return Ok(None);
     }
-    if of != Value::Bytes(payload.0.to_vec()) {
-        return Judged::Mismatch;
-    }
-    match (state, status, headers, body) {
-        (Value::Text(state), Value::Int(status), Value::Text(headers), Value::Bytes(body))
-            if state == "done" =>
-        {
-            let status = u16::try_from(status).unwrap_or(500);
-            Judged::Replay(Stored { status, headers, body })
-        }
-        _ if is_lapsed == Value::Int(1) => Judged::Free,
-        _ => Judged::Running,
-    }
-}
-
-impl Judged {
-    /// Returns `None` if the key is free.
-    fn into_claim(self) -> Option<Claim> {
-        match self {
-            Self::Free => None,
-            Self::Replay(stored) => Some(Claim::Replay(stored)),
-            Self::Running => Some(Claim::Running),
-            Self::Mismatch => Some(Claim::Mismatch),
-        }
-    }
-}
-
-fn text(text: &str) -> Value {
-    Value::Text(text.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const OWN: Payload = Payload([1; 32]);
-
-    fn row(payload: u8, state: &str, is_expired: bool, is_lapsed: bool) -> Rows {
-        let done = state == "done";
-        vec![vec![
-            Value::Bytes(vec![payload; 32]),
-            text(state),
-            Value::Int(is_expired.into()),
-            Value::Int(is_lapsed.into()),
-            if done { Value::Int(201) } else { Value::Null },
-            if done { text("[]") } else { Value::Null },
-            if done { Value::Bytes(vec![7]) } else { Value::Null },
-        ]]
-    }
-
-    #[test]
-    fn a_row_tells_what_is_to_be_done() {
-        let stored = || Stored { status: 201, headers: "[]".into(), body: vec![7] };
-        for (rows, expected, why) in [
-            (vec![], Judged::Free, "unknown"),
-            (row(1, "done", false, true), Judged::Replay(stored()), "done"),
-            (row(1, "running", false, false), Judged::Running, "running"),
-            (row(1, "running", false, true), Judged::Free, "its process is gone"),
-            (row(2, "done", false, true), Judged::Mismatch, "another request was done"),
-            (row(2, "running", false, false), Judged::Mismatch, "another request is running"),
-            (row(2, "running", false, true), Judged::Mismatch, "another request was cut off"),
-            (row(2, "done", true, true), Judged::Free, "expired"),
-            (row(1, "running", true, false), Judged::Free, "expired, whatever its lease"),
-        ] {
-            assert_eq!(judge(rows, &OWN), expected, "{why}");
-        }
-    }
+    let left = row.optional_integer(1)?.unwrap_or(0);
+    Ok(Some(Duration::from_micros(u64::try_from(left).unwrap_or(0))))
 }

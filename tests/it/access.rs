@@ -2,6 +2,8 @@
 
 mod isolation;
 mod masking;
+mod neighbours;
+mod root;
 mod tenants;
 mod tokens;
 

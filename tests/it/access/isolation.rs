@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nightporter::config::{self, Secret};
+use nightporter::ledger::archive::UnplacedFilter;
 use nightporter::ledger::archive::postgres::Postgres;
 use nightporter::ledger::history::PageRequest;
 use tokio_postgres::Client;
@@ -11,8 +12,9 @@ use tokio_postgres::error::SqlState;
 use super::{Home, OTHER, PATIENCE, marked, parsed, run};
 use crate::ledger::samples;
 use crate::support::boxes::{SampleBox, Store};
-use crate::support::client::poll;
+use crate::support::client::{Request, ask, poll};
 use crate::support::postgres::{Cluster, Database};
+use crate::support::server::Nightporter;
 
 const OURS: &str = "OURSECRET";
 
@@ -265,7 +267,8 @@ async fn a_user_that_may_not_create_roles_keeps_its_ledger() {
     // The owner is no superuser, so FORCE holds for it, and it works as before.
     fill(&plain).await;
     let mut transaction = plain.begin().await.expect("begins");
-    let ids: Vec<_> = transaction.unplaced("box", 10).await.expect("reads");
+    let ids: Vec<_> =
+        transaction.unplaced_of("box", UnplacedFilter::default(), 10).await.expect("reads");
     let ids: Vec<_> = ids.iter().map(|unplaced| unplaced.id).collect();
     transaction.place("box", 0, &ids).await.expect("placed");
     transaction.commit().await.expect("committed");
@@ -310,7 +313,19 @@ async fn migrate_says_what_it_may_not_put_in_place() {
     std::fs::write(&file, toml).expect("written");
     let (code, out, err) = run(&["migrate"], &file);
     assert_eq!(code, 0, "{out}{err}");
-    assert!(out.contains("applied V6__access to the ledger"), "{out}");
+    assert!(out.contains("applied V7__alert_counts to the ledger"), "{out}");
     assert!(out.contains("`nightporter_reader` does not exist"), "{out}");
     assert!(out.contains("CREATE ROLE nightporter_reader NOLOGIN"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_without_a_request_looks_at_once_and_names_no_problem() {
+    let home = Home::new(Store::Postgres).await;
+    let idle = Nightporter::start(home.config.clone());
+    idle.ready().await;
+    poll("it has looked", PATIENCE, async || {
+        let health = parsed(&ask(idle.ops, &Request::new("GET", "/healthz")).await);
+        health["ledger"]["problems"] == serde_json::json!([])
+    })
+    .await;
 }

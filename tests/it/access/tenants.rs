@@ -2,6 +2,8 @@
 
 use nightporter::operator_routes;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::{Home, OTHER, PATIENCE, marked, parsed};
 use crate::support::boxes::Store;
@@ -131,35 +133,80 @@ async fn only_a_token_of_all_tenants_selects_one() {
     }
 }
 
+/// Gives positions to the other box's records, as its own process would.
+async fn place_theirs(home: &Home) {
+    let archive = home.archive();
+    let mut transaction = archive.begin().await.expect("begins");
+    let unplaced = transaction.unplaced(OTHER, 100).await.expect("reads");
+    let ids: Vec<_> = unplaced.iter().map(|unplaced| unplaced.id).collect();
+    transaction.place(OTHER, 0, &ids).await.expect("placed");
+    transaction.set_tree_size(OTHER, 30).await.expect("set");
+    transaction.commit().await.expect("committed");
+}
+
+/// Asks for events and reads until there are `count`, or the answer is another one.
+async fn events(home: &Home, request: Request, token: &str, count: usize) -> String {
+    let request = request.header("Authorization", format!("Bearer {token}")).bytes();
+    let mut text = String::new();
+    // A token may have few streams, and one that was left ends a moment later.
+    poll("a free stream", PATIENCE, async || {
+        text = events_now(home, &request, count).await;
+        !text.starts_with("HTTP/1.1 503")
+    })
+    .await;
+    text
+}
+
+async fn events_now(home: &Home, request: &[u8], count: usize) -> String {
+    let mut stream = TcpStream::connect(home.porter.ops).await.expect("listens");
+    stream.write_all(request).await.expect("sent");
+    let (mut text, mut piece) = (String::new(), [0; 4096]);
+    while text.matches("\ndata: ").count() < count || !text.contains("\r\n\r\n") {
+        let read = tokio::time::timeout(PATIENCE, stream.read(&mut piece)).await;
+        let read = read.expect("in time").expect("open");
+        assert!(read > 0, "{text}");
+        text.push_str(&String::from_utf8_lossy(&piece[..read]));
+        if !text.starts_with("HTTP/1.1 2") && text.contains("\r\n\r\n") {
+            break;
+        }
+    }
+    text
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_events_is_one_tenants() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     for store in Store::BOTH {
         let (home, ours) = Box::pin(two_boxes(store)).await;
-        let token = home.token(OTHER, "read,pii").await;
-        // This process gives positions to its own box's records only.
-        let archive = home.archive();
-        let mut transaction = archive.begin().await.expect("begins");
-        let unplaced = transaction.unplaced(OTHER, 100).await.expect("reads");
-        let ids: Vec<_> = unplaced.iter().map(|unplaced| unplaced.id).collect();
-        transaction.place(OTHER, 0, &ids).await.expect("placed");
-        transaction.set_tree_size(OTHER, 30).await.expect("set");
-        transaction.commit().await.expect("committed");
-        let request = Request::new("GET", "/v1/events?after=-1")
-            .header("Authorization", format!("Bearer {token}"));
-        let mut stream = tokio::net::TcpStream::connect(home.porter.ops).await.expect("listens");
-        stream.write_all(&request.bytes()).await.expect("sent");
-        let mut text = String::new();
-        let mut piece = [0; 4096];
-        while text.matches("\ndata: ").count() < 30 {
-            let read = tokio::time::timeout(PATIENCE, stream.read(&mut piece)).await;
-            let read = read.expect("in time").expect("open");
-            assert!(read > 0, "{text}");
-            text.push_str(&String::from_utf8_lossy(&piece[..read]));
-        }
-        assert!(text.contains(THEIRS));
-        for secret in &ours {
-            assert!(!text.contains(secret.as_str()), "{secret} in {text}");
+        place_theirs(&home).await;
+        for rights in ["read,pii", "read"] {
+            let token = home.token(OTHER, rights).await;
+            let is_masked = rights == "read";
+            let whole = events(&home, Request::new("GET", "/v1/events?after=-1"), &token, 30).await;
+            // A client that comes back names the last event that it has seen.
+            let resumed = Request::new("GET", "/v1/events").header("Last-Event-ID", "19");
+            let rest = events(&home, resumed, &token, 10).await;
+            for (text, first) in [(&whole, 0), (&rest, 20)] {
+                let ids = text.lines().filter_map(|line| line.strip_prefix("id: "));
+                let ids: Vec<i64> = ids.map(|id| id.trim().parse().expect("a number")).collect();
+                assert_eq!(ids, (first..30).collect::<Vec<_>>());
+                assert_eq!(text.contains(THEIRS), !is_masked, "{rights}: {text}");
+                assert_eq!(text.contains("x-pii-masked: true"), is_masked, "{rights}: {text}");
+                for secret in &ours {
+                    assert!(!text.contains(secret.as_str()), "{secret} in {text}");
+                }
+            }
+            for wrong in
+                ["x", "-2", "1.5", "1 2", "0x10", "9223372036854775808", "\u{661}", "p5", "'"]
+            {
+                let request = Request::new("GET", "/v1/events").header("Last-Event-ID", wrong);
+                let refused = events(&home, request, &token, 0).await;
+                assert!(refused.starts_with("HTTP/1.1 400"), "{wrong}: {refused}");
+            }
+            for future in ["30", "1000000", "9223372036854775807"] {
+                let request = Request::new("GET", "/v1/events").header("Last-Event-ID", future);
+                let answer = events(&home, request, &token, 0).await;
+                assert!(answer.starts_with("HTTP/1.1 200"), "{future}: {answer}");
+            }
         }
     }
 }

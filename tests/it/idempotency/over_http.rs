@@ -2,7 +2,7 @@
 
 use nightporter::idempotency::fingerprint::{Payload, Scope};
 use nightporter::idempotency::key::Key;
-use nightporter::idempotency::table::{Claim, Keyed, Keys};
+use nightporter::idempotency::table::{Caller, Claim, Keyed, Keys};
 use nightporter::ledger::archive::Archive;
 use nightporter::ledger::archive::sqlite::{Limits, Sqlite};
 use serde_json::{Value, json};
@@ -134,15 +134,14 @@ async fn a_request_that_another_process_does_is_answered_at_once() {
         let mut headers = http::HeaderMap::new();
         headers.insert("idempotency-key", http::HeaderValue::from_static("\"a\""));
         let (tenant, route) = (id_of(&BOX_KEY), "POST /v1/apps/{name}/wake");
-        let execution = keys
-            .claim(Keyed {
-                scope: Scope::new(&tenant, "root", route).expect("no separator"),
-                tenant: tenant.into(),
-                token: "root".into(),
-                key: Key::of(&headers).expect("valid").expect("there"),
-                payload: Payload::of("POST", "/v1/apps/notes/wake", b""),
-            })
-            .await;
+        let keyed = Keyed::new(
+            &tenant.as_str().into(),
+            Caller { token: &"root".into(), secret: None },
+            Scope::new(&tenant, "root", route).expect("no separator"),
+            &Key::of(&headers).expect("valid").expect("there"),
+            Payload::of("POST", "/v1/apps/notes/wake", b""),
+        );
+        let execution = keys.claim(keyed.expect("derives")).await;
         let Ok(Claim::Claimed(execution)) = execution else { panic!("{execution:?}") };
         let running = ask(porter.ops, &post("/v1/apps/notes/wake", "\"a\"")).await;
         problem(&running, 409, "idempotency-key-in-use");

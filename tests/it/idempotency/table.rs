@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
+use nightporter::idempotency::answer::{Answer, KeyName};
 use nightporter::idempotency::fingerprint::{Payload, Scope};
 use nightporter::idempotency::key::{IDEMPOTENCY_KEY, Key};
-use nightporter::idempotency::table::{Claim, ClaimError, Execution, Keyed, Keys, Stored, sweep};
+use nightporter::idempotency::table::{Caller, Claim, ClaimError, Execution, Keyed, Keys, sweep};
 use nightporter::idempotency::{KEEP, LEASE, MAX_KEYS};
 use nightporter::ledger::archive::Archive;
 use nightporter::ledger::archive::sqlite::{Limits, Sqlite};
@@ -71,18 +72,42 @@ fn key(text: &str) -> Key {
     Key::of(&headers).expect("valid").expect("there")
 }
 
-fn keyed(name: &str) -> Keyed {
-    Keyed {
-        tenant: "box".into(),
-        token: "root".into(),
-        scope: Scope::new("box", "root", "POST /v1/x").expect("no separator"),
-        key: key(name),
-        payload: Payload::of("POST", "/v1/x", b"{}"),
+/// A request; another one differs in some of it.
+struct Sent {
+    tenant: &'static str,
+    token: &'static str,
+    secret: Option<&'static str>,
+    route: &'static str,
+    body: &'static [u8],
+}
+
+const SENT: Sent =
+    Sent { tenant: "box", token: "root", secret: Some("s"), route: "POST /v1/x", body: b"{}" };
+
+impl Sent {
+    fn scope(&self) -> Scope {
+        Scope::new(self.tenant, self.token, self.route).expect("no separator")
+    }
+
+    fn keyed(&self, name: &str) -> Keyed {
+        let caller = Caller { token: &self.token.into(), secret: self.secret.map(str::as_bytes) };
+        let payload = Payload::of("POST", "/v1/x", self.body);
+        let keyed = Keyed::new(&self.tenant.into(), caller, self.scope(), &key(name), payload);
+        keyed.expect("derives")
     }
 }
 
-fn answer(body: &[u8]) -> Stored {
-    Stored { status: 201, headers: r#"[["a","b"]]"#.into(), body: body.to_vec() }
+fn keyed(name: &str) -> Keyed {
+    SENT.keyed(name)
+}
+
+/// Returns by what a key is found in the table, as SQL.
+fn named(name: &str) -> String {
+    format!("key = '{}'", KeyName::of(&SENT.scope(), &key(name)).as_str())
+}
+
+fn answer(body: &[u8]) -> Answer {
+    Answer { status: 201, headers: r#"[["a","b"]]"#.into(), body: body.to_vec() }
 }
 
 #[track_caller]
@@ -98,7 +123,7 @@ async fn claim(keys: &Keys, keyed: Keyed) -> Claim {
 }
 
 /// Stores an answer; returns whether the lease was held.
-async fn finish(keys: &Keys, execution: &Execution, answer: Stored) -> bool {
+async fn finish(keys: &Keys, execution: &Execution, answer: Answer) -> bool {
     let mut transaction = keys.begin().await.expect("begins");
     let is_held = execution.finish(&mut transaction, answer).await.expect("writes");
     transaction.commit().await.expect("commits");
@@ -142,7 +167,7 @@ async fn an_answer_is_replayed_to_the_same_request_only() {
             };
             assert_eq!(stored, answer(&body));
         }
-        let other = Keyed { payload: Payload::of("POST", "/v1/x", b"[]"), ..keyed("a") };
+        let other = Sent { body: b"[]", ..SENT }.keyed("a");
         assert!(matches!(claim(&keys, other).await, Claim::Mismatch));
         // Keys are compared byte by byte.
         for other in ["A", "a ", " a", "b"] {
@@ -163,9 +188,7 @@ async fn the_same_key_in_another_scope_is_another_one() {
             ("other", "root", "POST /v1/x"),
             ("BOX", "root", "POST /v1/x"),
         ] {
-            let scope = Scope::new(tenant, token, route).expect("no separator");
-            let (tenant, token) = (tenant.into(), token.into());
-            claimed(claim(&keys, Keyed { tenant, token, scope, ..keyed("a") }).await);
+            claimed(claim(&keys, Sent { tenant, token, route, ..SENT }.keyed("a")).await);
         }
     }
 }
@@ -182,19 +205,22 @@ async fn an_expired_key_is_as_good_as_none_and_is_swept() {
         // One second before it expires, and when it expires.
         place
             .execute(&format!(
-                "UPDATE {{table}} SET expires_at = expires_at - {keep} + 10000000 WHERE key = 'old'"
+                "UPDATE {{table}} SET expires_at = expires_at - {keep} + 10000000 WHERE {}",
+                named("old")
             ))
             .await;
         assert!(matches!(claim(&keys, keyed("old")).await, Claim::Replay(_)));
-        place.execute("UPDATE {table} SET expires_at = {now} - 1 WHERE key = 'old'").await;
-        let other = Keyed { payload: Payload::of("POST", "/v1/x", b"[]"), ..keyed("old") };
+        let expire =
+            format!("UPDATE {{table}} SET expires_at = {{now}} - 1 WHERE {}", named("old"));
+        place.execute(&expire).await;
+        let other = Sent { body: b"[]", ..SENT }.keyed("old");
         let execution = claimed(claim(&keys, other.clone()).await);
         assert!(!execution.is_recorded());
         assert!(finish(&keys, &execution, answer(b"2")).await);
         let Claim::Replay(stored) = claim(&keys, other).await else { panic!("it was done") };
         assert_eq!(stored, answer(b"2"), "nothing of the first one is left");
 
-        place.execute("UPDATE {table} SET expires_at = {now} - 1 WHERE key = 'old'").await;
+        place.execute(&expire).await;
         let mut removed = Vec::new();
         for tenant in ["other", "box", "box"] {
             let mut transaction = keys.begin().await.expect("begins");
@@ -202,6 +228,16 @@ async fn an_expired_key_is_as_good_as_none_and_is_swept() {
             transaction.commit().await.expect("commits");
         }
         assert_eq!(removed, [0, 1, 0]);
+        // A key of a box that is gone is swept by another one, a day later.
+        claimed(claim(&keys, Sent { tenant: "gone", ..SENT }.keyed("old")).await);
+        for (age, expected) in [(keep - 60_000_000, 0), (keep, 1)] {
+            let age =
+                format!("UPDATE {{table}} SET expires_at = {{now}} - {age} WHERE tenant = 'gone'");
+            place.execute(&age).await;
+            let mut transaction = keys.begin().await.expect("begins");
+            assert_eq!(sweep(&mut transaction, "box", 10).await.expect("writes"), expected);
+            transaction.commit().await.expect("commits");
+        }
         assert!(matches!(claim(&keys, keyed("new")).await, Claim::Replay(_)));
     }
 }
@@ -225,7 +261,7 @@ async fn a_lease_that_ended_is_taken_over_once_and_the_late_one_commits_nothing(
             .await;
         assert!(matches!(claim(&keys, keyed("a")).await, Claim::Running));
         place.execute("UPDATE {table} SET lease_until = {now} - 1").await;
-        let other = Keyed { payload: Payload::of("POST", "/v1/x", b"[]"), ..keyed("a") };
+        let other = Sent { body: b"[]", ..SENT }.keyed("a");
         assert!(matches!(claim(&keys, other).await, Claim::Mismatch), "it may have had its effect");
         let next = claimed(claim(&place.keys(), keyed("a")).await);
         assert!(next.is_recorded(), "the act of the first one stands");
@@ -274,8 +310,9 @@ async fn a_token_has_so_many_keys_at_most() {
                      recorded, lease_until, expires_at)
                  WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})
                  SELECT tenant, token, scope, 'k' || i, payload, state, holder, recorded,
-                     lease_until, expires_at - 3600000000 FROM {{table}}, n WHERE key = 'first'",
-                MAX_KEYS - 1
+                     lease_until, expires_at - 3600000000 FROM {{table}}, n WHERE {}",
+                MAX_KEYS - 1,
+                named("first")
             ))
             .await;
         let Claim::Full(wait) = claim(&keys, keyed("one more")).await else {
@@ -284,11 +321,70 @@ async fn a_token_has_so_many_keys_at_most() {
         let hour = Duration::from_secs(3600);
         assert!(wait + 2 * hour > KEEP && wait + hour <= KEEP, "{wait:?}");
         assert!(matches!(claim(&keys, keyed("first")).await, Claim::Replay(_)));
-        let token: Arc<str> = "t1".into();
-        let scope = Scope::new("box", &token, "POST /v1/x").expect("no separator");
-        claimed(claim(&keys, Keyed { token, scope, ..keyed("one more") }).await);
+        claimed(claim(&keys, Sent { token: "t1", ..SENT }.keyed("one more")).await);
         place.execute("UPDATE {table} SET expires_at = {now} - 1 WHERE key = 'k7'").await;
         claimed(claim(&keys, keyed("one more")).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_opened_for_its_caller_only_and_done_once_all_the_same() {
+    for place in Place::both().await {
+        let keys = place.keys();
+        let execution = claimed(claim(&keys, keyed("a")).await);
+        assert!(finish(&keys, &execution, answer(b"secret")).await);
+        // The same token by its id, and another text: `ops.token` was changed.
+        for secret in [Some("other"), None] {
+            let found = claim(&keys, Sent { secret, ..SENT }.keyed("a")).await;
+            assert!(matches!(found, Claim::Unreadable), "{found:?}");
+        }
+        // Whoever writes to the table can take an answer away, and not make another one of it.
+        let other = claimed(claim(&keys, keyed("b")).await);
+        assert!(finish(&keys, &other, answer(b"other")).await);
+        let of_b = named("b");
+        for altered in [
+            format!("body = (SELECT body FROM {{table}} WHERE {of_b})"),
+            "body = NULL".to_owned(),
+            "status = 200".to_owned(),
+            "status = NULL".to_owned(),
+            "status = -1".to_owned(),
+            "headers = '[]'".to_owned(),
+            "headers = NULL".to_owned(),
+        ] {
+            let kept = "CREATE TABLE kept AS SELECT * FROM {table}";
+            place.execute(kept).await;
+            let alter = format!("UPDATE {{table}} SET {altered} WHERE {}", named("a"));
+            place.execute(&alter).await;
+            let found = claim(&keys, keyed("a")).await;
+            assert!(matches!(found, Claim::Unreadable), "{altered}: {found:?}");
+            let restore = "DELETE FROM {table}; INSERT INTO {table} SELECT * FROM kept;
+                           DROP TABLE kept";
+            place.execute(restore).await;
+            let Claim::Replay(opened) = claim(&keys, keyed("a")).await else { panic!("restored") };
+            assert_eq!(opened, answer(b"secret"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_up_is_done_at_once_and_its_act_is_not_recorded_anew() {
+    for place in Place::both().await {
+        let keys = place.keys();
+        let first = claimed(claim(&keys, keyed("a")).await);
+        keys.release(&first).await.expect("writes");
+        let second = claimed(claim(&keys, keyed("a")).await);
+        assert!(!second.is_recorded());
+        let mut transaction = keys.begin().await.expect("begins");
+        assert!(second.note_recorded(&mut transaction).await.expect("writes"));
+        transaction.commit().await.expect("commits");
+        keys.release(&second).await.expect("writes");
+        let other = Sent { body: b"[]", ..SENT }.keyed("a");
+        assert!(matches!(claim(&keys, other).await, Claim::Mismatch), "the act is that of another");
+        let third = claimed(claim(&keys, keyed("a")).await);
+        assert!(third.is_recorded());
+        // A late end of the first ones changes nothing.
+        keys.release(&second).await.expect("writes");
+        assert!(matches!(claim(&keys, keyed("a")).await, Claim::Running));
     }
 }
 

@@ -3,7 +3,7 @@
 //! Another collation would take different keys for one; without the unique index, two
 //! processes could claim the same key. Such a table is not used.
 
-use super::statement::{Value, read};
+use crate::ledger::archive::sql::{Row, read};
 use crate::ledger::archive::{ArchiveError, Snapshot};
 
 /// A column: its name, its types in Postgres and in SQLite, and whether it may be null. Text
@@ -49,11 +49,11 @@ const POSTGRES_COLUMNS: &str = "SELECT a.attname::text,
          CASE WHEN a.attnotnull THEN 'never' ELSE 'maybe' END,
          CASE WHEN a.atthasdef OR a.attidentity <> '' THEN 'default' ELSE '' END
      FROM pg_attribute AS a LEFT JOIN pg_collation AS c ON c.oid = a.attcollation
-     WHERE a.attrelid = to_regclass('{table}') AND a.attnum > 0 AND NOT a.attisdropped";
+     WHERE a.attrelid = to_regclass('nightporter_ledger.idempotency_keys') AND a.attnum > 0 AND NOT a.attisdropped";
 
 /// An index that `ON CONFLICT (scope, key)` can use, and that compares byte by byte.
 const POSTGRES_INDEX: &str = "SELECT i.indexrelid::regclass::text FROM pg_index AS i
-     WHERE i.indrelid = to_regclass('{table}') AND i.indisunique AND i.indimmediate
+     WHERE i.indrelid = to_regclass('nightporter_ledger.idempotency_keys') AND i.indisunique AND i.indimmediate
          AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indnkeyatts = 2
          AND (SELECT array_agg(a.attname::text ORDER BY a.attname)
               FROM pg_attribute AS a WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey))
@@ -64,9 +64,9 @@ const POSTGRES_INDEX: &str = "SELECT i.indexrelid::regclass::text FROM pg_index 
 const SQLITE_COLUMNS: &str = "SELECT name, type,
          CASE WHEN \"notnull\" THEN 'never' ELSE 'maybe' END,
          CASE WHEN dflt_value IS NULL THEN '' ELSE 'default' END
-     FROM pragma_table_info('{table}')";
+     FROM pragma_table_info('idempotency_keys')";
 
-const SQLITE_INDEX: &str = "SELECT l.name FROM pragma_index_list('{table}') AS l
+const SQLITE_INDEX: &str = "SELECT l.name FROM pragma_index_list('idempotency_keys') AS l
      WHERE l.\"unique\" AND NOT l.partial
          AND (SELECT group_concat(name || ' ' || coll, ', ') FROM
                   (SELECT name, coll FROM pragma_index_xinfo(l.name) WHERE \"key\" ORDER BY name))
@@ -84,7 +84,7 @@ pub(super) async fn differences(snapshot: &mut Snapshot<'_>) -> Result<Vec<Strin
     if found.is_empty() {
         return Ok(vec!["it does not exist".to_owned()]);
     }
-    let mut found: Vec<Found> = found.into_iter().map(Found::of).collect();
+    let mut found: Vec<Found> = found.iter().map(Found::of).collect::<Result<_, _>>()?;
     let mut differences = Vec::new();
     for Column(name, kind, null) in COLUMNS {
         let Some(place) = found.iter().position(|found| found.name == name) else {
@@ -123,14 +123,13 @@ struct Found {
 }
 
 impl Found {
-    fn of(row: Vec<Value>) -> Self {
-        let mut texts = row.into_iter().map(|value| match value {
-            Value::Text(text) => text,
-            _ => String::new(),
-        });
-        let mut next = || texts.next().unwrap_or_default();
-        let (name, of) = (next(), next());
-        Self { name, of, is_required: next() == "never", has_default: !next().is_empty() }
+    fn of(row: &Row) -> Result<Self, ArchiveError> {
+        Ok(Self {
+            name: row.text(0)?,
+            of: row.text(1)?,
+            is_required: row.text(2)? == "never",
+            has_default: !row.text(3)?.is_empty(),
+        })
     }
 }
 
