@@ -6,10 +6,10 @@
 //! once, and every attempt is written down before it is made.
 
 pub mod address;
+mod authorities;
 mod client;
 mod configured;
 pub mod connector;
-pub mod deliveries;
 pub mod endpoint;
 pub mod event;
 mod events;
@@ -19,8 +19,11 @@ pub mod outbox;
 pub mod quiet;
 pub mod records;
 pub mod retry;
-mod rows;
 pub mod sender;
 pub mod signature;
+mod slots;
 mod table;
 pub mod target;
+
+pub use self::table::deliveries;
+use self::table::rows;

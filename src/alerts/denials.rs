@@ -20,7 +20,6 @@ use super::subject::{Origin, Subject};
 use crate::domain::endpoint::{Endpoint, VerdictKind};
 use crate::domain::observation::{Observation, Observer};
 use crate::domain::reason::Reason;
-use crate::ledger::visits::address;
 
 /// How many callers a thread counts between two looks, and how many are remembered.
 const OF_THREAD: usize = 1024;
@@ -92,6 +91,12 @@ impl Denials {
         counts.add(&caller, number, own);
     }
 
+    /// Counts a credential that was refused elsewhere than in a subrequest.
+    pub fn note_refused(&self, origin: Origin) {
+        let own = || Caller::Address(origin);
+        self.count(CallerRef::Address(origin), REFUSED_CREDENTIAL, own);
+    }
+
     /// Takes the counts of all threads.
     fn take(&self) -> Vec<(Caller, u64)> {
         self.threads.iter().flat_map(|thread| lock(thread).0.take()).collect()
@@ -108,8 +113,7 @@ impl Observer for Arc<Denials> {
             let own = || Caller::Client(Arc::clone(&known.id));
             return self.count(CallerRef::Client(&known.id), 1, own);
         }
-        let Some(address) = address(observation.request) else { return };
-        let origin = Origin::from(address);
+        let Some(origin) = Origin::of(observation.request) else { return };
         let has_credential = has_credential(observation.endpoint, observation.request);
         let number = if has_credential { REFUSED_CREDENTIAL } else { 1 };
         self.count(CallerRef::Address(origin), number, || Caller::Address(origin));

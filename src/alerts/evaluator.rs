@@ -17,10 +17,11 @@ use tracing::{debug, info, warn};
 
 use super::board::Board;
 use super::message;
+use super::outage::Outage;
 use super::plan::{self, Key};
 use super::rule::{self, Rule};
 use super::signal::{Look, Measure, Signal};
-use super::table::{self, Alert, Observer};
+use super::table::{self, Alert, Observer, untold};
 use super::tracked::{Judged, Tracked};
 use super::transition::Limits;
 use crate::backoff::jittered;
@@ -63,8 +64,9 @@ pub struct Evaluator {
 }
 
 /// What has been measured and written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Progress {
+    outage: Outage,
     tenant: Arc<str>,
     tracked: Tracked,
     firing: BTreeSet<Key>,
@@ -99,7 +101,8 @@ impl Evaluator {
     ) -> Self {
         let limits = Rule::ALL.into_iter();
         let limits = limits.filter_map(|rule| Some((rule, rule::limits(rule, config)?))).collect();
-        let (board, began, state) = (Arc::default(), Instant::now(), Mutex::default());
+        let (board, began) = (Arc::default(), Instant::now());
+        let state = Mutex::new(Progress::new(Outage::new(began), Arc::default()));
         Self { archive, tenant, writer, limits, measures, board, began, state }
     }
 
@@ -173,8 +176,10 @@ impl Evaluator {
     }
 
     fn set_firing(&self, progress: &mut Progress, firing: Vec<Alert>) {
+        let now = Instant::now();
         progress.firing = firing.iter().map(Alert::key).collect();
-        progress.glanced = Some(Instant::now());
+        progress.glanced = Some(now);
+        progress.outage.note_use(now);
         self.board.set_stored(firing);
     }
 
@@ -221,8 +226,10 @@ impl Evaluator {
         let now = transaction.now().await?;
         let own = tracked.observations(self.began.elapsed(), now);
         let expires_at = Micros(now.0.saturating_add(micros(LEASE)));
+        let grace = micros(progress.outage.grace(Instant::now()));
+        let expired_at = Micros(now.0.saturating_sub(grace));
         let observer = Observer { writer: self.writer, expires_at };
-        let stored = table::observe(transaction, tenant, observer, &own).await?;
+        let stored = table::observe(transaction, tenant, observer, &own, expired_at).await?;
         let mut firing: BTreeMap<Key, Alert> =
             stored.firing.into_iter().map(|alert| (alert.key(), alert)).collect();
         let changes = plan::changes(&stored.observed, &firing.keys().cloned().collect());
@@ -239,17 +246,40 @@ impl Evaluator {
                 firing.remove(&alert.key());
             }
         }
+        for alert in untold::end_silences(transaction, tenant, now).await? {
+            if untold::take(transaction, tenant, &alert).await? {
+                outbox::enqueue(transaction, tenant, &message::event(&alert, now)).await?;
+            }
+            if alert.is_firing {
+                firing.insert(alert.key(), alert);
+            }
+        }
         Ok(firing.into_values().collect())
     }
 }
 
 impl Progress {
+    fn new(outage: Outage, tenant: Arc<str>) -> Self {
+        Self {
+            outage,
+            tenant,
+            tracked: Tracked::default(),
+            firing: BTreeSet::new(),
+            glanced: None,
+            has_expired: false,
+            written: BTreeSet::new(),
+            renewed: None,
+            is_failing: false,
+        }
+    }
+
     /// Begins a look. The alerts of another box begin anew.
     fn begin(&mut self, tenant: Arc<str>) {
         if self.tenant != tenant {
             self.tracked.untold();
             let tracked = std::mem::take(&mut self.tracked);
-            *self = Self { tenant, tracked, is_failing: self.is_failing, ..Self::default() };
+            let is_failing = self.is_failing;
+            *self = Self { tracked, is_failing, ..Self::new(self.outage, tenant) };
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the rules measure, each from what its part of the process knows.
 
+mod apps;
 mod archive;
 mod disk;
 
@@ -9,20 +10,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::{BoxFuture, ready};
 
+pub use self::apps::AppStarts;
 pub use self::archive::ArchiveFacts;
 pub use self::disk::Disks;
 use super::denials::{Denials, Windows};
 use super::rule::Rule;
 use super::signal::{Look, Measure, Signal};
-use super::starts::{FailedStarts, Failures};
 use super::subject::Subject;
+use super::together::Together;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::ledger::checkpoint::rfc3339;
 use crate::ledger::clock;
 use crate::ledger::losses::Cause;
 use crate::ledger::record::Micros;
-use crate::wake::Registry;
 
 /// The most bytes of a detail that somebody else has worded.
 const MAX_DETAIL: usize = 400;
@@ -38,21 +39,53 @@ fn signal(rule: Rule, subject: Subject, value: u64, detail: impl Into<String>) -
     Signal { rule, subject, value, detail }
 }
 
-/// How often clients and addresses are denied.
+/// Denials by one process count together with those of the others from this part of the
+/// threshold on: an address that is denied by several processes alike is found if there are up
+/// to so many.
+const PARTS: u64 = 10;
+
+/// How often clients and addresses are denied, by all processes of the box together.
 #[derive(Debug)]
 pub struct DenialRates {
     denials: Arc<Denials>,
     windows: Mutex<Windows>,
+    together: Together,
     window: Duration,
+    /// What is worth being told to the others, and what is worth a number.
+    part: u64,
     least: u64,
 }
 
 impl DenialRates {
     /// `denials` is the threshold within a window.
     #[must_use]
-    pub fn new(counted: Arc<Denials>, denials: u64, window: Duration) -> Self {
+    pub fn new(counted: Arc<Denials>, together: Together, denials: u64, window: Duration) -> Self {
         let windows = Mutex::new(Windows::new(window));
-        Self { denials: counted, windows, window, least: denials.div_ceil(2) }
+        let (part, least) = (denials.div_ceil(PARTS), denials.div_ceil(2));
+        Self { denials: counted, windows, together, window, part, least }
+    }
+
+    async fn look(&self, now: Duration) -> Vec<Signal> {
+        let own = {
+            let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+            windows.look(&self.denials, now, self.part)
+        };
+        let others = self.together.others(now, own.clone()).await;
+        let window = humantime::format_duration(self.window);
+        let sums = own.into_iter().map(|(subject, number)| {
+            let elsewhere = others.get(&subject).copied().unwrap_or_default();
+            (subject, number.saturating_add(elsewhere))
+        });
+        let signals = sums.filter(|(_, number)| *number >= self.least).map(|(subject, number)| {
+            let rule = match subject {
+                Subject::Client(_) => Rule::DenialsClient,
+                _ => Rule::DenialsAddress,
+            };
+            let detail =
+                format!("about {number} denials in {window}; a refused credential counts as 10");
+            signal(rule, subject, number, detail)
+        });
+        signals.collect()
     }
 }
 
@@ -62,62 +95,7 @@ impl Measure for DenialRates {
     }
 
     fn measure<'a>(&'a self, look: Look<'a>) -> BoxFuture<'a, Option<Vec<Signal>>> {
-        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        let frequent = windows.look(&self.denials, look.now, self.least);
-        let window = humantime::format_duration(self.window);
-        let signals = frequent.into_iter().map(|(subject, number)| {
-            let rule = match subject {
-                Subject::Client(_) => Rule::DenialsClient,
-                _ => Rule::DenialsAddress,
-            };
-            let detail =
-                format!("about {number} denials in {window}; a refused credential counts as 10");
-            signal(rule, subject, number, detail)
-        });
-        now(signals.collect())
-    }
-}
-
-/// Which apps do not start.
-#[derive(Debug)]
-pub struct AppStarts {
-    starts: FailedStarts,
-    registry: Arc<Registry>,
-}
-
-impl AppStarts {
-    #[must_use]
-    pub fn new(starts: FailedStarts, registry: Arc<Registry>) -> Self {
-        Self { starts, registry }
-    }
-}
-
-impl Measure for AppStarts {
-    fn rules(&self) -> &'static [Rule] {
-        &[Rule::AppFailing]
-    }
-
-    fn measure<'a>(&'a self, look: Look<'a>) -> BoxFuture<'a, Option<Vec<Signal>>> {
-        // An app that is gone does not fail, and one that runs did start, whoever started it.
-        let fails = |app: &str| self.registry.get(app).is_some_and(|handle| !handle.is_awake());
-        let (failing, well): (Vec<_>, Vec<_>) =
-            self.starts.list().into_iter().partition(|(app, _)| fails(app));
-        for (app, _) in well {
-            self.starts.forget(&app);
-        }
-        let seen = |app: &str| failing.iter().any(|(other, _)| **other == *app);
-        // What another process or an earlier one has seen goes on until the app runs.
-        let told = look.firing.iter().filter_map(|(rule, subject)| match subject {
-            Subject::App(app) if *rule == Rule::AppFailing && !seen(app) && fails(app) => {
-                Some(signal(*rule, subject.clone(), 1, "it has not started since"))
-            }
-            _ => None,
-        });
-        let own = failing.iter().map(|(app, Failures { number, reason })| {
-            let detail = format!("{number} attempts in a row have failed: {reason}");
-            signal(Rule::AppFailing, Subject::App(Arc::clone(app)), *number, detail)
-        });
-        now(own.chain(told).collect())
+        Box::pin(async move { Some(self.look(look.now).await) })
     }
 }
 

@@ -106,6 +106,14 @@ pub fn words(rule: Rule) -> Words {
                    `nightporter jobs run` runs it now.",
             unit: "seconds overdue",
         },
+        Rule::EndpointDisabled => Words {
+            title: "the endpoint {subject} gets no messages any more",
+            others: "more endpoints get no messages any more",
+            help: "`nightporter webhook logs` shows what was sent and answered. When the receiver \
+                   works again, run `nightporter webhook enable`; `nightporter webhook remove` \
+                   removes the endpoint.",
+            unit: "",
+        },
     }
 }
 
@@ -164,7 +172,7 @@ pub fn limits(rule: Rule, config: &config::Alerts) -> Option<Limits> {
         Rule::AppFailing => (at_least(config.failed_starts, 1), Duration::ZERO),
         Rule::CacheDegraded => (present, config.cache_degraded),
         Rule::DeadLetters => (present, config.dead_letters),
-        Rule::RecordsDropped => (present, Duration::ZERO),
+        Rule::RecordsDropped | Rule::EndpointDisabled => (present, Duration::ZERO),
         Rule::CheckpointOverdue => {
             let limit = seconds(config.checkpoint_overdue);
             (at_least(limit, limit.div_ceil(2)), Duration::ZERO)

@@ -38,8 +38,9 @@ pub enum SilenceError {
     Time(String),
     #[error("`{0}` has passed already")]
     Past(String),
+    /// By the field that says it.
     #[error("an alert is silenced for 366 days at most; `alerts.off` switches its rule off")]
-    TooLong,
+    TooLong(&'static str),
 }
 
 impl SilenceError {
@@ -47,7 +48,8 @@ impl SilenceError {
     #[must_use]
     pub fn field(&self) -> &'static str {
         match self {
-            Self::NotOne | Self::Span(_) | Self::TooLong => "for",
+            Self::NotOne | Self::Span(_) => "for",
+            Self::TooLong(field) => field,
             Self::Time(_) | Self::Past(_) => "until",
         }
     }
@@ -67,7 +69,7 @@ impl Silence {
                     return Ok(None);
                 }
                 if duration > LONGEST {
-                    return Err(SilenceError::TooLong);
+                    return Err(SilenceError::TooLong("for"));
                 }
                 Micros(now.0.saturating_add(micros(duration)))
             }
@@ -84,7 +86,7 @@ impl Silence {
             _ => return Err(SilenceError::NotOne),
         };
         if until.0.saturating_sub(now.0) > micros(LONGEST) {
-            return Err(SilenceError::TooLong);
+            return Err(SilenceError::TooLong("until"));
         }
         Ok(Some(until))
     }
@@ -129,7 +131,18 @@ mod tests {
             (r#"{"until": "2026-11-30"}"#, "until"),
             (r#"{"until": "1764500001"}"#, "until"),
             (r#"{"until": "2025-11-30T10:53:20Z"}"#, "until"),
-            (r#"{"until": "2099-11-30T10:53:20Z"}"#, "for"),
+            (r#"{"until": "2099-11-30T10:53:20Z"}"#, "until"),
+            (r#"{"until": "9999-12-31T23:59:59.999999999-23:59"}"#, "until"),
+            (r#"{"until": "10000-01-01T00:00:00Z"}"#, "until"),
+            (r#"{"until": "-2026-11-30T12:53:20Z"}"#, "until"),
+            (r#"{"until": "0000-01-01T00:00:00Z"}"#, "until"),
+            (r#"{"until": "2026-02-30T00:00:00Z"}"#, "until"),
+            (r#"{"until": "2025-11-30T25:00:00Z"}"#, "until"),
+            (r#"{"until": "2025-11-30T12:53:20 Europe/Berlin"}"#, "until"),
+            (r#"{"until": "2025-11-30T12:53:20+24:00"}"#, "until"),
+            (r#"{"until": ""}"#, "until"),
+            (r#"{"for": ""}"#, "for"),
+            (r#"{"for": "18446744073709551615s 1s"}"#, "for"),
         ] {
             let refused = until(body).expect_err(body);
             assert_eq!(refused.field(), field, "{body}: {refused}");

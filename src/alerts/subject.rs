@@ -1,58 +1,10 @@
 //! Whom or what an alert is about.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::access::{Private, Viewer};
+pub use crate::domain::origin::Origin;
 use crate::ledger::record::Micros;
-
-/// The network that one caller is taken for: an IPv4 address, or the /64 of an IPv6 address,
-/// of which a host has all addresses (RFC 4291 section 2.5.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Origin {
-    V4(Ipv4Addr),
-    /// The first 64 bits.
-    V6(u64),
-}
-
-impl From<IpAddr> for Origin {
-    fn from(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self::V4(address),
-            IpAddr::V6(address) => {
-                Self::V6(u64::try_from(address.to_bits() >> 64).unwrap_or_default())
-            }
-        }
-    }
-}
-
-impl Origin {
-    /// Returns its first address.
-    #[must_use]
-    pub fn address(self) -> IpAddr {
-        match self {
-            Self::V4(address) => address.into(),
-            Self::V6(prefix) => Ipv6Addr::from_bits(u128::from(prefix) << 64).into(),
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        match text.strip_suffix("/64") {
-            Some(prefix) => Some(Self::from(IpAddr::V6(prefix.parse().ok()?))),
-            None => text.parse().ok().map(Self::V4),
-        }
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::V4(address) => address.fmt(f),
-            Self::V6(_) => write!(f, "{}/64", self.address()),
-        }
-    }
-}
 
 /// Whom or what an alert is about. Alerts of one rule and one subject are one alert.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,6 +18,8 @@ pub enum Subject {
     /// The row of a job.
     Job(Arc<str>),
     Folder(Arc<str>),
+    /// An endpoint of messages, by its name.
+    Endpoint(Arc<str>),
     /// Further subjects of the rule, which have no alerts of their own.
     Others,
 }
@@ -81,6 +35,7 @@ impl Subject {
             Self::App(_) => "app",
             Self::Job(_) => "job",
             Self::Folder(_) => "folder",
+            Self::Endpoint(_) => "endpoint",
             Self::Others => "others",
         }
     }
@@ -90,9 +45,11 @@ impl Subject {
     pub fn stored(&self) -> String {
         match self {
             Self::Box | Self::Others => String::new(),
-            Self::Client(text) | Self::App(text) | Self::Job(text) | Self::Folder(text) => {
-                text.as_ref().to_owned()
-            }
+            Self::Client(text)
+            | Self::App(text)
+            | Self::Job(text)
+            | Self::Folder(text)
+            | Self::Endpoint(text) => text.as_ref().to_owned(),
             Self::Address(origin) => origin.to_string(),
         }
     }
@@ -106,9 +63,12 @@ impl Subject {
             Self::Address(origin) => {
                 viewer.show(Private::Address(&origin.address().to_string()), at)
             }
-            Self::Box | Self::App(_) | Self::Job(_) | Self::Folder(_) | Self::Others => {
-                self.stored()
-            }
+            Self::Box
+            | Self::App(_)
+            | Self::Job(_)
+            | Self::Folder(_)
+            | Self::Endpoint(_)
+            | Self::Others => self.stored(),
         }
     }
 
@@ -118,10 +78,13 @@ impl Subject {
         Some(match kind {
             "box" => Self::Box,
             "client" => Self::Client(text.into()),
-            "address" => Self::Address(Origin::parse(text)?),
+            "address" => Self::Address(
+                text.parse().ok().filter(|origin: &Origin| origin.to_string() == text)?,
+            ),
             "app" => Self::App(text.into()),
             "job" => Self::Job(text.into()),
             "folder" => Self::Folder(text.into()),
+            "endpoint" => Self::Endpoint(text.into()),
             "others" => Self::Others,
             _ => return None,
         })
@@ -130,6 +93,8 @@ impl Subject {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]
@@ -145,6 +110,7 @@ mod tests {
             (Subject::App("notes".into()), "notes"),
             (Subject::Job("dead_letters@1f".into()), "dead_letters@1f"),
             (Subject::Folder("/var/lib".into()), "/var/lib"),
+            (Subject::Endpoint("phone".into()), "phone"),
             (Subject::Others, ""),
         ] {
             assert_eq!(subject.stored(), text);

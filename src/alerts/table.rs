@@ -3,8 +3,10 @@
 //! A change is one transaction under a lock of the box's own: what is observed, the state, the
 //! history and the message are written together or not at all.
 
+pub mod counts;
 mod postgres;
 mod sqlite;
+pub mod untold;
 
 use super::plan::{Change, Key, Observation};
 use super::rule::Rule;
@@ -65,7 +67,8 @@ pub struct Observer {
 #[derive(Debug)]
 pub struct Glance {
     pub firing: Vec<Alert>,
-    /// Whether some process has not said for too long that it still observes what it did.
+    /// Whether some process has not said for too long that it still observes what it did, or a
+    /// silence has ended.
     pub has_expired: bool,
 }
 
@@ -105,15 +108,16 @@ pub async fn try_lock(
 }
 
 /// Writes all that a process observes, in place of what it observed before; removes what
-/// processes observed that have gone. Returns what is stored then.
+/// processes observed that have gone, as far as it has expired at or before `expired_at`.
+/// Returns what is stored then.
 pub async fn observe(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     observer: Observer,
     own: &[Observation],
+    expired_at: Micros,
 ) -> Result<Stored, ArchiveError> {
-    let now = transaction.now().await?;
-    dispatch!(Transaction, transaction, observe(tenant, observer, own, now))
+    dispatch!(Transaction, transaction, observe(tenant, observer, own, expired_at))
 }
 
 /// Changes the state of an alert, and appends that to its history. Returns the alert.

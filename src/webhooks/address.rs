@@ -158,12 +158,14 @@ const METADATA_V4: [([u8; 4], u32); 7] = [
     ([168, 63, 129, 16], 32),
 ];
 
-/// The same of AWS (two), Google and Scaleway.
-const METADATA_V6: [[u16; 8]; 4] = [
+/// The same of AWS (two), Google, Scaleway, `OpenStack` and Linode.
+const METADATA_V6: [[u16; 8]; 6] = [
     [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],
     [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23],
     [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254],
     [0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42],
+    [0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe],
+    [0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1],
 ];
 
 /// Network, length of its prefix, name, and whether it is never allowed.
@@ -187,17 +189,22 @@ const SPECIAL_V4: [([u8; 4], u32, &str, bool); 17] = [
     ([240, 0, 0, 0], 4, "a reserved address", true),
 ];
 
+fn is_in_v4(address: Ipv4Addr, network: [u8; 4], length: u32) -> bool {
+    let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+    (address.to_bits() ^ u32::from_be_bytes(network)) & mask == 0
+}
+
+fn is_metadata_v4(address: Ipv4Addr) -> bool {
+    METADATA_V4.into_iter().any(|(network, length)| is_in_v4(address, network, length))
+}
+
 fn classify_v4(address: Ipv4Addr) -> Option<Class> {
-    let is_in = |(network, length): ([u8; 4], u32)| {
-        let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
-        (address.to_bits() ^ u32::from_be_bytes(network)) & mask == 0
-    };
-    if METADATA_V4.into_iter().any(is_in) {
+    if is_metadata_v4(address) {
         return Some(METADATA);
     }
     SPECIAL_V4
         .into_iter()
-        .find(|(network, length, ..)| is_in((*network, *length)))
+        .find(|(network, length, ..)| is_in_v4(address, *network, *length))
         .map(|(.., name, never)| Class { name, never })
 }
 
@@ -253,7 +260,7 @@ fn classify_v6(address: Ipv6Addr) -> Option<Class> {
 /// Returns the IPv4 addresses that an IPv6 address carries: RFC 4291 section 2.5.5 (mapped,
 /// compatible), RFC 2765 (translated), RFC 6052 and 8215 (NAT64), RFC 4380 (Teredo: the server
 /// and the client, inverted), RFC 3056 (6to4) and RFC 5214 (ISATAP).
-fn carried(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
+fn carried(address: Ipv6Addr) -> [Option<Ipv4Addr>; 4] {
     let segments = address.segments();
     let of = |high: u16, low: u16| {
         let bits = (u32::from(high) << 16) | u32::from(low);
@@ -261,15 +268,27 @@ fn carried(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     };
     let last = of(segments[6], segments[7]);
     match segments {
-        [0, 0, 0, 0, 0, 0, ..] if address.to_bits() <= 1 => [None, None],
+        [0, 0, 0, 0, 0, 0, ..] if address.to_bits() <= 1 => [None; 4],
+        // The local prefix may be used with any of these lengths (RFC 6052 section 2.2): /96,
+        // /64, /56 and /48; the octet in the middle is skipped. Of the last three, what is most
+        // likely something else matters only if it is the worst.
+        [0x64, 0xff9b, 1, ..] => {
+            let octets = address.octets();
+            let at = |places: [usize; 4]| {
+                let address = Ipv4Addr::from(places.map(|place| octets[place]));
+                is_metadata_v4(address).then_some(address)
+            };
+            [last, at([9, 10, 11, 12]), at([7, 9, 10, 11]), at([6, 7, 9, 10])]
+        }
         [0, 0, 0, 0, 0, 0 | 0xffff, ..]
         | [0, 0, 0, 0, 0xffff, 0, ..]
         | [0x64, 0xff9b, 0, 0, 0, 0, ..]
-        | [0x64, 0xff9b, 1, ..]
-        | [_, _, _, _, 0 | 0x200, 0x5efe, ..] => [last, None],
-        [0x2001, 0, server, rest, _, _, high, low] => [of(server, rest), of(!high, !low)],
-        [0x2002, high, low, ..] => [of(high, low), None],
-        _ => [None, None],
+        | [_, _, _, _, 0 | 0x200, 0x5efe, ..] => [last, None, None, None],
+        [0x2001, 0, server, rest, _, _, high, low] => {
+            [of(server, rest), of(!high, !low), None, None]
+        }
+        [0x2002, high, low, ..] => [of(high, low), None, None, None],
+        _ => [None; 4],
     }
 }
 

@@ -19,21 +19,45 @@ pub(super) async fn store(
     configured: &[config::Endpoint],
 ) -> Result<(), ArchiveError> {
     let stored = rows::all(&mut archive.snapshot().await?, tenant).await?;
-    let is_gone = |endpoint: &Endpoint| {
-        endpoint.origin == Origin::Configuration
-            && !configured.iter().any(|other| other.name == endpoint.id)
-    };
+    let is_configured = |id: &str| configured.iter().any(|other| other.name == id);
+    let readable = stored.readable.iter().map(|endpoint| (&endpoint.id, endpoint.origin));
+    let unreadable = stored.unreadable.iter().map(|(id, origin)| (id, *origin));
     let mut transaction = archive.begin().await?;
-    for endpoint in stored.iter().filter(|endpoint| is_gone(endpoint)) {
-        if rows::delete(&mut transaction, tenant, &endpoint.id).await? {
-            info!(endpoint = %endpoint.id, "an endpoint left the configuration");
+    for (id, origin) in readable.map(|(id, origin)| (id, Some(origin))).chain(unreadable.clone()) {
+        if origin == Some(Origin::Configuration)
+            && !is_configured(id)
+            && rows::delete(&mut transaction, tenant, id).await?
+        {
+            info!(endpoint = %id, "an endpoint left the configuration");
         }
     }
     for endpoint in configured {
-        let known = stored.iter().find(|stored| stored.id == endpoint.name);
+        let is_unreadable = unreadable
+            .clone()
+            .any(|(id, origin)| *id == endpoint.name && origin == Some(Origin::Configuration));
+        if is_unreadable {
+            // The configuration is what counts.
+            let now = transaction.now().await?;
+            rows::update(&mut transaction, tenant, &new(endpoint, now)).await?;
+            continue;
+        }
+        let known = stored.readable.iter().find(|stored| stored.id == endpoint.name);
         put(&mut transaction, tenant, endpoint, known).await?;
     }
     transaction.commit().await
+}
+
+fn new(configured: &config::Endpoint, now: Micros) -> Endpoint {
+    let config::Endpoint { name, definition, secrets } = configured;
+    Endpoint {
+        id: name.clone(),
+        origin: Origin::Configuration,
+        definition: definition.clone(),
+        secrets: secrets.clone(),
+        created: now,
+        failing_since: None,
+        disabled: None,
+    }
 }
 
 async fn put(
@@ -45,16 +69,7 @@ async fn put(
     let config::Endpoint { name, definition, secrets } = configured;
     let Some(known) = known else {
         let now = transaction.now().await?;
-        let endpoint = Endpoint {
-            id: name.clone(),
-            origin: Origin::Configuration,
-            definition: definition.clone(),
-            secrets: secrets.clone(),
-            created: now,
-            failing_since: None,
-            disabled: None,
-        };
-        return rows::insert(transaction, tenant, &endpoint).await.map(drop);
+        return rows::insert(transaction, tenant, &new(configured, now)).await.map(drop);
     };
     if known.origin == Origin::Api {
         warn!(endpoint = %name, "the API created an endpoint of this name; it stays as it is");

@@ -7,21 +7,22 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
-use tokio::sync::OnceCell;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::address::{Allowed, Refusal, is_allowed, judge};
+use super::authorities::{Authorities, NoAuthorities, explain as explain_handshake};
 use super::target::Target;
 
 /// How long one address may take to accept a connection: a name may have several.
@@ -29,6 +30,10 @@ const CONNECT: Duration = Duration::from_secs(4);
 
 /// A name with more addresses is a mistake, or an attack.
 const MOST_ADDRESSES: usize = 32;
+
+/// How many names the process looks up at once: each look-up holds a thread, for a minute and
+/// more if no name server answers.
+static LOOK_UPS: Semaphore = Semaphore::const_new(8);
 
 /// Looks up the addresses of a name.
 pub trait Resolve: fmt::Debug + Send + Sync {
@@ -41,12 +46,21 @@ pub struct System;
 
 impl Resolve for System {
     fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
-        Box::pin(async move { Ok(lookup_host((host, 0)).await?.map(|found| found.ip()).collect()) })
+        let host = host.to_owned();
+        Box::pin(async move {
+            let place = LOOK_UPS.acquire().await.map_err(io::Error::other)?;
+            // The call cannot be stopped, so its thread keeps the place until it returns,
+            // whether somebody still waits for it or not.
+            let look_up = spawn_blocking(move || {
+                let _place = place;
+                Ok((host, 0).to_socket_addrs()?.map(|found| found.ip()).collect())
+            });
+            look_up.await.map_err(io::Error::other)?
+        })
     }
 }
 
-/// Whether an endpoint belongs to the configuration: it decides where a line that allows an
-/// address belongs.
+/// Where the operator allows an endpoint further addresses: explanations name that section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AllowedBy {
     /// `allow` of the endpoint's own `[[endpoint]]`.
@@ -71,10 +85,10 @@ pub enum ConnectError {
     Unresolvable { host: String, error: io::Error },
     #[error("{address} cannot be reached: {error}")]
     Unreachable { address: SocketAddr, error: io::Error },
-    #[error("TLS with `{host}` failed: {error}")]
-    Tls { host: String, error: io::Error },
-    #[error("no certificates to verify receivers by: {0}")]
-    NoRoots(String),
+    #[error("TLS with `{host}` failed: {problem}")]
+    Tls { host: String, problem: String },
+    #[error(transparent)]
+    NoAuthorities(#[from] NoAuthorities),
 }
 
 impl ConnectError {
@@ -85,7 +99,7 @@ impl ConnectError {
             Self::Refused(_) => "refused",
             Self::Unresolvable { .. } => "unresolvable",
             Self::Unreachable { .. } => "unreachable",
-            Self::Tls { .. } | Self::NoRoots(_) => "tls",
+            Self::Tls { .. } | Self::NoAuthorities(_) => "tls",
         }
     }
 }
@@ -99,13 +113,14 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 #[derive(Debug)]
 pub struct Connector {
     resolver: Arc<dyn Resolve>,
-    tls: OnceCell<Arc<ClientConfig>>,
+    authorities: Authorities,
 }
 
 impl Connector {
+    /// `ca_file` names a PEM file of authorities that are trusted besides the system's.
     #[must_use]
-    pub fn new(resolver: Arc<dyn Resolve>) -> Self {
-        Self { resolver, tls: OnceCell::new() }
+    pub fn new(resolver: Arc<dyn Resolve>, ca_file: Option<PathBuf>) -> Self {
+        Self { resolver, authorities: Authorities::new(ca_file) }
     }
 
     /// Connects to the host of a URL. The caller sets the time limit.
@@ -127,12 +142,11 @@ impl Connector {
         if !target.is_https() {
             return Ok(Box::new(tcp));
         }
-        let failed = |error| ConnectError::Tls { host: host.clone(), error };
-        let name = ServerName::try_from(host.clone())
-            .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-        let config = self.tls.get_or_try_init(client_config).await?;
-        let tls = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await;
-        Ok(Box::new(tls.map_err(failed)?))
+        let failed = |problem| ConnectError::Tls { host: host.clone(), problem };
+        let name = ServerName::try_from(host.clone()).map_err(|error| failed(error.to_string()))?;
+        let config = self.authorities.client_config().await?;
+        let tls = TlsConnector::from(config).connect(name, tcp).await;
+        Ok(Box::new(tls.map_err(|error| failed(explain_handshake(&error)))?))
     }
 
     async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ConnectError> {
@@ -212,23 +226,4 @@ async fn open(addresses: &[IpAddr], port: u16) -> Result<TcpStream, ConnectError
         }
     }
     Err(failed.unwrap_or_else(|| ConnectError::Refused("refused: no address".to_owned())))
-}
-
-async fn client_config() -> Result<Arc<ClientConfig>, ConnectError> {
-    let loaded = spawn_blocking(rustls_native_certs::load_native_certs).await;
-    let loaded = loaded.map_err(|error| ConnectError::NoRoots(error.to_string()))?;
-    let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(loaded.certs);
-    if added == 0 {
-        let error = loaded.errors.first().map_or("none found".to_owned(), ToString::to_string);
-        return Err(ConnectError::NoRoots(error));
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| ConnectError::NoRoots(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }

@@ -9,8 +9,8 @@ use super::address::Allowed;
 use super::quiet::Quiet;
 use super::signature::SigningSecret;
 use super::target::Target;
-use crate::config::Secret;
 use crate::ledger::record::Micros;
+use crate::secret::Secret;
 
 /// The kinds of events that endpoints may ask for.
 pub const EVENTS: [&str; 7] = [
@@ -217,6 +217,13 @@ pub fn secrets_problem(kind: EndpointKind, secret: bool, token: bool) -> Option<
     }
 }
 
+/// What the URL of an endpoint of this kind lacks; worded for the operator.
+#[must_use]
+pub fn url_problem(kind: EndpointKind, url: &Target) -> Option<&'static str> {
+    (kind == EndpointKind::Ntfy && url.last_segment().is_empty())
+        .then_some("the URL of an ntfy endpoint ends in its topic, as in `https://ntfy.sh/topic`")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,6 +249,19 @@ mod tests {
         }
         for text in ["", "alert", "alert*", "alerts.*", "app.woke", "*.firing", "test"] {
             assert!(text.parse::<EventPattern>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_ntfy_endpoint_has_a_topic() {
+        let problem = |kind, url| url_problem(kind, &Target::parse(url).expect("a URL"));
+        for url in ["https://ntfy.sh", "https://ntfy.sh/", "https://ntfy.sh//", "https://a.b/?t=1"]
+        {
+            assert!(problem(EndpointKind::Ntfy, url).is_some(), "{url}");
+            assert_eq!(problem(EndpointKind::Webhook, url), None);
+        }
+        for url in ["https://ntfy.sh/topic", "https://ntfy.sh/topic/", "https://a.b/ntfy/topic"] {
+            assert_eq!(problem(EndpointKind::Ntfy, url), None, "{url}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The events of this room's own: what records tell, and the ends of endpoints.
+//! The events of this room's own: what records tell, and the one by which an endpoint is tried.
 
 use std::sync::Arc;
 
@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 use super::endpoint::TEST;
 use super::event::{Content, Event};
-use super::retry::Why;
 use crate::ledger::record::{Micros, RecordId};
 
 /// What is read of a record to tell endpoints about it.
@@ -63,7 +62,14 @@ pub(super) fn of_record(told: Told) -> Option<Event> {
             let note = note.unwrap_or_else(|| "the reason is not known".to_owned());
             let text = format!("{note}. See `nightporter apps` and the app's own logs.");
             let data = json!({"record": record, "action": kind, "cause": reason, "error": note});
-            Some(base("app.failed", format!("{app} {what}"), text, data))
+            let event = base("app.failed", format!("{app} {what}"), text, data);
+            // What the engine or a program has worded may quote anything.
+            let masked = Content {
+                title: event.title.clone(),
+                text: "See `nightporter apps` and the app's own logs.".to_owned(),
+                data: json!({"record": record, "action": kind, "cause": reason}),
+            };
+            Some(Event { masked: Some(masked), ..event })
         }
         ("act", _, Some(act @ ("pair" | "revoke"))) => {
             let (kind, what) = match act {
@@ -98,44 +104,6 @@ pub(super) fn test(id: &str, nonce: &str, now: Micros) -> Event {
         data: json!({"endpoint": id}),
         masked: None,
     }
-}
-
-/// Returns the event that tells other endpoints that one gets no messages any more.
-pub(super) fn endpoint_disabled(id: &str, why: Why, now: Micros) -> Event {
-    let why = why.as_str();
-    Event {
-        id: format!("endpoint-disabled:{id}:{}", now.0),
-        kind: "alert.firing",
-        at: now,
-        app: None,
-        subject: Some(subject(id)),
-        title: format!("The endpoint \"{id}\" gets no messages any more"),
-        text: format!(
-            "It was disabled: {why}. See `nightporter webhook logs {id}`; when the receiver works \
-             again, run `nightporter webhook enable {id}`."
-        ),
-        data: json!({"rule": "endpoint_disabled", "endpoint": id, "reason": why}),
-        masked: None,
-    }
-}
-
-/// Returns the event that takes the one before back.
-pub(super) fn endpoint_enabled(id: &str, now: Micros) -> Event {
-    Event {
-        id: format!("endpoint-enabled:{id}:{}", now.0),
-        kind: "alert.resolved",
-        at: now,
-        app: None,
-        subject: Some(subject(id)),
-        title: format!("The endpoint \"{id}\" gets messages again"),
-        text: "It was enabled.".to_owned(),
-        data: json!({"rule": "endpoint_disabled", "endpoint": id}),
-        masked: None,
-    }
-}
-
-fn subject(id: &str) -> String {
-    format!("endpoint_disabled:{id}")
 }
 
 #[cfg(test)]
@@ -186,5 +154,11 @@ mod tests {
         assert!(event.title.contains("Ada"), "{event:?}");
         let masked = serde_json::to_string(&event.masked).expect("JSON");
         assert!(!masked.contains("Ada") && !masked.contains("t1"), "{masked}");
+        for kind in ["wake", "sleep"] {
+            let event = of_record(told(kind, "failed", "request")).expect("an event");
+            assert!(event.text.contains("exited with code 1"), "{event:?}");
+            let masked = serde_json::to_string(&event.content(false)).expect("JSON");
+            assert!(!masked.contains("exited") && masked.contains("notes"), "{masked}");
+        }
     }
 }

@@ -2,25 +2,28 @@
 //!
 //! Each change is part of a transaction that the caller commits.
 
+mod change;
+
 use serde::Deserialize;
 
+pub use self::change::{Change, change};
 use super::address::Allowed;
 use super::configured::ROTATION;
 use super::connector::{AllowedBy, Rules, permit};
 use super::deliveries::{self, Attempt, LogCursor};
 use super::endpoint::{
     DEFAULT_EVENTS, Definition, Endpoint, EndpointKind, EventPattern, Origin, Secrets, Wants,
-    is_name, secrets_problem,
+    is_name, secrets_problem, url_problem,
 };
-use super::outbox::{enqueue, queue};
+use super::outbox::queue;
 use super::quiet::Quiet;
 use super::signature::SigningSecret;
 use super::target::Target;
 use super::{events, rows};
 use crate::backoff::random;
-use crate::config::Secret;
 use crate::ledger::archive::{ArchiveError, Snapshot, Transaction};
 use crate::ledger::record::Micros;
+use crate::secret::Secret;
 
 /// Endpoints of one box. Each may have connections of its own.
 const MOST: i64 = 100;
@@ -62,6 +65,8 @@ pub enum ManageError {
     NoSecret,
     #[error("the endpoint is disabled; enable it first")]
     Disabled,
+    #[error("an endpoint with personal values needs a token with the right `pii`")]
+    Personal,
     #[error("the system provides no random numbers")]
     NoRandomNumbers,
     #[error(transparent)]
@@ -81,23 +86,12 @@ fn endpoint(draft: Draft, allow: &[Allowed], now: Micros) -> Result<Endpoint, Ma
         }
         None => format!("{:08x}{:08x}", random(), random()),
     };
-    let target = Target::parse(&url).map_err(|error| invalid("url", error.to_string()))?;
-    let rules = Rules { allow, allowed_by: AllowedBy::Webhooks };
-    if let Some(address) = target.address() {
-        permit(&target, &target.host(), &[address], rules)
-            .map_err(|problem| invalid("url", problem))?;
-    }
+    let target = target(kind, &url, allow)?;
     if let Some(problem) = secrets_problem(kind, secret.is_some(), token.is_some()) {
         let field = if secret.is_some() { "secret" } else { "token" };
         return Err(invalid(field, problem.to_owned()));
     }
-    if token
-        .as_ref()
-        .is_some_and(|token| token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()))
-    {
-        let problem = "a token has visible ASCII characters only";
-        return Err(invalid("token", problem.to_owned()));
-    }
+    let token = token.map(read_token).transpose()?;
     let signing = match secret {
         Some(secret) => Some(
             SigningSecret::parse(&secret).map_err(|error| invalid("secret", error.to_string()))?,
@@ -107,11 +101,7 @@ fn endpoint(draft: Draft, allow: &[Allowed], now: Micros) -> Result<Endpoint, Ma
         }
         None => None,
     };
-    let default = || DEFAULT_EVENTS.iter().filter_map(|text| text.parse().ok()).collect();
-    let events = events.unwrap_or_else(default);
-    if events.is_empty() {
-        return Err(invalid("events", "an endpoint without events gets no messages".to_owned()));
-    }
+    let events = wanted(events)?;
     Ok(Endpoint {
         id,
         origin: Origin::Api,
@@ -122,11 +112,44 @@ fn endpoint(draft: Draft, allow: &[Allowed], now: Micros) -> Result<Endpoint, Ma
             quiet,
             allow: Vec::new(),
         },
-        secrets: Secrets { signing, previous: None, token: token.map(Secret::new) },
+        secrets: Secrets { signing, previous: None, token },
         created: now,
         failing_since: None,
         disabled: None,
     })
+}
+
+/// Checks a URL as far as that is possible without looking up its host.
+fn target(kind: EndpointKind, url: &str, allow: &[Allowed]) -> Result<Target, ManageError> {
+    let invalid = |problem| ManageError::Invalid("url", problem);
+    let target = Target::parse(url).map_err(|error| invalid(error.to_string()))?;
+    if let Some(problem) = url_problem(kind, &target) {
+        return Err(invalid(problem.to_owned()));
+    }
+    let rules = Rules { allow, allowed_by: AllowedBy::Webhooks };
+    if let Some(address) = target.address() {
+        permit(&target, &target.host(), &[address], rules).map_err(invalid)?;
+    }
+    Ok(target)
+}
+
+fn read_token(text: String) -> Result<Secret, ManageError> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let problem = "a token has visible ASCII characters only";
+        return Err(ManageError::Invalid("token", problem.to_owned()));
+    }
+    Ok(Secret::new(text))
+}
+
+/// Returns which events an endpoint wants; the usual ones if it does not say.
+fn wanted(events: Option<Vec<EventPattern>>) -> Result<Vec<EventPattern>, ManageError> {
+    let default = || DEFAULT_EVENTS.iter().filter_map(|text| text.parse().ok()).collect();
+    let events = events.unwrap_or_else(default);
+    if events.is_empty() {
+        let problem = "an endpoint without events gets no messages";
+        return Err(ManageError::Invalid("events", problem.to_owned()));
+    }
+    Ok(events)
 }
 
 /// Creates an endpoint. Its secret is in the result, and is not shown again.
@@ -157,17 +180,33 @@ pub async fn find(
     rows::find(transaction, tenant, id).await?.ok_or(ManageError::NotFound)
 }
 
-/// Removes an endpoint with its deliveries and their log.
+/// Returns one endpoint, which nobody else changes until the transaction ends.
+async fn lock(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+    id: &str,
+) -> Result<Endpoint, ManageError> {
+    rows::find_and_lock(transaction, tenant, id).await?.ok_or(ManageError::NotFound)
+}
+
+/// Removes an endpoint with its deliveries and their log. Returns it; `None` if its row could
+/// not be read.
 pub async fn remove(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     id: &str,
-) -> Result<(), ManageError> {
-    if find(transaction, tenant, id).await?.origin == Origin::Configuration {
-        return Err(ManageError::OfConfiguration);
+) -> Result<Option<Endpoint>, ManageError> {
+    match rows::find_origin(transaction, tenant, id).await? {
+        None => return Err(ManageError::NotFound),
+        Some(Origin::Configuration) => return Err(ManageError::OfConfiguration),
+        Some(Origin::Api) => {}
     }
+    let removed = match rows::find(transaction, tenant, id).await {
+        Err(ArchiveError::Content(_)) => None,
+        found => found?,
+    };
     rows::delete(transaction, tenant, id).await?;
-    Ok(())
+    Ok(removed)
 }
 
 /// Gives a webhook another secret, and returns it; the former one signs as well for a day.
@@ -176,7 +215,7 @@ pub async fn rotate(
     tenant: &str,
     id: &str,
 ) -> Result<Endpoint, ManageError> {
-    let mut endpoint = find(transaction, tenant, id).await?;
+    let mut endpoint = lock(transaction, tenant, id).await?;
     if endpoint.definition.kind != EndpointKind::Webhook {
         return Err(ManageError::NoSecret);
     }
@@ -196,13 +235,9 @@ pub async fn enable(
     tenant: &str,
     id: &str,
 ) -> Result<Endpoint, ManageError> {
-    let mut endpoint = find(transaction, tenant, id).await?;
+    let mut endpoint = lock(transaction, tenant, id).await?;
     if endpoint.disabled.take().is_some() {
         endpoint.failing_since = None;
-        let now = transaction.now().await?;
-        // The others were told that it was disabled.
-        let event = events::endpoint_enabled(id, now);
-        enqueue(transaction, tenant, &event).await?;
         rows::update(transaction, tenant, &endpoint).await?;
     }
     Ok(endpoint)
@@ -229,7 +264,24 @@ pub async fn list(
     snapshot: &mut Snapshot<'_>,
     tenant: &str,
 ) -> Result<Vec<Endpoint>, ArchiveError> {
-    rows::all(snapshot, tenant).await
+    Ok(rows::all(snapshot, tenant).await?.readable)
+}
+
+/// Returns the ids of endpoints whose rows cannot be read. They get no messages.
+pub async fn unreadable(
+    snapshot: &mut Snapshot<'_>,
+    tenant: &str,
+) -> Result<Vec<String>, ArchiveError> {
+    let unreadable = rows::all(snapshot, tenant).await?.unreadable.into_iter();
+    Ok(unreadable.map(|(id, _)| id).collect())
+}
+
+/// Returns the endpoints that get no messages, and why.
+pub async fn disabled(
+    snapshot: &mut Snapshot<'_>,
+    tenant: &str,
+) -> Result<Vec<(String, String)>, ArchiveError> {
+    rows::disabled(snapshot, tenant).await
 }
 
 /// Returns one endpoint.

@@ -71,20 +71,30 @@ impl Quiet {
     /// Returns when the quiet hours end in which a time lies; `None` if it lies in none.
     #[must_use]
     pub fn end(&self, at: Micros, zone: &Zone) -> Option<Micros> {
-        let Self { from, to } = *self;
         let seconds = at.0.div_euclid(1_000_000);
         let local = seconds + zone.offset(seconds);
+        let minute = self.quiet_minute(local)?;
+        let left = (self.to - minute).rem_euclid(DAY) * 60 - local.rem_euclid(60);
+        // The clocks may be changed in between.
+        let moved = zone.offset(seconds) - zone.offset(seconds + left);
+        let mut end = seconds + (left + moved).max(1);
+        // A time that the clocks skip is not the end: that is when they have skipped it.
+        for _ in 0..DAY {
+            if self.quiet_minute(end + zone.offset(end)).is_none() {
+                break;
+            }
+            end = (end.div_euclid(60) + 1) * 60;
+        }
+        Some(Micros(end.saturating_mul(1_000_000)))
+    }
+
+    /// Returns the minute of the day at a local time; `None` if it is not quiet.
+    fn quiet_minute(&self, local: i64) -> Option<i64> {
+        let Self { from, to } = *self;
         let minute = local.div_euclid(60).rem_euclid(DAY);
         let is_quiet =
             if from < to { from <= minute && minute < to } else { minute >= from || minute < to };
-        if !is_quiet {
-            return None;
-        }
-        let left = (to - minute).rem_euclid(DAY) * 60 - local.rem_euclid(60);
-        // The clocks may be changed in between.
-        let moved = zone.offset(seconds) - zone.offset(seconds + left);
-        let end = seconds + (left + moved).max(1);
-        Some(Micros(end.saturating_mul(1_000_000)))
+        is_quiet.then_some(minute)
     }
 }
 
@@ -166,6 +176,44 @@ mod tests {
         ] {
             assert_eq!(end("22:00-07:00", berlin, time), expected.map(at), "{time}");
         }
+    }
+
+    #[test]
+    fn quiet_hours_that_end_in_a_skipped_hour_end_when_it_is_skipped() {
+        let berlin = "CET-1CEST,M3.5.0,M10.5.0/3";
+        // From 02:00 CET the clocks go to 03:00 CEST, which is 01:00 UTC.
+        let skipped = at("2026-03-29T01:00:00Z");
+        for time in ["2026-03-28T22:00:00Z", "2026-03-29T00:50:00Z", "2026-03-29T00:59:59Z"] {
+            assert_eq!(end("22:00-02:30", berlin, time), Some(skipped), "{time}");
+        }
+        assert_eq!(end("22:00-02:30", berlin, "2026-03-29T01:00:00Z"), None);
+    }
+
+    #[test]
+    fn quiet_hours_whose_end_does_not_exist_end_with_the_change() {
+        let berlin = "CET-1CEST,M3.5.0,M10.5.0/3";
+        // The clocks go from 02:00 to 03:00, which is 01:00 of UTC.
+        let mut time = at("2026-03-29T00:30:00Z");
+        let mut looks = 0;
+        let quiet: Quiet = "01:15-02:30".parse().expect("quiet hours");
+        let zone = Zone::named(berlin).expect("a zone");
+        while let Some(end) = quiet.end(time, &zone) {
+            assert!(end > time, "{end:?}");
+            time = end;
+            looks += 1;
+        }
+        let late = (time.0 - at("2026-03-29T01:00:00Z").0) / 1_000_000;
+        assert!((0..60).contains(&late) && looks <= 31, "{late} s late after {looks} looks");
+        // What begins in the hour that is left out begins after it.
+        assert_eq!(end("02:30-04:00", berlin, "2026-03-29T00:59:59Z"), None);
+        let expected = Some(at("2026-03-29T02:00:00Z"));
+        assert_eq!(end("02:30-04:00", berlin, "2026-03-29T01:00:00Z"), expected);
+        // In autumn the hour from 02:00 comes twice, and is quiet twice.
+        let first = Some(at("2026-10-25T00:45:00Z"));
+        assert_eq!(end("02:30-02:45", berlin, "2026-10-25T00:31:00Z"), first);
+        assert_eq!(end("02:30-02:45", berlin, "2026-10-25T00:50:00Z"), None);
+        let second = Some(at("2026-10-25T01:45:00Z"));
+        assert_eq!(end("02:30-02:45", berlin, "2026-10-25T01:31:00Z"), second);
     }
 
     #[test]

@@ -5,26 +5,24 @@
 //! talked to: what keeps other senders away is the lease, which ends by itself. Each endpoint
 //! has slots of its own, so that a slow one delays no other.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::select;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::client::{self, Answer, DEADLINE, SendError};
 use super::connector::{AllowedBy, Connector, Resolve, Rules};
-use super::deliveries::{self, Claimed, Ending, State};
+use super::deliveries::{self, Claimed, Due, Ending, State};
 use super::endpoint::{Endpoint, Origin};
 use super::event::Content;
 use super::message::message;
-use super::outbox::enqueue;
 use super::retry::{Ended, Next, next};
-use super::{configured, events, rows};
+use super::slots::Slots;
+use super::{configured, rows};
 use crate::backoff::{doubled, jittered, random};
 use crate::config;
 use crate::ledger::Ledger;
@@ -32,12 +30,13 @@ use crate::ledger::archive::{Archive, ArchiveError};
 use crate::ledger::clock;
 use crate::ledger::record::{Micros, micros};
 use crate::telemetry::meters;
+use crate::throttle::Throttle;
 
 /// How long a claim is good for: an exchange, and the time to write what came of it.
 const LEASE: Duration = Duration::from_secs(30);
 
-/// Attempts at the same time for one endpoint, of one process.
-const SLOTS: usize = 4;
+/// How often the log says that messages of an endpoint wait for a row that cannot be read.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// How often is looked at least, and at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -45,6 +44,9 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(50);
 
 /// After the archive could not be used.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The most bytes that are kept of what went wrong.
+const LONGEST_DETAIL: usize = 1024;
 
 /// How often it is tried to write what came of an attempt; after that, the lease ends and the
 /// message is sent again.
@@ -57,51 +59,8 @@ pub struct Sender {
     settings: config::Webhooks,
     configured: Vec<config::Endpoint>,
     connector: Connector,
-    slots: Slots,
-}
-
-/// How many attempts are under way, by endpoint.
-#[derive(Debug, Default)]
-struct Slots {
-    taken: Mutex<HashMap<String, usize>>,
-    freed: Notify,
-}
-
-/// A place for one attempt, until it is dropped.
-#[derive(Debug)]
-struct Slot {
-    sender: Arc<Sender>,
-    endpoint: String,
-}
-
-impl Slots {
-    fn free(&self, endpoint: &str) -> usize {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        SLOTS.saturating_sub(taken.get(endpoint).copied().unwrap_or_default())
-    }
-}
-
-impl Slot {
-    fn take(sender: &Arc<Sender>, endpoint: &str) -> Self {
-        let mut taken = sender.slots.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        *taken.entry(endpoint.to_owned()).or_default() += 1;
-        Self { sender: Arc::clone(sender), endpoint: endpoint.to_owned() }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let slots = &self.sender.slots;
-        let mut taken = slots.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = taken.get_mut(&self.endpoint) {
-            *count -= 1;
-            if *count == 0 {
-                taken.remove(&self.endpoint);
-            }
-        }
-        drop(taken);
-        slots.freed.notify_one();
-    }
+    slots: Arc<Slots>,
+    unreadable: Throttle,
 }
 
 impl Sender {
@@ -112,8 +71,15 @@ impl Sender {
         configured: Vec<config::Endpoint>,
         resolver: Arc<dyn Resolve>,
     ) -> Self {
-        let connector = Connector::new(resolver);
-        Self { ledger, settings, configured, connector, slots: Slots::default() }
+        let connector = Connector::new(resolver, settings.ca_file.clone());
+        Self {
+            ledger,
+            settings,
+            configured,
+            connector,
+            slots: Arc::default(),
+            unreadable: Throttle::default(),
+        }
     }
 
     /// Sends for as long as the process runs.
@@ -145,7 +111,7 @@ impl Sender {
             while attempts.try_join_next().is_some() {}
             select! {
                 () = changes.changed() => {}
-                () = self.slots.freed.notified() => {}
+                () = self.slots.freed() => {}
                 () = sleep(LONGEST_WAIT) => {}
             }
             sleep(SHORTEST_WAIT.saturating_sub(begun.elapsed())).await;
@@ -165,14 +131,29 @@ impl Sender {
             *stored_for = Some(Arc::clone(tenant));
         }
         let due = deliveries::due(&mut archive.snapshot().await?, tenant).await?;
-        let now = clock::now();
-        for (endpoint, at) in due {
-            let free = self.slots.free(&endpoint);
-            if at > now || free == 0 {
+        let mut worked = Ok(());
+        for Due { endpoint, is_failing } in due {
+            let free = self.slots.free(&endpoint, is_failing);
+            if free == 0 {
                 continue;
             }
-            for claimed in self.claim(tenant, &endpoint, free).await? {
-                let slot = Slot::take(self, &endpoint);
+            let claimed = match self.claim(tenant, &endpoint, free).await {
+                Ok(claimed) => claimed,
+                // A row that cannot be read is that of one endpoint; the others get theirs.
+                Err(error @ ArchiveError::Content(_)) => {
+                    if self.unreadable.admit(Instant::now(), WARN_EVERY).is_some() {
+                        warn!(%endpoint, "messages wait, since a row cannot be read");
+                        debug!(%error, %endpoint, "a row cannot be read");
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    worked = Err(error);
+                    continue;
+                }
+            };
+            for claimed in claimed {
+                let slot = self.slots.take(&endpoint);
                 let (sender, tenant) = (Arc::clone(self), Arc::clone(tenant));
                 attempts.spawn(async move {
                     let (endpoint, claimed) = claimed;
@@ -181,7 +162,7 @@ impl Sender {
                 });
             }
         }
-        Ok(())
+        worked
     }
 
     fn archive(&self) -> &Archive {
@@ -206,6 +187,7 @@ impl Sender {
             Some(end) => deliveries::hold(&mut transaction, tenant, id, now, end).await?,
             None => deliveries::drop_stale(&mut transaction, tenant, id, now).await?,
         }
+        deliveries::drop_superseded(&mut transaction, tenant, id, now).await?;
         let lease = format!("{:08x}{:08x}", random(), random());
         let until = Micros(now.0 + micros(LEASE));
         let limit = i64::try_from(free).unwrap_or(1);
@@ -282,9 +264,8 @@ impl Sender {
             if let Next::Disable(why) = next
                 && rows::disable(&mut transaction, tenant, id, now, why.as_str()).await?
             {
+                // An alert tells it: what is stored is all that it takes.
                 deliveries::give_up(&mut transaction, tenant, id, now).await?;
-                let event = events::endpoint_disabled(id, why, now);
-                enqueue(&mut transaction, tenant, &event).await?;
                 warn!(endpoint = %id, reason = why.as_str(), "an endpoint is disabled");
             }
         }
@@ -300,6 +281,15 @@ impl Sender {
 
 /// Returns how an attempt ended, for the decision and for the log.
 fn judge(sent: Result<Answer, SendError>, duration: i64) -> (Ended, Ending) {
+    let (ended, mut ending) = judge_whole(sent, duration);
+    if let Some(detail) = &mut ending.detail {
+        // A name or a peer's certificate may be in it.
+        detail.truncate(detail.floor_char_boundary(LONGEST_DETAIL));
+    }
+    (ended, ending)
+}
+
+fn judge_whole(sent: Result<Answer, SendError>, duration: i64) -> (Ended, Ending) {
     let Answer { status, retry_after, text, cut_off } = match sent {
         Ok(answer) => answer,
         Err(error) => {
@@ -327,4 +317,20 @@ fn judge(sent: Result<Answer, SendError>, duration: i64) -> (Ended, Ending) {
     };
     let answer = (!text.is_empty()).then_some(text);
     (ended, Ending { outcome, duration, status: Some(status.into()), detail, answer })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::webhooks::connector::ConnectError;
+
+    #[test]
+    fn what_is_kept_of_a_failure_is_bounded() {
+        let problem = "ü".repeat(10_000);
+        let failed = ConnectError::Tls { host: "receiver.example".into(), problem };
+        let (_, ending) = judge(Err(failed.into()), 5);
+        let detail = ending.detail.expect("a detail");
+        assert!(detail.len() <= LONGEST_DETAIL && detail.ends_with('ü'), "{}", detail.len());
+        assert!(detail.starts_with("TLS with `receiver.example` failed"), "{detail}");
+    }
 }

@@ -6,7 +6,7 @@ use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::config::Secret;
+use crate::secret::Secret;
 
 const PREFIX: &str = "whsec_";
 

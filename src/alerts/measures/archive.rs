@@ -1,5 +1,5 @@
-//! What is read from the ledger's archive: whether jobs are done, and whether checkpoints
-//! follow the records.
+//! What is read from the ledger's archive: whether jobs are done, whether checkpoints follow
+//! the records, and whether endpoints get messages.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use crate::alerts::subject::Subject;
 use crate::jobs::{self, Jobs};
 use crate::ledger::Ledger;
 use crate::ledger::archive::{ArchiveError, JobRow};
+use crate::webhooks::manage;
 
 /// How often the archive is asked.
 const EVERY: Duration = Duration::from_secs(10);
@@ -51,6 +52,8 @@ struct Facts {
     jobs: Vec<JobRow>,
     covered: i64,
     has_more: bool,
+    /// The endpoints that get no messages, and why.
+    disabled: Vec<(String, String)>,
 }
 
 impl ArchiveFacts {
@@ -72,6 +75,9 @@ impl ArchiveFacts {
                 overdue(row, runner.overdue(), self.job_limit)
             })
             .collect();
+        signals.extend(facts.disabled.into_iter().map(|(endpoint, reason)| {
+            signal(Rule::EndpointDisabled, Subject::Endpoint(endpoint.into()), 1, reason)
+        }));
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.uncovered = state.uncovered.follow(facts.covered, facts.has_more, now);
         if let Some(Uncovered { covered, since }) = state.uncovered {
@@ -99,13 +105,14 @@ impl ArchiveFacts {
         let covered = snapshot.checkpoint(&tenant).await?.map_or(0, |checkpoint| checkpoint.size);
         let has_more = snapshot.tree_size(&tenant).await? > covered
             || !snapshot.unplaced(&tenant, None, 1).await?.is_empty();
-        Ok(Facts { jobs, covered, has_more })
+        let disabled = manage::disabled(&mut snapshot, &tenant).await?;
+        Ok(Facts { jobs, covered, has_more, disabled })
     }
 }
 
 impl Measure for ArchiveFacts {
     fn rules(&self) -> &'static [Rule] {
-        &[Rule::JobOverdue, Rule::CheckpointOverdue]
+        &[Rule::JobOverdue, Rule::CheckpointOverdue, Rule::EndpointDisabled]
     }
 
     fn measure<'a>(&'a self, look: Look<'a>) -> BoxFuture<'a, Option<Vec<Signal>>> {

@@ -31,13 +31,16 @@ pub(super) async fn observe(
     tenant: &str,
     observer: Observer,
     own: &[Observation],
-    now: Micros,
+    expired_at: Micros,
 ) -> Result<Stored, ArchiveError> {
     let Observer { writer, expires_at } = observer;
     let remove = "DELETE FROM nightporter_ledger.alert_writers
                   WHERE tenant = $1 AND (writer = $2 OR expires_at <= $3)";
     transaction
-        .query(remove, &[(&tenant, Type::TEXT), (&writer.0, Type::INT8), (&now.0, Type::INT8)])
+        .query(
+            remove,
+            &[(&tenant, Type::TEXT), (&writer.0, Type::INT8), (&expired_at.0, Type::INT8)],
+        )
         .await?;
     if !own.is_empty() {
         let insert = "INSERT INTO nightporter_ledger.alert_writers (tenant, writer, expires_at)
@@ -290,7 +293,9 @@ pub(super) async fn glance(
     tenant: &str,
 ) -> Result<Glance, ArchiveError> {
     let sql = "SELECT EXISTS (SELECT FROM nightporter_ledger.alert_writers WHERE tenant = $1
-                   AND expires_at <= extract(epoch FROM clock_timestamp()) * 1000000)";
+                   AND expires_at <= extract(epoch FROM clock_timestamp()) * 1000000)
+               OR EXISTS (SELECT FROM nightporter_ledger.alerts WHERE tenant = $1
+                   AND silenced_until <= extract(epoch FROM clock_timestamp()) * 1000000)";
     let rows = snapshot.query(sql, &[(&tenant, Type::TEXT)]).await?;
     let has_expired = rows.first().map_or(Ok(false), |row| get(row, 0))?;
     let firing = snapshot.query(FIRING, &[(&tenant, Type::TEXT)]).await?;

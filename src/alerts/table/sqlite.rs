@@ -18,7 +18,7 @@ pub(super) async fn observe(
     tenant: &str,
     observer: Observer,
     own: &[Observation],
-    now: Micros,
+    expired_at: Micros,
 ) -> Result<Stored, ArchiveError> {
     let (tenant, own) = (tenant.to_owned(), own.to_vec());
     let Observer { writer, expires_at } = observer;
@@ -26,7 +26,7 @@ pub(super) async fn observe(
         .run(move |connection| {
             connection.execute(
                 "DELETE FROM alert_writers WHERE tenant = ? AND (writer = ? OR expires_at <= ?)",
-                params![tenant, writer.0, now.0],
+                params![tenant, writer.0, expired_at.0],
             )?;
             if !own.is_empty() {
                 connection.execute(
@@ -221,7 +221,9 @@ pub(super) async fn glance(snapshot: &mut Snapshot, tenant: &str) -> Result<Glan
     snapshot
         .run(move |connection| {
             let sql = "SELECT EXISTS (SELECT * FROM alert_writers
-                           WHERE tenant = ? AND expires_at <= ?)";
+                           WHERE tenant = ?1 AND expires_at <= ?2)
+                       OR EXISTS (SELECT * FROM alerts
+                           WHERE tenant = ?1 AND silenced_until <= ?2)";
             let params = params![tenant, clock::now().0];
             let has_expired = connection.query_row(sql, params, |row| row.get(0))?;
             Ok(Glance { firing: firing(connection, &tenant)?, has_expired })

@@ -1,7 +1,7 @@
 use serde_json::Value;
 
 use super::*;
-use crate::config::Secret;
+use crate::secret::Secret;
 use crate::webhooks::endpoint::Wants;
 use crate::webhooks::signature::SigningSecret;
 

@@ -11,13 +11,13 @@ use crate::support::client::{Connection, Request, Response, poll};
 use crate::support::server::{Nightporter, config};
 
 /// A box that serves its API.
-struct Served {
+pub struct Served {
     sample: SampleBox,
     porter: Nightporter,
 }
 
 impl Served {
-    async fn new(store: Store, toml: &str) -> Self {
+    pub async fn new(store: Store, toml: &str) -> Self {
         let sample = SampleBox::new(store).await;
         let config = config(&format!("{}{toml}", sample.store_config()));
         let porter = Nightporter::start(config);
@@ -30,15 +30,20 @@ impl Served {
         served
     }
 
-    async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Response {
-        let mut connection = Connection::open(self.porter.ops).await.expect("it listens");
+    pub async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Response {
         let body = body.map(Value::to_string).unwrap_or_default();
         let request = Request::new(method, path).header("Content-Length", body.len().to_string());
-        let bytes = [request.bytes(), body.into_bytes()].concat();
+        self.send(request, &body).await
+    }
+
+    /// Sends a request that says how long its body is.
+    pub async fn send(&self, request: Request, body: &str) -> Response {
+        let mut connection = Connection::open(self.porter.ops).await.expect("it listens");
+        let bytes = [request.bytes(), body.as_bytes().to_vec()].concat();
         connection.ask_bytes(&bytes).await.expect("a response")
     }
 
-    async fn json(&self, method: &str, path: &str, body: Option<&Value>, status: u16) -> Value {
+    pub async fn json(&self, method: &str, path: &str, body: Option<&Value>, status: u16) -> Value {
         let response = self.ask(method, path, body).await;
         assert_eq!(response.status, status, "{method} {path}: {}", response.body());
         serde_json::from_slice(&response.body).expect("JSON")
@@ -57,7 +62,7 @@ impl Served {
     }
 }
 
-const ALLOW: &str = "[webhooks]\nallow = [\"127.0.0.1\"]\n[jobs]\nintegrity = \"300ms\"\n\
+pub const ALLOW: &str = "[webhooks]\nallow = [\"127.0.0.1\"]\n[jobs]\nintegrity = \"300ms\"\n\
                      messages = \"300ms\"\n";
 
 async fn lifecycle_on(store: Store) {
@@ -178,6 +183,7 @@ async fn an_endpoint_with_a_mistake_is_not_created_and_the_problem_names_the_fie
         of("quiet", json!("22-7")),
         of("allow", json!(["127.0.0.1"])),
         json!([]),
+        json!(["a", "webhook", "https://hooks.example/", null, null, null, [], null, false]),
         json!({}),
     ] {
         served.json("POST", "/v1/webhooks", Some(&draft), 400).await;
@@ -216,6 +222,12 @@ async fn the_command_line_does_what_the_api_does() {
     assert_eq!(attempt["status"], 500);
     let (code, text) = served.run(&["webhook", "logs", "hook", "--json"]).await;
     assert_eq!((code, text.contains("answered 500")), (0, true), "{text}");
+    let (code, text) = served.run(&["webhook", "disable", "hook"]).await;
+    assert_eq!((code, text.contains("hook: disabled")), (0, true), "{text}");
+    let (_, text) = served.run(&["webhook", "list"]).await;
+    assert!(text.lines().any(|line| line.contains("hook") && line.contains("disabled")), "{text}");
+    assert_eq!(served.run(&["webhook", "enable", "hook"]).await.0, 0);
+    assert_eq!(served.run(&["webhook", "disable", "phone"]).await.0, 2);
     let (code, text) = served.run(&["webhook", "remove", "phone"]).await;
     assert_eq!((code, text.contains("belongs to the configuration")), (2, true), "{text}");
     assert_eq!(served.run(&["webhook", "remove", "hook"]).await.0, 0);

@@ -20,26 +20,38 @@ asked = {}
 TYPES = {1: "A", 28: "AAAA"}
 
 
+def encode(name):
+    return b"".join(bytes([len(label)]) + label.encode() for label in name.split(".")) + b"\0"
+
+
+def record(owner, kind, data):
+    return encode(owner) + struct.pack("!HHIH", kind, 1, 0, len(data)) + data
+
+
 def answer(query):
     labels, at = [], 12
     while query[at]:
         labels.append(query[at + 1 : at + 1 + query[at]].decode().lower())
         at += query[at] + 1
     question = query[12 : at + 5]
-    kind = TYPES.get(struct.unpack("!H", question[-4:-2])[0])
+    number = struct.unpack("!H", question[-4:-2])[0]
+    kind = TYPES.get(number)
     name = ".".join(labels)
     known = zones.get(name)
-    answers = (known or {}).get(kind, [[]])
+    found = []
+    while "CNAME" in zones.get(name, {}) and len(found) < 8:
+        target = zones[name]["CNAME"]
+        found.append(record(name, 5, encode(target)))
+        name = target
+    answers = zones.get(name, {}).get(kind, [[]])
     turn = asked.get((name, kind), 0)
     asked[name, kind] = turn + 1
-    found = b""
-    addresses = answers[min(turn, len(answers) - 1)]
-    for address in addresses:
+    for address in answers[min(turn, len(answers) - 1)]:
         family = socket.AF_INET if kind == "A" else socket.AF_INET6
-        data = socket.inet_pton(family, address)
-        found += b"\xc0\x0c" + question[-4:] + struct.pack("!IH", 0, len(data)) + data
+        found.append(record(name, number, socket.inet_pton(family, address)))
     flags = 0x8180 if known else 0x8183
-    return query[:2] + struct.pack("!HHHHH", flags, 1, len(addresses), 0, 0) + question + found
+    header = query[:2] + struct.pack("!HHHHH", flags, 1, len(found), 0, 0)
+    return header + question + b"".join(found)
 
 
 def names():
@@ -60,10 +72,31 @@ def receive(connection):
         data += chunk
     path = data.split(b" ")[1].decode()
     head = "HTTP/1.1 200 OK\r\n"
-    if path.startswith("/redirect"):
+    if path.startswith("/redirect/"):
         location = "http://169.254.169.254/latest/meta-data/"
-        head = f"HTTP/1.1 302 Found\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n"
+        status = path.removeprefix("/redirect/")
+        head = f"HTTP/1.1 {status} Found\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n"
         connection.sendall(head.encode())
+    elif path == "/refresh":
+        head += "refresh: 0; url=http://169.254.169.254/\r\ncontent-type: text/html\r\n"
+        body = '<meta http-equiv="refresh" content="0; url=http://169.254.169.254/">'
+        head += f"content-length: {len(body)}\r\n\r\n{body}"
+        connection.sendall(head.encode())
+    elif path == "/silent":
+        time.sleep(60)
+    elif path == "/banner":
+        connection.sendall(b"SSH-2.0-OpenSSH_9.7\r\n")
+    elif path == "/close":
+        return
+    elif path == "/two-lengths":
+        connection.sendall(head.encode() + b"content-length: 2\r\ncontent-length: 5\r\n\r\nhello")
+    elif path == "/huge-chunk":
+        head += "transfer-encoding: chunked\r\n\r\nfffffffffffffffffff\r\nx"
+        connection.sendall(head.encode())
+    elif path == "/many-headers":
+        connection.sendall(head.encode() + b"x-more: x\r\n" * 500 + b"content-length: 0\r\n\r\n")
+    elif path == "/status-999":
+        connection.sendall(b"HTTP/1.1 999 What\r\ncontent-length: 0\r\n\r\n")
     elif path == "/slow-head":
         for character in itertools.chain(head, itertools.repeat("x")):
             connection.sendall(character.encode())
@@ -89,9 +122,10 @@ def receive(connection):
         body = gzip.compress(b"\0" * 100_000_000)
         head += f"content-encoding: gzip\r\ncontent-length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
-    elif path == "/continue":
+    elif path.startswith("/continue/"):
+        status = path.removeprefix("/continue/")
         while True:
-            connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+            connection.sendall(f"HTTP/1.1 {status} Wait\r\n\r\n".encode())
             time.sleep(0.01)
     else:
         connection.sendall(head.encode() + b"content-length: 2\r\n\r\nok")

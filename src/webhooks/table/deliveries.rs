@@ -5,22 +5,22 @@
 
 use std::collections::BTreeMap;
 
-use super::event::Event;
-use super::table::{Row, query, read};
+use crate::ledger::archive::sql::{Row, query, read};
 use crate::ledger::archive::{ArchiveError, Snapshot, Transaction};
 use crate::ledger::record::Micros;
+use crate::webhooks::event::Event;
 
 /// A claimed delivery: what is sent, and by which right.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Claimed {
-    pub(super) event: String,
-    pub(super) kind: String,
-    pub(super) at: Micros,
-    pub(super) app: Option<String>,
-    pub(super) content: String,
+pub(in crate::webhooks) struct Claimed {
+    pub(in crate::webhooks) event: String,
+    pub(in crate::webhooks) kind: String,
+    pub(in crate::webhooks) at: Micros,
+    pub(in crate::webhooks) app: Option<String>,
+    pub(in crate::webhooks) content: String,
     /// The number of the attempt, from 1.
-    pub(super) attempt: i64,
-    pub(super) lease: String,
+    pub(in crate::webhooks) attempt: i64,
+    pub(in crate::webhooks) lease: String,
 }
 
 /// One attempt as the log shows it.
@@ -58,16 +58,16 @@ pub struct LogCursor {
 
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Ending {
-    pub(super) outcome: &'static str,
-    pub(super) duration: i64,
-    pub(super) status: Option<i64>,
-    pub(super) detail: Option<String>,
-    pub(super) answer: Option<String>,
+pub(in crate::webhooks) struct Ending {
+    pub(in crate::webhooks) outcome: &'static str,
+    pub(in crate::webhooks) duration: i64,
+    pub(in crate::webhooks) status: Option<i64>,
+    pub(in crate::webhooks) detail: Option<String>,
+    pub(in crate::webhooks) answer: Option<String>,
 }
 
 /// Queues an event for an endpoint, once.
-pub(super) async fn insert(
+pub(in crate::webhooks) async fn insert(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     endpoint: &str,
@@ -93,19 +93,35 @@ pub(super) async fn insert(
     query(transaction, sql, params).await.map(drop)
 }
 
-/// Returns the endpoints that have deliveries, and when the first of them is due.
-pub(super) async fn due(
-    snapshot: &mut Snapshot<'_>,
-    tenant: &str,
-) -> Result<Vec<(String, Micros)>, ArchiveError> {
-    let sql = "SELECT endpoint, min(due) FROM nightporter_ledger.deliveries
-               WHERE tenant = $1 AND state = 'queued' GROUP BY endpoint ORDER BY 2";
-    let rows = read(snapshot, sql, vec![tenant.into()]).await?;
-    rows.iter().map(|row| Ok((row.text(0)?, Micros(row.integer(1)?)))).collect()
+/// An endpoint with deliveries that are due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::webhooks) struct Due {
+    pub(in crate::webhooks) endpoint: String,
+    /// Whether its last attempt has failed.
+    pub(in crate::webhooks) is_failing: bool,
 }
 
-/// Lets what is due wait until `end`; returns how much it is.
-pub(super) async fn hold(
+/// Returns the endpoints with deliveries that are due by the database's clock, those first that
+/// have waited longest.
+pub(in crate::webhooks) async fn due(
+    snapshot: &mut Snapshot<'_>,
+    tenant: &str,
+) -> Result<Vec<Due>, ArchiveError> {
+    // SQLite tells only milliseconds.
+    let sql = "SELECT d.endpoint, min(e.failing_since)
+               FROM nightporter_ledger.deliveries AS d
+               JOIN nightporter_ledger.endpoints AS e ON e.tenant = d.tenant AND e.id = d.endpoint
+               WHERE d.tenant = $1 AND d.state = 'queued' AND d.due < {now} + 1000
+               GROUP BY d.endpoint ORDER BY min(d.due), d.endpoint";
+    let due = |row: &Row| {
+        let is_failing = row.optional_integer(1)?.is_some();
+        Ok(Due { endpoint: row.text(0)?, is_failing })
+    };
+    read(snapshot, sql, vec![tenant.into()]).await?.iter().map(due).collect()
+}
+
+/// Lets what is due wait until `end`.
+pub(in crate::webhooks) async fn hold(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     endpoint: &str,
@@ -120,7 +136,7 @@ pub(super) async fn hold(
 }
 
 /// Drops what nobody needs to be told any more when quiet hours are over.
-pub(super) async fn drop_stale(
+pub(in crate::webhooks) async fn drop_stale(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     endpoint: &str,
@@ -154,9 +170,27 @@ fn stale(events: &[(String, bool)]) -> impl Iterator<Item = &str> {
     events.iter().take(events.len() - kept.min(events.len())).map(|(event, _)| event.as_str())
 }
 
+/// Drops what waits for another attempt although a later event tells how things stand: with
+/// it, that event would wait for hours.
+pub(in crate::webhooks) async fn drop_superseded(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+    endpoint: &str,
+    now: Micros,
+) -> Result<(), ArchiveError> {
+    let sql = "UPDATE nightporter_ledger.deliveries AS d SET state = 'dropped', ended = $3
+               WHERE d.tenant = $1 AND d.endpoint = $2 AND d.state = 'queued'
+               AND d.attempts > 0 AND d.lease IS NULL AND d.due > $3 AND EXISTS (
+                   SELECT 1 FROM nightporter_ledger.deliveries AS later
+                   WHERE later.tenant = $1 AND later.endpoint = $2 AND later.state = 'queued'
+                   AND later.subject = d.subject AND (later.at, later.event) > (d.at, d.event))";
+    query(transaction, sql, vec![tenant.into(), endpoint.into(), now.into()]).await.map(drop)
+}
+
 /// Claims up to `limit` deliveries that are due, the oldest first, and writes down that they
-/// are attempted. `until` is the end of the lease.
-pub(super) async fn claim(
+/// are attempted. What is about the same subject is sent in its order, one at a time. `until`
+/// is the end of the lease.
+pub(in crate::webhooks) async fn claim(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     endpoint: &str,
@@ -168,9 +202,14 @@ pub(super) async fn claim(
     let sql = "UPDATE nightporter_ledger.deliveries
                SET due = $5, lease = $4, attempts = attempts + 1
                WHERE tenant = $1 AND endpoint = $2 AND event IN (
-                   SELECT event FROM nightporter_ledger.deliveries
-                   WHERE tenant = $1 AND endpoint = $2 AND state = 'queued' AND due <= $3
-                   ORDER BY due, event LIMIT $6 FOR UPDATE SKIP LOCKED)
+                   SELECT d.event FROM nightporter_ledger.deliveries AS d
+                   WHERE d.tenant = $1 AND d.endpoint = $2 AND d.state = 'queued' AND d.due <= $3
+                   AND NOT EXISTS (
+                       SELECT 1 FROM nightporter_ledger.deliveries AS earlier
+                       WHERE earlier.tenant = $1 AND earlier.endpoint = $2
+                       AND earlier.state = 'queued' AND earlier.subject = d.subject
+                       AND (earlier.at, earlier.event) < (d.at, d.event))
+                   ORDER BY d.due, d.event LIMIT $6 FOR UPDATE SKIP LOCKED)
                RETURNING event, kind, at, app, content, attempts";
     let params =
         vec![tenant.into(), endpoint.into(), now.into(), lease.into(), until.into(), limit.into()];
@@ -210,7 +249,7 @@ pub(super) async fn claim(
 
 /// What becomes of a delivery after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(in crate::webhooks) enum State {
     Delivered,
     Failed,
     /// It is tried again.
@@ -219,7 +258,7 @@ pub(super) enum State {
 
 /// Writes what came of an attempt. Returns `false` if the lease was lost: then another sender
 /// decides what becomes of the delivery.
-pub(super) async fn complete(
+pub(in crate::webhooks) async fn complete(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     endpoint: &str,
@@ -264,13 +303,18 @@ pub(super) async fn complete(
     Ok(!query(transaction, sql, params).await?.is_empty())
 }
 
-/// Gives up what is queued for an endpoint.
-pub(super) async fn give_up(
+/// Gives up what is queued for an endpoint. An attempt that goes on may still write how it
+/// ended; one whose sender was killed has ended here.
+pub(in crate::webhooks) async fn give_up(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     endpoint: &str,
     now: Micros,
 ) -> Result<(), ArchiveError> {
+    let lost = "UPDATE nightporter_ledger.attempts SET outcome = 'lost',
+                    detail = 'the endpoint was disabled before the answer was known'
+                WHERE tenant = $1 AND endpoint = $2 AND outcome = 'running'";
+    query(transaction, lost, vec![tenant.into(), endpoint.into()]).await?;
     let sql = "UPDATE nightporter_ledger.deliveries SET state = 'failed', ended = $3, lease = NULL
                WHERE tenant = $1 AND endpoint = $2 AND state = 'queued'";
     query(transaction, sql, vec![tenant.into(), endpoint.into(), now.into()]).await.map(drop)
@@ -278,7 +322,7 @@ pub(super) async fn give_up(
 
 /// Removes up to `limit` deliveries that ended before `before`, with their log; returns how
 /// many.
-pub(super) async fn remove_before(
+pub(in crate::webhooks) async fn remove_before(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     before: Micros,
@@ -294,7 +338,7 @@ pub(super) async fn remove_before(
 }
 
 /// Returns up to `limit` attempts, the newest first, after a cursor.
-pub(super) async fn log(
+pub(in crate::webhooks) async fn log(
     snapshot: &mut Snapshot<'_>,
     tenant: &str,
     endpoint: &str,

@@ -1,15 +1,23 @@
 //! The rows of endpoints.
 
 use std::fmt::Display;
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tracing::warn;
 
-use super::endpoint::{Definition, Endpoint, Origin, Secrets, Wants};
-use super::signature::SigningSecret;
-use super::table::{Param, Row, query, read};
-use crate::config::Secret;
+use crate::ledger::archive::sql::{Param, Row, query, read};
 use crate::ledger::archive::{ArchiveError, Snapshot, Transaction};
 use crate::ledger::record::Micros;
+use crate::secret::Secret;
+use crate::throttle::Throttle;
+use crate::webhooks::endpoint::{Definition, Endpoint, Origin, Secrets, Wants};
+use crate::webhooks::signature::SigningSecret;
+
+/// How often the log says that a row cannot be read.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 macro_rules! columns {
     () => {
@@ -55,12 +63,16 @@ fn decode(text: &str) -> Result<Secrets, ArchiveError> {
     })
 }
 
+fn origin(text: &str) -> Result<Origin, ArchiveError> {
+    match text {
+        "configuration" => Ok(Origin::Configuration),
+        "api" => Ok(Origin::Api),
+        _ => Err(content(&"unknown origin of an endpoint")),
+    }
+}
+
 fn endpoint(row: &Row) -> Result<Endpoint, ArchiveError> {
-    let origin = match &*row.text(1)? {
-        "configuration" => Origin::Configuration,
-        "api" => Origin::Api,
-        other => return Err(content(&format!("unknown origin `{other}` of an endpoint"))),
-    };
+    let origin = origin(&row.text(1)?)?;
     let disabled = row.optional_integer(6)?.map(Micros).zip(row.optional_text(7)?);
     Ok(Endpoint {
         id: row.text(0)?,
@@ -73,8 +85,26 @@ fn endpoint(row: &Row) -> Result<Endpoint, ArchiveError> {
     })
 }
 
-/// Returns the endpoints that get messages, and what they want.
-pub(super) async fn recipients(
+/// The endpoints of a tenant, by their ids.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::webhooks) struct Endpoints {
+    pub(in crate::webhooks) readable: Vec<Endpoint>,
+    /// The ids of rows that cannot be read, because they were edited or a newer version wrote
+    /// them, and who made them, as far as that is known. They get no messages.
+    pub(in crate::webhooks) unreadable: Vec<(String, Option<Origin>)>,
+}
+
+/// Says that rows cannot be read, once in a while: it is noticed whenever something is told.
+fn warn_of(id: &str) {
+    static WARNINGS: LazyLock<Throttle> = LazyLock::new(Throttle::default);
+    if WARNINGS.admit(Instant::now(), WARN_EVERY).is_some() {
+        warn!(endpoint = %id, "the row of an endpoint cannot be read; it gets no messages");
+    }
+}
+
+/// Returns the endpoints that get messages, and what they want. One that cannot be read gets
+/// none.
+pub(in crate::webhooks) async fn recipients(
     transaction: &mut Transaction<'_>,
     tenant: &str,
 ) -> Result<Vec<(String, Wants)>, ArchiveError> {
@@ -82,24 +112,52 @@ pub(super) async fn recipients(
                WHERE tenant = $1 AND disabled_at IS NULL ORDER BY id";
     let rows = query(transaction, sql, vec![tenant.into()]).await?;
     let recipient = |row: &Row| {
-        let definition: Definition =
-            serde_json::from_str(&row.text(1)?).map_err(|error| content(&error))?;
-        Ok((row.text(0)?, definition.wants))
+        let id = row.text(0).ok()?;
+        let definition = row.text(1).ok();
+        let read = definition.and_then(|text| serde_json::from_str::<Definition>(&text).ok());
+        if read.is_none() {
+            warn_of(&id);
+        }
+        read.map(|definition| (id, definition.wants))
     };
-    rows.iter().map(recipient).collect()
+    Ok(rows.iter().filter_map(recipient).collect())
 }
 
 /// Returns all endpoints of a tenant, by their ids.
-pub(super) async fn all(
+pub(in crate::webhooks) async fn all(
     snapshot: &mut Snapshot<'_>,
     tenant: &str,
-) -> Result<Vec<Endpoint>, ArchiveError> {
+) -> Result<Endpoints, ArchiveError> {
     let sql = concat!(
         "SELECT ",
         columns!(),
         " FROM nightporter_ledger.endpoints WHERE tenant = $1 ORDER BY id"
     );
-    read(snapshot, sql, vec![tenant.into()]).await?.iter().map(endpoint).collect()
+    let mut endpoints = Endpoints::default();
+    for row in read(snapshot, sql, vec![tenant.into()]).await? {
+        if let Ok(endpoint) = endpoint(&row) {
+            endpoints.readable.push(endpoint);
+        } else {
+            let id = row.text(0)?;
+            warn_of(&id);
+            let origin = row.text(1).and_then(|text| origin(&text)).ok();
+            endpoints.unreadable.push((id, origin));
+        }
+    }
+    Ok(endpoints)
+}
+
+/// Returns who made an endpoint, whatever else is in its row; `None` if there is none.
+pub(in crate::webhooks) async fn find_origin(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+    id: &str,
+) -> Result<Option<Origin>, ArchiveError> {
+    let sql = "SELECT origin FROM nightporter_ledger.endpoints WHERE tenant = $1 AND id = $2";
+    let rows = query(transaction, sql, vec![tenant.into(), id.into()]).await?;
+    // What nobody can read may be removed by everybody who may remove endpoints.
+    let origin = |row: &Row| row.text(0).and_then(|text| origin(&text)).unwrap_or(Origin::Api);
+    Ok(rows.first().map(origin))
 }
 
 const FIND: &str = concat!(
@@ -108,7 +166,7 @@ const FIND: &str = concat!(
     " FROM nightporter_ledger.endpoints WHERE tenant = $1 AND id = $2"
 );
 
-pub(super) async fn shown(
+pub(in crate::webhooks) async fn shown(
     snapshot: &mut Snapshot<'_>,
     tenant: &str,
     id: &str,
@@ -117,7 +175,7 @@ pub(super) async fn shown(
     rows.first().map(endpoint).transpose()
 }
 
-pub(super) async fn find(
+pub(in crate::webhooks) async fn find(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     id: &str,
@@ -126,7 +184,34 @@ pub(super) async fn find(
     rows.first().map(endpoint).transpose()
 }
 
-pub(super) async fn count(
+/// The same, and keeps it from changing otherwise until the transaction ends.
+pub(in crate::webhooks) async fn find_and_lock(
+    transaction: &mut Transaction<'_>,
+    tenant: &str,
+    id: &str,
+) -> Result<Option<Endpoint>, ArchiveError> {
+    // An update that changes nothing locks the row in both kinds of database.
+    let sql = concat!(
+        "UPDATE nightporter_ledger.endpoints SET created = created
+         WHERE tenant = $1 AND id = $2 RETURNING ",
+        columns!()
+    );
+    let rows = query(transaction, sql, vec![tenant.into(), id.into()]).await?;
+    rows.first().map(endpoint).transpose()
+}
+
+/// Returns the endpoints that get no messages, and why.
+pub(in crate::webhooks) async fn disabled(
+    snapshot: &mut Snapshot<'_>,
+    tenant: &str,
+) -> Result<Vec<(String, String)>, ArchiveError> {
+    let sql = "SELECT id, disabled_reason FROM nightporter_ledger.endpoints
+               WHERE tenant = $1 AND disabled_at IS NOT NULL ORDER BY id";
+    let rows = read(snapshot, sql, vec![tenant.into()]).await?;
+    rows.iter().map(|row| Ok((row.text(0)?, row.optional_text(1)?.unwrap_or_default()))).collect()
+}
+
+pub(in crate::webhooks) async fn count(
     transaction: &mut Transaction<'_>,
     tenant: &str,
 ) -> Result<i64, ArchiveError> {
@@ -136,7 +221,7 @@ pub(super) async fn count(
 }
 
 /// Adds an endpoint; returns `false` if there is one with this id.
-pub(super) async fn insert(
+pub(in crate::webhooks) async fn insert(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     endpoint: &Endpoint,
@@ -159,7 +244,7 @@ pub(super) async fn insert(
 }
 
 /// Writes all of an endpoint but who made it and when.
-pub(super) async fn update(
+pub(in crate::webhooks) async fn update(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     endpoint: &Endpoint,
@@ -185,8 +270,8 @@ pub(super) async fn update(
     query(transaction, sql, params).await.map(drop)
 }
 
-/// Notes since when an endpoint fails. Returns `false` if it is gone or disabled.
-pub(super) async fn set_failing(
+/// Notes since when an endpoint fails.
+pub(in crate::webhooks) async fn set_failing(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     id: &str,
@@ -199,7 +284,7 @@ pub(super) async fn set_failing(
 }
 
 /// Disables an endpoint; returns `false` if it was already, or is gone.
-pub(super) async fn disable(
+pub(in crate::webhooks) async fn disable(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     id: &str,
@@ -213,7 +298,7 @@ pub(super) async fn disable(
 }
 
 /// Removes an endpoint with its deliveries and their log; returns `false` if there is none.
-pub(super) async fn delete(
+pub(in crate::webhooks) async fn delete(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     id: &str,
