@@ -11,29 +11,41 @@
 pub mod app_meta;
 pub mod cache;
 pub(crate) mod derived;
+pub mod descriptions;
 pub(crate) mod file_calls;
 pub mod files;
 pub mod freshness;
+pub mod invitations;
+pub mod labels;
 mod memo;
 pub mod peers;
 pub mod postgres;
 pub(crate) mod regular_file;
 pub mod touch;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt::Write;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::timeout;
 
 use crate::config::{Config, Secret, StoreKind};
 use crate::domain::app::Size;
 use crate::domain::identity::Identity;
 use crate::domain::lifecycle::is_revivable;
+use crate::domain::names::Names;
 use crate::postgres::{AdvisoryLock, ConfigError};
+use invitations::Invitation;
 
 pub use cache::Cached;
+use descriptions::Descriptions;
+use file_calls::FileCalls;
 pub use freshness::Freshness;
+use labels::Labels;
 pub use peers::{BadPeer, Peer};
 
 /// The tables that are cached, each with its own generations.
@@ -45,6 +57,8 @@ pub enum Table {
     Apps,
     /// `app_meta.json` files, by app.
     AppMeta,
+    /// The whole hosts that apps claim.
+    Hosts,
     Identity,
     /// Rows of `terminals`, by id.
     Terminals,
@@ -56,10 +70,11 @@ pub enum Table {
 }
 
 impl Table {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::AppNames,
         Self::Apps,
         Self::AppMeta,
+        Self::Hosts,
         Self::Identity,
         Self::Terminals,
         Self::Peers,
@@ -84,9 +99,6 @@ impl From<crate::postgres::Error> for Unavailable {
         Self::new(error)
     }
 }
-
-/// The installed names: lower-case name → name as the store spells it.
-pub type AppNames = HashMap<Box<str>, Arc<str>, foldhash::fast::RandomState>;
 
 /// A row of `installed_apps`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,10 +171,17 @@ pub struct Health {
     pub problems: Vec<String>,
 }
 
-/// The configured store: one interface to both kinds.
+/// The configured store: one interface to both kinds, and to what describes apps.
+#[derive(Debug)]
+pub struct Source {
+    backend: Backend,
+    descriptions: Arc<Descriptions>,
+}
+
+/// The rows of the box.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "a process has one, behind an `Arc`")]
-pub enum Source {
+pub enum Backend {
     Postgres(postgres::Postgres),
     Files(files::Files),
 }
@@ -170,27 +189,87 @@ pub enum Source {
 /// Calls the same method on whichever kind of store is configured.
 macro_rules! dispatch {
     ($self:ident, $store:ident => $call:expr) => {
-        match $self {
-            Source::Postgres($store) => $call,
-            Source::Files($store) => $call,
+        match &$self.backend {
+            Backend::Postgres($store) => $call,
+            Backend::Files($store) => $call,
         }
     };
 }
 
+/// How long creating a folder may delay the start.
+const PREPARE_LIMIT: Duration = Duration::from_secs(1);
+
+/// What is kept of labels.
+const LABELS: &str = "labels.json";
+
 impl Source {
-    /// Creates the configured store without connecting; [`Source::watch`] connects.
+    /// Creates the configured store without connecting; [`Source::watch`] connects. Reads
+    /// what was last known of labels, so it may block for a second.
     pub fn open(config: &Config, freshness: &Arc<Freshness>) -> Result<Self, ConfigError> {
-        let freshness = Arc::clone(freshness);
-        Ok(match &config.store.kind {
+        let labels = |folder: &Path| {
+            // Without an engine nothing tells of a label that has changed.
+            let is_read = config.store.labels && config.wake.enabled;
+            let open = || Labels::open(folder.join(LABELS), Arc::clone(freshness));
+            is_read.then(|| Arc::new(open()))
+        };
+        let (backend, labels) = match &config.store.kind {
             StoreKind::Files { path, terminal_jwt_secret } => {
-                let secret = terminal_jwt_secret.clone();
-                Self::Files(files::Files::new(path.clone(), secret, &config.store, freshness))
+                let (secret, store) = (terminal_jwt_secret.clone(), &config.store);
+                let files = files::Files::new(path.clone(), secret, store, Arc::clone(freshness));
+                (Backend::Files(files), labels(path))
             }
             StoreKind::Postgres(server) => {
                 let (store, touch) = (&config.store, &config.touch);
-                Self::Postgres(postgres::Postgres::new(server, store, touch, freshness)?)
+                let freshness = Arc::clone(freshness);
+                let postgres = postgres::Postgres::new(server, store, touch, freshness)?;
+                // The box's own folder may belong to another program.
+                (Backend::Postgres(postgres), labels(&config.ledger.path))
             }
-        })
+        };
+        let dir = config.store.installed_apps_dir.clone();
+        let descriptions = Arc::new(Descriptions::new(dir, labels, freshness));
+        Ok(Self { backend, descriptions })
+    }
+
+    /// Creates the folder of `app_meta.json` files where labels may be all that describes
+    /// apps. A missing folder would say nothing about its files: no label could count. A disk
+    /// that hangs delays the start by a second at most.
+    pub async fn prepare(&self, config: &Config) {
+        let StoreKind::Files { path, .. } = &config.store.kind else { return };
+        let dir = config.store.installed_apps_dir.clone();
+        if self.descriptions.labels().is_none() || dir.parent() != Some(path) {
+            return;
+        }
+        let shown = dir.display().to_string();
+        let calls = FileCalls::new();
+        let create = calls.run(move || match std::fs::create_dir(dir) {
+            // Without the box's folder there is nothing to prepare.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) =>
+            {
+                Ok(())
+            }
+            created => created,
+        });
+        if let Ok(Err(error)) = timeout(PREPARE_LIMIT, create).await {
+            tracing::error!(%error, "{shown}: the folder cannot be created");
+        }
+    }
+
+    #[must_use]
+    pub fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// Returns what describes the apps.
+    #[must_use]
+    pub fn descriptions(&self) -> &Arc<Descriptions> {
+        &self.descriptions
+    }
+
+    /// Returns whether labels, and nothing else, make an app known.
+    fn is_labelled(&self, name: &str) -> bool {
+        self.descriptions.labels().is_some_and(|labels| labels.of(name).is_some())
     }
 
     /// Prepares the store (migrations, missing files), follows its changes and
@@ -207,55 +286,80 @@ impl Source {
     /// Returns whether the folders in the apps' folder are the set of installed apps.
     #[must_use]
     pub fn folders_are_apps(&self) -> bool {
-        match self {
-            Self::Postgres(_) => false,
-            Self::Files(_) => true,
-        }
+        matches!(self.backend, Backend::Files(_))
     }
 
-    /// Returns the names of all installed apps.
+    /// Returns the names of all installed apps: those of the store, and those that only
+    /// labels name.
     pub async fn app_names(&self) -> Result<Vec<String>, Unavailable> {
-        dispatch!(self, store => store.app_names().await)
+        let mut names = dispatch!(self, store => store.app_names().await)?;
+        if let Some(labels) = self.descriptions.labels() {
+            let known: HashSet<_> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
+            let labelled = labels.apps().into_iter().map(|(name, _)| name.to_string());
+            names.extend(labelled.filter(|name| !known.contains(name)));
+        }
+        Ok(names)
+    }
+
+    /// Returns the installed apps by what names them. `domain` is the setting `gate.domain`.
+    pub async fn names(&self, domain: Option<&str>) -> Result<Names, Unavailable> {
+        self.descriptions.settled().await;
+        let stored = dispatch!(self, store => store.app_names().await)?;
+        let known: HashSet<_> = stored.iter().map(|name| name.to_ascii_lowercase()).collect();
+        // On a file store, an app of the store has a file.
+        let has_file = |app: &str| self.folders_are_apps() && known.contains(app);
+        let claims = self.descriptions.claims(has_file);
+        let mut names = stored;
+        if let Some(labels) = self.descriptions.labels() {
+            let labelled = labels.apps().into_iter().map(|(name, _)| name.to_string());
+            names.extend(labelled.filter(|name| !known.contains(name)));
+        }
+        Ok(Names::new(names, &claims, domain))
     }
 
     pub async fn app(&self, name: &str) -> Result<Option<AppRow>, Unavailable> {
-        match self {
-            Self::Postgres(store) => store.app(name).await,
-            Self::Files(store) => Ok(Some(store.app(name))),
+        // The contract's word for an app of which the store keeps no status.
+        let unknown = || AppRow { name: name.into(), status: "unknown".into() };
+        match &self.backend {
+            Backend::Postgres(store) => {
+                let row = store.app(name).await?;
+                Ok(row.or_else(|| self.is_labelled(name).then(unknown)))
+            }
+            Backend::Files(_) => Ok(Some(unknown())),
         }
     }
 
     /// Returns whether an app is installed and may be woken and put to sleep now. Reads the
     /// store itself, not a cache.
     pub async fn install_state(&self, name: &str) -> Result<InstallState, Unavailable> {
-        match self {
-            Self::Postgres(store) => Ok(match store.app(name).await? {
-                None => InstallState::Gone,
-                Some(row) if is_revivable(&row.status) => InstallState::Revivable,
-                Some(row) => InstallState::Busy { status: row.status },
-            }),
-            Self::Files(store) => {
+        let is_installed = match &self.backend {
+            Backend::Postgres(store) => match store.app(name).await? {
+                Some(row) if is_revivable(&row.status) => true,
+                Some(row) => return Ok(InstallState::Busy { status: row.status }),
+                None => self.is_labelled(name),
+            },
+            Backend::Files(store) => {
                 let names = store.app_names().await?;
-                let is_installed = names.iter().any(|other| other == name);
-                Ok(if is_installed { InstallState::Revivable } else { InstallState::Gone })
+                names.iter().any(|other| other == name) || self.is_labelled(name)
             }
-        }
+        };
+        Ok(if is_installed { InstallState::Revivable } else { InstallState::Gone })
     }
 
     /// Writes the status of an app's containers, as one of the contract's words, unless the
     /// app is being installed or removed. A file store keeps no status.
     pub async fn write_status(&self, name: &str, status: &str) -> Result<(), Unavailable> {
-        match self {
-            Self::Postgres(store) => store.write_status(name, status).await,
-            Self::Files(_) => Ok(()),
+        match &self.backend {
+            Backend::Postgres(store) => store.write_status(name, status).await,
+            Backend::Files(_) => Ok(()),
         }
     }
 
     /// Returns the size of the box, if the store has it.
     pub async fn box_size(&self) -> Result<Option<Size>, Unavailable> {
-        match self {
-            Self::Postgres(store) => store.box_size().await,
-            Self::Files(_) => Ok(None),
+        match &self.backend {
+            Backend::Postgres(store) => store.box_size().await,
+            Backend::Files(_) => Ok(None),
         }
     }
 
@@ -268,9 +372,9 @@ impl Source {
     /// to sleep until the lock is released or dropped. Returns `None` if another process
     /// holds it. A file store belongs to one process, so its lock is always free.
     pub async fn try_lock_app(&self, name: &str) -> Result<Option<AppLock>, Unavailable> {
-        match self {
-            Self::Postgres(store) => Ok(store.try_lock_app(name).await?.map(AppLock::Postgres)),
-            Self::Files(_) => Ok(Some(AppLock::Files)),
+        match &self.backend {
+            Backend::Postgres(store) => Ok(store.try_lock_app(name).await?.map(AppLock::Postgres)),
+            Backend::Files(_) => Ok(Some(AppLock::Files)),
         }
     }
 
@@ -319,6 +423,34 @@ impl Source {
     /// Removes a terminal; returns `false` if there was none.
     pub async fn remove_terminal(&self, id: &str) -> Result<bool, Unavailable> {
         dispatch!(self, store => store.remove_terminal(id).await)
+    }
+
+    /// Adds an invitation; returns `false` if its handle is taken. `now` counts in a file store;
+    /// a database goes by its own clock.
+    pub async fn add_invitation(
+        &self,
+        invitation: &Invitation,
+        now: SystemTime,
+    ) -> Result<bool, Unavailable> {
+        match &self.backend {
+            Backend::Postgres(store) => store.add_invitation(invitation).await,
+            Backend::Files(store) => store.add_invitation(invitation, now).await,
+        }
+    }
+
+    /// Removes the invitation with this handle and digest, and returns its name; `None` if there
+    /// is none, or no longer. Of several processes with the same code one gets it. A wrong digest
+    /// counts against the invitation with the handle.
+    pub async fn redeem_invitation(
+        &self,
+        handle: &str,
+        digest: &str,
+        now: SystemTime,
+    ) -> Result<Option<String>, Unavailable> {
+        match &self.backend {
+            Backend::Postgres(store) => store.redeem_invitation(handle, digest).await,
+            Backend::Files(store) => store.redeem_invitation(handle, digest, now).await,
+        }
     }
 
     /// Writes uses, all of one table in one statement. A later time is never overwritten by

@@ -6,7 +6,8 @@
 //! - `reconciler` decides what is done to each app, one action at a time;
 //! - `attempt` performs an action: it takes the lock, reads the status, acts, and waits
 //!   until the app is ready; `compose` creates containers;
-//! - `idle` finds the apps that are no longer used.
+//! - `idle` finds the apps that are no longer used;
+//! - `labelled` tells the store what labels of containers say.
 //!
 //! Errors: a failed attempt yields a [`WakeError`](crate::domain::lifecycle::WakeError),
 //! which is shown to waiting clients and kept for the operator. No error here ends the
@@ -24,6 +25,7 @@ mod follower;
 mod handle;
 mod history;
 mod idle;
+mod labelled;
 mod observed;
 mod ownership;
 mod readiness;
@@ -133,6 +135,11 @@ pub async fn spawn(
         observers,
     );
     let idle = IdleLoop::new(config, context, registry, freshness, touches, view.clone(), usages);
+    let descriptions = Arc::clone(source.descriptions());
+    if let Some(labels) = descriptions.labels().cloned() {
+        let (registry, view) = (Arc::clone(registry), view.clone());
+        tasks.spawn(labelled::follow(labels, descriptions, registry, view));
+    }
     tasks.spawn(watch.run());
     tasks.spawn(reconciler.run(commands));
     tasks.spawn(writer.run());

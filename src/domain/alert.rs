@@ -25,10 +25,12 @@ pub enum Rule {
     DiskLow,
     /// A periodic job has not been done when it was due, or fails.
     JobOverdue,
+    /// An endpoint gets no messages any more.
+    EndpointDisabled,
 }
 
 impl Rule {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::DenialsClient,
         Self::DenialsAddress,
         Self::AppFailing,
@@ -39,6 +41,7 @@ impl Rule {
         Self::CertificateExpiring,
         Self::DiskLow,
         Self::JobOverdue,
+        Self::EndpointDisabled,
     ];
 
     /// Returns its name, in settings, metrics and answers.
@@ -55,6 +58,7 @@ impl Rule {
             Self::CertificateExpiring => "certificate_expiring",
             Self::DiskLow => "disk_low",
             Self::JobOverdue => "job_overdue",
+            Self::EndpointDisabled => "endpoint_disabled",
         }
     }
 

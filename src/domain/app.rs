@@ -1,8 +1,9 @@
 //! An app's own description, `app_meta.json`, versions 1.0 to 1.3.
 
+pub mod labels;
 mod lax;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -53,6 +54,11 @@ pub struct AppMeta {
     pub cors_preflight: bool,
     /// `activity`: what keeps the app awake besides requests; nightporter's own key.
     pub activity: Option<Activity>,
+    /// `hosts`: whole hosts of the app, besides the one that its name gives it; nightporter's
+    /// own key. Canonical: lower case, without port and trailing dot.
+    pub hosts: Vec<String>,
+    /// What is wrong with the other entries of `hosts`, which are ignored.
+    pub invalid_hosts: Vec<String>,
 }
 
 /// A port of a container that Traefik routes to.
@@ -132,6 +138,8 @@ struct Raw {
     cors_preflight: Option<Value>,
     /// A value of another type belongs to another program.
     activity: Option<Value>,
+    /// The same.
+    hosts: Option<Value>,
 }
 
 #[derive(Deserialize, Default)]
@@ -187,6 +195,7 @@ impl AppMeta {
         let wake = raw.wake.as_ref().and_then(Value::as_str).and_then(StrategyChoice::from_name);
         let foreign_wake = raw.wake.filter(|value| !value.is_null() && wake.is_none());
         paths.sort_by_key(|rule| std::cmp::Reverse(rule.prefix.len()));
+        let (hosts, invalid_hosts) = hosts(raw.hosts.as_ref());
         Ok(Self {
             name: raw.name,
             pretty_name: raw.pretty_name,
@@ -201,6 +210,8 @@ impl AppMeta {
             // Any other value of that key belongs to another program.
             cors_preflight: raw.cors_preflight == Some(Value::Bool(true)),
             activity: raw.activity.and_then(|activity| Activity::named(activity.as_str()?)),
+            hosts,
+            invalid_hosts,
         })
     }
 }
@@ -235,6 +246,23 @@ impl Lifecycle {
     }
 }
 
+/// Returns the hosts that an app names, and what is wrong with the others. A value that is
+/// no list of strings belongs to another program.
+fn hosts(value: Option<&Value>) -> (Vec<String>, Vec<String>) {
+    let texts = value.and_then(Value::as_array).into_iter().flatten();
+    let Some(texts) = texts.map(Value::as_str).collect::<Option<Vec<_>>>() else {
+        return (Vec::new(), Vec::new());
+    };
+    let (mut hosts, mut problems) = (BTreeSet::new(), Vec::new());
+    for text in texts {
+        match labels::claimed_host(text) {
+            Ok(host) => drop(hosts.insert(host)),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    (hosts.into_iter().collect(), problems)
+}
+
 /// Upgrades an object of any known version to 1.3.
 fn upgrade(object: &mut Map<String, Value>) -> Result<(), AppMetaError> {
     let version = match object.get("v") {
@@ -259,9 +287,14 @@ fn upgrade(object: &mut Map<String, Value>) -> Result<(), AppMetaError> {
 
 /// 1.0 → 1.1: a name to show, made from the app's own.
 fn pretty(name: &Value) -> Value {
-    let Value::String(name) = name else {
-        return name.clone();
-    };
+    match name {
+        Value::String(name) => Value::String(pretty_name(name)),
+        other => other.clone(),
+    }
+}
+
+/// Returns a name to show, made from the app's own: `paperless-ngx` becomes `Paperless Ngx`.
+fn pretty_name(name: &str) -> String {
     let words: Vec<String> = name
         .split(['-', '_', ' '])
         .filter(|word| !word.is_empty())
@@ -273,7 +306,7 @@ fn pretty(name: &Value) -> Value {
                 .unwrap_or_default()
         })
         .collect();
-    Value::String(words.join(" "))
+    words.join(" ")
 }
 
 /// 1.2 → 1.3: `idle_time_for_shutdown` becomes `idle_for_pause`, unless the app

@@ -9,40 +9,64 @@ pub use self::readings::Readings;
 
 use super::reason::Reason;
 
-/// Returns the app that a host names: its first label, lower-cased. The port and one
-/// trailing dot are ignored, and the rest must be `domain` if that is given.
+/// The host of a request, without port and without one trailing dot, in its original case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Host<'a>(&'a str);
+
+impl<'a> Host<'a> {
+    /// Checks the host that a client has sent.
+    ///
+    /// # Errors
+    /// [`Reason::MalformedRequest`] for an invalid host, [`Reason::UnknownApp`] for an
+    /// address that can name no app.
+    pub fn parse(host: &'a str) -> Result<Self, Reason> {
+        // RFC 1123 labels and the underscore, which occurs in Docker's names. Most hosts
+        // consist of nothing else, and need one pass.
+        let is_allowed =
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let name = match host.bytes().position(|byte| !is_allowed(byte)) {
+            None => host,
+            // A bracketed IPv6 literal names no app.
+            Some(0) if host.starts_with('[') && host.contains(':') => {
+                return Err(Reason::UnknownApp);
+            }
+            Some(at) => match host[at..].strip_prefix(':') {
+                Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => &host[..at],
+                Some(_) | None => return Err(Reason::MalformedRequest),
+            },
+        };
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let is_valid = !name.is_empty() && name.len() <= 253;
+        if is_valid { Ok(Self(name)) } else { Err(Reason::MalformedRequest) }
+    }
+
+    /// Returns the whole host in lower case.
+    #[must_use]
+    pub fn lower(self) -> Cow<'a, str> {
+        lower(self.0)
+    }
+
+    /// Returns the first label in lower case; the rest must be `domain` if that is given.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownApp`] if the host cannot name an app of this box.
+    pub fn label(self, domain: Option<&str>) -> Result<Cow<'a, str>, Reason> {
+        let (label, rest) = self.0.split_once('.').unwrap_or((self.0, ""));
+        if domain.is_some_and(|domain| !rest.eq_ignore_ascii_case(domain)) || label.is_empty() {
+            return Err(Reason::UnknownApp);
+        }
+        Ok(lower(label))
+    }
+}
+
+/// Returns the label by which a host names an app: its first one, lower-cased. The port and
+/// one trailing dot are ignored, and the rest must be `domain` if that is given.
 ///
 /// # Errors
 /// [`Reason::MalformedRequest`] for an invalid host, [`Reason::UnknownApp`] for a host
 /// that cannot name an app of this box.
 pub fn app_label<'a>(host: &'a str, domain: Option<&str>) -> Result<Cow<'a, str>, Reason> {
-    let name = canonical_host(host)?;
-    let (label, rest) = name.split_once('.').unwrap_or((name, ""));
-    if domain.is_some_and(|domain| !rest.eq_ignore_ascii_case(domain)) {
-        return Err(Reason::UnknownApp);
-    }
-    if label.is_empty() {
-        return Err(Reason::UnknownApp);
-    }
-    Ok(lower(label))
-}
-
-/// Returns the host without port and without one trailing dot, in its original case.
-fn canonical_host(host: &str) -> Result<&str, Reason> {
-    // RFC 1123 labels and the underscore, which occurs in Docker's names. Most hosts consist
-    // of nothing else, and need one pass.
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let name = match host.bytes().position(|byte| !is_allowed(byte)) {
-        None => host,
-        // A bracketed IPv6 literal names no app.
-        Some(0) if host.starts_with('[') && host.contains(':') => return Err(Reason::UnknownApp),
-        Some(at) => match host[at..].strip_prefix(':') {
-            Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => &host[..at],
-            Some(_) | None => return Err(Reason::MalformedRequest),
-        },
-    };
-    let name = name.strip_suffix('.').unwrap_or(name);
-    if name.is_empty() || name.len() > 253 { Err(Reason::MalformedRequest) } else { Ok(name) }
+    Host::parse(host)?.label(domain)
 }
 
 fn lower(label: &str) -> Cow<'_, str> {

@@ -25,7 +25,7 @@ use crate::descriptors;
 use crate::domain::app::AppMeta;
 
 /// For how long a file that cannot be parsed is assumed to be still being written.
-const WRITE_GRACE: Duration = Duration::from_millis(100);
+pub(super) const WRITE_GRACE: Duration = Duration::from_millis(100);
 
 /// How long to wait before listing the folder again after no file descriptor was free.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
@@ -40,6 +40,8 @@ const MAX_SIZE: u64 = 1024 * 1024;
 pub struct AppMetaDir {
     dir: PathBuf,
     calls: FileCalls,
+    /// Is told the app of every file that may have changed.
+    changed: Option<mpsc::UnboundedSender<String>>,
 }
 
 /// Why an app's `app_meta.json` could not be read.
@@ -48,9 +50,21 @@ pub enum ReadError {
     /// The file stays unusable until it changes, which is a notification.
     #[error("{0}")]
     Unusable(String),
+    /// There is no such file, and that is a notification when it changes.
+    #[error("{0}")]
+    Missing(String),
     /// Nothing is known about the file: no file descriptor was free, or the disk failed.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+}
+
+/// The content of an app's file, not parsed.
+#[derive(Debug)]
+pub(super) enum RawRead {
+    Content(Vec<u8>),
+    Missing,
+    /// Nothing is known about the file.
+    Failed,
 }
 
 /// What distinguishes one state of a file from another.
@@ -96,7 +110,34 @@ impl FileState {
 impl AppMetaDir {
     #[must_use]
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir, calls: FileCalls::new() }
+        Self { dir, calls: FileCalls::new(), changed: None }
+    }
+
+    /// Tells the receiver the app of every file that may have changed.
+    #[must_use]
+    pub(super) fn telling(mut self, changed: mpsc::UnboundedSender<String>) -> Self {
+        self.changed = Some(changed);
+        self
+    }
+
+    /// Reads the files of several apps in one call.
+    pub(super) async fn read_raw(&self, apps: Vec<String>) -> Vec<(String, RawRead)> {
+        let (dir, names) = (self.dir.clone(), apps.clone());
+        let read = self.calls.run(move || {
+            let exists = dir.is_dir();
+            let read = |app: &String| match regular_file::read_now(
+                &dir.join(app).join(FILE_NAME),
+                MAX_SIZE,
+            ) {
+                Ok(json) => RawRead::Content(json),
+                // A missing folder says nothing about the files in it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && exists => RawRead::Missing,
+                Err(_) => RawRead::Failed,
+            };
+            Ok(names.iter().map(read).collect())
+        });
+        let read = read.await.unwrap_or_else(|_| apps.iter().map(|_| RawRead::Failed).collect());
+        apps.into_iter().zip::<Vec<RawRead>>(read).collect()
     }
 
     /// Reads and parses one app's file.
@@ -120,7 +161,11 @@ impl AppMetaDir {
                     let problem = format!("{}: {error}", path.display());
                     // A missing folder says nothing about the files in it.
                     return Err(if is_lasting(error.kind()) && self.exists().await {
-                        ReadError::Unusable(problem)
+                        if error.kind() == io::ErrorKind::NotFound {
+                            ReadError::Missing(problem)
+                        } else {
+                            ReadError::Unusable(problem)
+                        }
                     } else {
                         ReadError::Unavailable(Unavailable::new(problem))
                     });
@@ -162,7 +207,8 @@ impl AppMetaDir {
     ) -> Infallible {
         // Events name absolute paths, however the folder was named.
         let dir = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
-        let report = Arc::new(Report { dir: dir.clone(), freshness, names });
+        let changed = self.changed.clone();
+        let report = Arc::new(Report { dir: dir.clone(), freshness, names, changed });
         let mut seen = HashMap::new();
         let (watch, mut folders) = Watch::begin(&report);
         let is_watched = watch.watcher.is_some();
@@ -249,11 +295,16 @@ struct Report {
     dir: PathBuf,
     freshness: Arc<Freshness>,
     names: bool,
+    changed: Option<mpsc::UnboundedSender<String>>,
 }
 
 impl Report {
     fn changed(&self, app: &str) {
         self.freshness.invalidate(Table::AppMeta, app);
+        if let Some(changed) = &self.changed {
+            // The receiver is dropped only when the process ends.
+            let _ = changed.send(app.to_owned());
+        }
     }
 
     fn added_or_removed(&self, app: &str) {
@@ -454,7 +505,12 @@ mod tests {
             max_stale: second,
             heartbeat: second,
         }));
-        let report = Report { dir: "/apps".into(), freshness: Arc::clone(&freshness), names: true };
+        let report = Report {
+            dir: "/apps".into(),
+            freshness: Arc::clone(&freshness),
+            names: true,
+            changed: None,
+        };
         let origin = || freshness.origin([Table::AppMeta; 2], "notes");
         let state = |nanos| FileState { inode: 1, size: 2, changed: (1_000, nanos) };
         let at = |millis| UNIX_EPOCH + Duration::from_secs(1_000) + Duration::from_millis(millis);

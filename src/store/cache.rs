@@ -210,6 +210,16 @@ impl<V: Send + Sync + 'static> Cached<V> {
         Self::new(freshness, [table; 2], (1, 1), move |_| load())
     }
 
+    /// Creates a cache of a single value that is made of two tables; its key is the empty
+    /// string.
+    pub fn single_of<F, Fut>(freshness: Arc<Freshness>, tables: [Table; 2], load: F) -> Arc<Self>
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<V, Unavailable>> + Send + 'static,
+    {
+        Self::new(freshness, tables, (1, 1), move |_| load())
+    }
+
     fn new<F, Fut>(
         freshness: Arc<Freshness>,
         tables: [Table; 2],

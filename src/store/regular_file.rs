@@ -1,7 +1,8 @@
-//! Reads files that other programs write: apps ship their own, installers unpack them.
+//! Reads files that other programs write (apps ship their own, installers unpack them), and
+//! replaces files in one step.
 
 use std::fs::OpenOptions;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -47,6 +48,28 @@ fn open_and_read(path: &Path, max_size: u64) -> io::Result<Vec<u8>> {
     } else {
         too_large()
     }
+}
+
+/// Replaces a file atomically, on a thread that may block: a reader sees either the old or
+/// the new content.
+///
+/// # Errors
+/// The system's error, with the name of the file.
+pub(super) fn replace(file: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let new = file.with_file_name(format!(".{name}.new"));
+    let write = || {
+        let mut options = OpenOptions::new();
+        let mut opened = options.create(true).truncate(true).write(true).mode(mode).open(&new)?;
+        opened.write_all(content)?;
+        opened.sync_all()?;
+        std::fs::rename(&new, file)
+    };
+    write().map_err(|error| {
+        // A part of it would take the last bytes of a full disk.
+        let _ = std::fs::remove_file(&new);
+        io::Error::new(error.kind(), format!("cannot write {}: {error}", file.display()))
+    })
 }
 
 #[cfg(test)]

@@ -29,7 +29,6 @@ use crate::config::{Config, Sleep};
 use crate::domain::app::Lifecycle;
 use crate::domain::lifecycle::{Candidate, Phase, SleepMode, SleepRules};
 use crate::domain::observation::Cause;
-use crate::store::app_meta::AppMetaDir;
 use crate::store::touch::Touches;
 use crate::store::{Cached, Freshness, Table, Touched};
 
@@ -124,8 +123,8 @@ impl IdleLoop {
                 Ok(names.into_iter().map(Arc::from).collect())
             }
         });
-        let dir = AppMetaDir::new(config.store.installed_apps_dir.clone());
-        let specs = Specs::new(dir, Arc::clone(freshness));
+        let descriptions = Arc::clone(context.source.descriptions());
+        let specs = Specs::new(descriptions, Arc::clone(freshness));
         let Sleep { pause, idle_for_pause, idle_for_stop, .. } = config.sleep;
         let now = Now::read();
         Self {

@@ -1,5 +1,5 @@
 //! Reads the specs of all installed apps, those that nobody requests included, and reads each
-//! again when its file may have changed.
+//! again when its description may have changed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,13 +8,14 @@ use foldhash::fast::RandomState;
 
 use super::spec::AppSpec;
 use crate::store::Table;
-use crate::store::app_meta::{AppMetaDir, ReadError};
+use crate::store::app_meta::ReadError;
+use crate::store::descriptions::Descriptions;
 use crate::store::freshness::{Freshness, Moment, Origin, Validity};
 
 /// What was last read of each app's file, and when.
 #[derive(Debug)]
 pub(super) struct Specs {
-    dir: AppMetaDir,
+    descriptions: Arc<Descriptions>,
     freshness: Arc<Freshness>,
     read: HashMap<Arc<str>, Read, RandomState>,
 }
@@ -27,8 +28,8 @@ struct Read {
 }
 
 impl Specs {
-    pub(super) fn new(dir: AppMetaDir, freshness: Arc<Freshness>) -> Self {
-        Self { dir, freshness, read: HashMap::default() }
+    pub(super) fn new(descriptions: Arc<Descriptions>, freshness: Arc<Freshness>) -> Self {
+        Self { descriptions, freshness, read: HashMap::default() }
     }
 
     /// Returns the spec of an app; `None` if its file cannot be used, or not be read now.
@@ -40,10 +41,10 @@ impl Specs {
         }
         // Noted first: a change during the read makes what was read outdated.
         let origin = self.freshness.origin([Table::AppMeta; 2], app);
-        let spec = match self.dir.read(app).await {
+        let spec = match self.descriptions.read(app).await {
             Ok(meta) => Some(Arc::new(AppSpec::of(&meta))),
             // The gate reports what is wrong with it.
-            Err(ReadError::Unusable(_)) => None,
+            Err(ReadError::Unusable(_) | ReadError::Missing(_)) => None,
             Err(ReadError::Unavailable(_)) => return None,
         };
         // The same as before: the handle goes on sharing it.

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use super::compose::files::ComposeFiles;
+use tokio::time::Instant;
+
 use super::docker::watch::snapshot_once;
 use super::docker::{Engine, EngineError};
+use super::labelled::{homeless, labelled};
 use super::observed::Selector;
 use super::ownership::Ownership;
 use super::spec::AppSpec;
 use crate::config::Config;
+use crate::store::labels::Labels;
 
 /// The mismatches between the engine and the installed apps.
 #[derive(Debug, Default)]
@@ -17,17 +21,29 @@ pub struct Survey {
     pub unmatched: Vec<Arc<str>>,
     /// Containers whose label names an app that is not installed, each with that app.
     pub strays: Vec<(String, String)>,
+    /// Containers with labels that describe an app, but none that names it.
+    pub homeless: Vec<String>,
 }
 
-/// Compares the containers in the engine with the installed apps.
+/// Compares the containers in the engine with the installed apps, and takes in what their
+/// labels say.
 ///
 /// # Errors
 /// If the engine does not answer.
 pub async fn survey(
     config: &Config,
     apps: &[(Arc<str>, Arc<AppSpec>)],
+    labels: Option<&Labels>,
 ) -> Result<Survey, EngineError> {
     let snapshot = snapshot_once(&Arc::new(Engine::new(config.wake.docker.clone()))).await?;
+    let present = labelled(&snapshot);
+    let homeless = match labels {
+        Some(labels) => {
+            labels.observe(&present, Instant::now());
+            homeless(&present).map(|labelled| labelled.container.clone()).collect()
+        }
+        None => Vec::new(),
+    };
     let dir = &config.store.installed_apps_dir;
     let ownership = Arc::new(Ownership::default());
     let files = Arc::new(ComposeFiles::new(dir.clone()));
@@ -42,12 +58,15 @@ pub async fn survey(
         observed.containers.is_empty() && observed.services.is_empty() && files.get(name).is_none()
     };
     let unmatched = apps.iter().filter(is_unmatched).map(|(name, _)| Arc::clone(name)).collect();
-    let is_installed = |app: &str| apps.iter().any(|(name, _)| name.eq_ignore_ascii_case(app));
+    let is_installed = |app: &str| {
+        apps.iter().any(|(name, _)| name.eq_ignore_ascii_case(app))
+            || labels.is_some_and(|labels| labels.of(app).is_some())
+    };
     let mut strays = Vec::new();
     for container in snapshot.containers.values() {
         let unknown = container.labels.apps.iter().filter(|app| !is_installed(app));
         strays.extend(unknown.map(|app| (container.name.clone(), app.clone())));
     }
     strays.sort();
-    Ok(Survey { unmatched, strays })
+    Ok(Survey { unmatched, strays, homeless })
 }

@@ -13,6 +13,8 @@ use bollard::models::{
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::domain::app::labels::{Labelled, app_names};
+
 /// The label that names the app a container or a service belongs to, if neither its
 /// Compose project nor its name does. Several apps that share it are separated by commas.
 pub const APP_LABEL: &str = "nightporter.app";
@@ -85,6 +87,8 @@ pub struct Container {
     pub ports: Vec<u16>,
     /// The id of its first process, while it runs.
     pub pid: Option<u32>,
+    /// What describes the app that it belongs to; `None` if no label does.
+    pub labelled: Option<Arc<Labelled>>,
 }
 
 /// What its labels say.
@@ -176,6 +180,11 @@ impl Container {
         let id = inspected.id?;
         let config = inspected.config.unwrap_or_default();
         let state = inspected.state.unwrap_or_default();
+        let name = inspected.name.unwrap_or_default().trim_start_matches('/').to_owned();
+        let raw_labels = config.labels.unwrap_or_default();
+        let labels = Labels::of(&raw_labels);
+        let exposed = config.exposed_ports.unwrap_or_default();
+        let labelled = labels.describing(&name, raw_labels, tcp_ports(&exposed));
         let check = config.healthcheck.unwrap_or_default();
         let started = state.started_at.as_deref().and_then(parse_time);
         let checks = state.health.as_ref().and_then(|health| health.log.as_ref());
@@ -195,7 +204,7 @@ impl Container {
         );
         Some(Self {
             id: id.into(),
-            name: inspected.name.unwrap_or_default().trim_start_matches('/').to_owned(),
+            name,
             image: config.image.unwrap_or_default(),
             made: inspected.created.as_deref().and_then(parse_time),
             image_id: inspected.image.unwrap_or_default(),
@@ -205,7 +214,8 @@ impl Container {
             finished: state.finished_at.as_deref().and_then(parse_time),
             ended: EndedBy::default(),
             has_finished: false,
-            labels: Labels::of(&config.labels.unwrap_or_default()),
+            labels,
+            labelled,
             first_check: first_check(&check),
             check: check.test.unwrap_or_default().join(" "),
             was_checked: checks
@@ -268,6 +278,7 @@ impl Container {
             addresses: Vec::new(),
             fixed_addresses: Vec::new(),
             pid: None,
+            labelled: None,
         }
     }
 
@@ -295,6 +306,23 @@ impl Labels {
             swarm_service: label(SWARM_SERVICE),
         }
     }
+
+    /// Returns what describes the app of a container or service with these labels. Those of a
+    /// task are its service's, and `compose run` copies those of the service that it runs.
+    pub(super) fn describing(
+        &self,
+        name: &str,
+        all: HashMap<String, String>,
+        exposed: Vec<u16>,
+    ) -> Option<Arc<Labelled>> {
+        if self.one_off || self.swarm_service.is_some() {
+            return None;
+        }
+        let service = self.project.clone().zip(self.service.clone());
+        let all = all.into_iter().collect();
+        let labelled = Labelled::new(name.to_owned(), service, &all, exposed);
+        (!labelled.labels.is_empty()).then(|| Arc::new(labelled))
+    }
 }
 
 fn sorted<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> Vec<IpAddr> {
@@ -309,10 +337,12 @@ fn config_files(text: &str, folder: &str) -> Vec<PathBuf> {
     files.map(|file| file.strip_prefix(folder).unwrap_or(file).to_owned()).collect()
 }
 
-/// Parses `notes, wiki`.
-fn app_names(text: &str) -> Vec<String> {
-    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
-    names.map(str::to_owned).collect()
+/// Returns the ports of `80/tcp`, in order.
+fn tcp_ports(exposed: &[String]) -> Vec<u16> {
+    let mut ports: Vec<_> =
+        exposed.iter().filter_map(|port| port.strip_suffix("/tcp")?.parse().ok()).collect();
+    ports.sort_unstable();
+    ports
 }
 
 /// Parses `db:service_healthy:true,init:service_completed_successfully:false`, as Compose

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use bollard::models::ServiceSpec;
 use bollard::query_parameters::{ListServicesOptionsBuilder, UpdateServiceOptionsBuilder};
 
+use crate::domain::app::labels::Labelled;
+
 use super::{Engine, EngineError, Labels, READ_TIMEOUT, State, with_timeout};
 
 /// The number of tasks an app has while it is awake.
@@ -32,6 +34,8 @@ pub struct Service {
     pub running: u64,
     /// Number of tasks it is scaled to when it wakes.
     pub awake_replicas: u64,
+    /// What describes the app that it belongs to; `None` if no label does.
+    pub labelled: Option<Arc<Labelled>>,
 }
 
 impl Service {
@@ -64,6 +68,7 @@ impl Service {
             labels.service = name.strip_prefix(&format!("{stack}_")).map(str::to_owned);
             labels.project = Some(stack.clone());
         }
+        let labelled = labels.describing(&name, raw_labels.clone(), Vec::new());
         Some(Self {
             id: service.id?.into(),
             labels,
@@ -74,6 +79,7 @@ impl Service {
                 .filter(|replicas| *replicas > 0)
                 .unwrap_or(1),
             name,
+            labelled,
         })
     }
 }
