@@ -2,8 +2,12 @@
 //! addresses and paths replaced, in front of the real program on the sample box.
 
 mod answers;
+mod cookies;
 mod echo;
 mod freeshard;
+mod journey;
+mod pairing;
+mod provider;
 mod standby;
 
 use std::fs;
@@ -30,6 +34,10 @@ struct House {
     gate: SocketAddr,
     ops: SocketAddr,
     tls: bool,
+    /// Instead of the sample box's own.
+    domain: Option<&'static str>,
+    /// `ops.token`.
+    token: Option<&'static str>,
     app: SocketAddr,
     /// `None` while it is away.
     nightporter: Option<Program>,
@@ -39,13 +47,21 @@ struct House {
 
 impl House {
     async fn open(tls: bool) -> Self {
+        Self::open_in(None, tls, None).await
+    }
+
+    async fn with_token(tls: bool, token: Option<&'static str>) -> Self {
+        Self::open_in(None, tls, token).await
+    }
+
+    async fn open_in(domain: Option<&'static str>, tls: bool, token: Option<&'static str>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path();
         copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/box"), &path.join("box"));
         fs::write(path.join("box/terminal_jwt_secret"), SECRET).expect("writable");
         let (gate, ops) = (free_address(), free_address());
         let app = echo::serve().await;
-        let mut house = Self { gate, ops, tls, app, folder, nightporter: None };
+        let mut house = Self { gate, ops, tls, domain, token, app, folder, nightporter: None };
         house.come_back().await;
         house
     }
@@ -61,6 +77,14 @@ impl House {
             .env("NIGHTPORTER_STORE__PATH", "box")
             .env("NIGHTPORTER_WAKE__ENABLED", "false")
             .env("NIGHTPORTER_LOG__LEVEL", "info,nightporter=debug");
+        if let Some(domain) = self.domain {
+            command.env("NIGHTPORTER_GATE__DOMAIN", domain);
+        }
+        if let Some(token) = self.token {
+            command
+                .env("NIGHTPORTER_OPS__TOKEN", token)
+                .env("NIGHTPORTER_TRAEFIK__ENTRYPOINTS", "web");
+        }
         if self.tls {
             command
                 .env("NIGHTPORTER_GATE__TLS__SELF_SIGNED", "true")
@@ -73,7 +97,11 @@ impl House {
     async fn come_back(&mut self) {
         self.nightporter = Some(Program::start(&mut self.program(), self.path()));
         poll("nightporter is ready", STARTING, async || {
-            let ready = try_ask(self.ops, &Request::new("GET", "/readyz")).await;
+            let mut request = Request::new("GET", "/readyz");
+            if let Some(token) = self.token {
+                request = request.header("Authorization", format!("Bearer {token}"));
+            }
+            let ready = try_ask(self.ops, &request).await;
             ready.is_some_and(|response| response.status == 200)
         })
         .await;
@@ -93,8 +121,8 @@ impl House {
         ]
     }
 
-    /// The output of `nightporter traefik`, as it is, with the apps where they listen.
-    fn printed_routes(&self, tls: bool) -> PathBuf {
+    /// Has the apps' descriptions say where they listen.
+    fn move_apps_here(&self) {
         for app in ["notes", "wiki"] {
             let meta = self.path().join("box/installed_apps").join(app).join("app_meta.json");
             let text = fs::read_to_string(&meta).expect("readable");
@@ -104,7 +132,11 @@ impl House {
             let here = format!("\"container_name\": \"{ip}\", \"container_port\": {port}");
             fs::write(&meta, text.replace(&entrypoint, &here)).expect("writable");
         }
+    }
 
+    /// The output of `nightporter traefik`, as it is, with the apps where they listen.
+    fn printed_routes(&self, tls: bool) -> PathBuf {
+        self.move_apps_here();
         let scheme = if tls { "https" } else { "http" };
         let address = format!("{scheme}://{}", self.gate);
         let ca = self.path().join("tls/ca.pem");
@@ -214,6 +246,7 @@ async fn prove(proxy: SocketAddr) {
     upgrades(proxy).await;
     shows_pages(proxy).await;
     answers::prove(proxy).await;
+    cookies::prove(proxy).await;
 }
 
 async fn decides(proxy: SocketAddr) {
@@ -293,8 +326,12 @@ async fn keeps_what_connection_lists(proxy: SocketAddr) {
 }
 
 async fn upgrades(proxy: SocketAddr) {
-    assert_eq!(web_socket(proxy, notes("/shared/live")).await, Ok(()));
-    assert_eq!(web_socket(proxy, with_cookie(notes("/live"))).await, Ok(()));
+    let none = || Ok("none".to_owned());
+    assert_eq!(web_socket(proxy, notes("/shared/live")).await, none());
+    assert_eq!(web_socket(proxy, with_cookie(notes("/live"))).await, none());
+    let cookies = format!("a=b; authorization={}", sign::token(SECRET, TERMINAL));
+    let seen = web_socket(proxy, notes("/live").header("Cookie", cookies)).await;
+    assert_eq!(seen, Ok("a=b".to_owned()));
     assert_eq!(web_socket(proxy, notes("/live")).await, Err(401));
 }
 
@@ -323,8 +360,12 @@ async fn shows_pages(proxy: SocketAddr) {
     let response = ask(proxy, &navigating(notes("/")).header("Accept-Language", "de")).await;
     assert!(response.body().contains("Zugriff verweigert"), "{response:?}");
     assert!(response.text("content-security-policy").is_some(), "{response:?}");
+    assert_eq!(response.text("www-authenticate"), Some("Bearer"), "{response:?}");
     let response = ask(proxy, &notes("/").header("Accept", "application/json")).await;
-    assert_eq!((response.status, response.body()), (401, r#"{"detail":"Unauthorized"}"#));
+    assert_eq!(response.status, 401);
+    assert_eq!(response.text("content-type"), Some("application/problem+json"), "{response:?}");
+    assert_eq!(response.text("www-authenticate"), Some("Bearer"), "{response:?}");
+    assert_eq!(news(&response)["title"], "Unauthorized", "{response:?}");
 }
 
 #[tokio::test]
@@ -333,6 +374,7 @@ async fn traefik_over_plain_http() {
     let routes = install("traefik/plain.yml", house.path(), &house.neighbours());
     let (_traefik, public) = house.traefik(&routes, false);
     prove(public).await;
+    pairing::prove(&house, public).await;
 }
 
 #[tokio::test]
@@ -341,6 +383,7 @@ async fn traefik_strips_with_the_middleware_alone() {
     let routes = install("traefik/plain.yml", house.path(), &house.neighbours());
     let (_traefik, public) = house.traefik(&routes, true);
     prove(public).await;
+    pairing::prove(&house, public).await;
 }
 
 #[tokio::test]
@@ -350,6 +393,7 @@ async fn traefik_with_what_the_subcommand_prints() {
         let routes = house.printed_routes(tls);
         let (_traefik, public) = house.traefik(&routes, false);
         prove(public).await;
+        pairing::prove(&house, public).await;
     }
 }
 
@@ -366,9 +410,11 @@ async fn traefik_over_tls_and_http2() {
     let (_traefik, public) = house.traefik(&routes, false);
     is_ready(public).await;
     decides(public).await;
+    cookies::split_by_http2(public).await;
     // Before any upgrade: for the page of a denied one Traefik speaks HTTP/1.1.
     assert_only_http2(house.ops).await;
     prove(public).await;
+    pairing::prove(&house, public).await;
 }
 
 /// Every connection to the gate agreed on HTTP/2.
@@ -431,6 +477,7 @@ async fn caddy() {
     let house = House::open(false).await;
     let (_caddy, public) = house.caddy();
     prove(public).await;
+    pairing::prove(&house, public).await;
 }
 
 #[tokio::test]
@@ -438,4 +485,5 @@ async fn nginx() {
     let house = House::open(false).await;
     let (_nginx, public) = house.nginx();
     prove(public).await;
+    pairing::prove(&house, public).await;
 }

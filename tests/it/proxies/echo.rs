@@ -66,8 +66,9 @@ async fn connection(mut stream: TcpStream) -> std::io::Result<()> {
         {
             let head = format!(
                 "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
-                 Connection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
-                accept(key)
+                 Connection: Upgrade\r\nSec-WebSocket-Accept: {}\r\nX-Seen: {}\r\n\r\n",
+                accept(key),
+                seen.header("cookie").unwrap_or("none")
             );
             stream.write_all(head.as_bytes()).await?;
             return echo_frame(&mut stream).await;
@@ -145,9 +146,9 @@ fn mask(text: &mut [u8], key: &[u8]) {
     text.iter_mut().zip(key.iter().cycle()).for_each(|(byte, key)| *byte ^= key);
 }
 
-/// Opens a WebSocket through a proxy and has one frame echoed; the status
-/// where it is not let through.
-pub(super) async fn web_socket(proxy: SocketAddr, request: Request) -> Result<(), u16> {
+/// Opens a WebSocket through a proxy and has one frame echoed. Returns the cookies that the app
+/// saw; the status where it is not let through.
+pub(super) async fn web_socket(proxy: SocketAddr, request: Request) -> Result<String, u16> {
     let request = request
         .header("Connection", "Upgrade")
         .header("Upgrade", "websocket")
@@ -170,5 +171,5 @@ pub(super) async fn web_socket(proxy: SocketAddr, request: Request) -> Result<()
     let mut echoed = vec![0; 2 + TEXT.len()];
     stream.read_exact(&mut echoed).await.expect("the frame comes back");
     assert_eq!(echoed, [&[TEXT_FRAME, length][..], TEXT].concat());
-    Ok(())
+    Ok(answer.header("x-seen").expect("the app says so").to_owned())
 }
