@@ -6,6 +6,7 @@
 
 mod caches;
 mod client;
+mod cookies;
 pub mod credentials;
 pub mod decision;
 mod description;
@@ -13,6 +14,7 @@ pub mod explain;
 mod forwarded;
 pub mod headers;
 mod interner;
+pub mod limits;
 mod page;
 mod redirects;
 pub mod request_kind;
@@ -25,29 +27,32 @@ use std::time::{Duration, SystemTime};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::config::{self, Config};
 use crate::domain::client::Client;
 use crate::domain::identity::Identity;
+use crate::domain::origin::Origin;
 use crate::domain::policy::match_rules;
 use crate::domain::reason::Reason;
-use crate::domain::request::{Readings, app_label};
+use crate::domain::request::{Host, Readings};
 use crate::store::cache::{Counts, EntryId, Handle};
 use crate::store::freshness::Moment;
 use crate::store::touch::Touches;
-use crate::store::{self, Freshness, Source, Unavailable};
+use crate::store::{self, Freshness, Source, Table, Unavailable};
 use crate::upstream::Upstream;
 use crate::wake::Registry;
 
 pub use self::page::PageApp;
 use caches::{App, AppLookup, Caches, Rendering};
-use client::ReplayCheck;
+use client::{Identified, ReplayCheck};
 use credentials::management;
 use credentials::replays::Replays;
 use decision::{Basis, Decision};
 use description::Description;
 use forwarded::Forwarded;
 use headers::HeaderTemplates;
+use limits::{Limited, Limits};
 use redirects::Redirects;
 use verdict::{Headers, Verdict};
 
@@ -73,6 +78,7 @@ pub struct Gate {
     has_upstream: bool,
     caches: Caches,
     replays: Replays,
+    limits: Limits,
     source: Arc<Source>,
     freshness: Arc<Freshness>,
     touches: Arc<Touches>,
@@ -82,7 +88,7 @@ pub struct Gate {
 
 /// One subrequest whose headers have been parsed.
 struct Request<'a> {
-    label: &'a str,
+    host: Host<'a>,
     readings: &'a Readings<'a>,
     forwarded: Forwarded<'a>,
     headers: &'a HeaderMap,
@@ -155,6 +161,7 @@ impl Gate {
                 upstream.as_ref(),
             ),
             replays: Replays::default(),
+            limits: Limits::default(),
             source,
             freshness,
             touches,
@@ -190,7 +197,26 @@ impl Gate {
             }
             Err(reason) => Verdict::Deny(reason),
         };
-        self.decided(verdict, basis, began)
+        let refused = basis.identified.as_ref().and_then(|client| self.refuse(client, headers));
+        let verdict = self.with_cookies(verdict, headers);
+        self.decided(verdict, basis, began).with_wait(refused)
+    }
+
+    /// Counts the credential of a request if it was refused. Returns how long its origin has to
+    /// wait before another one is looked at.
+    fn refuse(&self, client: &Identified, headers: &HeaderMap) -> Option<Duration> {
+        let credential = client.refused(headers)?;
+        self.limits.refuse(Origin::of(headers)?, &credential, Instant::now())
+    }
+
+    /// Gives a grant the cookies that the app gets in place of the client's.
+    fn with_cookies(&self, verdict: Verdict, headers: &HeaderMap) -> Verdict {
+        match verdict {
+            Verdict::Grant(granted) if self.config.hide_token => {
+                Verdict::Grant(granted.with_cookie(cookies::without_token(headers)))
+            }
+            verdict => verdict,
+        }
     }
 
     /// Decides a request, and leaves in `basis` what the decision was made from.
@@ -202,9 +228,9 @@ impl Gate {
         basis: &mut Basis,
     ) -> Result<Granted, Reason> {
         let forwarded = Forwarded::read(headers)?;
-        let label = app_label(forwarded.host, self.config.domain.as_deref())?;
+        let host = Host::parse(forwarded.host)?;
         let readings = Readings::of(forwarded.uri)?;
-        let request = Request { label: &label, readings: &readings, forwarded, headers };
+        let request = Request { host, readings: &readings, forwarded, headers };
         for _ in 0..ATTEMPTS {
             *basis = Basis { began: Some(now.moment), span: basis.span, ..Basis::default() };
             let outcome = self.attempt(&request, now, replay_check, basis).await;
@@ -230,7 +256,7 @@ impl Gate {
         basis: &mut Basis,
     ) -> Result<Granted, Reason> {
         let Basis { lookup, rule, identified, identity, .. } = basis;
-        let lookup = lookup.insert(self.caches.app(request.label, now.moment).await?);
+        let lookup = lookup.insert(self.caches.app(request.host, now.moment).await?);
         let (app, description) = lookup.description()?;
         let paths = &*description.paths;
         let governed = match_rules(&paths.rules, request.readings)?;
@@ -346,8 +372,10 @@ impl Gate {
                     Client::Terminal(_) => Verdict::Grant(self.client_headers(identified.client())),
                     Client::Peer(_) | Client::Anonymous => Verdict::Deny(Reason::TerminalRequired),
                 };
+                let verdict = self.with_cookies(verdict, headers);
+                let refused = self.refuse(&identified, headers);
                 basis.identified = Some(identified);
-                return self.decided(verdict, basis, began);
+                return self.decided(verdict, basis, began).with_wait(refused);
             }
             now = self.now();
         }
@@ -381,7 +409,13 @@ impl Gate {
     pub async fn authenticate_management(&self, headers: &HeaderMap) -> Decision {
         let began = self.now();
         let verdict = self.check_management(headers).await;
-        self.decided(verdict, Basis::default(), began)
+        let refused = match (&verdict, headers.get(AUTHORIZATION), Origin::of(headers)) {
+            (Verdict::Deny(Reason::ManagementSecret), Some(secret), Some(origin)) => {
+                self.limits.refuse(origin, secret.as_bytes(), Instant::now())
+            }
+            _ => None,
+        };
+        self.decided(verdict, Basis::default(), began).with_wait(refused)
     }
 
     async fn check_management(&self, headers: &HeaderMap) -> Verdict {
@@ -409,6 +443,37 @@ impl Gate {
             Some(upstream) => upstream.accepts_secret(headers).await,
             None => false,
         }
+    }
+
+    /// Returns how long a pairing code from there has to wait before it is looked at.
+    pub(crate) fn code_wait(&self, origin: Option<Origin>) -> Option<Duration> {
+        let now = Instant::now();
+        let own = origin.and_then(|origin| self.limits.wait(origin, now));
+        own.or_else(|| self.limits.wait_for_codes(now))
+    }
+
+    /// Counts a wrong pairing code. Returns how long its origin has to wait from now on.
+    pub(crate) fn refuse_code(&self, origin: Option<Origin>, code: &str) -> Option<Duration> {
+        let now = Instant::now();
+        self.limits.spend_code(now);
+        self.limits.refuse(origin?, code.as_bytes(), now)
+    }
+
+    /// Reads terminals again: this process has added one, and need not wait for the store's
+    /// notification.
+    pub(crate) fn terminals_have_changed(&self) {
+        self.freshness.invalidate_table(Table::Terminals);
+    }
+
+    /// Returns who has to wait after too many wrong credentials.
+    #[must_use]
+    pub fn limited(&self) -> Vec<Limited> {
+        self.limits.list(Instant::now())
+    }
+
+    /// Forgets the wrong credentials of an origin. Returns whether it had to wait.
+    pub fn lift_limit(&self, origin: Origin) -> bool {
+        self.limits.lift(origin, Instant::now())
     }
 
     #[must_use]

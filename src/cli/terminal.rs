@@ -1,52 +1,137 @@
 //! `nightporter terminal`: manages the paired devices, which may use private apps.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use qrcode::render::unicode::Dense1x2;
+use qrcode::{EcLevel, QrCode};
 
 use super::open::open;
 use super::{CliError, CommandResult, NEGATIVE, act, domain, wait, wall_clock};
 use crate::config::Config;
-use crate::domain::identity::encode_id;
 use crate::gate::credentials::terminal as token;
+use crate::http::pairing::PATH;
 use crate::ledger::acts::Act;
+use crate::pairing;
 use crate::store::{Source, Terminal};
-
-/// Random bytes of a new id; they give eight characters.
-const ID_BYTES: usize = 5;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
-    /// Add a terminal and print its cookie, which is not shown again
-    Add {
-        /// A name to recognize it by
-        name: String,
-        /// Its id [default: a random one]
-        #[arg(long)]
-        id: Option<String>,
-        /// Print the whole value of a `Set-Cookie` header
-        #[arg(long)]
-        set_cookie: bool,
-    },
+    /// Add a terminal: print a code that pairs a device within five minutes, or the terminal's
+    /// cookie, which is not shown again. The code is the default if standard output is a terminal
+    /// and `gate.pairing` is on
+    Add(Add),
     /// Print id and name of every terminal
     List,
     /// Remove a terminal; its cookie is invalid at once
     Remove { id: String },
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Add {
+    /// A name to recognize it by
+    name: String,
+    /// Print the terminal's cookie
+    #[arg(long, conflicts_with = "code")]
+    cookie: bool,
+    /// Print a code and a link that pair a device
+    #[arg(long)]
+    code: bool,
+    /// The app whose host the link has [default: the first one]
+    #[arg(long, value_name = "APP", conflicts_with_all = ["cookie", "set_cookie", "id"])]
+    app: Option<String>,
+    /// The address that the link begins with, such as `https://notes.box.example:8443`
+    #[arg(long, value_name = "URL", conflicts_with_all = ["app", "cookie", "set_cookie", "id"])]
+    url: Option<String>,
+    /// The id of a terminal whose cookie is printed [default: a random one]
+    #[arg(long, conflicts_with = "code")]
+    id: Option<String>,
+    /// Print the cookie as the whole value of a `Set-Cookie` header
+    #[arg(long, conflicts_with = "code")]
+    set_cookie: bool,
+}
+
+impl Add {
+    /// Whether a code is printed. A script that reads the output gets the cookie, unless it asks
+    /// for a code.
+    fn wants_code(&self, config: &Config) -> bool {
+        let Self { name: _, cookie, code, app, url, id, set_cookie } = self;
+        let is_asked_for = *code || app.is_some() || url.is_some();
+        let is_cookie = *cookie || *set_cookie || id.is_some();
+        is_asked_for || (!is_cookie && config.gate.pairing && std::io::stdout().is_terminal())
+    }
+}
+
 pub(super) fn run(action: &Action, config: &Config, out: &mut dyn Write) -> CommandResult {
     wait(async {
         let (source, _) = open(config)?;
         match action {
-            Action::Add { name, id, set_cookie } => {
+            Action::Add(options) if options.wants_code(config) => {
+                invite(config, &source, options, out).await
+            }
+            Action::Add(Add { name, id, set_cookie, .. }) => {
                 add(config, &source, name, id.as_deref(), *set_cookie, out).await
             }
             Action::List => list(&source, out).await,
             Action::Remove { id } => remove(config, &source, id, out).await,
         }
     })
+}
+
+/// Prints a code, and the link and the picture that hold it.
+async fn invite(
+    config: &Config,
+    source: &Source,
+    options: &Add,
+    out: &mut dyn Write,
+) -> CommandResult {
+    if !config.gate.pairing {
+        let problem = "`gate.pairing` is off, so no page takes a code; `--cookie` prints a cookie";
+        return Err(CliError::Message(problem.into()));
+    }
+    let begin = match &options.url {
+        Some(url) => url.trim_end_matches('/').to_owned(),
+        None => format!("https://{}", host(config, source, options.app.as_deref()).await?),
+    };
+    let code = pairing::invite(source, &options.name, wall_clock()).await?.spelled();
+    let name = utf8_percent_encode(&options.name, NON_ALPHANUMERIC);
+    let link = format!("{begin}{PATH}#{code}/{name}");
+    writeln!(out, "Code  {code}    valid for five minutes, and once")?;
+    writeln!(out, "Link  {link}")?;
+    // Drawn in the colors of a terminal with a dark background, as other programs do.
+    // Too long a name makes too large a picture; the link still works.
+    if let Ok(picture) = QrCode::with_error_correction_level(&link, EcLevel::L) {
+        writeln!(
+            out,
+            "\n{}",
+            picture
+                .render::<Dense1x2>()
+                .dark_color(Dense1x2::Light)
+                .light_color(Dense1x2::Dark)
+                .build()
+        )?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the host of an app: of this one, or of the first one.
+async fn host(config: &Config, source: &Source, app: Option<&str>) -> Result<String, CliError> {
+    let domain = domain(config, source).await?;
+    let names = source.app_names().await?;
+    let name = match app {
+        Some(app) => names
+            .iter()
+            .find(|name| *name == app)
+            .ok_or_else(|| CliError::Message(format!("there is no app `{app}`")))?,
+        None => match names.iter().min() {
+            Some(first) => first,
+            None => return Ok(domain),
+        },
+    };
+    Ok(format!("{}.{domain}", name.to_ascii_lowercase()))
 }
 
 /// Adds a terminal. Only the cookie is written to `out`, so that a script can read it.
@@ -64,7 +149,7 @@ async fn add(
             return Err(CliError::Message(problem.into()));
         }
         Some(id) => id.to_owned(),
-        None => random_id()?,
+        None => pairing::random_id()?,
     };
     // Everything that can be missing is read before the terminal is added.
     let domain = if set_cookie { Some(domain(config, source).await?) } else { None };
@@ -129,11 +214,4 @@ async fn remove(config: &Config, source: &Source, id: &str, out: &mut dyn Write)
     }
     writeln!(out, "no terminal has the id `{id}`")?;
     Ok(NEGATIVE.into())
-}
-
-fn random_id() -> Result<String, CliError> {
-    let mut bytes = [0; ID_BYTES];
-    aws_lc_rs::rand::fill(&mut bytes)
-        .map_err(|_| CliError::Message("the system provides no random numbers".into()))?;
-    Ok(encode_id(&bytes))
 }

@@ -5,20 +5,20 @@
 //! entry that is loaded again gets a new id, so values derived from its
 //! predecessor are no longer found.
 
-use std::collections::HashSet;
-use std::collections::hash_map::Entry as Slot;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::{Config, Secret};
 use crate::domain::client::KnownClient;
 use crate::domain::identity::Identity;
-use crate::store::app_meta::{AppMetaDir, ReadError};
+use crate::domain::names::{Contested, Names};
+use crate::domain::request::Host;
+use crate::store::app_meta::ReadError;
 use crate::store::cache::{Counts, EntryId, Handle};
 use crate::store::derived::{Derived, Packed};
 use crate::store::freshness::Moment;
 use crate::store::touch::{Touches, Use};
-use crate::store::{AppNames, AppRow, Cached, Freshness, Source, Table, Touched, Unavailable};
+use crate::store::{AppRow, Cached, Freshness, Source, Table, Touched, Unavailable};
 use crate::upstream::{Mirrored, Upstream};
 use crate::wake::{AppHandle, AppSpec, Registry};
 
@@ -84,7 +84,8 @@ const ENTRY_SIZE: usize = 400;
 
 /// All caches of the gate.
 pub struct Caches {
-    pub names: Arc<Cached<AppNames>>,
+    pub names: Arc<Cached<Names>>,
+    domain: Option<Arc<str>>,
     pub apps: Arc<Cached<Option<App>>>,
     pub identity: Arc<Cached<Option<Identity>>>,
     pub terminals: Arc<Cached<Option<PairedTerminal>>>,
@@ -124,11 +125,8 @@ impl Caches {
             }};
         }
         Self {
-            names: Cached::single(
-                freshness(),
-                Table::AppNames,
-                loader!(|source| source.app_names().await.map(by_label)),
-            ),
+            names: names(config.gate.domain.clone(), source, freshness()),
+            domain: config.gate.domain.as_deref().map(Arc::from),
             apps: apps(config, source, freshness(), touches, registry, upstream),
             identity: Cached::single(
                 freshness(),
@@ -164,10 +162,10 @@ impl Caches {
         }
     }
 
-    /// Looks up the app that has this label.
-    pub async fn app(&self, label: &str, now: Moment) -> Result<AppLookup, Unavailable> {
+    /// Looks up the app that a host names.
+    pub async fn app(&self, host: Host<'_>, now: Moment) -> Result<AppLookup, Unavailable> {
         let names = self.names.get("", now).await?;
-        let app = match names.value.get(label) {
+        let app = match names.value.app(host, self.domain.as_deref()) {
             Some(name) => Some(self.apps.get(name, now).await?),
             None => None,
         };
@@ -205,6 +203,7 @@ impl Caches {
     pub fn counts(&self) -> [(&'static str, Counts); 10] {
         let Self {
             names,
+            domain: _,
             apps,
             identity,
             terminals,
@@ -258,36 +257,37 @@ impl Packed for VerifiedSignature {
     }
 }
 
-/// The result of looking up a label.
+/// The result of looking up a host.
 #[derive(Debug)]
 pub struct AppLookup {
-    pub names: Handle<AppNames>,
-    /// `None` if no app has this label.
+    pub names: Handle<Names>,
+    /// `None` if the host names no app.
     pub app: Option<Handle<Option<App>>>,
 }
 
-/// Maps each label of a host to the name of the installed app. If names differ only in
-/// letter case, the lower-case one gets the label. If none is lower-case, no app gets it,
-/// because it is unknown which of them the proxy asks about.
-fn by_label(names: Vec<String>) -> AppNames {
-    let mut labels = AppNames::default();
-    let mut ambiguous = HashSet::new();
-    for name in names {
-        let label = name.to_ascii_lowercase();
-        let is_exact = label == name;
-        match labels.entry(label.into()) {
-            Slot::Vacant(vacant) => drop(vacant.insert(name.into())),
-            Slot::Occupied(mut occupied) => {
-                tracing::warn!(label = %occupied.key(), "apps differ only in letter case");
-                if is_exact {
-                    occupied.insert(name.into());
+/// Caches which app a host names. Says in the log which hosts are nobody's, when that changes.
+fn names(
+    domain: Option<String>,
+    source: &Arc<Source>,
+    freshness: Arc<Freshness>,
+) -> Arc<Cached<Names>> {
+    let source = Arc::clone(source);
+    let reported: Arc<Mutex<Vec<Contested>>> = Arc::default();
+    Cached::single_of(freshness, [Table::AppNames, Table::Hosts], move || {
+        let (source, domain) = (Arc::clone(&source), domain.clone());
+        let reported = Arc::clone(&reported);
+        async move {
+            let names = source.names(domain.as_deref()).await?;
+            let mut reported = reported.lock().unwrap_or_else(PoisonError::into_inner);
+            if *reported != names.contested {
+                for contested in &names.contested {
+                    tracing::warn!("{contested}");
                 }
-                ambiguous.insert(occupied.key().clone());
+                reported.clone_from(&names.contested);
             }
+            Ok(names)
         }
-    }
-    labels.retain(|label, name| **label == **name || !ambiguous.contains(label));
-    labels
+    })
 }
 
 fn apps(
@@ -298,13 +298,12 @@ fn apps(
     registry: &Arc<Registry>,
     upstream: Option<&Arc<Upstream>>,
 ) -> Arc<Cached<Option<App>>> {
-    let dir = AppMetaDir::new(config.store.installed_apps_dir.clone());
     let (source, touches, registry) =
         (Arc::clone(source), Arc::clone(touches), Arc::clone(registry));
     let upstream = upstream.cloned();
     let shared = Arc::new(SharedPaths::new(config.gate.path_matching));
     Cached::keyed(freshness, [Table::Apps, Table::AppMeta], move |name| {
-        let (dir, source) = (dir.clone(), Arc::clone(&source));
+        let source = Arc::clone(&source);
         let (touches, registry) = (Arc::clone(&touches), Arc::clone(&registry));
         let upstream = upstream.clone();
         let shared = Arc::clone(&shared);
@@ -313,12 +312,12 @@ fn apps(
                 return Ok(None);
             };
             let mut spec = None;
-            let description = match dir.read(&name).await {
+            let description = match source.descriptions().read(&name).await {
                 Ok(meta) => {
                     spec = Some(AppSpec::of(&meta).into());
                     Ok(Description::new(meta, &shared))
                 }
-                Err(ReadError::Unusable(problem)) => Err(problem),
+                Err(ReadError::Unusable(problem) | ReadError::Missing(problem)) => Err(problem),
                 Err(ReadError::Unavailable(error)) => return Err(error),
             };
             let problems: Vec<String> = match &description {
@@ -356,24 +355,4 @@ fn terminals(
             }))
         }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_differ_in_letter_case_alone_have_one_meaning() {
-        let names = ["Notes", "notes", "WIKI", "Wiki", "Chat", "\u{212a}ube"];
-        for turn in 0..names.len() {
-            let mut names = names.map(String::from).to_vec();
-            names.rotate_left(turn);
-            let labels = by_label(names);
-            let name_of = |label: &str| labels.get(label).map(|name| &**name);
-            assert_eq!(name_of("notes"), Some("notes"));
-            assert_eq!(name_of("wiki"), None);
-            assert_eq!(name_of("chat"), Some("Chat"));
-            assert_eq!(name_of("kube"), None, "the name is not ASCII, so no host has it");
-        }
-    }
 }

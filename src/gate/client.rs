@@ -10,9 +10,9 @@ use crate::store::freshness::Moment;
 use crate::store::{Freshness, Unavailable};
 
 use super::caches::{PairedTerminal, VerifiedSignature};
-use super::credentials::peer::{self, PeerKeys, Signed, Verified};
+use super::credentials::peer::{self, PeerKeys, SignatureError, Signed, Verified};
 use super::credentials::signature_cache;
-use super::credentials::terminal::{self, Claims, TokenKey};
+use super::credentials::terminal::{self, Claims, TokenError, TokenKey};
 use super::forwarded::Forwarded;
 use super::{Gate, Now};
 
@@ -24,6 +24,9 @@ pub(super) struct Identified {
     secret: Option<Handle<Option<TokenKey>>>,
     terminal: Option<Handle<Option<PairedTerminal>>>,
     peers: Option<Handle<PeerKeys>>,
+    /// Whether its token or its signature is a wrong guess.
+    is_token_refused: bool,
+    is_signature_refused: bool,
 }
 
 /// The replay check of one request, which must run only once although the decision may be
@@ -43,7 +46,8 @@ impl ReplayCheck {
 
 impl Identified {
     pub(super) fn is_usable(&self, freshness: &Freshness, now: Moment) -> bool {
-        let Self { peer: _, secret, terminal, peers } = self;
+        let Self { peer: _, secret, terminal, peers, is_token_refused: _, is_signature_refused: _ } =
+            self;
         secret.as_ref().is_none_or(|entry| entry.is_usable(freshness, now))
             && terminal.as_ref().is_none_or(|entry| entry.is_usable(freshness, now))
             && peers.as_ref().is_none_or(|entry| entry.is_usable(freshness, now))
@@ -56,6 +60,15 @@ impl Identified {
             (None, Some(peer)) => Client::Peer(peer),
             (None, None) => Client::Anonymous,
         }
+    }
+
+    /// Returns the credential of a request that was refused because it is wrong.
+    pub(super) fn refused(&self, headers: &HeaderMap) -> Option<Vec<u8>> {
+        if self.is_token_refused {
+            return terminal::token(headers).map(|token| token.into_owned().into_bytes());
+        }
+        let signature = || headers.get("signature").map(|value| value.as_bytes().to_vec());
+        self.is_signature_refused.then(signature).flatten()
     }
 
     /// Returns the id of the cache entry that the client was read from.
@@ -85,7 +98,14 @@ impl Gate {
         now: Now,
         replay_check: &mut ReplayCheck,
     ) -> Result<Identified, Unavailable> {
-        let mut identified = Identified { peer: None, secret: None, terminal: None, peers: None };
+        let mut identified = Identified {
+            peer: None,
+            secret: None,
+            terminal: None,
+            peers: None,
+            is_token_refused: false,
+            is_signature_refused: false,
+        };
         let has_cookie = forwarded.is_none_or(|forwarded| forwarded.present.cookie);
         if let Some(token) = has_cookie.then(|| terminal::token(headers)).flatten() {
             self.identify_terminal(&token, now, &mut identified).await?;
@@ -107,8 +127,12 @@ impl Gate {
         let secret = self.caches.terminal_secret.get("", now.moment).await?;
         let claims = self.claims(token, &secret, now);
         identified.secret = Some(secret);
-        let Some(claims) = claims else {
-            return Ok(());
+        let claims = match claims {
+            Ok(claims) => claims,
+            Err(error) => {
+                identified.is_token_refused = error.is_guess();
+                return Ok(());
+            }
         };
         let terminal = self.caches.terminals.get(&claims.sub, now.moment).await?;
         if let Some(paired) = &terminal.value {
@@ -119,20 +143,25 @@ impl Gate {
     }
 
     /// Returns the claims of a token if it is valid now.
-    fn claims(&self, token: &str, secret: &Entry<Option<TokenKey>>, now: Now) -> Option<Claims> {
+    fn claims(
+        &self,
+        token: &str,
+        secret: &Entry<Option<TokenKey>>,
+        now: Now,
+    ) -> Result<Claims, TokenError> {
         if let Some(claims) = self.caches.verified_claims(token, secret.id) {
-            return claims.is_valid_at(now.wall).then_some(claims);
+            return if claims.is_valid_at(now.wall) {
+                Ok(claims)
+            } else {
+                Err(TokenError::Expired)
+            };
         }
-        match terminal::verify(token, secret.value.as_ref()?, now.wall) {
-            Ok(claims) => {
-                self.caches.remember_token(token, secret.id, claims.clone());
-                Some(claims)
-            }
-            Err(error) => {
-                tracing::debug!(%error, "a terminal token was refused");
-                None
-            }
-        }
+        let key = secret.value.as_ref().ok_or(TokenError::NoKey)?;
+        let claims = terminal::verify(token, key, now.wall).inspect_err(|error| {
+            tracing::debug!(%error, "a terminal token was refused");
+        })?;
+        self.caches.remember_token(token, secret.id, claims.clone());
+        Ok(claims)
     }
 
     async fn identify_peer(
@@ -153,9 +182,11 @@ impl Gate {
             if self.config.refuse_replays { None } else { signature_cache::cache_key(&signed) };
         let cached =
             cache_key.as_deref().and_then(|key| self.caches.verified_signature(key, peers.id));
-        identified.peer = match cached {
-            Some(cached) => cached.times.check(now.wall).ok().map(|()| cached.peer),
-            None => self.verified_peer(&signed, &peers, cache_key, now, replay_check),
+        identified.peer = if let Some(cached) = cached {
+            cached.times.check(now.wall).ok().map(|()| cached.peer)
+        } else {
+            let refused = &mut identified.is_signature_refused;
+            self.verified_peer(&signed, &peers, cache_key, now, replay_check, refused)
         };
         identified.peers = Some(peers);
         Ok(())
@@ -170,6 +201,7 @@ impl Gate {
         cache_key: Option<Vec<u8>>,
         now: Now,
         replay_check: &mut ReplayCheck,
+        is_refused: &mut bool,
     ) -> Option<KnownClient> {
         match peer::verify(signed, &peers.value, now.wall) {
             Ok(verified) if self.is_replay(&verified, now, replay_check) => {
@@ -185,6 +217,7 @@ impl Gate {
             }
             Err(error) => {
                 tracing::debug!(%error, "a peer signature was refused");
+                *is_refused = error == SignatureError::Mismatch;
                 None
             }
         }

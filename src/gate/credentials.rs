@@ -4,6 +4,7 @@
 //! gate logs the error and treats the client as anonymous. No error contains
 //! text of the credential.
 
+pub mod code;
 pub mod management;
 pub mod peer;
 pub mod replays;

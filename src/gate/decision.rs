@@ -26,6 +26,8 @@ pub struct Decision {
     /// When the request was received.
     at: SystemTime,
     timings: Timings,
+    /// How long the origin of a denied request has to wait, after too many wrong credentials.
+    wait: Option<Duration>,
 }
 
 /// The cache entries that a verdict was reached from, and the rule that governed.
@@ -71,6 +73,17 @@ impl Basis {
 }
 
 impl Decision {
+    /// Adds how long the request's origin has to wait, which only a denial says.
+    pub(super) fn with_wait(self, wait: Option<Duration>) -> Self {
+        let wait = wait.filter(|_| matches!(self.verdict, Verdict::Deny(_)));
+        Self { wait, ..self }
+    }
+
+    /// Returns how long the origin of a denied request has to wait, if it has to.
+    pub(crate) fn wait(&self) -> Option<Duration> {
+        self.wait
+    }
+
     /// Describes the decision and the response to it, for observers.
     pub(crate) fn observed<'a, B>(
         &'a self,
@@ -124,6 +137,6 @@ impl Gate {
             waited: basis.waited,
             total: ended.since(began.moment),
         };
-        Decision { verdict, basis, at: began.wall, timings }
+        Decision { verdict, basis, at: began.wall, timings, wait: None }
     }
 }

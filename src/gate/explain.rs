@@ -9,7 +9,7 @@ use http::HeaderMap;
 
 use crate::domain::policy::{governing_rule, rule_of_reading};
 use crate::domain::reason::Reason;
-use crate::domain::request::{Readings, app_label};
+use crate::domain::request::{Host, Readings};
 
 use super::Gate;
 use super::client::ReplayCheck;
@@ -54,10 +54,17 @@ impl Gate {
     ) -> Result<(), Reason> {
         let mut step = |subject, finding| steps.push(Step { subject, finding });
         let forwarded = Forwarded::read(headers)?;
-        let label = app_label(forwarded.host, self.config.domain.as_deref())?;
-        step("host", format!("{} names the app `{label}`", forwarded.host));
-        let lookup = self.caches.app(&label, self.freshness.now()).await?;
+        let host = Host::parse(forwarded.host)?;
+        let lookup = self.caches.app(host, self.freshness.now()).await?;
+        let lower = host.lower();
+        if let Some(contested) = lookup.names.value.contested.iter().find(|c| *c.host == *lower) {
+            step("host", contested.to_string());
+        } else if lookup.app.is_none() {
+            let label = host.label(self.config.domain.as_deref())?;
+            step("host", format!("{} names the app `{label}`", forwarded.host));
+        }
         let app = lookup.app().ok_or(Reason::UnknownApp)?;
+        step("host", format!("{} names the app `{}`", forwarded.host, app.row.name));
         step("app", format!("`{}` is installed, status {}", app.row.name, app.row.status));
         if let Err(problem) = &app.description {
             step("app", problem.clone());

@@ -12,8 +12,9 @@ use super::client::ReplayCheck;
 use super::forwarded;
 use super::{Gate, Now};
 use crate::domain::lifecycle::Phase;
+use crate::domain::names::Contested;
 use crate::domain::policy::match_rules;
-use crate::domain::request::{Readings, app_label};
+use crate::domain::request::{Host, Readings};
 use crate::wake::Shown;
 
 /// What a page shows about an app.
@@ -81,7 +82,7 @@ impl PageApp {
 }
 
 impl Gate {
-    /// Returns the app that a page is about, by the first label of `Host`, with only what
+    /// Returns the app that a page is about, by `Host`, with only what
     /// the client may see. `status` is the status of the answer that the page replaces.
     ///
     /// `uri` is path and query of the request that the page answers. If the proxy does not
@@ -110,8 +111,7 @@ impl Gate {
     }
 
     async fn lookup(&self, host: &str, now: Now) -> Option<AppLookup> {
-        let label = app_label(host, self.config.domain.as_deref()).ok()?;
-        self.caches.app(&label, now.moment).await.ok()
+        self.caches.app(Host::parse(host).ok()?, now.moment).await.ok()
     }
 
     /// Returns whether a request of this client for that path would be granted. A signature
@@ -135,6 +135,19 @@ impl Gate {
     pub(crate) async fn box_id(&self) -> Option<String> {
         let identity = self.caches.identity.get("", self.now().moment).await.ok()?;
         identity.value.as_ref().map(|identity| identity.id.clone())
+    }
+
+    /// Returns the app that a host names, without loading it.
+    pub(crate) async fn app_of_host(&self, host: &str) -> Option<Arc<str>> {
+        let host = Host::parse(host).ok()?;
+        let names = self.caches.names.get("", self.now().moment).await.ok()?;
+        names.value.app(host, self.config.domain.as_deref()).cloned()
+    }
+
+    /// Returns the hosts that several apps claim; none if the store cannot answer.
+    pub(crate) async fn contested_hosts(&self) -> Vec<Contested> {
+        let names = self.caches.names.get("", self.now().moment).await;
+        names.map_or_else(|_| Vec::new(), |names| names.value.contested.clone())
     }
 
     /// Returns the domain whose subdomains are the box's apps, if it is known.

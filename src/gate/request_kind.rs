@@ -131,7 +131,7 @@ pub(super) fn wants_retry(headers: &HeaderMap) -> bool {
 }
 
 /// Returns whether a browser prefetches this without a person's request.
-pub(super) fn is_prefetch(headers: &HeaderMap) -> bool {
+pub fn is_prefetch(headers: &HeaderMap) -> bool {
     let mut values = PREFETCH_HEADERS.into_iter().flat_map(|name| headers.get_all(name));
     values.any(|value| {
         let value = value.as_bytes().trim_ascii_start();

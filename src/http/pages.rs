@@ -6,6 +6,7 @@ mod clock;
 mod icon;
 mod notice;
 mod page;
+pub(crate) mod pairing;
 mod problem;
 mod samples;
 pub(crate) mod standby;
@@ -65,6 +66,8 @@ pub(crate) struct PageContext<'a> {
     pub uri: Option<&'a str>,
     /// The domain of the box; hosts in it may show the page in a frame.
     pub domain: Option<&'a str>,
+    /// Whether the visitor can pair a device at [`super::pairing::PATH`].
+    pub pairs: bool,
 }
 
 /// Renders pages; reads icons from the folder of installed apps.
@@ -101,7 +104,7 @@ impl Pages {
         if poll_version(headers).is_some() {
             return poll_response(status, &app, words);
         }
-        let notice = Notice::of_error(status, &app, context.domain, words);
+        let notice = Notice::of_error(status, &app, context, words);
         if accepts_json_only(headers) {
             problem(status, &app, &notice, words)
         } else {
@@ -118,7 +121,7 @@ impl Pages {
         context: PageContext<'_>,
     ) -> Response {
         let words = Words::for_client(headers);
-        let notice = Notice::withheld(status, context.domain, words);
+        let notice = Notice::withheld(status, context, words);
         self.page(status, app, &notice, words, context).await
     }
 
@@ -178,7 +181,7 @@ fn redirect(location: HeaderValue) -> Response {
 /// Answers a waiting page that polls for the app's state.
 fn poll_response(status: StatusCode, app: &PageApp, words: &Words) -> Response {
     let (sent, notice) = if status == StatusCode::UNAUTHORIZED || !app.is_granted {
-        (sendable(status), Notice::withheld(status, None, words))
+        (sendable(status), Notice::withheld(status, PageContext::default(), words))
     } else {
         (POLL_STATUS, Notice::of_phase(app, words))
     };
@@ -212,7 +215,7 @@ fn with_common_headers(
 }
 
 /// Whether the client is a program that accepts a JSON problem and no page.
-fn accepts_json_only(headers: &HeaderMap) -> bool {
+pub(crate) fn accepts_json_only(headers: &HeaderMap) -> bool {
     let names_json = headers.get_all(ACCEPT).iter().any(|value| {
         let value = value.as_bytes().to_ascii_lowercase();
         value.split(|byte| *byte == b',').any(|range| {

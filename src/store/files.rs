@@ -8,6 +8,8 @@
 //! terminal_jwt_secret    created by the first `terminal add`, mode 0600
 //! management_secret      one line, optional
 //! uses.json              last uses, written by the process
+//! invitations.json       what is stored of pairing codes, mode 0600
+//! labels.json            what labels of containers say, written by the process
 //! ```
 //!
 //! A missing file counts as empty. A file that cannot be parsed is unavailable:
@@ -15,6 +17,7 @@
 //! problem is shown by `check`, the log and the probes.
 
 mod folder;
+mod invitations;
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -29,10 +32,9 @@ use tokio::time::{sleep, timeout};
 use self::folder::{Folder, add, remove};
 use super::app_meta::{AppMetaDir, FileState};
 use super::file_calls::FileCalls;
+use super::invitations::Invitation;
 use super::peers::split_rows;
-use super::{
-    AppRow, BadPeer, Cached, Freshness, Health, Peer, Table, Terminal, Touched, Unavailable,
-};
+use super::{BadPeer, Cached, Freshness, Health, Peer, Table, Terminal, Touched, Unavailable};
 use crate::config::{self, Secret};
 use crate::domain::identity::Identity;
 
@@ -114,12 +116,6 @@ impl Files {
         self.apps.apps().await
     }
 
-    /// Returns the app with the status `unknown`, the contract's word for a store that keeps
-    /// no status.
-    pub fn app(&self, name: &str) -> AppRow {
-        AppRow { name: name.into(), status: "unknown".into() }
-    }
-
     pub async fn identity(&self) -> Result<Option<Identity>, Unavailable> {
         self.folder.identity().await
     }
@@ -189,6 +185,26 @@ impl Files {
     pub async fn remove_terminal(&self, id: &str) -> Result<bool, Unavailable> {
         let (folder, id) = (Arc::clone(&self.folder), id.to_owned());
         self.edit(move || folder.edit_terminals(|document| remove(document, &id))).await
+    }
+
+    pub async fn add_invitation(
+        &self,
+        invitation: &Invitation,
+        now: SystemTime,
+    ) -> Result<bool, Unavailable> {
+        let (folder, invitation) = (Arc::clone(&self.folder), invitation.clone());
+        self.edit(move || folder.add_invitation(&invitation, now)).await
+    }
+
+    pub async fn redeem_invitation(
+        &self,
+        handle: &str,
+        digest: &str,
+        now: SystemTime,
+    ) -> Result<Option<String>, Unavailable> {
+        let folder = Arc::clone(&self.folder);
+        let (handle, digest) = (handle.to_owned(), digest.to_owned());
+        self.edit(move || folder.redeem_invitation(&handle, &digest, now)).await
     }
 
     pub async fn write_touches(

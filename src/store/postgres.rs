@@ -3,6 +3,7 @@
 //! [`queries`] has the statements on those tables, [`listen`] receives their changes, and
 //! [`migrate`] creates what both need. [`crate::postgres`] connects to the server.
 
+mod invitations;
 mod listen;
 mod migrate;
 mod queries;
@@ -123,6 +124,7 @@ mod tests {
         };
         let store = config::Store {
             kind: config::StoreKind::Postgres(config.clone()),
+            labels: false,
             installed_apps_dir: "/nowhere".into(),
             zone: "box.example".into(),
             prefix_length: 6,

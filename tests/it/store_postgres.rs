@@ -64,6 +64,7 @@ impl Store {
         }));
         let store = config::Store {
             kind: config::StoreKind::Postgres(settings.clone()),
+            labels: false,
             installed_apps_dir: "/nowhere".into(),
             zone: "box.example".into(),
             prefix_length: 6,

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::config::Secret;
 
 /// The cookie's name; case-sensitive (RFC 6265 section 5.3).
-const COOKIE_NAME: &[u8] = b"authorization";
+pub(crate) const COOKIE_NAME: &[u8] = b"authorization";
 
 /// Longest accepted token, in bytes. A real one has about 250.
 const MAX_LEN: usize = 8 * 1024;
@@ -98,6 +98,28 @@ pub enum TokenError {
     Expired,
     #[error("the token is not valid yet")]
     Immature,
+}
+
+impl TokenError {
+    /// Returns whether whoever made the token does not know the key. Otherwise the token was
+    /// valid, is not yet, or cannot be checked.
+    #[must_use]
+    pub fn is_guess(self) -> bool {
+        match self {
+            Self::TooLong
+            | Self::Malformed
+            | Self::Algorithm
+            | Self::KeyId
+            | Self::Critical
+            | Self::Signature => true,
+            Self::NoKey
+            | Self::Claims
+            | Self::Subject
+            | Self::Audience
+            | Self::Expired
+            | Self::Immature => false,
+        }
+    }
 }
 
 /// Returns the token of a request: the last `authorization` cookie of all

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use super::PageContext;
 use super::clock::{Clock, rounded_up, time};
 use super::template::{fill, fill_or_leave_out};
 use super::words::{Message, Words};
@@ -136,12 +137,12 @@ impl Notice {
     pub fn of_error(
         status: StatusCode,
         app: &PageApp,
-        domain: Option<&str>,
+        context: PageContext<'_>,
         words: &Words,
     ) -> Self {
         let phase = &app.shown.phase;
         if status == StatusCode::UNAUTHORIZED || !app.is_granted {
-            return Self::withheld(status, domain, words);
+            return Self::withheld(status, context, words);
         }
         let is_error = status == StatusCode::INTERNAL_SERVER_ERROR;
         if !is_error && status.is_server_error() && *phase != Phase::Awake {
@@ -171,8 +172,8 @@ impl Notice {
     }
 
     /// Describes an app to a client that may not use it, or if access cannot be decided:
-    /// reveals nothing about the app's state. `domain` is where to sign in.
-    pub fn withheld(status: StatusCode, domain: Option<&str>, words: &Words) -> Self {
+    /// reveals nothing about the app's state.
+    pub fn withheld(status: StatusCode, context: PageContext<'_>, words: &Words) -> Self {
         let is_temporary = status.is_server_error();
         let base = Self {
             state: "unavailable",
@@ -187,9 +188,12 @@ impl Notice {
             follow: if is_temporary { Follow::Reload } else { Follow::Stay },
             retry_after: is_temporary.then_some(RELOAD),
         };
-        let detail = match (status, domain) {
+        let detail = match (status, context.domain) {
             // No rule of the app covers the path: signing in would not help.
             (StatusCode::FORBIDDEN, _) => words.forbidden.into(),
+            (StatusCode::UNAUTHORIZED, _) if context.pairs => {
+                format!("{} {}", words.denied.detail, words.pair_here)
+            }
             (StatusCode::UNAUTHORIZED, Some(domain)) => {
                 format!("{} {}", words.denied.detail, fill(words.sign_in_at, |_| domain.into()))
             }

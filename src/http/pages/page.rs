@@ -17,6 +17,7 @@ use super::notice::{Follow, Notice, STEPS};
 use super::template::{escaped, fill};
 use super::words::Words;
 use crate::gate::PageApp;
+use crate::http::pairing::link;
 use crate::wake::ContainerState;
 
 const TEMPLATE: &str = include_str!("page.html");
@@ -120,6 +121,15 @@ impl Page<'_> {
         }
     }
 
+    /// Returns the link to the page that pairs a device, for a visitor who may not use the app.
+    fn pair(&self) -> String {
+        if !self.context.pairs || self.status != StatusCode::UNAUTHORIZED {
+            return String::new();
+        }
+        let (link, title) = (link(self.context.uri), self.words.pairing.title);
+        format!(r#"<p class="pair"><a href="{}">{}</a></p>"#, escaped(&link), escaped(title))
+    }
+
     fn picture(&self) -> String {
         let initials = escaped(&initials(self.name()));
         match self.icon {
@@ -174,6 +184,7 @@ impl Display for Page<'_> {
             "go_back" => escaped(words.go_back),
             "details" => escaped(words.details),
             "no_details" => if notice.has_details { "" } else { " hidden" }.into(),
+            "pair" => self.pair(),
             "opens_itself" => escaped(words.opens_itself),
             "own" => escaped(&self.context.uri.map_or_else(String::new, reload_url)),
             "try_again" => escaped(words.try_again),

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::{BodyExt as _, Collected};
 use tokio::time::Instant;
 
-use super::{PageContext, Pages, standby};
+use super::{PageContext, Pages, pairing, standby};
 use crate::domain::app::Size;
 use crate::domain::lifecycle::{Phase, WakeError};
 use crate::gate::PageApp;
@@ -38,7 +38,8 @@ pub async fn samples() -> Vec<Sample> {
     let (html, policy) = (standby::page(None), standby::policy());
     let mut samples = vec![Sample { name: "standby".into(), html, policy }];
     for (lang, headers) in [("en", &english), ("de", &german)] {
-        let place = PageContext { uri: Some("/deep/link"), domain: Some("box.example") };
+        let place =
+            PageContext { uri: Some("/deep/link"), domain: Some("box.example"), pairs: false };
         for (name, app) in asleep() {
             let asleep = Asleep { app, form: AsleepResponse::Page };
             let page = pages.asleep(&asleep, headers, place).await;
@@ -48,13 +49,27 @@ pub async fn samples() -> Vec<Sample> {
             let page = pages.app_error(Some(status), Some(app), headers, place).await;
             samples.push(sample(format!("{name}-{lang}"), page).await);
         }
+        let app = PageApp { is_granted: false, ..app(Phase::Awake) };
+        let pairs = PageContext { pairs: true, ..place };
+        let page = pages.denied(StatusCode::UNAUTHORIZED, &app, headers, pairs).await;
+        samples.push(sample(format!("denied-pairing-{lang}"), page).await);
+        for (name, problem) in [
+            ("pair", None),
+            ("pair-wrong-code", Some(pairing::Problem::WrongCode)),
+            ("pair-too-many", Some(pairing::Problem::TooMany)),
+            ("pair-other-site", Some(pairing::Problem::OtherSite)),
+            ("pair-unavailable", Some(pairing::Problem::Unavailable)),
+        ] {
+            let form = pairing::Form { domain: "box.example", to: "/deep/link".into(), problem };
+            let page = pairing::page(StatusCode::OK, &form, headers);
+            samples.push(sample(format!("{name}-{lang}"), page).await);
+        }
         for (name, status, domain) in [
             ("denied", StatusCode::UNAUTHORIZED, Some("box.example")),
             ("denied-somewhere", StatusCode::UNAUTHORIZED, None),
             ("forbidden", StatusCode::FORBIDDEN, None),
             ("withheld", StatusCode::SERVICE_UNAVAILABLE, None),
         ] {
-            let app = PageApp { is_granted: false, ..app(Phase::Awake) };
             let place = PageContext { domain, ..place };
             let page = pages.denied(status, &app, headers, place).await;
             samples.push(sample(format!("{name}-{lang}"), page).await);

@@ -222,7 +222,7 @@ async fn a_page_loads_its_own_address_again_whatever_that_is() {
         ("/\\evil.example", "/./\\evil.example"),
         ("/\"><script>", "/&#34;&#62;&#60;script&#62;"),
     ] {
-        let place = PageContext { uri: Some(uri), domain: None };
+        let place = PageContext { uri: Some(uri), ..PageContext::default() };
         let (app, form) = (in_phase(Phase::Starting), AsleepResponse::Page);
         let waiting = no_icons().asleep(&Asleep { app, form }, &HeaderMap::new(), place).await;
         let (_, html) = read(waiting).await;
@@ -246,7 +246,7 @@ async fn only_the_boxs_own_hosts_may_frame_a_page() {
         (Some("x; script-src *"), "'self'"),
         (Some("*"), "'self'"),
     ] {
-        let place = PageContext { uri: None, domain };
+        let place = PageContext { domain, ..PageContext::default() };
         let app = in_phase(Phase::Starting);
         let (pages, headers) = (no_icons(), HeaderMap::new());
         let denied = pages.denied(StatusCode::UNAUTHORIZED, &app, &headers, place).await;

@@ -8,6 +8,7 @@ use http::header::ACCEPT_LANGUAGE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
+use super::PageContext;
 use super::notice::{Notice, Sign, Tone};
 use super::samples::{app, failures};
 use super::words::Words;
@@ -313,7 +314,7 @@ fn an_app_that_runs_and_does_not_answer_is_said_to() {
         ),
     ] {
         let status = StatusCode::from_u16(code).expect("one");
-        let notice = |words| Notice::of_error(status, &app, None, words);
+        let notice = |words| Notice::of_error(status, &app, PageContext::default(), words);
         assert_eq!([english(), german()].map(|words| said(&notice(words))), [en, de]);
         assert_eq!(notice(english()).tone, tone, "{en}");
     }
@@ -346,7 +347,8 @@ fn whoever_is_denied_learns_how_to_get_in() {
             "Not available now: The app cannot be opened at the moment.",
         ),
     ] {
-        let notice = Notice::withheld(status, domain, english());
+        let notice =
+            Notice::withheld(status, PageContext { domain, ..PageContext::default() }, english());
         assert_eq!(said(&notice), en);
         assert_eq!(notice.sign == Sign::Lock, status.is_client_error());
         assert_eq!(notice.tone, Tone::Closed, "nothing is under way: {en}");

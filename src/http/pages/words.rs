@@ -40,6 +40,9 @@ pub(super) struct Words {
     /// Follows [`Words::denied`]; `{{domain}}` is the box's domain.
     pub sign_in_at: &'static str,
     pub sign_in: &'static str,
+    /// Follows [`Words::denied`] where devices are paired with a code.
+    pub pair_here: &'static str,
+    pub pairing: PairingWords,
     /// Replaces the detail of [`Words::denied`] if no client has access.
     pub forbidden: &'static str,
     /// The app answered 500.
@@ -65,6 +68,29 @@ pub(super) struct Words {
     /// The page's polls fail; `{{time}}` is the time until the page is reloaded.
     pub no_news: &'static str,
     pub offline: &'static str,
+}
+
+/// The texts of the page that pairs a device.
+#[derive(Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(super) struct PairingWords {
+    /// The link on other pages, too.
+    pub title: &'static str,
+    /// `{{domain}}` is the box's.
+    pub detail: &'static str,
+    pub code: &'static str,
+    pub code_hint: &'static str,
+    pub name: &'static str,
+    pub name_hint: &'static str,
+    pub button: &'static str,
+    pub wrong_code: &'static str,
+    pub too_many: &'static str,
+    pub other_site: &'static str,
+    pub unavailable: &'static str,
+    /// Names to begin with.
+    pub phone: &'static str,
+    pub tablet: &'static str,
+    pub computer: &'static str,
 }
 
 /// A headline and a sentence that explains it.

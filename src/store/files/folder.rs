@@ -1,7 +1,7 @@
 //! The folder's files: their formats, and how they are read and written.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -280,7 +280,7 @@ impl Folder {
     }
 
     /// Locks the folder, so that no other process edits its files until the lock is dropped.
-    fn lock(&self) -> io::Result<std::fs::File> {
+    pub(super) fn lock(&self) -> io::Result<std::fs::File> {
         let file = std::fs::OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -292,22 +292,8 @@ impl Folder {
     }
 
     /// Replaces a file atomically: a reader sees either the old or the new content.
-    fn replace(&self, file: &str, content: &[u8], mode: u32) -> io::Result<()> {
-        let new = self.path.join(format!(".{file}.new"));
-        let write = || {
-            let mut options = std::fs::OpenOptions::new();
-            let mut opened =
-                options.create(true).truncate(true).write(true).mode(mode).open(&new)?;
-            opened.write_all(content)?;
-            opened.sync_all()?;
-            std::fs::rename(&new, self.path.join(file))
-        };
-        write().map_err(|error| {
-            // A part of it would take the last bytes of a full disk.
-            let _ = std::fs::remove_file(&new);
-            let path = self.path.join(file);
-            io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
-        })
+    pub(super) fn replace(&self, file: &str, content: &[u8], mode: u32) -> io::Result<()> {
+        regular_file::replace(&self.path.join(file), content, mode)
     }
 }
 

@@ -33,6 +33,7 @@ fn house_beating(heartbeat: Duration) -> House {
     let path = dir.path().to_owned();
     let store = config::Store {
         kind: config::StoreKind::Files { path: path.clone(), terminal_jwt_secret: None },
+        labels: false,
         installed_apps_dir: path.join("installed_apps"),
         zone: "box.example".into(),
         prefix_length: 6,
@@ -292,7 +293,9 @@ async fn a_file_that_cannot_be_read_now_is_told_from_one_that_cannot_be_used() {
     }
     std::fs::write(apps.join("broken/app_meta.json"), "{").expect("written");
     std::os::unix::fs::symlink("app_meta.json", apps.join("loop/app_meta.json")).expect("linked");
-    for app in ["broken", "missing", "../broken"] {
+    let read = dir.read("missing").await;
+    assert!(matches!(read, Err(ReadError::Missing(_))), "{read:?}");
+    for app in ["broken", "../broken"] {
         let read = dir.read(app).await;
         assert!(matches!(read, Err(ReadError::Unusable(_))), "{app}: {read:?}");
     }

@@ -21,7 +21,10 @@ use crate::postgres::{
 const MIGRATIONS: Migrations = Migrations {
     schema: "nightporter",
     history: "migrations",
-    list: &[("V1__notifications", FUNCTIONS)],
+    list: &[
+        ("V1__notifications", FUNCTIONS),
+        ("V2__invitations", include_str!("migrations/V2__invitations.sql")),
+    ],
     limits: MigrationLimits::DEFAULT,
 };
 

@@ -276,7 +276,7 @@ fn terminal(row: &Row) -> Result<Terminal, Unavailable> {
     Ok(Terminal { id: arc(row, 0)?, name: arc(row, 1)? })
 }
 
-fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, Unavailable> {
+pub(super) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, Unavailable> {
     row.try_get(column).map_err(|error| Error::from(error).into())
 }
 

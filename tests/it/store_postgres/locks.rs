@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nightporter::postgres::AdvisoryLock;
 use tokio::time::timeout;
 
 use super::{Store, settings, until};
@@ -23,6 +24,17 @@ async fn locks_held(database: &Database) -> i64 {
     let sql = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' \
                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     database.client.query_one(sql, &[]).await.expect("answers").get(0)
+}
+
+/// Takes the lock of an app once it is free.
+async fn take(store: &Store, app: &str) -> AdvisoryLock {
+    let mut lock = None;
+    until("the lock is free", async || {
+        lock = store.postgres.try_lock_app(app).await.ok().flatten();
+        lock.is_some()
+    })
+    .await;
+    lock.expect("just taken")
 }
 
 /// Waits until another process may have the lock, and gives it back.
@@ -106,18 +118,12 @@ async fn whoever_holds_a_lock_learns_that_its_session_has_ended() {
     database.terminate_backends().await;
     timeout(patience, lock.lost()).await.expect("an administrator ended it");
 
-    let lock = far.postgres.try_lock_app("notes").await.expect("answers").expect("free");
+    // The server may be done with a session after its client.
+    let lock = take(&far, "notes").await;
     proxy.reset();
     timeout(patience, lock.lost()).await.expect("the network did");
 
-    // The server may notice the reset after the client.
-    let mut held = None;
-    until("the lock is free", async || {
-        held = far.postgres.try_lock_app("notes").await.ok().flatten();
-        held.is_some()
-    })
-    .await;
-    let held = held.expect("just taken");
+    let held = take(&far, "notes").await;
     proxy.set(Network::Stall);
     far.postgres.try_lock_app("wiki").await.expect_err("not answered");
     timeout(patience, held.lost()).await.expect("another one's question stalled in it");

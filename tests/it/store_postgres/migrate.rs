@@ -24,7 +24,7 @@ async fn thirty_two_processes_start_at_once_on_an_empty_database() {
     let applied = join_all(stores.iter().map(|store| store.postgres.migrate())).await;
     let applied: Vec<_> =
         applied.into_iter().flat_map(|report| report.expect("comes up").applied).collect();
-    assert_eq!(applied, ["V1__notifications"], "each migration is applied once");
+    assert_eq!(applied, ["V1__notifications", "V2__invitations"], "each migration is applied once");
 
     let created = text(&database, TABLES).await;
     let shard_core = Cluster::shared().database().await;
@@ -126,7 +126,11 @@ const NEWER: Migrations = Migrations {
             "V1__notifications",
             include_str!("../../../src/store/postgres/migrations/V1__notifications.sql"),
         ),
-        ("V2__more", "CREATE TABLE nightporter.more (id int)"),
+        (
+            "V2__invitations",
+            include_str!("../../../src/store/postgres/migrations/V2__invitations.sql"),
+        ),
+        ("V3__more", "CREATE TABLE nightporter.more (id int)"),
     ],
     limits: MigrationLimits::DEFAULT,
 };
@@ -156,14 +160,14 @@ async fn during_an_upgrade_both_versions_serve_whichever_comes_first() {
             early = Some(store);
         }
         let applied = NEWER.run(&server, &()).await.expect("upgrades").applied;
-        assert_eq!(applied.last().map(String::as_str), Some("V2__more"), "{applied:?}");
+        assert_eq!(applied.last().map(String::as_str), Some("V3__more"), "{applied:?}");
         if let Some(store) = &early {
             is_told_of_changes(&database, store).await;
         }
         let late = Store::live(&database.url()).await;
         is_told_of_changes(&database, &late).await;
         let report = late.postgres.migrate().await.expect("in place");
-        assert_eq!(report.newer, ["V2__more"]);
+        assert_eq!(report.newer, ["V3__more"]);
         assert_eq!(report.applied, Vec::<String>::new());
         assert_eq!(NEWER.run(&server, &()).await.expect("in place"), MigrationReport::default());
     }
@@ -205,7 +209,7 @@ async fn a_history_of_the_first_release_is_accepted() {
     let server = Server::parse(&database.url(), super::PATIENCE, super::PATIENCE);
     let report =
         NEWER.run(&server.expect("a valid connection string"), &()).await.expect("upgrades");
-    assert_eq!(report.applied, ["V2__more"]);
+    assert_eq!(report.applied, ["V2__invitations", "V3__more"]);
 }
 
 #[tokio::test]

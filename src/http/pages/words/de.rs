@@ -1,6 +1,6 @@
 //! German.
 
-use super::{Failures, Message, Phases, States, Statuses, Unanswered, Words};
+use super::{Failures, Message, PairingWords, Phases, States, Statuses, Unanswered, Words};
 
 pub(super) static WORDS: Words = Words {
     lang: "de",
@@ -85,6 +85,26 @@ pub(super) static WORDS: Words = Words {
                  und kommen Sie dann zurück.",
     sign_in: "Melden Sie sich auf der Startseite dieser Maschine an oder koppeln Sie dort \
               dieses Gerät, und kommen Sie dann zurück.",
+    pair_here: "Mit einem Code von der Person, die diese Maschine betreibt, können Sie dieses \
+                Gerät koppeln.",
+    pairing: PairingWords {
+        title: "Gerät koppeln",
+        detail: "Ein gekoppeltes Gerät öffnet die privaten Apps von {{domain}}. \
+                 Einen Code gibt Ihnen die Person, die diese Maschine betreibt.",
+        code: "Code",
+        code_hint: "Zwölf Buchstaben und Ziffern; er gilt fünf Minuten lang und nur einmal.",
+        name: "Name dieses Geräts",
+        name_hint: "Unter diesem Namen ist es zu finden und wieder zu entfernen.",
+        button: "Koppeln",
+        wrong_code: "Dieser Code ist falsch, schon benutzt oder zu alt.",
+        too_many: "Von hier kamen zu viele falsche Codes. Bitte versuchen Sie es später noch einmal.",
+        other_site: "Dieses Formular kam von einer anderen Seite. Bitte geben Sie den Code hier ein.",
+        unavailable: "Das Gerät kann gerade nicht gekoppelt werden. Bitte lassen Sie sich einen \
+                      neuen Code geben, und versuchen Sie es gleich noch einmal.",
+        phone: "Handy",
+        tablet: "Tablet",
+        computer: "Computer",
+    },
     forbidden: "Unter dieser Adresse gibt es nichts für Besucher.",
     error: Message { text: "Fehler", detail: "Die App hat mit einem Fehler geantwortet." },
     unanswered: Unanswered {

@@ -1,6 +1,6 @@
 //! English. Some of these words are FreeShard's own and stay as they are.
 
-use super::{Failures, Message, Phases, States, Statuses, Unanswered, Words};
+use super::{Failures, Message, PairingWords, Phases, States, Statuses, Unanswered, Words};
 
 pub(super) static WORDS: Words = Words {
     lang: "en",
@@ -77,6 +77,25 @@ pub(super) static WORDS: Words = Words {
     },
     sign_in_at: "Sign in or pair this device at {{domain}}, then come back here.",
     sign_in: "Sign in or pair this device on the start page of this machine, then come back here.",
+    pair_here: "With a code from whoever runs this machine, you can pair this device.",
+    pairing: PairingWords {
+        title: "Pair this device",
+        detail: "A paired device opens the private apps of {{domain}}. \
+                 Whoever runs the machine can give you a code.",
+        code: "Code",
+        code_hint: "Twelve letters and digits; it is valid for five minutes, and once.",
+        name: "Name of this device",
+        name_hint: "By this name it can be found and removed again.",
+        button: "Pair",
+        wrong_code: "This code is wrong, was used already, or is too old.",
+        too_many: "Too many wrong codes came from here. Please try again later.",
+        other_site: "This form came from another page. Please type the code here.",
+        unavailable: "The device cannot be paired just now. Please ask for a new code, \
+                      and try again in a moment.",
+        phone: "Phone",
+        tablet: "Tablet",
+        computer: "Computer",
+    },
     forbidden: "Nothing at this address is open to visitors.",
     error: Message { text: "Error", detail: "The app has answered with an error." },
     unanswered: Unanswered {
