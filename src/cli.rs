@@ -15,8 +15,10 @@ mod explain;
 mod healthcheck;
 mod jobs;
 mod ledger;
+mod limits;
 mod migrate;
 mod open;
+mod proxy;
 mod serve;
 mod standby;
 mod terminal;
@@ -90,6 +92,9 @@ enum Command {
     Deadletter(deadletter::Action),
     /// List the alerts that fire, or silence one; exit code 1 if any fires
     Alerts(alerts::Options),
+    /// List the addresses that have to wait after too many wrong credentials, or lift a limit
+    #[command(subcommand)]
+    Limits(limits::Action),
     /// List periodic jobs: last run, outcome, next run; or run one now
     Jobs(jobs::Options),
     /// List, test, add and remove the endpoints of messages, and show what was sent
@@ -100,6 +105,9 @@ enum Command {
     Standby(standby::Options),
     /// Print Traefik's dynamic configuration for this box
     Traefik(traefik::Options),
+    /// Print a file for Caddy or nginx with the apps of this box
+    #[command(subcommand)]
+    Proxy(proxy::Proxy),
     /// Check the health of the running process; exit code 1 if it is unhealthy
     Healthcheck(healthcheck::Options),
 }
@@ -182,12 +190,14 @@ impl Arguments {
             Command::Wake(options) => apps::wake(&options, &load()?, out),
             Command::Sleep(options) => apps::sleep_app(&options, &load()?, out),
             Command::Alerts(options) => alerts::run(&options, &load()?, out),
+            Command::Limits(action) => limits::run(&action, &load()?, out),
             Command::Jobs(options) => jobs::run(&options, &load()?, out),
             Command::Ledger(action) => ledger::run(&action, || Ok(load()?), out),
             Command::Deadletter(action) => deadletter::run(&action, &load()?, out),
             Command::Webhook(action) => webhook::run(&action, &load()?, out),
             Command::Standby(options) => standby::run(&options, load, out),
             Command::Traefik(options) => traefik::run(&options, &load()?, out),
+            Command::Proxy(proxy) => proxy::run(&proxy, &load()?, out),
             Command::Healthcheck(options) => healthcheck::run(&options, &load()?, out),
         }
     }

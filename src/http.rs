@@ -17,6 +17,7 @@ pub(crate) mod body;
 mod connection;
 mod listener;
 pub(crate) mod pages;
+pub(crate) mod pairing;
 mod probes;
 mod response_body;
 pub(crate) mod routes;
@@ -26,6 +27,7 @@ pub(crate) mod tls;
 mod workers;
 
 use std::future::Future;
+use std::net::IpAddr;
 
 use http::Request;
 
@@ -44,7 +46,15 @@ pub(crate) use serve::{Drain, Server};
 
 pub(crate) type Response = http::Response<ResponseBody>;
 
+/// The address of the client that has opened the connection, as an extension of a request;
+/// a socket file has none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Client(pub(crate) IpAddr);
+
 /// Turns one request into one response.
 pub(crate) trait Handler: Send + Sync + 'static {
+    /// Whether requests carry their [`Client`].
+    const NEEDS_CLIENT: bool = false;
+
     fn handle(&self, request: Request<Body>) -> impl Future<Output = Response> + Send;
 }

@@ -12,6 +12,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
@@ -19,6 +20,8 @@ use serde_json::json;
 use super::open::open;
 use super::{CommandResult, NEGATIVE, wait};
 use crate::config::{Config, Finding, Findings, ListenAddr, Origin, StoreKind};
+use crate::domain::names::{Claims, Names};
+use crate::store::Source;
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -60,12 +63,15 @@ pub(super) fn run(
         Ok(config) => {
             proxies::trusted(&config, &mut report);
             upstream(&config, &mut report);
-            wait(async {
-                tables(&config, &mut report).await;
-                engine::all(&config, &mut report).await;
-                Ok(())
+            let labelled = wait(async {
+                let source = tables(&config, &mut report).await;
+                engine::all(&config, source.as_deref(), &mut report).await;
+                hosts(&config, source.as_deref(), &mut report).await;
+                let labels = source.as_ref().and_then(|source| source.descriptions().labels());
+                let apps = labels.iter().flat_map(|labels| labels.apps());
+                Ok(apps.map(|(app, _)| app.to_string()).collect())
             })?;
-            app::all(&config, &mut report);
+            app::all(&config, &labelled, &mut report);
         }
     }
     report.print(options.json, out)?;
@@ -185,20 +191,21 @@ fn upstream(config: &Config, report: &mut Report) {
 
 /// Checks the files of a box without a database. A database is not queried: a check
 /// must work before there is one.
-async fn tables(config: &Config, report: &mut Report) {
+async fn tables(config: &Config, report: &mut Report) -> Option<Arc<Source>> {
     let source = match open(config) {
         Ok((source, _)) => source,
         Err(problem) => {
             let hint = "correct the connection string";
-            return report.error(Path::new("configuration"), "", problem, hint);
+            report.error(Path::new("configuration"), "", problem, hint);
+            return None;
         }
     };
     let StoreKind::Files { path, .. } = &config.store.kind else {
-        return;
+        return Some(source);
     };
     if !path.is_dir() {
         report.error(path, "", "the folder does not exist", "set `store.path` to the box's folder");
-        return;
+        return Some(source);
     }
     let identity = source.identity().await;
     if let Ok(Some(identity)) = &identity
@@ -227,5 +234,31 @@ async fn tables(config: &Config, report: &mut Report) {
     for problem in problems.into_iter().flatten() {
         // The text names the file that is meant.
         report.error(path, "", problem, "correct the file");
+    }
+    Some(source)
+}
+
+/// Reports hosts that several apps claim. A database is not queried, so beside one only
+/// files and labels are compared.
+async fn hosts(config: &Config, source: Option<&Source>, report: &mut Report) {
+    let Some(source) = source else { return };
+    let descriptions = source.descriptions();
+    let folders = descriptions.folders().await.unwrap_or_default();
+    let (mut names, mut claims) = (folders.clone(), Vec::new());
+    for app in &folders {
+        if let Ok(meta) = descriptions.read(app).await {
+            claims.push(Claims { app: app.as_str().into(), hosts: meta.hosts });
+        }
+    }
+    for (app, described) in descriptions.labels().iter().flat_map(|labels| labels.apps()) {
+        if !folders.iter().any(|folder| folder.eq_ignore_ascii_case(&app)) {
+            names.push(app.to_string());
+            claims.push(Claims { app, hosts: described.hosts.clone() });
+        }
+    }
+    for contested in Names::new(names, &claims, config.gate.domain.as_deref()).contested {
+        let hint = "remove it from all but one of them; within `gate.domain`, an app's name \
+                    claims its host";
+        report.error(Path::new("apps"), "hosts", contested, hint);
     }
 }

@@ -43,6 +43,7 @@ pub(super) fn run(options: &Options, config: &Config, out: &mut dyn Write) -> Co
     wait(async {
         let (source, freshness) = open(config)?;
         let headers = options.headers(&source).await?;
+        source.descriptions().read_claims().await;
         let touches = Touches::new(config.touch.clone());
         // There is no reconciler here: every app counts as awake. No upstream is told.
         let (registry, _commands) = Registry::new();

@@ -8,14 +8,14 @@ use super::{CliError, CommandResult, wait};
 use crate::config::{self, ArchiveKind, Config};
 use crate::ledger::archive::postgres::Postgres;
 use crate::postgres::MigrationReport;
-use crate::store::Source;
+use crate::store::Backend;
 
 pub(super) fn run(config: &Config, out: &mut dyn Write) -> CommandResult {
     wait(async {
         let (source, _) = open(config)?;
-        match &*source {
-            Source::Files(_) => writeln!(out, "the files store has no schema")?,
-            Source::Postgres(postgres) => {
+        match source.backend() {
+            Backend::Files(_) => writeln!(out, "the files store has no schema")?,
+            Backend::Postgres(postgres) => {
                 let MigrationReport { applied, newer } = postgres.migrate().await?;
                 for migration in &applied {
                     writeln!(out, "applied {migration}")?;

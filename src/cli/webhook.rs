@@ -57,6 +57,11 @@ pub(super) enum Action {
         /// The endpoint's name
         name: String,
     },
+    /// Send nothing to an endpoint until it is enabled; what waits for it is given up
+    Disable {
+        /// The endpoint's name
+        name: String,
+    },
     /// Send to a disabled endpoint again
     Enable {
         /// The endpoint's name
@@ -131,6 +136,9 @@ pub(super) fn run(action: &Action, config: &Config, out: &mut dyn Write) -> Comm
                     writeln!(out, "{answer}")?;
                 } else {
                     table(&ops.read::<Vec<Endpoint>>(answer["endpoints"].clone())?, out)?;
+                    for name in ops.read::<Vec<String>>(answer["unreadable"].clone())? {
+                        writeln!(out, "{name}: its row cannot be read; it gets no messages")?;
+                    }
                 }
                 Ok(ExitCode::SUCCESS)
             }
@@ -159,6 +167,12 @@ pub(super) fn run(action: &Action, config: &Config, out: &mut dyn Write) -> Comm
             Action::Remove { name } => {
                 let _removed: Value = ops.ask(Method::DELETE, &path(name)).await?;
                 writeln!(out, "{name}: removed")?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Action::Disable { name } => {
+                let change = json!({"enabled": false});
+                let _disabled: Value = ops.send(Method::PUT, &path(name), &change).await?;
+                writeln!(out, "{name}: disabled")?;
                 Ok(ExitCode::SUCCESS)
             }
             Action::Enable { name } => {

@@ -1,5 +1,7 @@
 //! Responses with a constant body, and the only mapping from [`Reason`] to HTTP.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -10,12 +12,15 @@ use crate::domain::reason::Reason;
 use crate::gate::verdict::Headers;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// How long a client should wait if the store cannot answer, in seconds: entries are
 /// loaded again on demand, so one second is enough to see it recover. Memory for bodies
 /// becomes free as fast.
 const SOON: HeaderValue = HeaderValue::from_static("1");
+
+const TOO_MANY: &str = r#"{"detail":"Too Many Requests"}"#;
 
 /// Returns the status and body of a denial.
 fn of_reason(reason: Reason) -> (StatusCode, &'static str) {
@@ -45,6 +50,7 @@ pub(crate) fn of_status(status: u16) -> Response {
         401 => r#"{"detail":"Unauthorized"}"#,
         403 => r#"{"detail":"Forbidden"}"#,
         404 => r#"{"detail":"Not Found"}"#,
+        429 => TOO_MANY,
         431 => r#"{"detail":"Request Header Fields Too Large"}"#,
         503 => r#"{"detail":"Service Unavailable"}"#,
         _ => return internal_error(),
@@ -59,6 +65,25 @@ pub(crate) fn deny(reason: Reason) -> Response {
         response.headers_mut().insert(RETRY_AFTER, SOON);
     }
     response
+}
+
+/// Answers an API client without valid credentials (RFC 9457).
+pub(crate) fn unauthorized_problem() -> Response {
+    let body = r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"Only a paired device may see this."}"#;
+    typed(StatusCode::UNAUTHORIZED, PROBLEM, Bytes::from_static(body.as_bytes()))
+}
+
+/// Answers a request whose origin has to wait after too many wrong credentials (RFC 6585
+/// section 4).
+pub(crate) fn too_many(wait: Duration) -> Response {
+    let mut response = fixed(StatusCode::TOO_MANY_REQUESTS, TOO_MANY);
+    response.headers_mut().insert(RETRY_AFTER, whole_seconds(wait).into());
+    response
+}
+
+/// Rounds up: who asks again after that long does not come too early.
+pub(crate) fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 /// Returns a JSON response whose body is known at compile time.

@@ -10,10 +10,12 @@ mod apps;
 mod guard;
 mod jobs;
 mod ledger;
+mod limits;
 mod metrics;
 mod openapi;
 mod outcome;
 mod problem;
+mod proxies;
 mod query;
 mod repeat;
 mod tokens;
@@ -30,6 +32,7 @@ use hyper::body::Body as _;
 use matchit::Router;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tracing::error;
 
 pub(crate) use self::alerts::Alerts;
@@ -41,11 +44,12 @@ pub(crate) use self::ledger::History;
 pub(crate) use self::ledger::fuzz_page_request;
 use self::outcome::{Handled, answered, now};
 use self::problem::Problem;
+pub(crate) use self::proxies::ProxyRoutes;
 use self::query::Query;
 use super::body::{self, Body, Whole};
 use super::probes::Further;
-use super::{Handler, Response, ResponseBody, answer, probes};
-use crate::access::{Principal, Right, Scope, Tokens};
+use super::{Client, Handler, Response, ResponseBody, answer, probes};
+use crate::access::{Principal, Right, Scope, Tokens, Viewer};
 use crate::config;
 use crate::gate::Gate;
 use crate::idempotency::table::Execution;
@@ -92,7 +96,7 @@ const fn route(
 }
 
 /// All routes. A `HEAD` request is answered by the route for `GET`.
-static ROUTES: [Route; 38] = [
+static ROUTES: [Route; 44] = [
     route(Method::GET, "/livez", Right::Read, Of::Anyone, |_, _| now(probes::liveness())),
     route(Method::GET, "/readyz", Right::Read, Of::Anyone, |services, _| {
         now(probes::readiness(&services.gate.health()))
@@ -104,9 +108,11 @@ static ROUTES: [Route; 38] = [
         now(metrics::render(services))
     }),
     route(Method::GET, "/v1/openapi.json", Right::Read, Of::Anyone, |_, _| now(openapi::show())),
-    route(Method::GET, "/v1/apps", Right::Read, Of::Box, |services, _| now(apps::list(services))),
+    route(Method::GET, "/v1/apps", Right::Read, Of::Box, |services, call| {
+        answered(apps::list(services, call))
+    }),
     route(Method::GET, "/v1/apps/{name}", Right::Read, Of::Box, |services, call| {
-        answered(ready(apps::show(services, &call)))
+        answered(apps::show(services, call))
     }),
     route(Method::POST, "/v1/apps/{name}/wake", Right::Operate, Of::Box, |services, call| {
         answered(apps::operate(services, call, Operation::Wake))
@@ -116,6 +122,15 @@ static ROUTES: [Route; 38] = [
     }),
     route(Method::POST, "/v1/apps/{name}/pause", Right::Operate, Of::Box, |services, call| {
         answered(apps::operate(services, call, Operation::Pause))
+    }),
+    route(Method::GET, "/v1/status", Right::Read, Of::Box, |services, call| {
+        answered(proxies::status_by_host(services, call))
+    }),
+    route(Method::GET, "/v1/status/{name}", Right::Read, Of::Box, |services, call| {
+        answered(ready(proxies::status(services, &call)))
+    }),
+    route(Method::GET, "/v1/traefik", Right::Read, Of::Box, |services, _| {
+        answered(proxies::traefik(services))
     }),
     route(Method::GET, "/v1/requests", Right::Read, Of::Tenant, |services, call| {
         answered(ledger::list(services, call))
@@ -151,8 +166,8 @@ static ROUTES: [Route; 38] = [
         Of::Box,
         |services, call| answered(ledger::dismiss(services, call)),
     ),
-    route(Method::GET, "/v1/jobs", Right::Read, Of::Box, |services, _| {
-        answered(jobs::list(services))
+    route(Method::GET, "/v1/jobs", Right::Read, Of::Box, |services, call| {
+        answered(jobs::list(services, call))
     }),
     route(Method::GET, "/v1/jobs/{name}/runs", Right::Read, Of::Box, |services, call| {
         answered(jobs::runs(services, call))
@@ -180,6 +195,9 @@ static ROUTES: [Route; 38] = [
     }),
     route(Method::GET, "/v1/webhooks/{id}", Right::Read, Of::Tenant, |services, call| {
         answered(webhooks::show(services, call))
+    }),
+    route(Method::PUT, "/v1/webhooks/{id}", Right::Operate, Of::Tenant, |services, call| {
+        answered(webhooks::change(services, call))
     }),
     route(Method::DELETE, "/v1/webhooks/{id}", Right::Operate, Of::Tenant, |services, call| {
         answered(webhooks::remove(services, call))
@@ -213,6 +231,12 @@ static ROUTES: [Route; 38] = [
     route(Method::POST, "/v1/alerts/{id}/silence", Right::Operate, Of::Tenant, |services, call| {
         answered(alerts::silence(services, call))
     }),
+    route(Method::GET, "/v1/limits", Right::Read, Of::Box, |services, call| {
+        answered(limits::list(services, call))
+    }),
+    route(Method::DELETE, "/v1/limits/{address}", Right::Operate, Of::Box, |services, call| {
+        answered(limits::lift(services, call))
+    }),
 ];
 
 /// Returns the method and the pattern of every route, for tests that go through all of them.
@@ -224,6 +248,7 @@ pub fn operator_routes() -> impl Iterator<Item = (&'static str, &'static str)> {
 struct Services {
     gate: Arc<Gate>,
     apps: Apps,
+    proxies: ProxyRoutes,
     /// `None` if nothing is recorded.
     history: Option<History>,
     /// `None` if nothing is recorded.
@@ -278,6 +303,11 @@ impl Call {
         self.request.body()
     }
 
+    /// Returns as whom texts are written that may quote personal values. It shows no ids.
+    fn viewer_of_texts(&self) -> Viewer {
+        if self.principal.may(Right::Pii) { Viewer::clear() } else { Viewer::masked(None, "") }
+    }
+
     /// Returns the parameters in the query, without the tenant, which is chosen already.
     fn query(&self) -> Result<Query, Problem> {
         let mut query = Query::parse(self.request.uri().query())?;
@@ -319,11 +349,12 @@ fn select_tenant(
 struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
-    /// Returns `None` if a segment is not UTF-8.
+    /// Returns `None` if a segment is not UTF-8 or contains a control character: nothing is
+    /// named so, and not every database can be asked for it.
     fn decode(matched: &matchit::Params<'_, '_>) -> Option<Self> {
         let decode = |(name, raw): (&str, &str)| {
             let value = percent_decode_str(raw).decode_utf8().ok()?;
-            Some((name.to_owned(), value.into_owned()))
+            (!value.contains(char::is_control)).then(|| (name.to_owned(), value.into_owned()))
         };
         matched.iter().map(decode).collect::<Option<_>>().map(Self)
     }
@@ -404,6 +435,7 @@ impl Api {
     pub(crate) fn new(
         gate: Arc<Gate>,
         apps: Apps,
+        proxies: ProxyRoutes,
         history: Option<History>,
         jobs: Option<Arc<Jobs>>,
         alerts: Option<Alerts>,
@@ -412,12 +444,15 @@ impl Api {
         let tokens = history.as_ref().map(History::tokens);
         let (guard, table) = (Guard::new(&config.ops, tokens.clone()), Table::new(&ROUTES));
         let allowed = config.webhooks.allow.clone();
-        let services = Arc::new(Services { gate, apps, history, jobs, tokens, alerts, allowed });
+        let services =
+            Arc::new(Services { gate, apps, proxies, history, jobs, tokens, alerts, allowed });
         Self { guard, table, services }
     }
 }
 
 impl Handler for Api {
+    const NEEDS_CLIENT: bool = true;
+
     async fn handle(&self, request: Request<Body>) -> Response {
         telemetry::identify(request.headers());
         let is_head = request.method() == Method::HEAD;
@@ -440,7 +475,8 @@ impl Handler for Api {
 impl Api {
     async fn answer(&self, request: Request<Body>) -> Result<Response, Refusal> {
         let (method, uri, headers) = (request.method(), request.uri(), request.headers());
-        let principal = self.guard.admit(method, uri, headers).await?;
+        let client = request.extensions().get::<Client>().map(|Client(client)| *client);
+        let principal = self.guard.admit(method, uri, headers, client).await?;
         let own = self.services.own_tenant();
         let is_seen = |route: &Route| match route.of {
             Of::Anyone | Of::Tenant => true,
@@ -485,6 +521,14 @@ impl Api {
 /// form of the gate's.
 fn is_versioned(path: &str) -> bool {
     path == "/v1" || path.starts_with("/v1/")
+}
+
+/// Reads the JSON object that a body is. A list of its values, in their order, is refused.
+fn read_object<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
+    if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(serde::de::Error::custom("expected an object"));
+    }
+    serde_json::from_slice(body)
 }
 
 fn ok(body: &impl Serialize) -> Response {

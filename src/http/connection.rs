@@ -34,7 +34,7 @@ pub(super) use self::pulse::{Phase, Pulse};
 use self::pulse::{phase_of, tick_of};
 use self::socket::TrackedIo;
 use super::body::Body;
-use super::{Handler, answer};
+use super::{Client, Handler, answer};
 use crate::telemetry::{RequestScope, meters};
 
 /// The maximum size of a request head in bytes: 64 KiB of cookies and room for the rest.
@@ -261,9 +261,15 @@ async fn answer_one<H: Handler>(
     let http2 = request.version() == Version::HTTP_2;
     let names_one_host = names_one_host(&request);
     let mut response = if names_one_host {
-        let request = request.map(|incoming| {
+        let mut request = request.map(|incoming| {
             if has_body { Body::unread(incoming, Arc::clone(activity)) } else { Body::none() }
         });
+        // A map is allocated for extensions, so only who needs the address gets it.
+        if H::NEEDS_CLIENT
+            && let Some(client) = activity.client
+        {
+            request.extensions_mut().insert(Client(client));
+        }
         let scope = RequestScope::default();
         let answered = scope.run(handler.handle(request));
         let caught = AssertUnwindSafe(answered).catch_unwind().await;

@@ -4,21 +4,27 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use http::header::WWW_AUTHENTICATE;
 use http::request::Parts;
-use http::{HeaderMap, Request, Uri};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use tracing::error;
 
 use super::body::Body;
-use super::pages::{PageContext, Pages};
+use super::pages::{PageContext, Pages, accepts_json_only};
+use super::pairing::{self, PairingRoutes};
 use super::{Handler, Response, answer, probes};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::observation::{Observation, Observer};
 use crate::domain::reason::Reason;
-use crate::gate::request_kind::{is_navigation, poll_version};
+use crate::gate::request_kind::{is_navigation, is_prefetch, poll_version};
 use crate::gate::verdict::{ASLEEP, Asleep, AsleepResponse, Verdict};
 use crate::gate::{Gate, PageApp};
 use crate::telemetry::{identified, meters};
+
+/// What a client without credentials is told (RFC 6750 section 3). No browser asks for a password
+/// because of it.
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
 
 const APP_ERROR: &str = "/internal/app_error/";
 
@@ -26,6 +32,8 @@ const APP_ERROR: &str = "/internal/app_error/";
 pub(crate) struct GateRoutes {
     gate: Arc<Gate>,
     pages: Pages,
+    /// `None` if devices are not paired here.
+    pairing: Option<PairingRoutes>,
     observers: Box<[Box<dyn Observer>]>,
 }
 
@@ -33,9 +41,10 @@ impl GateRoutes {
     pub(crate) fn new(
         gate: Arc<Gate>,
         installed_apps_dir: PathBuf,
+        pairing: Option<PairingRoutes>,
         observers: Box<[Box<dyn Observer>]>,
     ) -> Self {
-        Self { gate, pages: Pages::new(installed_apps_dir), observers }
+        Self { gate, pages: Pages::new(installed_apps_dir), pairing, observers }
     }
 
     async fn decide(&self, endpoint: Endpoint, head: &Parts) -> Response {
@@ -44,18 +53,21 @@ impl GateRoutes {
             Endpoint::Terminal => self.gate.authenticate_terminal(&head.headers).await,
             Endpoint::Management => self.gate.authenticate_management(&head.headers).await,
         };
+        let wait = decision.wait();
         let response = match &decision.verdict {
             Verdict::Grant(headers) => answer::grant(headers),
             Verdict::Asleep(asleep) => {
                 let domain = self.domain_for(asleep.form == AsleepResponse::Page).await;
                 let uri = header(&head.headers, FORWARDED_URI);
-                let context = PageContext { uri, domain: domain.as_deref() };
+                let context =
+                    PageContext { uri, domain: domain.as_deref(), pairs: self.pairing.is_some() };
                 self.pages.asleep(asleep, &head.headers, context).await
             }
-            Verdict::Deny(reason) if endpoint == Endpoint::Auth => {
-                self.denied(*reason, &head.headers).await
-            }
-            Verdict::Deny(reason) => answer::deny(*reason),
+            Verdict::Deny(reason) => match wait {
+                Some(wait) => answer::too_many(wait),
+                None if endpoint == Endpoint::Auth => self.denied(*reason, &head.headers).await,
+                None => answer::deny(*reason),
+            },
         };
         let observation = decision.observed(endpoint, &head.headers, &response);
         notify(&self.observers, &observation);
@@ -67,7 +79,7 @@ impl GateRoutes {
     /// Answers a denial: with a page if a person opens an app in a browser, otherwise with
     /// the contract's JSON.
     async fn denied(&self, reason: Reason, headers: &HeaderMap) -> Response {
-        let answer = answer::deny(reason);
+        let answer = self.challenged(answer::deny(reason), headers);
         let concerns_app = matches!(
             reason,
             Reason::TerminalRequired
@@ -77,6 +89,8 @@ impl GateRoutes {
         );
         let is_shown = concerns_app
             && poll_version(headers).is_none()
+            // Nobody may ever look at it.
+            && !is_prefetch(headers)
             && is_navigation(headers, header(headers, FORWARDED_METHOD));
         if !is_shown {
             return answer;
@@ -84,8 +98,28 @@ impl GateRoutes {
         let Some(app) = self.gate.app_denied(headers).await else { return answer };
         let domain = self.gate.box_domain().await;
         let uri = header(headers, FORWARDED_URI);
-        let context = PageContext { uri, domain: domain.as_deref() };
-        self.pages.denied(answer.status(), &app, headers, context).await
+        let context = PageContext { uri, domain: domain.as_deref(), pairs: self.pairing.is_some() };
+        let page = self.pages.denied(answer.status(), &app, headers, context).await;
+        self.with_scheme(page)
+    }
+
+    /// Makes a 401 one that HTTP clients understand (RFC 9110 section 15.5.2), and a problem
+    /// document for those that read JSON. Beside FreeShard it stays as the contract has it.
+    fn challenged(&self, response: Response, headers: &HeaderMap) -> Response {
+        let is_plain = self.pairing.is_none() || response.status() != StatusCode::UNAUTHORIZED;
+        let response = if is_plain || !accepts_json_only(headers) {
+            response
+        } else {
+            answer::unauthorized_problem()
+        };
+        self.with_scheme(response)
+    }
+
+    fn with_scheme(&self, mut response: Response) -> Response {
+        if self.pairing.is_some() && response.status() == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, BEARER);
+        }
+        response
     }
 
     async fn domain_for(&self, is_page: bool) -> Option<String> {
@@ -101,7 +135,11 @@ impl GateRoutes {
         let uri = original_uri(head);
         let app = self.gate.app_for_page(status, headers, uri.as_deref()).await;
         let domain = self.domain_for(app.is_some()).await;
-        let context = PageContext { uri: uri.as_deref(), domain: domain.as_deref() };
+        let context = PageContext {
+            uri: uri.as_deref(),
+            domain: domain.as_deref(),
+            pairs: self.pairing.is_some(),
+        };
         if let (Some(status), true) = (status, is_gate_status(head)) {
             return self.gate_response(status, app, headers, context).await;
         }
@@ -132,7 +170,7 @@ impl GateRoutes {
                 let asleep = Asleep { app, form: AsleepResponse::Problem };
                 self.pages.asleep(&asleep, headers, context).await
             }
-            _ => answer::of_status(status),
+            _ => self.challenged(answer::of_status(status), headers),
         }
     }
 }
@@ -182,8 +220,15 @@ fn original_uri(head: &Parts) -> Option<String> {
 
 impl Handler for GateRoutes {
     async fn handle(&self, request: Request<Body>) -> Response {
+        let (mut head, body) = request.into_parts();
+        if head.uri.path().starts_with(pairing::PREFIX)
+            && let Some(pairing) = &self.pairing
+        {
+            apply_target_authority(&mut head);
+            return identified(&head.headers, pairing.answer(&head, body)).await;
+        }
         // Dropped before anything is waited for: what arrives of the body is not kept.
-        let (mut head, _) = request.into_parts();
+        drop(body);
         let endpoint = match head.uri.path() {
             "/internal/auth" => Endpoint::Auth,
             "/internal/authenticate_terminal" => Endpoint::Terminal,
@@ -215,8 +260,6 @@ fn apply_target_authority(head: &mut Parts) {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use http::StatusCode;
 
     use super::*;
     use crate::domain::client::Client;

@@ -241,6 +241,7 @@ impl<H: Handler> Acceptor<H> {
         match admission.admit(ip) {
             Ok(permit) => {
                 let activity = Activity::new(Arc::clone(&server.pulse), Arc::clone(admission));
+                let activity = activity.of_client(ip);
                 let (server, activity) = (Arc::clone(server), Arc::new(activity));
                 let alive = alive.clone();
                 let connection = Connection { server, peer, activity, permit, alive };

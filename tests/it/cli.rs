@@ -421,9 +421,9 @@ async fn migrate_brings_the_schema_and_is_done_the_second_time() {
     let home = Home::new(Store::Postgres, "").await;
     home.run(&["migrate"]).expect(0, "applied ");
     home.run(&["migrate"]).expect(0, "the schema is up to date");
-    let newer = "INSERT INTO nightporter.migrations VALUES (2, 'more', '', '0')";
+    let newer = "INSERT INTO nightporter.migrations VALUES (3, 'more', '', '0')";
     home.sample.database().batch(newer).await;
-    home.run(&["migrate"]).expect(0, "V2__more was applied by a newer version");
+    home.run(&["migrate"]).expect(0, "V3__more was applied by a newer version");
     Home::new(Store::Files, "").await.run(&["migrate"]).expect(0, "no schema");
 }
 
@@ -459,7 +459,8 @@ async fn traefik_gets_a_route_for_each_app_that_can_have_one() {
         "url: \"http://notes-web:8080\"",
         "address: \"http://127.0.0.1:8400/internal/auth\"",
         "# mute: no route: it has no entry point for HTTP",
-        "authResponseHeadersRegex: \"(?i)^x[^a-z0-9]ptl[^a-z0-9]\"",
+        "authResponseHeadersRegex: \"(?i)^(cookie$|x[^a-z0-9]ptl[^a-z0-9])\"",
+        "rule: \"PathPrefix(`/.nightporter/`)\"",
     ] {
         assert!(yaml.contains(part), "{part}\n{yaml}");
     }
@@ -469,6 +470,10 @@ async fn traefik_gets_a_route_for_each_app_that_can_have_one() {
         let mut command = home.command(&[&["traefik"], arguments].concat());
         Run::of(command.envs(variables.iter().copied()))
     };
+    // A gate that sends no cookies must not cost apps theirs.
+    let off = [("NIGHTPORTER_GATE__HIDE_TOKEN", "false"), ("NIGHTPORTER_GATE__PAIRING", "false")];
+    let yaml = with(&off, &[]).expect(0, "\"(?i)^x[^a-z0-9]ptl[^a-z0-9]\"").out;
+    assert!(!yaml.contains(".nightporter/"), "{yaml}");
     let tls = ("NIGHTPORTER_GATE__TLS__SELF_SIGNED", "true");
     let yaml = with(&[tls], &["--address", "https://nightporter:8400/"]).expect(0, "https:").out;
     for part in [

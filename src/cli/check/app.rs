@@ -1,12 +1,13 @@
 //! Checks the description of each app.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::Report;
 use super::repeated::repeated_keys;
 use super::rules::{RuleWarning, rule_warnings};
-use crate::config::Config;
+use crate::config::{Config, StoreKind};
 use crate::domain::app::{AppMeta, PathRule};
 use crate::domain::client::{Client, KnownClient};
 use crate::domain::identity::Identity;
@@ -18,11 +19,14 @@ use crate::gate::headers::HeaderTemplates;
 /// remove those that clients send.
 const GRANTED: &str = "x-ptl-";
 
-/// Checks every folder of `store.installed_apps_dir`.
-pub(super) fn all(config: &Config, report: &mut Report) {
+/// Checks every folder of `store.installed_apps_dir`. `labelled` are the apps, in lower case,
+/// that labels describe, which need no file.
+pub(super) fn all(config: &Config, labelled: &BTreeSet<String>, report: &mut Report) {
     let dir = &config.store.installed_apps_dir;
     let folders = match std::fs::read_dir(dir) {
         Ok(folders) => folders,
+        // Where labels count, the process creates it.
+        Err(error) if error.kind() == ErrorKind::NotFound && is_created(config) => return,
         Err(error) => {
             let hint = "set `store.installed_apps_dir` to the folder of the apps";
             return report.error(dir, "", format!("cannot be read: {error}"), hint);
@@ -37,8 +41,10 @@ pub(super) fn all(config: &Config, report: &mut Report) {
     let strategies = config.wake.apps.keys().map(|name| ("wake.apps", name));
     let streams = config.wake.streams.apps.keys().map(|name| ("wake.streams.apps", name));
     let preflights = config.gate.cors_preflight.iter().map(|name| ("gate.cors_preflight", name));
+    let is_installed =
+        |name: &str| names.contains(name) || labelled.contains(&name.to_ascii_lowercase());
     for (key, name) in
-        strategies.chain(streams).chain(preflights).filter(|(_, name)| !names.contains(*name))
+        strategies.chain(streams).chain(preflights).filter(|(_, name)| !is_installed(name))
     {
         let configuration = Path::new("configuration");
         let hint = "correct the name, or remove the entry";
@@ -47,6 +53,10 @@ pub(super) fn all(config: &Config, report: &mut Report) {
     let (mut labels, mut projects) = (BTreeMap::new(), BTreeMap::new());
     for name in &names {
         let file = dir.join(name).join("app_meta.json");
+        // Its folder may hold an icon.
+        if labelled.contains(&name.to_ascii_lowercase()) && !file.exists() {
+            continue;
+        }
         if let Some(other) = labels.insert(name.to_ascii_lowercase(), name) {
             let hint = "hosts are read in lower case; rename one of the two";
             report.error(&file, "", format!("has the same host as the app `{other}`"), hint);
@@ -58,6 +68,14 @@ pub(super) fn all(config: &Config, report: &mut Report) {
         }
         one(config, name, &file, report);
     }
+}
+
+/// Whether the process creates the folder of the apps if it is missing.
+fn is_created(config: &Config) -> bool {
+    let dir = &config.store.installed_apps_dir;
+    let has_labels = config.store.labels && config.wake.enabled;
+    matches!(&config.store.kind, StoreKind::Files { path, .. }
+        if has_labels && dir.parent() == Some(path) && path.is_dir())
 }
 
 fn one(config: &Config, name: &str, file: &Path, report: &mut Report) {
@@ -91,6 +109,9 @@ fn one(config: &Config, name: &str, file: &Path, report: &mut Report) {
         let hint = "use auto, pass, page or hold, unless it is another program's key";
         report.warning(file, "wake", format!("unknown value {value} is ignored"), hint);
     }
+    for problem in &meta.invalid_hosts {
+        report.warning(file, "hosts", problem, "correct it; until then it names no app");
+    }
     let warnings = rule_warnings(&meta.paths, config.gate.path_matching);
     for RuleWarning { prefix, problem, hint } in warnings {
         report.warning(file, key_of(&prefix), problem, &hint);
@@ -100,7 +121,7 @@ fn one(config: &Config, name: &str, file: &Path, report: &mut Report) {
     }
 }
 
-fn headers(config: &Config, rule: &PathRule, file: &Path, report: &mut Report) {
+pub(super) fn headers(config: &Config, rule: &PathRule, file: &Path, report: &mut Report) {
     let key = |header: &str| format!("{}.headers.{header:?}", key_of(&rule.prefix));
     let mut names = BTreeMap::new();
     for (header, template) in &rule.headers {

@@ -1,4 +1,5 @@
-//! Finds apps without containers, if there is an engine.
+//! Finds apps without containers, and what is wrong with the labels of containers, if there
+//! is an engine.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,8 +8,11 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Report;
+use super::rules::{RuleWarning, rule_warnings};
 use crate::config::Config;
 use crate::domain::app::AppMeta;
+use crate::domain::app::labels::{Described, Finding, PREFIX};
+use crate::store::Source;
 use crate::wake::docker::APP_LABEL;
 use crate::wake::{AppSpec, Survey, survey};
 
@@ -16,13 +20,16 @@ use crate::wake::{AppSpec, Survey, survey};
 /// wait for one that hangs.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Looks for the containers of every app that can be read.
-pub(super) async fn all(config: &Config, report: &mut Report) {
+/// Looks for the containers of every app that can be read, and for apps that labels
+/// describe.
+pub(super) async fn all(config: &Config, source: Option<&Source>, report: &mut Report) {
     if !config.wake.enabled {
         return;
     }
     let apps = installed(&config.store.installed_apps_dir);
-    let Ok(Ok(Survey { unmatched, strays })) = timeout(LIMIT, survey(config, &apps)).await else {
+    let labels = source.and_then(|source| source.descriptions().labels());
+    let surveying = survey(config, &apps, labels.map(|labels| &**labels));
+    let Ok(Ok(Survey { unmatched, strays, homeless })) = timeout(LIMIT, surveying).await else {
         return;
     };
     for name in unmatched {
@@ -41,6 +48,52 @@ pub(super) async fn all(config: &Config, report: &mut Report) {
             format!("its label `{APP_LABEL}` names the app `{app}`, which is not installed"),
             "correct the label, or remove it",
         );
+    }
+    for container in homeless {
+        let problem = format!("has labels that describe an app, but no label `{APP_LABEL}`");
+        let hint = "add the label, or remove the others";
+        report.warning(Path::new("engine"), container, problem, hint);
+    }
+    for (app, described) in labels.iter().flat_map(|labels| labels.apps()) {
+        described_by_labels(config, &app, &described, report);
+    }
+}
+
+/// Reports what is wrong with an app's labels.
+fn described_by_labels(config: &Config, app: &str, described: &Described, report: &mut Report) {
+    let engine = Path::new("engine");
+    let folder = config.store.installed_apps_dir.join(app);
+    if folder.join("app_meta.json").exists() {
+        if described.is_described {
+            let problem =
+                "describes the app, and so do labels of its containers, which do not count";
+            let hint = "remove the labels except `nightporter.app`, or the file";
+            report.warning(&folder.join("app_meta.json"), "", problem, hint);
+        }
+        return;
+    }
+    match &described.meta {
+        Ok(meta) => {
+            for RuleWarning { prefix, problem, hint } in
+                rule_warnings(&meta.paths, config.gate.path_matching)
+            {
+                report.warning(engine, format!("{app}: path {prefix:?}"), problem, &hint);
+            }
+            // Each rule has the same headers.
+            for rule in meta.paths.iter().take(1) {
+                super::app::headers(config, rule, engine, report);
+            }
+        }
+        Err(findings) => {
+            for Finding { container, label, problem } in findings {
+                let hint = "correct the label; until then the app answers 503";
+                report.error(engine, format!("{container}: {PREFIX}{label}"), problem, hint);
+            }
+        }
+    }
+    for Finding { container, label, problem } in &described.notices {
+        let hint = "requests reach the app only if the proxy knows where it is";
+        report.warning(engine, format!("{container}: {PREFIX}{label}"), problem, hint);
     }
 }
 

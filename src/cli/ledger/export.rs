@@ -20,8 +20,7 @@ const PAGE: usize = 2_000;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Options {
-    /// Put digests in place of client ids, names and addresses, and leave out paths and
-    /// the texts of notes
+    /// Put digests in place of client ids, names, addresses, paths and the texts of notes
     #[arg(long)]
     masked: bool,
 }
@@ -68,9 +67,12 @@ struct Lines<'a> {
 impl Lines<'_> {
     fn write(&mut self, page: Vec<Stored>) -> Result<(), CliError> {
         for Stored { record, position } in page {
-            let record = if self.is_masked { masked(record) } else { record };
-            let viewer = if self.is_masked { Viewer::masked(None, "") } else { Viewer::clear() };
-            let line = Line { position, record: RecordForm::new(&record, &viewer) };
+            let record = if self.is_masked {
+                RecordForm::of_masked(&masked(record), &Viewer::masked(None, ""))
+            } else {
+                RecordForm::new(&record, &Viewer::clear())
+            };
+            let line = Line { position, record };
             let line = serde_json::to_string(&line).map_err(std::io::Error::from)?;
             writeln!(self.out, "{line}")?;
             self.count += 1;

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::progress::Progress;
 use super::{open, own_key};
-use crate::cli::{CliError, CommandResult, NEGATIVE, wait, wall_clock};
+use crate::cli::{CliError, CommandResult, NEGATIVE, wait};
 use crate::config::Config;
 use crate::ledger::checkpoint::file::{CheckpointFile, FILE, Notes};
 use crate::ledger::checkpoint::{Checkpoint, rfc3339};
@@ -64,20 +64,16 @@ fn proof(
     out: &mut dyn Write,
 ) -> CommandResult {
     match Proof::parse(&read(file)?).and_then(|proof| proof.verify(key)) {
-        Ok(Proved { record, is_masked, position, checkpoint }) if *json => {
+        Ok(Proved { record, position, checkpoint, texts: _ }) if *json => {
             let checkpoint = claim(&checkpoint);
             let id = record.id.to_string();
-            let mut value = json!({"id": id, "position": position, "unaltered_since": checkpoint});
-            if is_masked {
-                value["proves"] = "leaf".into();
-            }
+            let value = json!({"id": id, "position": position, "unaltered_since": checkpoint});
             writeln!(out, "{value}")?;
             Ok(ExitCode::SUCCESS)
         }
-        Ok(Proved { record, is_masked, position, checkpoint }) => {
+        Ok(Proved { record, position, checkpoint, texts: _ }) => {
             let id = record.id;
-            let of = if is_masked { " (only the hash of the record, which is masked)" } else { "" };
-            writeln!(out, "record {id} at position {position}: {}{of}", words(&checkpoint))?;
+            writeln!(out, "record {id} at position {position}: {}", words(&checkpoint))?;
             Ok(ExitCode::SUCCESS)
         }
         Err(problem) => {
@@ -112,17 +108,23 @@ fn whole(
         };
         let mut kept = Vec::new();
         let log = CheckpointFile::new(config.ledger.path.join(FILE));
-        if let Some(notes) = log.read()? {
-            kept.push(Kept { name: FILE.into(), notes, is_log: true });
+        match log.read()? {
+            Some(notes) => kept.push(Kept { name: FILE.into(), notes, is_log: true }),
+            // It belongs beside the private key, which an auditor does not have.
+            None if signer.is_some() => {
+                kept.push(Kept { name: FILE.into(), notes: Notes::default(), is_log: true });
+            }
+            None => {}
         }
         if let Some(file) = &options.checkpoint {
             let name = file.display().to_string().into();
             kept.push(Kept { name, notes: Notes::parse(&read(file)?), is_log: false });
         }
         let spooled = spooled(&ledger.letters).await?;
-        let now = wall_clock().into();
-        let evidence = Evidence { tenant, key, signer, kept, spooled, now };
         let mut snapshot = ledger.archive.snapshot().await?;
+        // The clock of this machine may be another one.
+        let now = snapshot.now().await?;
+        let evidence = Evidence { tenant, key, signer, kept, spooled, now };
         let mut progress = Progress::new("verified");
         let report = verify(&mut snapshot, evidence, |done, all| progress.show(done, Some(all)));
         Ok(report.await?)

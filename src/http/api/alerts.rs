@@ -9,10 +9,10 @@ use serde::Serialize;
 use super::outcome::Outcome;
 use super::problem::Problem;
 use super::query::Query;
-use super::{Call, Services, ok};
+use super::{Call, Services, ok, read_object};
 use crate::access::{Right, Viewer};
 use crate::alerts::silence::Silence;
-use crate::alerts::table::{self, Alert, AlertPage, Cursor, HistoryEntry};
+use crate::alerts::table::{self, Alert, AlertPage, Cursor, HistoryEntry, untold};
 use crate::alerts::{Board, Rule, board, message, rule};
 use crate::http::Response;
 use crate::http::probes::FiringAlert;
@@ -21,6 +21,7 @@ use crate::ledger::acts::Act;
 use crate::ledger::archive::Archive;
 use crate::ledger::checkpoint::rfc3339;
 use crate::ledger::record::Micros;
+use crate::webhooks::outbox;
 
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 500;
@@ -73,7 +74,7 @@ pub(super) struct Shown {
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "AlertSubject")]
 struct ShownSubject {
-    /// `box`, `client`, `address`, `app`, `job`, `folder` or `others`.
+    /// `box`, `client`, `address`, `app`, `job`, `folder`, `endpoint` or `others`.
     kind: &'static str,
     #[schemars(extend("x-masked" = true))]
     value: String,
@@ -100,6 +101,18 @@ struct ShownChange {
     detail: String,
     /// Whether no message was sent.
     silenced: bool,
+}
+
+/// The body of a request for a silence, as it is described; it is read as a [`Silence`].
+#[derive(Debug, JsonSchema)]
+#[schemars(rename = "WantedSilence", deny_unknown_fields)]
+#[expect(dead_code, reason = "it is described only")]
+pub(super) struct Wanted {
+    /// A time span such as `2h`; `0s` ends a silence. One of the two is given.
+    #[schemars(rename = "for")]
+    span: Option<String>,
+    /// A time with its zone (RFC 3339), such as `2026-12-01T08:00:00Z`.
+    until: Option<String>,
 }
 
 impl Alerts {
@@ -174,7 +187,9 @@ pub(super) async fn list(services: &Services, call: Call) -> Result<Response, Pr
 pub(super) async fn history(services: &Services, call: Call) -> Result<Response, Problem> {
     let alerts = services.alerts()?;
     let mut query = call.query()?;
-    let after = query.value("after", "the `next` of an answer", |text| text.parse().ok())?;
+    let after = query.value("after", "the `next` of an answer", |text| {
+        text.parse().ok().filter(|number| *number >= 1)
+    })?;
     let limit = limit(&mut query)?;
     query.end()?;
     let id = call.parameters.get("id");
@@ -200,20 +215,26 @@ pub(super) async fn history(services: &Services, call: Call) -> Result<Response,
 pub(super) async fn silence(services: &Services, call: Call) -> Result<Outcome<'_>, Problem> {
     let alerts = services.alerts()?;
     call.query()?.end()?;
-    let asked: Silence = serde_json::from_slice(call.body()).map_err(|error| {
+    let asked: Silence = read_object(call.body()).map_err(|error| {
         let expected = r#"expected {"for": "2h"} or {"until": "2026-12-01T08:00:00Z"}"#;
         Problem::new(StatusCode::BAD_REQUEST, format!("invalid body: {error}; {expected}"))
     })?;
+    let tenant = services.own_rows(&call)?;
     let id = call.parameters.get("id");
     let mut transaction = alerts.archive().begin().await?;
-    let until = asked.until(transaction.now().await?);
+    let now = transaction.now().await?;
+    let until = asked.until(now);
     let until = until.map_err(|error| Problem::parameter(error.field(), error.to_string()))?;
-    let silenced = table::silence(&mut transaction, &call.tenant, id, until).await?;
+    let silenced = table::silence(&mut transaction, &tenant, id, until).await?;
     let alert = silenced.ok_or_else(|| missing(id))?;
+    if until.is_none() && untold::take(&mut transaction, &tenant, &alert).await? {
+        outbox::enqueue(&mut transaction, &tenant, &message::event(&alert, now)).await?;
+    }
     let until = until.map(|until| rfc3339(until).to_string());
-    services.record(&mut transaction, Act::Silence { alert: alert.id.clone(), until }).await?;
+    let act = Act::Silence { alert: alert.id.clone(), until };
+    let recorded = services.record(&mut transaction, act).await?;
     let viewer = alerts.viewer(&call).await;
-    Ok(Outcome::within(transaction, ok(&Shown::new(&alert, &viewer))))
+    Ok(Outcome::within(transaction, recorded, ok(&Shown::new(&alert, &viewer))))
 }
 
 fn missing(id: &str) -> Problem {

@@ -5,7 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::domain::lifecycle::Phase;
+use crate::access::Viewer;
+use crate::domain::lifecycle::{Phase, WakeError};
 use crate::store::touch::Touches;
 use crate::wake::docker::APP_LABEL;
 use crate::wake::{AppHandle, ContainerState, History, LastProbe, Registry, Shown};
@@ -41,8 +42,14 @@ pub(super) struct AppState {
 }
 
 impl AppState {
-    /// Describes an app.
-    pub(super) fn of(app: &AppHandle, registry: &Registry, touches: &Touches) -> Self {
+    /// Describes an app. What the engine or a program has worded may quote anything.
+    pub(super) fn of(
+        app: &AppHandle,
+        registry: &Registry,
+        touches: &Touches,
+        problems: Vec<String>,
+        viewer: &Viewer,
+    ) -> Self {
         let Shown { phase, containers, .. } = app.shown();
         let History {
             since,
@@ -64,10 +71,10 @@ impl AppState {
             next_sleep: next_sleep
                 .and_then(|(at, mode)| Some(NextSleep { at: time(at)?, to: mode.as_str() })),
             last_failure: last_failure
-                .map(|(at, failure)| Failure { at: time(at), reason: failure.to_string() }),
+                .map(|(at, failure)| Failure { at: time(at), reason: reason(&failure, viewer) }),
             last_start_seconds: start_took.map(|took| took.as_secs_f64()),
             last_probe: last_probe.map(Probe::from),
-            problems: app.problems(),
+            problems,
             containers: containers.iter().map(Container::from).collect(),
             hint: registry.is_unmatched(app).then(|| unmatched(&app.name)),
             place: None,
@@ -78,7 +85,7 @@ impl AppState {
         match phase {
             Phase::Queued { place } => described.place = Some(place),
             Phase::Failed { failure, retry_after } => {
-                described.reason = Some(failure.to_string());
+                described.reason = Some(reason(&failure, viewer));
                 described.retry_after_seconds = Some(retry_after.as_secs_f64());
             }
             Phase::Unavailable { status } => described.status = Some(status),
@@ -86,6 +93,11 @@ impl AppState {
         }
         described
     }
+}
+
+/// Returns why an app has failed; without the right to personal values only the error's name.
+pub(super) fn reason(failure: &WakeError, viewer: &Viewer) -> String {
+    if viewer.is_masked() { failure.name().to_owned() } else { failure.to_string() }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]

@@ -5,24 +5,30 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::app_state::AppState;
+use super::app_state::{AppState, reason};
 use super::problem::{Kind, Problem};
 use super::{Call, Services, ok};
+use crate::access::Viewer;
 use crate::domain::lifecycle::{Phase, SleepMode, WakeError};
+use crate::domain::names::Contested;
 use crate::http::Response;
 use crate::ledger::acts::Act;
+use crate::store::descriptions::Descriptions;
 use crate::store::touch::Touches;
 use crate::wake::{AppHandle, Backlog, Registry, Shown};
 
 /// `GET /v1/apps`
-pub(super) fn list(services: &Services) -> Response {
-    ok(&services.apps.all())
+pub(super) async fn list(services: &Services, call: Call) -> Result<Response, Problem> {
+    let contested = services.gate.contested_hosts().await;
+    Ok(ok(&services.apps.all(&contested, &call.viewer_of_texts())))
 }
 
 /// `GET /v1/apps/{name}`
-pub(super) fn show(services: &Services, call: &Call) -> Result<Response, Problem> {
+pub(super) async fn show(services: &Services, call: Call) -> Result<Response, Problem> {
     let name = call.parameters.get("name");
-    let app = services.apps.one(name).ok_or_else(|| missing(name))?;
+    let contested = services.gate.contested_hosts().await;
+    let app = services.apps.one(name, &contested, &call.viewer_of_texts());
+    let app = app.ok_or_else(|| missing(name))?;
     Ok(ok(&app))
 }
 
@@ -36,17 +42,19 @@ pub(super) async fn operate(
     let (apps, name) = (&services.apps, call.parameters.get("name"));
     let app = apps.registry.get(name).ok_or_else(|| missing(name))?;
     let act = services.commit(&call, operation.act(&app.name)).await?;
-    let outcome = apps.operate(&app, operation).await;
-    act.conclude(&outcome);
+    let (operator, operated) = (apps.clone(), Arc::clone(&app));
+    let outcome = act.perform(async move { operator.operate(&operated, operation).await }).await;
+    let viewer = call.viewer_of_texts();
     match outcome {
-        Ok(app) => Ok(ok(&app)),
+        Ok(()) => Ok(ok(&apps.describe(&app, &[], &viewer))),
         Err(failure) => {
             let status = match &failure {
                 WakeError::Declined(_) => StatusCode::CONFLICT,
                 _ => StatusCode::SERVICE_UNAVAILABLE,
             };
-            let problem = Problem::new(status, failure.to_string()).kind(Kind::APP_FAILED);
-            Err(Problem { app: apps.one(name).map(Box::new), ..problem })
+            let detail = reason(&failure, &viewer);
+            let problem = Problem::new(status, detail).kind(Kind::APP_FAILED);
+            Err(Problem { app: apps.one(name, &[], &viewer).map(Box::new), ..problem })
         }
     }
 }
@@ -76,15 +84,20 @@ impl Operation {
 }
 
 /// Describes all known apps and performs operations on them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Apps {
     registry: Arc<Registry>,
     touches: Arc<Touches>,
+    descriptions: Arc<Descriptions>,
 }
 
 impl Apps {
-    pub(crate) fn new(registry: Arc<Registry>, touches: Arc<Touches>) -> Self {
-        Self { registry, touches }
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        touches: Arc<Touches>,
+        descriptions: Arc<Descriptions>,
+    ) -> Self {
+        Self { registry, touches, descriptions }
     }
 
     /// Returns the registry, which knows when the process is about to end.
@@ -92,22 +105,21 @@ impl Apps {
         Arc::clone(&self.registry)
     }
 
-    fn all(&self) -> Vec<AppState> {
-        self.registry.list().iter().map(|app| self.describe(app)).collect()
+    fn all(&self, contested: &[Contested], viewer: &Viewer) -> Vec<AppState> {
+        self.registry.list().iter().map(|app| self.describe(app, contested, viewer)).collect()
     }
 
-    fn one(&self, name: &str) -> Option<AppState> {
-        self.registry.get(name).map(|app| self.describe(&app))
+    fn one(&self, name: &str, contested: &[Contested], viewer: &Viewer) -> Option<AppState> {
+        self.registry.get(name).map(|app| self.describe(&app, contested, viewer))
     }
 
-    /// Performs an operation and returns the app's new state.
-    async fn operate(&self, app: &AppHandle, operation: Operation) -> Result<AppState, WakeError> {
+    /// Performs an operation; returns when it has ended.
+    async fn operate(&self, app: &AppHandle, operation: Operation) -> Result<(), WakeError> {
         match operation {
-            Operation::Wake => self.registry.wake(&app.name).await?,
-            Operation::Sleep => self.registry.sleep(&app.name, SleepMode::Stopped).await?,
-            Operation::Pause => self.registry.sleep(&app.name, SleepMode::Paused).await?,
+            Operation::Wake => self.registry.wake(&app.name).await,
+            Operation::Sleep => self.registry.sleep(&app.name, SleepMode::Stopped).await,
+            Operation::Pause => self.registry.sleep(&app.name, SleepMode::Paused).await,
         }
-        Ok(self.describe(app))
     }
 
     /// Returns whether the engine's events arrive, and how many apps are in each state.
@@ -131,7 +143,16 @@ impl Apps {
         (self.registry.backlog(), ages.max().unwrap_or_default())
     }
 
-    fn describe(&self, app: &AppHandle) -> AppState {
-        AppState::of(app, &self.registry, &self.touches)
+    fn describe(&self, app: &AppHandle, contested: &[Contested], viewer: &Viewer) -> AppState {
+        let mut problems = app.problems();
+        let hosts = contested.iter().filter(|contested| contested.apps.contains(&app.name));
+        let found = self.descriptions.problems(&app.name).into_iter();
+        for problem in found.chain(hosts.map(ToString::to_string)) {
+            // The gate has noted all findings of an unusable description as one.
+            if !problems.iter().any(|known| known.contains(&problem)) {
+                problems.push(problem);
+            }
+        }
+        AppState::of(app, &self.registry, &self.touches, problems, viewer)
     }
 }

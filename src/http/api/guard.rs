@@ -8,10 +8,12 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use ipnet::IpNet;
 use subtle::ConstantTimeEq;
 use tracing::debug;
 
 use super::problem::{Kind, Problem};
+use super::proxies;
 use crate::access::{LookUpError, Principal, Tokens};
 use crate::config::{self, ListenAddr, Secret};
 use crate::http::{Response, answer, probes};
@@ -30,6 +32,8 @@ pub(super) struct Guard {
     /// Whether the listener is a socket file: web pages cannot reach one, and clients send
     /// any host name to it.
     is_socket_file: bool,
+    /// Networks whose programs may ask what is for monitors without a token.
+    monitors: Vec<IpNet>,
 }
 
 /// Why a request gets no further than the table.
@@ -103,18 +107,28 @@ impl Refusal {
 
 /// What a request carries to show whose it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Credential<'a> {
+pub(super) enum Credential<'a> {
     None,
     Bearer(&'a [u8]),
-    /// Several of them: which one counts is not for this process to guess.
+    /// Several headers: which one counts is not for this process to guess.
     Ambiguous,
+}
+
+impl<'a> Credential<'a> {
+    /// Returns the text of the token, if there is one.
+    pub(super) fn bearer(self) -> Option<&'a [u8]> {
+        match self {
+            Self::Bearer(sent) => Some(sent),
+            Self::None | Self::Ambiguous => None,
+        }
+    }
 }
 
 impl Guard {
     pub(super) fn new(config: &config::Ops, tokens: Option<Arc<Tokens>>) -> Self {
-        let config::Ops { listen, token, hosts, app_metrics: _ } = config.clone();
+        let config::Ops { listen, token, hosts, monitors, app_metrics: _ } = config.clone();
         let is_socket_file = matches!(listen, ListenAddr::Unix(_));
-        Self { root: token, tokens, hosts, is_socket_file }
+        Self { root: token, tokens, hosts, is_socket_file, monitors }
     }
 
     pub(super) async fn admit(
@@ -122,9 +136,18 @@ impl Guard {
         method: &Method,
         uri: &Uri,
         headers: &HeaderMap,
+        client: Option<IpAddr>,
     ) -> Result<Principal, Refusal> {
         let credential = credential(headers);
-        let principal = self.principal(credential).await?;
+        let is_monitor = method.is_safe()
+            && credential == Credential::None
+            && proxies::is_for_monitors(uri.path())
+            && client.is_some_and(|client| self.is_monitor(client));
+        let principal = if is_monitor && self.root.is_some() {
+            Principal::monitor()
+        } else {
+            self.principal(credential).await?
+        };
         let is_anonymous = credential == Credential::None;
         if is_anonymous
             && !probes::reveals_only_a_state(uri.path())
@@ -136,6 +159,11 @@ impl Guard {
             return Err(Refusal::OtherSite);
         }
         Ok(principal)
+    }
+
+    fn is_monitor(&self, client: IpAddr) -> bool {
+        let client = client.to_canonical();
+        self.monitors.iter().any(|network| network.contains(&client))
     }
 
     async fn principal(&self, credential: Credential<'_>) -> Result<Principal, Refusal> {
@@ -169,19 +197,26 @@ impl Guard {
     }
 }
 
-/// Returns the bearer credential among a request's headers. Without `ops.token`, credentials
-/// of other schemes are left to whoever added them, such as a proxy.
-fn credential(headers: &HeaderMap) -> Credential<'_> {
-    let all = headers.get_all(header::AUTHORIZATION).iter();
-    let bearers = all.filter_map(|value| bearer(value.as_bytes()));
-    let mut credential = Credential::None;
-    for sent in bearers {
-        credential = match credential {
-            Credential::None => Credential::Bearer(sent),
-            _ => return Credential::Ambiguous,
-        };
+/// Returns the bearer credential of a request. The header may occur once (RFC 9110 section
+/// 11.6.2). Without `ops.token`, credentials of other schemes are left to whoever added them,
+/// such as a proxy.
+pub(super) fn credential(headers: &HeaderMap) -> Credential<'_> {
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    match (all.next(), all.next()) {
+        (None, _) => Credential::None,
+        (Some(value), None) => {
+            bearer(value.as_bytes()).map_or(Credential::None, Credential::Bearer)
+        }
+        (Some(_), Some(_)) => Credential::Ambiguous,
     }
-    credential
+}
+
+/// Returns the token that an admitted request carries.
+pub(super) fn token(headers: &HeaderMap) -> Option<&[u8]> {
+    match credential(headers) {
+        Credential::Bearer(sent) => Some(sent),
+        Credential::None | Credential::Ambiguous => None,
+    }
 }
 
 /// Whether a host, with or without a port, is an IP address, a name of the loopback
@@ -225,12 +260,14 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Right;
 
     fn guard(listen: &str, token: Option<&str>) -> Guard {
         let listen = listen.parse().expect("an address");
         let hosts = vec!["porter.lan".to_owned()];
         let token = token.map(Secret::new);
-        Guard::new(&config::Ops { listen, token, hosts, app_metrics: true }, None)
+        let monitors = vec!["192.0.2.0/24".parse().expect("a network")];
+        Guard::new(&config::Ops { listen, token, hosts, monitors, app_metrics: true }, None)
     }
 
     /// Returns the status of the refusal.
@@ -245,7 +282,8 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).expect("a request").into_parts();
-        let refusal = guard.admit(&parts.method, &parts.uri, &parts.headers).await.err()?;
+        let admitted = guard.admit(&parts.method, &parts.uri, &parts.headers, None).await;
+        let refusal = admitted.err()?;
         Some(match refusal {
             Refusal::Credentials => Refused::Credentials,
             Refusal::UnknownHost => Refused::UnknownHost,
@@ -291,14 +329,41 @@ mod tests {
             (tcp, Some("abc"), "GET", "/v1/apps", &[token, token], Some(Credentials)),
             (tcp, Some("abc"), "GET", "/v1/apps", &[wrong, token], Some(Credentials)),
             (tcp, Some("abc"), "GET", "/v1/apps", &[basic], Some(Credentials)),
+            (tcp, Some("abc"), "GET", "/v1/apps", &[basic, token], Some(Credentials)),
+            (tcp, Some("abc"), "GET", "/v1/apps", &[token, basic], Some(Credentials)),
             // Whoever sends a token is who it says, or nobody.
             (tcp, None, "GET", "/v1/apps", &[own, token], Some(Credentials)),
             (tcp, None, "GET", "/livez", &[own, token], Some(Credentials)),
             ("unix:/ops.sock", None, "GET", "/v1/apps", &[token], Some(Credentials)),
             (tcp, None, "GET", "/v1/apps", &[own, basic], None),
+            (tcp, None, "GET", "/v1/apps", &[own, basic, basic], Some(Credentials)),
         ] {
             let refusal = admit(&guard(listen, secret), method, path, headers).await;
             assert_eq!(refusal, expected, "{method} {path} {headers:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn monitors_of_listed_networks_ask_for_states_and_routes_and_nothing_else() {
+        let guard = guard("127.0.0.1:0", Some("abc"));
+        let host = |name| HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(name))]);
+        let ask = async |method: &str, path: &str, client: &str, name| {
+            let (method, uri) = (method.parse().expect("a method"), path.parse().expect("a path"));
+            let client = Some(client.parse().expect("an address"));
+            guard.admit(&method, &uri, &host(name), client).await.ok()
+        };
+        for client in ["192.0.2.7", "::ffff:192.0.2.7"] {
+            for path in ["/v1/status/notes", "/v1/status?host=a.example", "/v1/traefik"] {
+                let principal = ask("GET", path, client, "porter.lan").await.expect(path);
+                assert!(principal.may(Right::Read) && !principal.may(Right::Operate));
+                assert!(!principal.may(Right::Pii));
+                assert!(ask("POST", path, client, "porter.lan").await.is_none(), "{path}");
+                assert!(ask("GET", path, client, "evil.example").await.is_none(), "{path}");
+                assert!(ask("GET", path, "192.0.3.7", "porter.lan").await.is_none(), "{path}");
+            }
+            for path in ["/v1/apps", "/metrics", "/v1/statusX", "/v1/requests", "/livez"] {
+                assert!(ask("GET", path, client, "porter.lan").await.is_none(), "{path}");
+            }
         }
     }
 

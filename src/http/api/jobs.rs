@@ -6,9 +6,11 @@ use http::StatusCode;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::outcome::Outcome;
 use super::problem::Problem;
 use super::query::Query;
 use super::{Call, Services, json, ok};
+use crate::access::Viewer;
 use crate::http::Response;
 use crate::jobs::{Jobs, Plan, Status};
 use crate::ledger::archive::JobRow;
@@ -19,9 +21,10 @@ const DEFAULT_RUNS: usize = 50;
 const MAX_RUNS: usize = 500;
 
 /// `GET /v1/jobs`
-pub(super) async fn list(services: &Services) -> Result<Response, Problem> {
+pub(super) async fn list(services: &Services, call: Call) -> Result<Response, Problem> {
     let jobs = jobs(services)?.list().await?;
-    Ok(ok(&List { jobs: jobs.iter().map(Job::from).collect() }))
+    let viewer = call.viewer_of_texts();
+    Ok(ok(&List { jobs: jobs.iter().map(|status| Job::new(status, &viewer)).collect() }))
 }
 
 /// `GET /v1/jobs/{name}/runs`: the latest first.
@@ -44,16 +47,19 @@ pub(super) async fn runs(services: &Services, call: Call) -> Result<Response, Pr
     let is_more = runs.len() > limit;
     runs.truncate(limit);
     let next = runs.last().filter(|_| is_more).map(|run| run.number.to_string());
-    let runs = runs.iter().filter_map(|run| LastRun::of(&run.row)).collect();
+    let viewer = call.viewer_of_texts();
+    let runs = runs.iter().filter_map(|run| LastRun::of(&run.row, &viewer)).collect();
     Ok(ok(&RunLog { name, runs, next }))
 }
 
 /// `POST /v1/jobs/{name}/run`: makes a job due, and does not wait for it.
-pub(super) async fn run_now(services: &Services, call: Call) -> Result<Response, Problem> {
+pub(super) async fn run_now(services: &Services, call: Call) -> Result<Outcome<'_>, Problem> {
     let name = call.parameters.get("name");
     let asked = jobs(services)?.run_now(name).await;
-    let due = asked.ok_or_else(|| Problem::not_found(format!("there is no job `{name}`")))??;
-    Ok(json(StatusCode::ACCEPTED, &Asked { name, next_run: text(due) }))
+    let asked = asked.ok_or_else(|| Problem::not_found(format!("there is no job `{name}`")))??;
+    let response = json(StatusCode::ACCEPTED, &Asked { name, next_run: text(asked.due) });
+    let (transaction, runner) = asked.into_parts();
+    Ok(Outcome { transaction, ..response.into() }.then(move || runner.look()))
 }
 
 fn jobs(services: &Services) -> Result<&Arc<Jobs>, Problem> {
@@ -83,7 +89,7 @@ struct LastRun {
     started: String,
     ended: Option<String>,
     duration_seconds: Option<f64>,
-    /// While a run goes on, that of the one before.
+    /// While a run goes on, that of the one before. Without the right `pii`, its first word.
     outcome: Option<String>,
     /// The writer that ran it.
     by: Option<String>,
@@ -101,14 +107,14 @@ pub(super) struct RunLog<'a> {
 
 impl LastRun {
     /// Returns `None` if the job has not been run.
-    fn of(row: &JobRow) -> Option<Self> {
+    fn of(row: &JobRow, viewer: &Viewer) -> Option<Self> {
         let JobRow { name: _, due: _, started, ended, outcome, by } = row;
         let started = (*started)?;
         Some(Self {
             started: text(started),
             ended: ended.map(text),
             duration_seconds: ended.map(|ended| seconds(Micros(ended.0 - started.0))),
-            outcome: outcome.clone(),
+            outcome: outcome.as_deref().map(|outcome| shown(outcome, viewer)),
             by: by.map(|writer| format!("{writer:016x}")),
         })
     }
@@ -122,10 +128,19 @@ pub(super) struct Asked<'a> {
     next_run: String,
 }
 
-impl From<&Status> for Job {
-    fn from(Status { plan, row, holder }: &Status) -> Self {
+/// Returns an outcome as it is shown: what a job has failed with may quote anything.
+fn shown(outcome: &str, viewer: &Viewer) -> String {
+    if !viewer.is_masked() {
+        return outcome.to_owned();
+    }
+    let end = outcome.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(outcome.len());
+    viewer.word(&outcome[..end]).into_owned()
+}
+
+impl Job {
+    fn new(Status { plan, row, holder }: &Status, viewer: &Viewer) -> Self {
         let Plan { name, row: _, interval, limit: _ } = plan;
-        let last_run = row.as_ref().and_then(LastRun::of);
+        let last_run = row.as_ref().and_then(|row| LastRun::of(row, viewer));
         Self {
             name,
             interval_seconds: interval.as_secs_f64(),
@@ -143,4 +158,24 @@ fn text(at: Micros) -> String {
 #[expect(clippy::cast_precision_loss, reason = "durations stay far below 2^53 microseconds")]
 fn seconds(duration: Micros) -> f64 {
     duration.0 as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_outcome_the_first_word_is_shown_to_those_who_see_no_personal_values() {
+        let masked = Viewer::masked(None, "box");
+        for (outcome, word) in [
+            ("done", "done"),
+            ("failed: no row for Ada", "failed"),
+            ("failed 3 times in a row: no row for Ada", "failed"),
+            ("Ada", ""),
+            ("", ""),
+        ] {
+            assert_eq!(shown(outcome, &masked), word, "{outcome}");
+            assert_eq!(shown(outcome, &Viewer::clear()), outcome);
+        }
+    }
 }

@@ -21,6 +21,7 @@ pub(super) fn render(services: &Services) -> Response {
         services.gate.health();
     meters::note_store(live, verified_ago);
     meters::note_memory(touches_waiting, &caches);
+    meters::note_limited(services.gate.limited().len());
     if let Some(history) = &services.history {
         meters::note_ledger(&history.health());
     }

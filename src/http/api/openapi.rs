@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use self::operations::OPERATIONS;
 use super::problem::Document;
+use super::{Of, ROUTES, Route};
 use crate::http::{Response, answer};
 
 /// What one row of the routes' table takes and answers.
@@ -130,7 +131,9 @@ impl Operation {
         let mut add = |status: u16, what: &str, content_type: &str, schema: Option<Value>| {
             let content = schema.map_or_else(|| json!({}), |schema| json!({"schema": schema}));
             let mut response = json!({"description": what, "content": {content_type: content}});
-            let mut headers = headers(status, !method.is_safe() && content_type != PROBLEM);
+            // What the guard and the table of keys answer is not kept.
+            let is_kept = !method.is_safe() && !matches!(status, 401 | 408 | 413 | 422 | 429 | 501);
+            let mut headers = headers(status, is_kept);
             if is_versioned {
                 let what = "`true` if the token lacks the right `pii`: values that identify a \
                             person are masked.";
@@ -143,7 +146,16 @@ impl Operation {
             if !headers.is_empty() {
                 response["headers"] = headers.into();
             }
-            responses.entry(status.to_string()).or_insert(response);
+            let Some(known) = responses.get_mut(&status.to_string()) else {
+                responses.insert(status.to_string(), response);
+                return;
+            };
+            // One status for two reasons, such as of a probe and of the guard.
+            let schema = &mut known["content"][content_type]["schema"];
+            let other = &response["content"][content_type]["schema"];
+            if schema.is_object() && schema != other {
+                *schema = json!({"anyOf": [schema.take(), other]});
+            }
         };
         for Answer { status, what, content } in *answers {
             match content {
@@ -156,7 +168,9 @@ impl Operation {
             json!({"type": "object", "properties": {"detail": {"type": "string"}},
                                "required": ["detail"]})
         };
-        for (status, what) in common(method, !in_path.is_empty(), is_versioned) {
+        let is_this = |route: &&Route| route.method == *method && route.pattern == *pattern;
+        let is_of_box = ROUTES.iter().find(is_this).is_some_and(|route| route.of == Of::Box);
+        for (status, what) in common(method, !in_path.is_empty(), is_versioned, is_of_box) {
             if is_versioned {
                 add(status, what, PROBLEM, Some(problem.clone()));
             } else {
@@ -179,21 +193,28 @@ fn common(
     method: &Method,
     has_parameters: bool,
     is_versioned: bool,
+    is_of_box: bool,
 ) -> impl Iterator<Item = (u16, &'static str)> {
     let changes = !method.is_safe();
     [
         (400, "A parameter, a header or the body is not as it should be.", is_versioned),
         (401, "The token is missing, or is not valid.", true),
         (403, "The token has no right to this, or the request comes from another site.", true),
-        (404, "What the path names does not exist.", has_parameters && is_versioned),
+        (404, "What the path names does not exist.", has_parameters),
+        (404, "The token is one of another box.", is_of_box),
         (408, "The body did not arrive in time.", changes),
-        (409, "A request with the same key is being done; try again.", changes),
+        (
+            409,
+            "A request with the same key is being done, or its answer cannot be opened, or the rows \
+             are those of another box.",
+            changes,
+        ),
         (413, "The body is larger than 64 KiB.", changes),
         (422, "The key belongs to another request.", changes),
         (429, "The token has as many keys as it may have.", changes),
         (500, "An error of nightporter.", true),
         (501, "The ledger is disabled, so no key can be kept.", changes),
-        (503, "The ledger's archive cannot answer; nothing was done.", is_versioned),
+        (503, "The ledger's archive cannot answer, not even whose token it is.", true),
     ]
     .into_iter()
     .filter(|(_, _, applies)| *applies)
@@ -238,7 +259,6 @@ fn parameters_of(pattern: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ROUTES;
     use super::*;
 
     #[test]
@@ -273,6 +293,36 @@ mod tests {
         for name in ["path", "client_id", "client_name", "address"] {
             assert_eq!(record[name]["x-masked"], true, "{name}: {record}");
         }
+    }
+
+    #[test]
+    fn whatever_any_token_may_be_answered_is_described() {
+        let document = document();
+        for route in &ROUTES {
+            let method = route.method.as_str().to_ascii_lowercase();
+            let described = &document["paths"][route.pattern][method];
+            let what = format!("{} {}", route.method, route.pattern);
+            let responses = &described["responses"];
+            assert!(responses["503"].is_object() && responses["401"].is_object(), "{what}");
+            assert!(responses["404"].is_object() || route.of != Of::Box, "{what}");
+            let parameters = described["parameters"].as_array().expect("a list");
+            let takes = parameters.iter().any(|parameter| parameter["name"] == "tenant");
+            assert_eq!(takes, route.of == Of::Tenant, "{what}");
+            if !route.method.is_safe() {
+                for status in ["404", "409", "500", "503"] {
+                    let headers = &responses[status]["headers"];
+                    assert!(
+                        headers["Idempotency-Replayed"].is_object() || responses[status].is_null(),
+                        "{what} {status}"
+                    );
+                }
+            }
+        }
+        let silence = &document["paths"]["/v1/alerts/{id}/silence"]["post"];
+        assert!(silence["requestBody"]["content"][JSON]["schema"].is_object(), "{silence}");
+        // A probe says what it finds; a token that cannot be looked up is told otherwise.
+        let probe = &document["paths"]["/readyz"]["get"]["responses"]["503"]["content"][JSON];
+        assert_eq!(probe["schema"]["anyOf"].as_array().map(Vec::len), Some(2), "{probe}");
     }
 
     #[test]

@@ -1,43 +1,91 @@
 //! What a handler hands back: the response and, if its effect is in the archive, the
 //! transaction that makes it so.
 
+use std::sync::Arc;
+
 use futures_util::future::{BoxFuture, ready};
 
 use super::problem::Problem;
 use crate::http::Response;
+use crate::ledger::Ledger;
 use crate::ledger::archive::Transaction;
+use crate::ledger::direct::DirectWriter;
+use crate::ledger::record::RecordId;
 
 /// The result of a handler. The response is sent once the transaction is committed.
-#[derive(Debug)]
 pub(super) struct Outcome<'a> {
     pub(super) response: Response,
     /// Everything that the request changes in the archive. A handler does not commit it: with
     /// an idempotency key, the answer is stored in the same transaction.
     pub(super) transaction: Option<Transaction<'a>>,
+    /// What is called once everything is committed.
+    pub(super) then: Vec<Then>,
 }
+
+/// Must not block.
+type Then = Box<dyn FnOnce() + Send>;
 
 /// What a handler of the table returns.
 pub(super) type Handled<'a> = BoxFuture<'a, Result<Outcome<'a>, Problem>>;
 
 impl<'a> Outcome<'a> {
-    /// The response to a request whose effect is in this transaction.
-    pub(super) fn within(transaction: Transaction<'a>, response: Response) -> Self {
-        Self { response, transaction: Some(transaction) }
+    /// The response to a request whose effect and record are in this transaction.
+    pub(super) fn within(
+        transaction: Transaction<'a>,
+        recorded: Recorded,
+        response: Response,
+    ) -> Self {
+        let outcome = Self { response, transaction: Some(transaction), then: Vec::new() };
+        outcome.then(move || {
+            recorded.committed();
+        })
+    }
+
+    /// Adds what is done once everything is committed.
+    pub(super) fn then(mut self, then: impl FnOnce() + Send + 'static) -> Self {
+        self.then.push(Box::new(then));
+        self
     }
 
     /// Commits what there is to commit.
     pub(super) async fn commit(self) -> Result<Response, Problem> {
-        let Self { response, transaction } = self;
+        let Self { response, transaction, then } = self;
         if let Some(transaction) = transaction {
             transaction.commit().await?;
+        }
+        for then in then {
+            then();
         }
         Ok(response)
     }
 }
 
+/// The record of an act in a transaction that is not committed yet.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Recorded {
+    id: RecordId,
+    writer: DirectWriter,
+    ledger: Arc<Ledger>,
+}
+
+impl Recorded {
+    pub(super) fn new(id: RecordId, writer: DirectWriter, ledger: Arc<Ledger>) -> Self {
+        Self { id, writer, ledger }
+    }
+
+    /// Returns the id of the record, whose transaction is committed. The next act's has the
+    /// next number of the same writer, so that a record that is deleted leaves a gap.
+    pub(super) fn committed(self) -> RecordId {
+        let Self { id, writer, ledger } = self;
+        ledger.give_back(writer);
+        id
+    }
+}
+
 impl From<Response> for Outcome<'_> {
     fn from(response: Response) -> Self {
-        Self { response, transaction: None }
+        Self { response, transaction: None, then: Vec::new() }
     }
 }
 

@@ -9,6 +9,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
+use tracing::debug;
 
 use super::app_state::AppState;
 use crate::http::answer::Rejection;
@@ -41,6 +42,8 @@ impl Kind {
         Self::new("tenants-not-isolated", "Tenants Are Not Isolated");
     pub(super) const LEDGER_DISABLED: Self = Self::new("ledger-disabled", "The Ledger Is Disabled");
     pub(super) const ALERTS_DISABLED: Self = Self::new("alerts-disabled", "Alerts Are Disabled");
+    /// The rows belong to a box that another process serves.
+    pub(super) const OTHER_BOX: Self = Self::new("other-box", "Rows of Another Box");
     /// The app did not do what was asked for.
     pub(super) const APP_FAILED: Self = Self::new("app-failed", "The App Failed");
 
@@ -51,6 +54,8 @@ impl Kind {
         Self::new("idempotency-key-in-use", "The Request Is Being Done");
     pub(super) const KEY_REUSED: Self =
         Self::new("idempotency-key-reused", "The Key Belongs to Another Request");
+    pub(super) const ANSWER_UNREADABLE: Self =
+        Self::new("idempotency-answer-unreadable", "The Stored Answer Cannot Be Opened");
     pub(super) const TOO_MANY_KEYS: Self =
         Self::new("too-many-idempotency-keys", "Too Many Idempotency Keys");
     pub(super) const KEYS_UNUSABLE: Self =
@@ -202,6 +207,16 @@ impl From<ReadError> for Problem {
 
 impl From<ArchiveError> for Problem {
     fn from(error: ArchiveError) -> Self {
-        Self::unavailable(format!("the ledger's archive cannot answer: {error}"))
+        match error {
+            ArchiveError::Unavailable(problem) => {
+                Self::unavailable(format!("the ledger's archive cannot answer: {problem}"))
+            }
+            // What the database has said may quote a value.
+            ArchiveError::Content(problem) => {
+                debug!(%problem, "the archive refuses a request's content");
+                let detail = "the ledger's archive refuses this, or holds what cannot be read";
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+            }
+        }
     }
 }

@@ -11,14 +11,16 @@ use http_body_util::{BodyExt as _, Collected};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
+use super::guard::credential;
 use super::outcome::Outcome;
 use super::problem::{Kind, Problem};
 use super::{Call, Route, Services};
 use crate::http::{Response, ResponseBody};
 use crate::idempotency::LEASE;
+use crate::idempotency::answer::Answer;
 use crate::idempotency::fingerprint::{Payload, Scope};
 use crate::idempotency::key::{IDEMPOTENCY_KEY, Key};
-use crate::idempotency::table::{Claim, ClaimError, Execution, Keyed, Keys, Stored};
+use crate::idempotency::table::{Caller, Claim, ClaimError, Execution, Keyed, Keys};
 use crate::ledger::archive::Transaction;
 use crate::telemetry::{in_same_request, meters};
 
@@ -53,9 +55,14 @@ pub(super) async fn answer(
         Problem::new(StatusCode::NOT_IMPLEMENTED, detail).kind(Kind::LEDGER_DISABLED)
     })?;
     let keys = Arc::clone(&history.keys);
-    let keyed = keyed(&call.tenant, route, &call, key)?;
+    let keyed = keyed(route, &call, &key)?;
     match keys.claim(keyed).await? {
-        Claim::Replay(stored) => Ok(replay(stored)),
+        Claim::Replay(answer) => Ok(replay(answer)),
+        Claim::Unreadable => {
+            let detail = "the request was done, but its stored answer cannot be opened: it was \
+                          stored for another token, such as a former `ops.token`, or altered";
+            Err(Problem::new(StatusCode::CONFLICT, detail).kind(Kind::ANSWER_UNREADABLE))
+        }
         Claim::Running => Err(Problem {
             retry_after: Some(1),
             ..Problem::new(StatusCode::CONFLICT, "a request with this key is being done")
@@ -86,16 +93,18 @@ pub(super) async fn answer(
     }
 }
 
-fn keyed(tenant: &Arc<str>, route: &Route, call: &Call, key: Key) -> Result<Keyed, Problem> {
-    let token = Arc::clone(&call.principal.token);
-    let (method, uri) = (call.request.method().as_str(), call.request.uri());
+fn keyed(route: &Route, call: &Call, key: &Key) -> Result<Keyed, Problem> {
+    let Call { principal, tenant, request, .. } = call;
+    let caller = Caller { token: &principal.token, secret: credential(request.headers()).bearer() };
+    let (method, uri) = (request.method().as_str(), request.uri());
     let target = uri.path_and_query().map_or(uri.path(), |target| target.as_str());
-    let scope = Scope::new(tenant, &token, &format!("{method} {}", route.pattern));
+    let scope = Scope::new(tenant, caller.token, &format!("{method} {}", route.pattern));
     let scope = scope.map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, error.to_string()).kind(Kind::INVALID_KEY)
     })?;
-    let payload = Payload::of(method, target, call.request.body());
-    Ok(Keyed { tenant: Arc::clone(tenant), token, scope, key, payload })
+    let payload = Payload::of(method, target, request.body());
+    Keyed::new(tenant, caller, scope, key, payload)
+        .map_err(|_| Problem::unavailable("the answer could not be encrypted"))
 }
 
 /// Does the request and stores what it is answered with.
@@ -119,7 +128,7 @@ async fn execute(
             return Err(problem);
         }
     };
-    let Outcome { response, transaction } = match outcome {
+    let Outcome { response, transaction, then } = match outcome {
         Ok(outcome) => outcome,
         Err(problem) if problem.is_passing => {
             release(&keys, &execution).await;
@@ -130,27 +139,30 @@ async fn execute(
     let (head, body) = response.into_parts();
     // The error of a body that is made by this process cannot occur.
     let body = body.collect().await.map_or_else(|never| match never {}, Collected::to_bytes);
-    let stored = Stored {
+    let answer = Answer {
         status: head.status.as_u16(),
         headers: headers_text(&head.headers),
         body: body.to_vec(),
     };
     let response = http::Response::from_parts(head, ResponseBody::from(body));
     if let Some(transaction) = transaction {
-        let finished = finish(transaction, &execution, stored).await;
-        return match finished {
-            Ok(()) => Ok(response),
-            Err(problem) => {
-                release(&keys, &execution).await;
-                Err(problem)
-            }
-        };
+        if let Err(problem) = finish(transaction, &execution, answer).await {
+            release(&keys, &execution).await;
+            return Err(problem);
+        }
+        for then in then {
+            then();
+        }
+        return Ok(response);
+    }
+    for then in then {
+        then();
     }
     // The effect is there, whether the answer can be stored or not.
     for _ in 0..TRIES {
         let finished = async {
             let transaction = keys.begin().await?;
-            finish(transaction, &execution, stored.clone()).await
+            finish(transaction, &execution, answer.clone()).await
         };
         match finished.await {
             Ok(()) => return Ok(response),
@@ -191,9 +203,9 @@ async fn keep_lease(keys: &Keys, execution: &Execution) -> Problem {
 async fn finish(
     mut transaction: Transaction<'_>,
     execution: &Execution,
-    stored: Stored,
+    answer: Answer,
 ) -> Result<(), Problem> {
-    if !execution.finish(&mut transaction, stored).await? {
+    if !execution.finish(&mut transaction, answer).await? {
         transaction.roll_back().await?;
         return Err(lost());
     }
@@ -213,8 +225,8 @@ pub(super) fn lost() -> Problem {
 }
 
 /// Returns the answer as it was.
-fn replay(stored: Stored) -> Response {
-    let Stored { status, headers, body } = stored;
+fn replay(answer: Answer) -> Response {
+    let Answer { status, headers, body } = answer;
     let mut response = Response::new(ResponseBody::from(bytes::Bytes::from(body)));
     // What is stored here was a valid status once.
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();

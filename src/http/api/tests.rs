@@ -43,6 +43,11 @@ fn other_methods_and_other_paths_are_told_apart() {
         (Method::POST, "/v1/apps/notes/delete"),
         (Method::POST, "/v1/apps/notes/wake/now"),
         (Method::GET, "/v1/apps/%ff"),
+        (Method::GET, "/v1/apps/%00"),
+        (Method::GET, "/v1/webhooks/a%00b"),
+        (Method::DELETE, "/v1/webhooks/a%0A"),
+        (Method::GET, "/v1/requests/%7F"),
+        (Method::GET, "/v1/jobs/%C2%85/runs"),
         (Method::GET, "*"),
         (Method::GET, ""),
     ] {
@@ -106,6 +111,17 @@ fn a_tenant_is_selected_only_by_those_who_see_all() {
         assert_eq!(select(&bound, Some(query), Of::Tenant), refused, "{query}");
         assert_eq!(select(&root, Some(query), Of::Box), refused, "{query}");
     }
+}
+
+#[test]
+fn what_the_archive_refuses_is_no_passing_problem_and_is_not_quoted() {
+    use crate::ledger::archive::ArchiveError;
+    let problem = Problem::from(ArchiveError::Content("invalid value: Ada".into()));
+    assert_eq!((problem.status.as_u16(), problem.retry_after), (500, None));
+    assert!(!problem.is_passing && !problem.detail.contains("Ada"), "{problem:?}");
+    let problem = Problem::from(ArchiveError::Unavailable("connection refused".into()));
+    assert_eq!((problem.status.as_u16(), problem.retry_after), (503, Some(1)));
+    assert!(problem.is_passing, "{problem:?}");
 }
 
 #[test]

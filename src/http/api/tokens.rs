@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::outcome::Outcome;
 use super::problem::Problem;
 use super::query::Query;
-use super::{Call, Services, TENANT, json, ok};
+use super::{Call, Services, TENANT, json, ok, read_object};
 use crate::access::token::{Invalid, NewToken, Token};
 use crate::access::{Rights, Scope, Tokens};
 use crate::http::Response;
@@ -97,7 +97,7 @@ pub(super) async fn show(services: &Services, call: Call) -> Result<Response, Pr
 pub(super) async fn add(services: &Services, call: Call) -> Result<Outcome<'_>, Problem> {
     let scope = scope(&call)?;
     let tokens = tokens(services)?;
-    let wanted: Wanted = serde_json::from_slice(call.body()).map_err(|error| {
+    let wanted: Wanted = read_object(call.body()).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, format!("the body is not that of a token: {error}"))
     })?;
     let now = clock::now();
@@ -106,9 +106,9 @@ pub(super) async fn add(services: &Services, call: Call) -> Result<Outcome<'_>, 
     let act = Act::AddToken { id: Arc::clone(&token.id), rights: token.rights.to_string() };
     let mut transaction = tokens.begin().await?;
     tokens.insert(&mut transaction, &token).await?;
-    services.record(&mut transaction, act).await?;
+    let recorded = services.record(&mut transaction, act).await?;
     let added = Added { token: secret.expose(), shown: (&token).into() };
-    Ok(Outcome::within(transaction, json(StatusCode::CREATED, &added)))
+    Ok(Outcome::within(transaction, recorded, json(StatusCode::CREATED, &added)))
 }
 
 /// `DELETE /v1/tokens/{id}`
@@ -122,8 +122,10 @@ pub(super) async fn remove(services: &Services, call: Call) -> Result<Outcome<'_
         return Err(missing());
     }
     let act = Act::RemoveToken { id: Arc::clone(&token.id) };
-    services.record(&mut transaction, act).await?;
-    Ok(Outcome::within(transaction, ok(&Shown::from(token))))
+    let recorded = services.record(&mut transaction, act).await?;
+    let (removed, tokens) = (token.hash, Arc::clone(tokens));
+    let outcome = Outcome::within(transaction, recorded, ok(&Shown::from(token)));
+    Ok(outcome.then(move || tokens.note_removal(&removed)))
 }
 
 impl Wanted {

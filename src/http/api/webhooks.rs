@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use super::outcome::Outcome;
 use super::problem::Problem;
-use super::{Call, Services, json, ok};
-use crate::access::Right;
+use super::{Call, Services, json, ok, read_object};
+use crate::access::{Private, Right, Viewer};
 use crate::http::Response;
 use crate::ledger::acts::Act;
 use crate::ledger::archive::Transaction;
@@ -64,6 +64,20 @@ struct Disabled {
 #[schemars(rename = "Endpoints")]
 pub(super) struct List {
     endpoints: Vec<Shown>,
+    /// The names of endpoints whose rows cannot be read. They get no messages, and can be removed.
+    unreadable: Vec<String>,
+}
+
+/// An endpoint that was removed.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(rename = "RemovedEndpoint")]
+pub(super) enum Removed {
+    Endpoint(Box<Shown>),
+    /// Its row could not be read.
+    Unreadable {
+        id: String,
+    },
 }
 
 /// An endpoint with its secret, which is not shown again.
@@ -102,6 +116,33 @@ pub(super) struct Wanted {
     pii: bool,
 }
 
+/// The body of a change of an endpoint, as it is described; it is read as a
+/// [`Change`](manage::Change). What is missing stays as it is.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename = "ChangedEndpoint")]
+#[schemars(deny_unknown_fields)]
+#[expect(dead_code, reason = "it is described only")]
+pub(super) struct Changed {
+    /// It cannot be changed: missing, or as it is.
+    name: Option<String>,
+    /// The same.
+    kind: Option<String>,
+    url: Option<String>,
+    /// ntfy, gotify: a token; `null` removes it. Needed if the URL is that of another server and
+    /// there is one.
+    token: Option<String>,
+    /// `null` stands for `alert.*`.
+    events: Option<Vec<String>>,
+    /// `null` stands for all.
+    apps: Option<Vec<String>>,
+    /// When messages wait, such as `22:00-07:00`; `null` stands for never.
+    quiet: Option<String>,
+    /// Whether messages may contain personal values.
+    pii: Option<bool>,
+    /// `false` disables the endpoint: what waits for it is given up.
+    enabled: Option<bool>,
+}
+
 /// A test message that was queued.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "TestMessage")]
@@ -133,6 +174,7 @@ struct ShownAttempt {
     status: Option<i64>,
     detail: Option<String>,
     /// Up to 1 KiB of the answer.
+    #[schemars(extend("x-masked" = true))]
     answer: Option<String>,
     /// What has become of the delivery: `queued`, `delivered`, `failed` or `dropped`.
     delivery: String,
@@ -172,8 +214,11 @@ impl WithSecret {
     }
 }
 
-impl From<Attempt> for ShownAttempt {
-    fn from(attempt: Attempt) -> Self {
+impl ShownAttempt {
+    /// A receiver may answer with what it was sent, and the endpoint may have been one whose
+    /// messages contain personal values.
+    fn new(attempt: Attempt, viewer: &Viewer) -> Self {
+        let answer = attempt.answer.map(|answer| viewer.show(Private::Text(&answer), attempt.at));
         Self {
             event: attempt.event,
             r#type: attempt.kind,
@@ -183,7 +228,7 @@ impl From<Attempt> for ShownAttempt {
             outcome: attempt.outcome,
             status: attempt.status,
             detail: attempt.detail,
-            answer: attempt.answer,
+            answer,
             delivery: attempt.state,
             next_attempt: attempt.next.map(text),
         }
@@ -199,7 +244,9 @@ pub(super) async fn list(services: &Services, call: Call) -> Result<Response, Pr
     call.query()?.end()?;
     let mut snapshot = services.history()?.archive().snapshot_of(&call.tenant).await?;
     let endpoints = manage::list(&mut snapshot, &call.tenant).await?;
-    Ok(ok(&List { endpoints: endpoints.iter().map(Shown::from).collect() }))
+    let endpoints = endpoints.iter().map(Shown::from).collect();
+    let unreadable = manage::unreadable(&mut snapshot, &call.tenant).await?;
+    Ok(ok(&List { endpoints, unreadable }))
 }
 
 /// `GET /v1/webhooks/{id}`
@@ -227,7 +274,9 @@ pub(super) async fn log(services: &Services, call: Call) -> Result<Response, Pro
     let page =
         manage::log(&mut snapshot, tenant, id, event.as_deref(), after.as_ref(), limit).await?;
     let LogPage { attempts, next } = page;
-    let attempts = attempts.into_iter().map(ShownAttempt::from).collect();
+    let viewer = call.viewer_of_texts();
+    let attempts =
+        attempts.into_iter().map(|attempt| ShownAttempt::new(attempt, &viewer)).collect();
     Ok(ok(&Log { attempts, next: next.as_ref().map(cursor_text) }))
 }
 
@@ -242,14 +291,23 @@ fn read_cursor(text: &str) -> Option<LogCursor> {
     Some(LogCursor { at, number, event: parts.next()?.to_owned() })
 }
 
+/// Who says where messages go could read what they tell.
+fn may_receive(call: &Call) -> Result<(), Problem> {
+    if call.principal.may(Right::Read) {
+        return Ok(());
+    }
+    let detail = "who decides where messages go needs a token with the right `read`";
+    Err(Problem::new(StatusCode::FORBIDDEN, detail))
+}
+
 /// `POST /v1/webhooks`
 pub(super) async fn create(services: &Services, call: Call) -> Result<Outcome<'_>, Problem> {
-    let draft: Draft = serde_json::from_slice(call.body()).map_err(|error| {
+    let draft: Draft = read_object(call.body()).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, format!("the body is not an endpoint's: {error}"))
     })?;
+    may_receive(&call)?;
     if draft.pii && !call.principal.may(Right::Pii) {
-        let detail = "an endpoint with personal values needs a token with the right `pii`";
-        return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+        return Err(ManageError::Personal.into());
     }
     let mut change = Change::begin(services, &call).await?;
     let created =
@@ -258,13 +316,31 @@ pub(super) async fn create(services: &Services, call: Call) -> Result<Outcome<'_
     change.done("add_endpoint", &created.id, response).await
 }
 
+/// `PUT /v1/webhooks/{id}`
+pub(super) async fn change(services: &Services, call: Call) -> Result<Outcome<'_>, Problem> {
+    let wanted: manage::Change = read_object(call.body()).map_err(|error| {
+        let detail = format!("the body is not a change of an endpoint: {error}");
+        Problem::new(StatusCode::BAD_REQUEST, detail)
+    })?;
+    may_receive(&call)?;
+    let may_see = call.principal.may(Right::Pii);
+    let mut change = Change::begin(services, &call).await?;
+    let (transaction, tenant) = (&mut change.transaction, &change.tenant);
+    let (id, allowed) = (call.parameters.get("id"), &services.allowed);
+    let changed = manage::change(transaction, tenant, id, wanted, allowed, may_see).await?;
+    change.done("change_endpoint", id, ok(&Shown::from(&changed))).await
+}
+
 /// `DELETE /v1/webhooks/{id}`
 pub(super) async fn remove(services: &Services, call: Call) -> Result<Outcome<'_>, Problem> {
     let mut change = Change::begin(services, &call).await?;
     let id = call.parameters.get("id");
-    let removed = manage::find(&mut change.transaction, &change.tenant, id).await?;
-    manage::remove(&mut change.transaction, &change.tenant, id).await?;
-    change.done("remove_endpoint", id, ok(&Shown::from(&removed))).await
+    let removed = manage::remove(&mut change.transaction, &change.tenant, id).await?;
+    let removed = match &removed {
+        Some(removed) => Removed::Endpoint(Box::new(removed.into())),
+        None => Removed::Unreadable { id: id.to_owned() },
+    };
+    change.done("remove_endpoint", id, ok(&removed)).await
 }
 
 /// `POST /v1/webhooks/{id}/rotate`
@@ -302,10 +378,7 @@ impl<'a> Change<'a> {
     async fn begin(services: &'a Services, call: &Call) -> Result<Self, Problem> {
         call.query()?.end()?;
         let history = services.history()?;
-        let tenant = Arc::clone(&call.tenant);
-        if tenant.is_empty() {
-            return Err(Problem::unavailable("the box has no identity yet"));
-        }
+        let tenant = services.own_rows(call)?;
         Ok(Self { services, transaction: history.archive().begin().await?, tenant })
     }
 
@@ -317,8 +390,8 @@ impl<'a> Change<'a> {
         response: Response,
     ) -> Result<Outcome<'a>, Problem> {
         let act = Act::Endpoint { change, id: id.to_owned() };
-        self.services.record(&mut self.transaction, act).await?;
-        Ok(Outcome::within(self.transaction, response))
+        let recorded = self.services.record(&mut self.transaction, act).await?;
+        Ok(Outcome::within(self.transaction, recorded, response))
     }
 }
 
@@ -328,6 +401,7 @@ impl From<ManageError> for Problem {
         match error {
             ManageError::Invalid(field, _) => Self::parameter(field, text),
             ManageError::NotFound => Self::not_found(text),
+            ManageError::Personal => Self::new(StatusCode::FORBIDDEN, text),
             ManageError::Exists
             | ManageError::TooMany
             | ManageError::OfConfiguration

@@ -1,6 +1,7 @@
 //! What one connection is doing, as recorded by its socket and its service.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
@@ -19,6 +20,8 @@ use crate::telemetry::meters;
 pub(in crate::http) struct Activity {
     pub(super) pulse: Arc<Pulse>,
     admission: Arc<Admission>,
+    /// The address of the peer; a socket file has none.
+    pub(super) client: Option<IpAddr>,
     /// The tick of the last byte received or sent; with HTTP/2, where pings go on forever,
     /// the tick when the last request began or ended.
     last: AtomicU32,
@@ -69,6 +72,7 @@ impl Activity {
         Self {
             pulse,
             admission,
+            client: None,
             last,
             head_since: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
@@ -82,6 +86,13 @@ impl Activity {
             rejections: AtomicU32::new(0),
             ending: AtomicBool::new(false),
         }
+    }
+
+    /// Notes the address of the peer.
+    #[must_use]
+    pub(in crate::http) fn of_client(mut self, client: Option<IpAddr>) -> Self {
+        self.client = client;
+        self
     }
 
     pub(super) fn bytes_received(&self, count: usize) -> io::Result<()> {

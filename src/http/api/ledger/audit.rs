@@ -59,6 +59,7 @@ impl From<AuditError> for Problem {
     fn from(error: AuditError) -> Self {
         match error {
             AuditError::Archive(error) => error.into(),
+            AuditError::NotMaskable => Self::new(StatusCode::FORBIDDEN, error.to_string()),
             error => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }

@@ -1,14 +1,23 @@
 //! Dead letters: batches that the archive did not take.
+//!
+//! A letter is a file, so what is done to it is not in one transaction with the answer that an
+//! idempotency key stores. If the process ends in between, the request is done again. A replay
+//! changes nothing then, since records are known by their (writer, number), or finds no letter; a
+//! dismissal finds none, says that it was done, and is not recorded anew.
+
+use std::sync::Arc;
 
 use http::StatusCode;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Call, Problem, Services, ok};
-use crate::access::{HIDDEN, Viewer};
+use crate::access::{Private, Viewer};
 use crate::http::Response;
+use crate::idempotency::table::Execution;
 use crate::ledger::acts::Act;
 use crate::ledger::archive::ArchiveError;
+use crate::ledger::clock;
 use crate::ledger::dead_letter::{Detail, LetterError, Outcome, Stats, Summary};
 use crate::ledger::form::RecordForm;
 use crate::ledger::spool::Bad;
@@ -24,7 +33,7 @@ struct ShownLetter<'a> {
     retries: u32,
     /// Whether it waits for the operator.
     is_given_up: bool,
-    error: Option<&'a str>,
+    error: Option<String>,
 }
 
 /// A dead letter with its records.
@@ -67,11 +76,11 @@ struct SetAside<'a> {
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
-pub(in super::super) struct Replayed<'a> {
+pub(in super::super) struct Replayed {
     /// How many records were written.
     replayed: usize,
     /// Why the others were refused.
-    error: Option<&'a str>,
+    error: Option<String>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -84,10 +93,14 @@ impl<'a> ShownLetter<'a> {
     fn new(summary: &'a Summary, viewer: &Viewer) -> Self {
         let Summary { id, bytes, retries, is_given_up, error } = summary;
         let (bytes, retries, is_given_up) = (*bytes, *retries, *is_given_up);
-        // The database may quote a value that it refuses.
-        let error = error.as_deref().map(|error| if viewer.is_masked() { HIDDEN } else { error });
+        let error = error.as_deref().map(|error| quoted(error, viewer));
         Self { id, bytes, retries, is_given_up, error }
     }
+}
+
+/// Returns what the database has said: it may quote a value that it refuses.
+fn quoted(error: &str, viewer: &Viewer) -> String {
+    viewer.show(Private::Text(error), clock::now())
 }
 
 /// `GET /v1/deadletter/stats`
@@ -145,7 +158,9 @@ pub(in super::super) async fn replay(services: &Services, call: Call) -> Result<
     if letters == 0 {
         return Err(LetterError::NotFound.into());
     }
-    Ok(ok(&Replayed { replayed, error: error.as_deref() }))
+    let viewer = history.viewer(&call.principal, &call.tenant).await;
+    let error = error.as_deref().map(|error| quoted(error, &viewer));
+    Ok(ok(&Replayed { replayed, error }))
 }
 
 /// `POST /v1/deadletter/{id}/dismiss`: removes it for good.
@@ -156,10 +171,20 @@ pub(in super::super) async fn dismiss(
     let history = services.history()?;
     let id = call.parameters.get("id");
     // What cannot be dismissed leaves no act behind.
-    history.letters().get(id).await?;
+    match history.letters().get(id).await {
+        Ok(_) => {}
+        Err(LetterError::NotFound)
+            if call.execution.as_ref().is_some_and(Execution::is_recorded) =>
+        {
+            let detail = "the dead letter is gone: this request has dismissed it before, and its \
+                          process ended before it answered";
+            return Err(Problem::not_found(detail));
+        }
+        Err(error) => return Err(error.into()),
+    }
     let act = services.commit(&call, Act::Dismiss { dead_letter: id.into() }).await?;
-    let dismissed = history.letters().dismiss(id).await;
-    act.conclude(&dismissed);
+    let (ledger, id) = (Arc::clone(&history.ledger), id.to_owned());
+    let dismissed = act.perform(async move { ledger.letters.dismiss(&id).await }).await;
     Ok(ok(&Dismissed { dismissed: dismissed? }))
 }
 
@@ -168,12 +193,14 @@ impl From<LetterError> for Problem {
         let text = error.to_string();
         match error {
             LetterError::NotFound => Self::not_found(text),
-            LetterError::SetAside(_) | LetterError::Archive(ArchiveError::Content(_)) => {
-                Self::new(StatusCode::CONFLICT, text)
+            LetterError::SetAside(_) => Self::new(StatusCode::CONFLICT, text),
+            // What the database has said may quote a value that it refuses.
+            LetterError::Archive(ArchiveError::Content(_)) => {
+                let detail = "the archive refuses the records; `GET /v1/deadletter/{id}` says why";
+                Self::new(StatusCode::CONFLICT, detail)
             }
-            LetterError::Archive(ArchiveError::Unavailable(_))
-            | LetterError::Spool(_)
-            | LetterError::Panicked => Self::unavailable(text),
+            LetterError::Archive(error @ ArchiveError::Unavailable(_)) => error.into(),
+            LetterError::Spool(_) | LetterError::Panicked => Self::unavailable(text),
         }
     }
 }

@@ -9,15 +9,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::debug;
 
 use super::requests::filter;
+use super::streams::Stream;
 use super::view::Shown;
 use super::{Call, Problem, Services};
-use crate::access::Viewer;
+use crate::access::{LookUpError, Principal, Scope, Tokens, Viewer};
+use crate::http::api::query::Query;
+use crate::http::api::{TENANT, guard};
 use crate::http::{Response, answer};
 use crate::jobs::{INTEGRITY, Jobs};
 use crate::ledger::archive::{Archive, ArchiveError, Changes};
@@ -50,9 +53,47 @@ const RETRY: &[u8] = b"retry: 1000\n\n";
 /// How long a client may take to read a batch.
 const READING: Duration = Duration::from_secs(60);
 
+/// The token of a stream's client. It may end while the stream is open.
+struct Pass {
+    tokens: Arc<Tokens>,
+    credential: Box<[u8]>,
+    principal: Principal,
+}
+
+/// Whether a token still is what it was.
+enum Standing {
+    Valid,
+    Ended,
+    /// The archive cannot say at the moment.
+    Unknown,
+}
+
+impl Pass {
+    /// Returns what lets its owner in; `None` for `ops.token`, which does not end.
+    fn of(services: &Services, call: &Call) -> Option<Self> {
+        if &*call.principal.token == Principal::ROOT {
+            return None;
+        }
+        let tokens = Arc::clone(services.tokens.as_ref()?);
+        let credential = guard::token(call.request.headers())?.into();
+        Some(Self { tokens, credential, principal: call.principal.clone() })
+    }
+
+    async fn standing(&self) -> Standing {
+        match self.tokens.principal(&self.credential).await {
+            Ok(found) if found.as_ref() == Some(&self.principal) => Standing::Valid,
+            Ok(_) | Err(LookUpError::NotIsolated) => Standing::Ended,
+            Err(LookUpError::Archive(_)) => Standing::Unknown,
+        }
+    }
+}
+
 /// One stream of events.
 struct Feed {
+    pass: Option<Pass>,
     archive: Arc<Archive>,
+    /// The box's id, which may become known later.
+    own_tenant: Arc<Tenant>,
     /// Told of what is written since before the last read.
     changes: Changes,
     /// `None` if this process runs no jobs.
@@ -60,19 +101,52 @@ struct Feed {
     registry: Arc<Registry>,
     /// Whose records are sent; positions are those of one tenant.
     tenant: Arc<str>,
-    /// The box's id, which may become known later; `None` if another box's are sent.
-    of_box: Option<Arc<Tenant>>,
+    follows: Follows,
     filter: Filter,
     viewer: Viewer,
     /// Everything up to this position was sent, or is not asked for.
     after: Option<i64>,
+    /// Whether the ledger has the position that the client named. One that it has not is of an
+    /// earlier ledger, and would keep back what is new.
+    is_known: bool,
     out: mpsc::Sender<Bytes>,
-    _permit: OwnedSemaphorePermit,
+    _place: Stream,
+}
+
+/// What a stream does if the box gets another identity, or its first one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Follows {
+    /// It goes on with that of the box: its client sees all tenants, and asked for none.
+    Box,
+    /// It ends: the client asked for what this box had then, or may see no other.
+    Nothing,
+    /// It goes on: it is not about this box.
+    Another,
+}
+
+impl Follows {
+    fn of(
+        principal: &Principal,
+        tenant: &str,
+        query: Option<&str>,
+        own: &str,
+    ) -> Result<Self, Problem> {
+        let names_one = Query::parse(query)?.text(TENANT)?.is_some();
+        Ok(match &principal.scope {
+            Scope::All if !names_one => Self::Box,
+            _ if *tenant == *own => Self::Nothing,
+            _ => Self::Another,
+        })
+    }
 }
 
 /// Why a stream ends.
 enum Ended {
     ClientGone,
+    /// The client's token has expired, or was removed.
+    TokenGone,
+    /// The box has another identity.
+    TenantChanged,
     ShuttingDown,
 }
 
@@ -95,9 +169,12 @@ pub(in super::super) async fn follow(services: &Services, call: Call) -> Result<
         }
         None => asked,
     };
-    let Ok(permit) = Arc::clone(&history.streams).try_acquire_owned() else {
-        return Err(Problem::unavailable("as many streams of events are open as may be"));
+    let Some(place) = history.streams.open(&call.principal.token) else {
+        let detail = "as many streams of events are open as may be, or as one token may have";
+        return Err(Problem::unavailable(detail));
     };
+    let (principal, query) = (&call.principal, call.request.uri().query());
+    let follows = Follows::of(principal, &call.tenant, query, &history.own_tenant())?;
     let after = match last {
         Some(position) => Some(position).filter(|position| *position >= 0),
         // The stream begins with what is new.
@@ -106,17 +183,20 @@ pub(in super::super) async fn follow(services: &Services, call: Call) -> Result<
     let viewer = history.viewer(&call.principal, &call.tenant).await;
     let (out, pieces) = mpsc::channel(1);
     let feed = Feed {
+        pass: Pass::of(services, &call),
         archive: Arc::clone(history.archive()),
+        own_tenant: Arc::clone(&history.ledger.tenant),
         changes: history.archive().changes(),
         jobs: services.jobs.clone(),
         registry: services.apps.registry(),
-        of_box: (call.tenant == history.own_tenant()).then(|| Arc::clone(&history.ledger.tenant)),
+        follows,
         tenant: call.tenant,
         filter,
         viewer,
         after,
+        is_known: false,
         out,
-        _permit: permit,
+        _place: place,
     };
     tokio::spawn(in_same_request(feed.run()));
     Ok(answer::streamed(StatusCode::OK, EVENTS, ReceiverStream::new(pieces)))
@@ -128,8 +208,11 @@ fn position(text: &str) -> Option<i64> {
 
 /// Returns the newest position.
 async fn newest(archive: &Archive, tenant: &str) -> Result<Option<i64>, ArchiveError> {
-    let page = archive.page(&newest_of(tenant)).await?;
-    Ok(page.records.first().and_then(|stored| stored.position))
+    // Of a row that cannot be read, too: what precedes it is sent.
+    Ok(match archive.page(&newest_of(tenant)).await?.last {
+        Some(Cursor::Position(position)) => Some(position),
+        Some(Cursor::Unplaced { .. }) | None => None,
+    })
 }
 
 fn newest_of(tenant: &str) -> PageRequest {
@@ -154,7 +237,17 @@ impl Feed {
         self.send(Bytes::from_static(RETRY)).await?;
         let mut said = Instant::now();
         loop {
-            let is_all = match self.read().await {
+            self.follow_box()?;
+            let standing = match &self.pass {
+                Some(pass) => pass.standing().await,
+                None => Standing::Valid,
+            };
+            let read = match standing {
+                Standing::Valid => self.read().await,
+                Standing::Unknown => Ok((String::new(), true)),
+                Standing::Ended => return Err(Ended::TokenGone),
+            };
+            let is_all = match read {
                 Ok((events, is_all)) => {
                     if !events.is_empty() {
                         self.send(events.into()).await?;
@@ -177,18 +270,31 @@ impl Feed {
         }
     }
 
+    /// Goes on with the records of the box as it is now, or ends, if it has another identity.
+    fn follow_box(&mut self) -> Result<(), Ended> {
+        let own = self.own_tenant.get();
+        if self.follows == Follows::Another || own == self.tenant {
+            return Ok(());
+        }
+        // What masks are made of belongs to one tenant.
+        if self.follows == Follows::Nothing || self.viewer.is_masked() {
+            return Err(Ended::TenantChanged);
+        }
+        (self.tenant, self.after) = (own, None);
+        Ok(())
+    }
+
     /// Reads the next records; also returns whether these are all that there are.
     async fn read(&mut self) -> Result<(String, bool), ArchiveError> {
-        if let Some(tenant) = self.of_box.as_ref().map(|of_box| of_box.get())
-            && tenant != self.tenant
-        {
-            // The box has got its identity.
-            (self.tenant, self.after) = (tenant, None);
-        }
         // Read first, so that the filter need not be applied again to what is older.
         let Some(newest) = newest(&self.archive, &self.tenant).await? else {
+            self.after = None;
             return Ok((String::new(), true));
         };
+        if !self.is_known {
+            self.after = self.after.map(|after| after.min(newest));
+            self.is_known = true;
+        }
         if self.after.is_some_and(|after| after >= newest) {
             return Ok((String::new(), true));
         }
@@ -207,6 +313,10 @@ impl Feed {
                 self.after = Some(position);
                 write_event(&mut events, position, stored, &self.viewer);
             }
+        }
+        if let Some(Cursor::Position(position)) = page.next {
+            // A page may end without a record.
+            self.after = Some(position);
         }
         let is_all = page.next.is_none();
         if is_all {

@@ -20,7 +20,8 @@ const MAX_LIMIT: usize = 500;
 #[schemars(rename = "Requests")]
 pub(in super::super) struct Answer {
     requests: Vec<Shown>,
-    /// The `after` of the next page.
+    /// The `after` of the next page; `null` if this is the last one. A page may have fewer
+    /// records than asked for, or none, although others follow.
     next: Option<String>,
     left_out: LeftOut,
 }
@@ -30,13 +31,14 @@ pub(in super::super) async fn list(services: &Services, call: Call) -> Result<Re
     let history = services.history()?;
     let request = page_request(&call.tenant, &call.principal, call.query()?)?;
     let viewer = history.viewer(&call.principal, &call.tenant).await;
-    let Page { records, next } = history.archive().page(&request).await?;
+    let Page { records, unreadable, last: _, next } = history.archive().page(&request).await?;
     let counted = records.iter().filter(|stored| is_count(stored.record.kind));
-    let rolled_up = counted.map(|stored| stored.record.count).sum();
+    // An altered count may be any number.
+    let rolled_up = counted.fold(0_i64, |sum, stored| sum.saturating_add(stored.record.count));
     Ok(ok(&Answer {
         requests: records.iter().map(|stored| Shown::new(stored, &viewer)).collect(),
         next: next.map(cursor_text),
-        left_out: history.left_out(&call.tenant, rolled_up),
+        left_out: history.left_out(&call.tenant, rolled_up, unreadable),
     }))
 }
 

@@ -4,12 +4,15 @@ use http::Method;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Value, json};
 
-use super::super::alerts::{Changes as AlertHistory, Page as Alerts, Shown as Alert};
+use super::super::alerts::{
+    Changes as AlertHistory, Page as Alerts, Shown as Alert, Wanted as WantedSilence,
+};
 use super::super::app_state::AppState;
 use super::super::ledger::forms::{
     DeadLetter, DeadLetterStats, DeadLetters, Dismissed, ProofPending, Replayed, Requests, Shown,
 };
-use super::super::{jobs, tokens, webhooks};
+use super::super::proxies::Status;
+use super::super::{jobs, limits, tokens, webhooks};
 use super::{Answer, Content, Operation, Parameter, json_of};
 use crate::http::probes::{Details, State};
 use crate::ledger::proof::Proof;
@@ -117,7 +120,7 @@ const OPERATED: [Answer; 3] = [
     answer(503, "It has failed, or was not begun; the app's state.", Problem),
 ];
 
-pub(super) static OPERATIONS: [Operation; 38] = [
+pub(super) static OPERATIONS: [Operation; 44] = [
     get(
         "/livez",
         "Whether the process answers",
@@ -165,6 +168,30 @@ pub(super) static OPERATIONS: [Operation; 38] = [
         "The state of an app",
         &[],
         &[answer(200, "The app.", Json(json_of::<AppState>))],
+    ),
+    get(
+        "/v1/status",
+        "Whether the app of a host is awake, for monitors",
+        &[parameter("host", "The host that names the app; required.", text)],
+        &[
+            answer(200, "The state.", Json(json_of::<Status>)),
+            answer(404, "No app has the host.", Problem),
+        ],
+    ),
+    get(
+        "/v1/status/{name}",
+        "Whether an app is awake, for monitors",
+        &[],
+        &[answer(200, "The state.", Json(json_of::<Status>))],
+    ),
+    get(
+        "/v1/traefik",
+        "The dynamic configuration for Traefik's HTTP provider",
+        &[],
+        &[
+            answer(200, "Routers, middlewares and services.", Json(json_of::<Value>)),
+            answer(409, "The settings `[traefik]` are incomplete.", Problem),
+        ],
     ),
     post("/v1/apps/{name}/wake", "Wake an app, and wait until it answers", &OPERATED),
     post("/v1/apps/{name}/sleep", "Stop an app's containers", &OPERATED),
@@ -262,7 +289,7 @@ pub(super) static OPERATIONS: [Operation; 38] = [
         "/v1/deadletter/{id}/replay",
         "Write a dead letter's records now",
         &[
-            answer(200, "How many were written.", Json(json_of::<Replayed<'_>>)),
+            answer(200, "How many were written.", Json(json_of::<Replayed>)),
             answer(409, "The archive refuses them, or the key is in use.", Problem),
         ],
     ),
@@ -326,11 +353,26 @@ pub(super) static OPERATIONS: [Operation; 38] = [
         answers: &[answer(200, "The token that was removed.", Json(json_of::<tokens::Shown<'_>>))],
     },
     get(
+        "/v1/limits",
+        "Who has to wait after too many wrong credentials",
+        &[],
+        &[answer(200, "The addresses, the longest wait first.", Json(json_of::<limits::List>))],
+    ),
+    Operation {
+        method: Method::DELETE,
+        pattern: "/v1/limits/{address}",
+        summary: "Let an address try again",
+        parameters: &[],
+        body: None,
+        answers: &[answer(200, "It no longer has to wait.", Json(json_of::<limits::Lifted>))],
+    },
+    get(
         "/v1/alerts",
         "Alerts, the newest first",
         &[
             parameter("state", "Only alerts in this state.", alert_state),
             parameter("rule", "Only alerts of this rule.", alert_rule),
+            TENANT,
             LIMIT,
             AFTER,
         ],
@@ -339,12 +381,14 @@ pub(super) static OPERATIONS: [Operation; 38] = [
     get(
         "/v1/alerts/{id}/history",
         "The changes of an alert, the newest first",
-        &[LIMIT, parameter("after", "The `next` of the page before.", change)],
+        &[TENANT, LIMIT, parameter("after", "The `next` of the page before.", change)],
         &[answer(200, "The changes.", Json(json_of::<AlertHistory>))],
     ),
-    post(
+    changing(
+        Method::POST,
         "/v1/alerts/{id}/silence",
         "Silence an alert: `{\"for\": \"2h\"}`, or `{\"until\": \"2026-12-01T08:00:00Z\"}`",
+        Some(json_of::<WantedSilence>),
         &[answer(200, "It is silenced.", Json(json_of::<Alert>))],
     ),
     get(
@@ -371,12 +415,22 @@ pub(super) static OPERATIONS: [Operation; 38] = [
         &[answer(200, "The endpoint.", Json(json_of::<webhooks::Shown>))],
     ),
     changing(
+        Method::PUT,
+        "/v1/webhooks/{id}",
+        "Change an endpoint; what is missing stays as it is",
+        Some(json_of::<webhooks::Changed>),
+        &[
+            answer(200, "The endpoint.", Json(json_of::<webhooks::Shown>)),
+            answer(409, "It belongs to the configuration, or the key is in use.", Problem),
+        ],
+    ),
+    changing(
         Method::DELETE,
         "/v1/webhooks/{id}",
         "Remove an endpoint with its log",
         None,
         &[
-            answer(200, "What was removed.", Json(json_of::<webhooks::Shown>)),
+            answer(200, "What was removed.", Json(json_of::<webhooks::Removed>)),
             answer(409, "It belongs to the configuration, or the key is in use.", Problem),
         ],
     ),

@@ -1,6 +1,7 @@
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::super::streams::Streams;
 use super::*;
 use crate::ledger::archive::sqlite::{Limits, Sqlite};
 use crate::ledger::record::{Kind, Micros, Record, RecordId, WriterId};
@@ -74,20 +75,33 @@ impl Bench {
     }
 
     fn follow(&self, after: Option<i64>, filter: Filter) -> Client {
+        self.stream(after, filter, Follows::Box, Viewer::clear())
+    }
+
+    fn stream(
+        &self,
+        after: Option<i64>,
+        filter: Filter,
+        follows: Follows,
+        viewer: Viewer,
+    ) -> Client {
         let (out, pieces) = mpsc::channel(1);
-        let streams = Arc::new(tokio::sync::Semaphore::new(1));
+        let streams = Arc::new(Streams::default());
         let feed = Feed {
+            pass: None,
             archive: Arc::clone(&self.archive),
             changes: self.archive.changes(),
             jobs: None,
             registry: Arc::clone(&self.registry),
             tenant: self.tenant.get(),
-            of_box: Some(Arc::clone(&self.tenant)),
+            own_tenant: Arc::clone(&self.tenant),
+            follows,
             filter,
-            viewer: Viewer::clear(),
+            viewer,
             after,
+            is_known: false,
             out,
-            _permit: streams.try_acquire_owned().expect("free"),
+            _place: streams.open(&"root".into()).expect("free"),
         };
         Client { pieces, text: String::new(), feed: tokio::spawn(feed.run()) }
     }
@@ -145,6 +159,35 @@ async fn events_come_in_the_order_of_positions_and_go_on_where_they_ended() {
 }
 
 #[tokio::test]
+async fn a_position_of_an_earlier_ledger_keeps_back_nothing_new() {
+    const MOST: i64 = 600;
+    let bench = Bench::new().await;
+    let place_one = async |position: i64| {
+        let new = [record(position + 1, "notes")];
+        bench.write(&new).await;
+        bench.place(position, &new).await;
+    };
+    place_one(0).await;
+    let mut next = 1;
+    for after in [1_000, i64::MAX] {
+        let mut client = bench.follow(Some(after), Filter::default());
+        let mut text = String::new();
+        while !text.contains("id: ") {
+            assert!(next < MOST, "nothing arrives");
+            place_one(next).await;
+            next += 1;
+            let piece = timeout(Duration::from_millis(100), client.pieces.recv()).await;
+            if let Ok(piece) = piece {
+                let piece = piece.expect("the stream goes on");
+                text.push_str(std::str::from_utf8(&piece).expect("UTF-8"));
+            }
+        }
+        // What was there before it began is not sent.
+        assert!(!text.contains("id: 0\n"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn only_what_is_asked_for_is_sent() {
     let bench = Bench::new().await;
     let records: Vec<_> = ["notes", "wiki", "notes"].into_iter().zip(1..).collect();
@@ -182,4 +225,43 @@ async fn a_box_that_gets_its_identity_is_followed_from_its_first_record() {
     let mut client = bench.follow(Some(7), Filter::default());
     bench.tenant.set("box");
     assert_eq!(client.ids(2).await, ["0", "1"]);
+}
+
+#[tokio::test]
+async fn a_stream_of_one_tenant_ends_when_the_box_is_another() {
+    for (follows, viewer) in [
+        (Follows::Nothing, Viewer::clear()),
+        (Follows::Nothing, Viewer::masked(None, "box")),
+        (Follows::Box, Viewer::masked(None, "box")),
+    ] {
+        let bench = Bench::new().await;
+        let records = [record(1, "notes"), Record { tenant: "other".into(), ..record(2, "wiki") }];
+        bench.write(&records).await;
+        bench.place(0, &records[..1]).await;
+        let mut client = bench.stream(None, Filter::default(), follows, viewer);
+        assert_eq!(client.ids(1).await, ["0"]);
+        bench.tenant.set("other");
+        client.end().await;
+    }
+    let bench = Bench::new().await;
+    bench.tenant.set("other");
+    let mut client = bench.follow(None, Filter::default());
+    bench.tenant.set("box");
+    let records = [record(1, "notes")];
+    bench.write(&records).await;
+    bench.place(0, &records).await;
+    assert_eq!(client.ids(1).await, ["0"], "whoever sees all goes on with the box");
+}
+
+#[test]
+fn only_those_who_see_all_and_name_no_tenant_go_on_with_another_box() {
+    let follows = |scope: &str, tenant: &str, query: &str| {
+        let principal = Principal { scope: Scope::parse(scope), ..Principal::root() };
+        Follows::of(&principal, tenant, Some(query), "own").expect("a query")
+    };
+    assert_eq!(follows("*", "own", ""), Follows::Box);
+    assert_eq!(follows("*", "own", "tenant=own"), Follows::Nothing);
+    assert_eq!(follows("*", "b", "tenant=b"), Follows::Another);
+    assert_eq!(follows("own", "own", "app=notes"), Follows::Nothing);
+    assert_eq!(follows("b", "b", ""), Follows::Another);
 }
