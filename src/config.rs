@@ -16,8 +16,10 @@ mod fallbacks;
 mod findings;
 mod key;
 mod keys;
+mod listen_addr;
 mod load;
 mod names;
+mod raw;
 mod reader;
 mod schema;
 mod setting;
@@ -25,7 +27,6 @@ mod show;
 mod sources;
 #[cfg(test)]
 mod tests;
-mod value;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -34,12 +35,12 @@ pub use example::example;
 pub use findings::{Finding, Findings, Origin};
 pub use keys::{
     Alerts, Cache, Gate, Ignore, Jobs, Ledger, Log, Ops, Postgres, Sleep, Store, Streams,
-    Telemetry, Touch, Upstream, Wake, Webhooks, is_reloaded,
+    Telemetry, Touch, Traefik, Upstream, Wake, Webhooks, is_reloaded,
 };
+pub use listen_addr::ListenAddr;
 pub use load::load;
 pub use schema::schema;
 pub use show::{InForce, show};
-pub use value::{ListenAddr, Secret};
 
 use crate::webhooks::endpoint::{Definition, Secrets};
 use keys::{EndpointKeys, EngineKeys, LedgerKeys, StoreKeys, TelemetryKeys, TlsKeys, UpstreamKeys};
@@ -48,12 +49,14 @@ pub use crate::domain::activity::Activity;
 pub use crate::domain::alert::Rule;
 pub use crate::domain::policy::PathMatching;
 pub use crate::domain::strategy::{StrategyChoice, StreamWakes};
+pub use crate::secret::Secret;
 
 /// The whole validated configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     pub gate: Gate,
     pub ops: Ops,
+    pub traefik: Traefik,
     pub store: Store,
     pub cache: Cache,
     pub touch: Touch,

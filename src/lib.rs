@@ -23,22 +23,25 @@
 //! run/            the life of the process: wiring (who gets what, background tasks,
 //!                 observers), tasks (essential and restarted ones), drain
 //! config/         TOML and environment -> validated Config; no I/O after loading
-//! domain/         pure rules: request (host, readings of a path), app (app_meta 1.0 to 1.3),
-//!                 identity, client, policy (who may), reason (why not), endpoint (the
-//!                 contract's endpoints, kinds of verdict), observation (what observers are
-//!                 told of a decision), trace (W3C Trace Context), strategy (what a request
-//!                 for a sleeping app gets), lifecycle (phases, wake errors, when an app
-//!                 sleeps), activity
+//! domain/         pure rules: request (host, readings of a path), app (app_meta 1.0 to 1.3,
+//!                 labels), identity, client, policy (who may), reason (why not), endpoint (the
+//!                 contract's endpoints, kinds of verdict), names (which app a host names),
+//!                 origin (the network of an address), observation (what observers are told of
+//!                 a decision), trace (W3C Trace Context), strategy (what a request for a
+//!                 sleeping app gets), lifecycle (phases, wake errors, when an app sleeps),
+//!                 activity, alert (names of the rules)
 //! gate/           decides one subrequest: forwarded (the proxy's headers), client (who asks,
 //!                 by token or signature), credentials (how those are verified: terminal, peer,
-//!                 management), caches, description (an app's rules, shared by apps that have
-//!                 the same: interner), headers (templates), verdict, decision (verdict and
-//!                 basis), request_kind (page, program, stream, ...), wait and redirects
-//!                 (requests for a sleeping app), page, explain
+//!                 management, pairing code), caches, description (an app's rules, shared by
+//!                 apps that have the same: interner), headers (templates), verdict, decision
+//!                 (verdict and basis), request_kind (page, program, stream, ...), wait and
+//!                 redirects (requests for a sleeping app), cookies (what an app gets of them),
+//!                 limits (who guesses, and how long that caller has to wait), page, explain
 //! postgres/       a server and how to reach it: TLS, pool, transactions, advisory locks,
 //!                 migrations; knows no table
 //! store/          the box's data: postgres (queries, listen, triggers, migrate), files, the
-//!                 app_meta folder; cache (moka, single flight), memo (per thread), derived,
+//!                 app_meta folder, labels (what containers say), descriptions (a file, or else
+//!                 labels; whole hosts); cache (moka, single flight), memo (per thread), derived,
 //!                 freshness (generations), touch (uses written back), file_calls (calls to
 //!                 files that may hang)
 //! wake/           registry and handle (what the gate sees of an app), shown and history (what
@@ -46,49 +49,59 @@
 //!                 command (what the reconciler is asked), reconciler (decides what is done,
 //!                 one action an app at a time), attempt (does it), docker (the engine: calls,
 //!                 events), observed and roles (what an app's containers mean), compose,
-//!                 readiness, idle (finds unused apps), usage
+//!                 readiness, idle (finds unused apps), usage, labelled (tells the store what
+//!                 labels say)
 //! ledger/         the record: visits and actions (observers), rollup (counts of grants),
 //!                 recorder (accepts, never waits), writer (batches), archive (SQLite or
-//!                 Postgres behind one interface), spool and dead_letter (what it did not
-//!                 take), canonical, seal and key (what is hashed and signed), tree,
-//!                 checkpoint, proof, integrity and verify (the Merkle tree), named (what a
-//!                 record says of others), direct (records that a job writes), history
-//!                 (filters and pages), acts (what an operator asks for)
+//!                 Postgres behind one interface; sql: statements for both), spool and
+//!                 dead_letter (what it did not take), canonical, seal and key (what is hashed
+//!                 and signed), tree, checkpoint, proof, integrity and verify (the Merkle tree),
+//!                 named (what a record says of others), direct (records that a job or an act
+//!                 writes in its transaction), history (filters and pages), acts (what an
+//!                 operator asks for)
 //! access/         who may use the operator's API: principal (rights, scope), token and tokens (a
 //!                 row, and whose it is), table, masking (what is shown of personal values)
 //! alerts/         what the operator has to know: rule (the rules, as data), denials and starts
 //!                 (observers), measures (what each rule measures), transition (hysteresis),
-//!                 tracked (what this process finds bad), plan (what changes, by what all
-//!                 processes observe), evaluator, board (what probes show), message, silence,
-//!                 table
+//!                 together (denials of all processes), tracked (what this process finds bad),
+//!                 plan (what changes, by what all processes observe), evaluator, outage (how
+//!                 long the archive was away), board (what probes show), message, silence, table
 //! idempotency/    requests of the API that are done once: key (the header), fingerprint (which
-//!                 requests are the same), table (who does one, and its answer), shape (whether
-//!                 the table can be used)
+//!                 requests are the same), answer (how it is sealed), table (who does one, and
+//!                 its answer)
 //! jobs/           periodic work, one file a job; runner and due (when a job is run, by the
 //!                 database's clock), watch (the due time of a job that finds nothing to do),
 //!                 lease (the lock of a long job)
 //! webhooks/       messages to the outside: endpoint, outbox (queues an event in a
-//!                 transaction), sender (leases, attempts), retry (pure), message (what each
+//!                 transaction), sender (leases, attempts), slots, retry (pure), message (what each
 //!                 kind of receiver is sent), signature, address and connector (where
-//!                 messages may go), deliveries (rows, log), records (events of new records)
+//!                 messages may go), authorities (whose certificates count), manage (what callers
+//!                 of the API do), table (endpoints, deliveries, attempts), records (events of
+//!                 new records)
+//! pairing.rs      redeems a pairing code: terminal and token
 //! upstream/       the shard_core beside nightporter: mirror (its idle clock), fallback
 //!                 (management secrets), shadow (its verdicts compared with ours)
+//! proxies/        what proxies are told: routes (hosts and address of each app), traefik (its
+//!                 dynamic configuration), yaml
 //! http/           listeners, TLS, connections, bodies, routes (the gate's), api (the
 //!                 operator's: one table of routes behind one guard, problem documents, OpenAPI),
-//!                 probes, pages, standby
-//!                 (what is answered while the gate is away); nothing else knows hyper's server
+//!                 probes, pages, pairing (the form), standby (what is answered while the gate
+//!                 is away); nothing else knows hyper's server
 //! telemetry/      logs (each line with its request's id), metrics, traces (spans for an
 //!                 OpenTelemetry collector)
 //! backoff.rs throttle.rs    waits between attempts; log lines at a bounded rate
 //! descriptors.rs  how many connections may be open, and what is reserved for files
+//! secret.rs       text that must reach no log
 //! signals.rs      signals from outside: stop, reload
+//! fuzzing.rs      what the fuzz targets (`fuzz/`) call
 //! ```
 //!
 //! Arrows point one way: `main → cli → run`; `run → http → gate → store → postgres`;
-//! `gate → wake → store`; `http → wake, store, ledger, jobs`; `jobs → ledger, wake, postgres`;
+//! `gate → wake → store`; `http → wake, store, ledger, jobs, proxies`;
+//! `jobs → ledger, wake, postgres`;
 //! `ledger → postgres, access` (masking); `http → access → ledger` (tokens are rows beside the
 //! records); `jobs, http → webhooks → ledger`; `run, gate → upstream`;
-//! `telemetry → store, ledger` (their counts), and
+//! `http → pairing → gate, store, ledger`; `telemetry → store, ledger` (their counts), and
 //! all but `postgres` count and log through `telemetry`.
 //! `domain` and `config` are read by all: `domain` imports nothing of this crate, `config` only
 //! `domain` and what an endpoint is made of (`webhooks`), and `postgres` only `config`.
@@ -100,14 +113,19 @@
 //! | a new setting | `config/keys.rs` |
 //! | a column that is read, and heard when it changes | `store/postgres/queries.rs`, and `TABLES` in `triggers.rs` |
 //! | another store | `Source` in `store.rs`, beside `store/postgres.rs` and `store/files.rs` |
+//! | another label that describes an app | `domain/app/labels/read.rs` |
+//! | what Traefik is told of an app | `proxies/traefik.rs` |
 //! | another kind of token | `gate/credentials/terminal.rs` |
-//! | what follows a refused credential | `gate/client.rs` |
+//! | what follows a refused credential | `gate/client.rs`; how long who guesses has to wait, `gate/limits.rs` |
+//! | which cookies reach an app | `gate/cookies.rs` |
+//! | how a device is paired | `pairing.rs`, its form in `http/pairing.rs` |
 //! | what is noted of every decision | an [`Observer`](domain::observation::Observer), added in `run/wiring.rs`; `VerdictLog` in `telemetry/logs.rs` is one |
 //! | what is noted of every wake and sleep | an [`ActionObserver`](domain::observation::ActionObserver), added in `run/wiring.rs` |
 //! | what is noted of every job's run | a [`JobObserver`](domain::observation::JobObserver), added in `run/wiring.rs` |
 //! | what is recorded of a decision, of a wake | `ledger/visits.rs`, `ledger/actions.rs` |
-//! | another kind of record | `Kind` in `ledger/record.rs` |
-//! | another event for endpoints, another kind of receiver | `webhooks/events.rs`; `webhooks/message.rs` |
+//! | another kind of record, another field of one | `Kind` and `Record` in `ledger/record.rs`; the compiler names the other places |
+//! | another event for endpoints | `webhooks/events.rs` |
+//! | another kind of receiver | `EndpointKind` in `webhooks/endpoint.rs`, and what it is sent in `webhooks/message.rs` |
 //! | another archive | `ledger/archive.rs`, beside `archive/sqlite.rs` and `archive/postgres.rs` |
 //! | periodic work, under a lock | a file in `jobs/`, added in `run/ledger.rs` |
 //! | a background task | `run/wiring.rs` |
@@ -115,10 +133,11 @@
 //! | a metric | `telemetry/meters.rs`; gauges are set when they are read, in `http/api/metrics.rs` |
 //! | what is traced of a decision, of a wake, of a job | `telemetry/traces/observers.rs` |
 //! | an operation or a page of the operator | the table in `http/api.rs`, with the right it needs and whose its answers are |
+//! | another right of a token | `Right` in `access/principal.rs` |
 //! | a value that identifies a person | `Private` in `access/masking.rs`; where it is shown, a `Viewer` |
 //! | what keeps tenants apart in Postgres | `ledger/archive/postgres/isolation/` |
 //! | a page in place of an app | `http/pages.rs` |
-//! | what is read of a request's body, such as a form | a handler of `http/api.rs`, by `http/body.rs`; the gate's routes (`http/routes.rs`) drop bodies |
+//! | what is read of a request's body, such as a form | a handler of `http/api.rs`, which has the body already (`Call::body`, read by `http/body.rs`); of the gate's routes, `http/pairing.rs` reads one, and the others (`http/routes.rs`) drop them |
 //! | an endpoint for proxies | `http/routes.rs` |
 //! | when a failed attempt is repeated | `wake/reconciler/completion.rs` |
 //!
@@ -199,8 +218,9 @@
 //! # Invariants
 //!
 //! 1. `domain` does no I/O and never reads a clock: time is a parameter.
-//! 2. Only `store`, `postgres`, `ledger::archive` and the `table` of a room speak SQL, only `wake::docker` speaks to
-//!    the engine, only `http` accepts connections.
+//! 2. Only `store`, `postgres`, `ledger::archive` and the modules `table` (of alerts, tokens,
+//!    idempotency keys and webhooks) speak SQL, only `wake::docker` speaks to the engine, only
+//!    `http` accepts connections.
 //! 3. A verdict never waits for a write. It waits for the engine only if the request is held
 //!    or a waiting page polls.
 //! 4. No error becomes a grant: no error type converts to one, and a panic is a 500. The
@@ -237,8 +257,11 @@ pub mod http;
 pub mod idempotency;
 pub mod jobs;
 pub mod ledger;
+mod pairing;
 pub mod postgres;
+pub mod proxies;
 mod run;
+mod secret;
 mod signals;
 pub mod store;
 pub mod telemetry;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Composed, Config, keys};
+use super::keys::TABLE;
+use super::{Composed, Config};
 
 impl Config {
     /// Returns the keys whose values differ; secrets are compared but not shown.
@@ -24,6 +25,7 @@ impl Config {
         let Self {
             gate,
             ops,
+            traefik,
             store,
             cache,
             touch,
@@ -53,6 +55,7 @@ impl Config {
         gate.compare(&new.gate, visit);
         tls.compare(&new.composed.tls, visit);
         ops.compare(&new.ops, visit);
+        traefik.compare(&new.traefik, visit);
         store_keys.compare(&new.composed.store, visit);
         postgres.compare(&new.composed.postgres, visit);
         store.compare(&new.store, visit);
@@ -76,7 +79,7 @@ impl Config {
             });
         }
         let are_as_many = endpoints.len() == new.composed.endpoints.len();
-        for key in keys::listed() {
+        for key in TABLE.listed() {
             visit(key.name, !are_as_many || changed.contains(key.name));
         }
         webhooks.compare(&new.webhooks, visit);
@@ -92,7 +95,8 @@ impl Config {
 mod tests {
     use std::collections::BTreeSet;
 
-    use crate::config::{Environment, keys, load};
+    use crate::config::keys::TABLE;
+    use crate::config::{Environment, load};
 
     #[test]
     fn every_key_is_compared() {
@@ -101,7 +105,7 @@ mod tests {
         config.compare(&config, &mut |key, _| {
             compared.insert(key);
         });
-        assert_eq!(compared, keys::all().map(|key| key.name).collect());
+        assert_eq!(compared, TABLE.keys().map(|key| key.name).collect());
     }
 
     #[test]

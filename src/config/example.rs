@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use super::key::{Fallback, Key, Section, toml};
-use super::keys::{self, SECTIONS};
+use super::keys::TABLE;
 
 const PREAMBLE: &str = "\
 # nightporter: every key, with its default.
@@ -30,11 +30,11 @@ const PREAMBLE: &str = "\
 pub fn example() -> String {
     let mut text = PREAMBLE.to_owned();
     let mut current = "";
-    for Section { name, about, keys } in SECTIONS {
+    for Section { name, about, keys } in TABLE.sections {
         if *name != current {
             text.push('\n');
             comment(&mut text, about);
-            if keys::is_list(name) {
+            if TABLE.is_list(name) {
                 line(&mut text, format_args!("#[[{name}]]"));
             } else {
                 line(&mut text, format_args!("[{name}]"));
@@ -53,7 +53,7 @@ fn write_key(text: &mut String, key: &Key) {
     let leaf = |name: &'static str| name.rsplit('.').next().unwrap_or(name);
     let name = leaf(key.name);
     match key.fallback {
-        Fallback::Value(value) if !keys::is_listed(key.name) => {
+        Fallback::Value(value) if !TABLE.is_listed(key.name) => {
             line(text, format_args!("{name} = {}", toml(&value.json())));
         }
         Fallback::Value(example) | Fallback::Computed(example, _) | Fallback::Unset(example) => {

@@ -1,10 +1,10 @@
 //! What the table of keys is made of: a key, its fallback, the shape of its value, and the
-//! macro that turns the table into structs.
+//! macro that turns the table into structs; and what can be looked up in it.
 
 use serde_json::{Value as Json, json};
 
 use super::findings::Origin;
-use super::sources::{Raw, Sources};
+use super::raw::Raw;
 
 /// One key of the file.
 #[derive(Debug)]
@@ -29,13 +29,65 @@ pub(super) struct Section {
     pub(super) keys: &'static [Key],
 }
 
+/// All keys. It is passed to whatever looks keys up, so that only the table itself names them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Table {
+    pub(super) sections: &'static [Section],
+    /// The section that may be given several times.
+    pub(super) list: &'static str,
+}
+
+impl Table {
+    /// Returns every key.
+    pub(super) fn keys(self) -> impl Iterator<Item = &'static Key> {
+        self.sections.iter().flat_map(|section| section.keys)
+    }
+
+    /// Returns whether a section may be given several times, as `[[section]]`.
+    pub(super) fn is_list(self, section: &str) -> bool {
+        section == self.list
+    }
+
+    /// Returns whether a key belongs to such a section.
+    pub(super) fn is_listed(self, key: &str) -> bool {
+        key.rsplit_once('.').is_some_and(|(section, _)| self.is_list(section))
+    }
+
+    /// Returns the keys of such a section.
+    pub(super) fn listed(self) -> impl Iterator<Item = &'static Key> {
+        self.keys().filter(move |key| self.is_listed(key.name))
+    }
+
+    /// Returns every name that the file accepts, including those of files that hold secrets.
+    pub(super) fn names(self) -> impl Iterator<Item = &'static str> {
+        self.keys().flat_map(Key::names)
+    }
+
+    /// Returns the key of this name.
+    pub(super) fn find(self, name: &str) -> Option<&'static Key> {
+        self.keys().find(|key| key.name == name)
+    }
+}
+
+/// What a default may depend on.
+pub(super) trait Given {
+    /// Returns whether a key is given.
+    fn has(&self, key: &str) -> bool;
+
+    /// Returns the value that counts: the given one, else the default.
+    fn in_force(&self, key: &str) -> Option<(Origin, Raw)>;
+
+    /// Returns another program's variable, unless it is empty.
+    fn variable(&self, name: &str) -> Option<&str>;
+}
+
 /// What counts if a key is not given.
 #[derive(Debug)]
 pub(super) enum Fallback {
     /// The default.
     Value(Literal),
     /// A default that depends on other keys or on the environment; the literal is an example.
-    Computed(Literal, fn(&Sources) -> Option<(Origin, Raw)>),
+    Computed(Literal, fn(&dyn Given) -> Option<(Origin, Raw)>),
     /// Nothing; the literal is an example.
     Unset(Literal),
     /// Nothing, and the value is a secret; examples of it and of a file that holds it.

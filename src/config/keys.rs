@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use super::fallbacks;
 use super::key::Fallback::{Computed, Secret as SecretText, Unset, Value};
 use super::key::Literal::{Boolean, Integer, List, Text};
-use super::key::{Key, Section, sections};
+use super::key::{Key, Section, Table, sections};
 use super::reader::Reader;
 use super::setting::{
     AlertRules, AllowedHosts, ByApp, Bytes, CertificateNames, Count, DockerHost, EventPatterns,
@@ -33,9 +33,6 @@ use super::{
 use crate::webhooks::address::Allowed;
 use crate::webhooks::endpoint::{EndpointKind, EventPattern};
 use crate::webhooks::quiet::{Quiet, Zone};
-
-/// The section that may be given several times.
-const LIST: &str = "endpoint";
 
 sections! {
     /// The listener for subrequests of the proxies.
@@ -60,6 +57,15 @@ sections! {
         path_matching: PathMatching = Value(Text("prefix"));
         /// Response headers: "latin1" sends `?` for characters beyond it, "utf8" sends them as they are.
         header_encoding: HeaderEncoding = Value(Text("latin1"));
+        /// A grant has a Cookie header: the client's cookies without the terminal's token. A proxy that
+        /// copies it over the client's, as those of the shipped files do, keeps the token from the
+        /// apps. If false, no grant has it, and a proxy that copies it leaves apps no cookies at all.
+        /// If unset, it is false with the store "postgres".
+        hide_token: bool = Computed(Boolean(true), fallbacks::hide_token);
+        /// Whether /.nightporter/pair, on every host of the box, pairs a device that shows a code of
+        /// `nightporter terminal add`. The proxy has to route /.nightporter/ to the gate. If unset, it
+        /// is false with the store "postgres", whose own program pairs devices.
+        pairing: bool = Computed(Boolean(true), fallbacks::pairing);
         /// Refuse a peer's signature that was seen before even if it has no nonce.
         refuse_replays: bool = Value(Boolean(false));
         /// Apps whose private paths let CORS preflights (OPTIONS, which never carry credentials)
@@ -99,9 +105,33 @@ sections! {
         /// localhost or one of these names: a web page can make its own name point here (DNS
         /// rebinding).
         hosts: Vec<String> as CertificateNames = Unset(List(&["porter.lan"]));
+        /// Networks of programs that may ask `/v1/status` and `/v1/traefik` without the token: of a
+        /// monitor, and of the proxy.
+        monitors: Vec<IpNet> = Unset(List(&["172.31.84.0/24"]));
         /// Count verdicts by app and rule (`nightporter_app_verdicts_total`): at most 500 pairs get a
         /// series of their own, further ones are counted together.
         app_metrics: bool = Value(Boolean(true));
+    }
+
+    /// What Traefik is told: by its HTTP provider, at `/v1/traefik` of the operator's listener, and
+    /// by `nightporter traefik`.
+    ["traefik"] pub struct Traefik {
+        /// The URL at which Traefik reaches the gate. If unset, the address of `gate.listen`.
+        address: Option<String> = Unset(Text("http://nightporter:8400"));
+        /// Entry points of the apps' routers. If unset, Traefik's default entry points.
+        entrypoints: Vec<String> as Names = Unset(List(&["websecure"]));
+        /// Whether the apps' routers use TLS.
+        tls: bool = Value(Boolean(false));
+        /// The resolver of their certificates; they use TLS if it is set.
+        cert_resolver: Option<String> = Unset(Text("letsencrypt"));
+        /// Further middlewares of the apps' routers, in front of nightporter's.
+        middlewares: Vec<String> as Names = Unset(List(&["headers@file"]));
+        /// Where Traefik finds the authority of the gate's certificate, if elsewhere than this process.
+        ca: Option<PathBuf> = Unset(Text("/etc/traefik/nightporter/ca.pem"));
+        /// Where Traefik finds its client certificate for the gate, if `gate.tls.client_ca` requires one.
+        cert: Option<PathBuf> = Unset(Text("/etc/traefik/client.pem"));
+        /// Where Traefik finds the private key of that certificate.
+        key: Option<PathBuf> = Unset(Text("/etc/traefik/client.key"));
     }
 
     /// Where the box's data is stored.
@@ -147,6 +177,9 @@ sections! {
         zone: String as HostName = Value(Text("freeshard.cloud"));
         /// The number of characters of the box's id with which its domain begins.
         prefix_length: usize as Count<usize, 1, 63> = Value(Integer(6));
+        /// Whether labels of containers describe apps, besides `app_meta.json` files, which take
+        /// precedence. If unset, true for files without an upstream. Needs `wake.enabled`.
+        labels: bool = Computed(Boolean(true), fallbacks::labels);
     } with {
         kind: StoreKind,
     }
@@ -337,8 +370,8 @@ sections! {
         );
     }
 
-    /// How often periodic work is done, by all processes on one database together. Each run writes
-    /// a few pages to the disk, also if there is nothing to do.
+    /// How often periodic work is done, by all processes on one database together. A run that
+    /// finds nothing to do writes nothing.
     ["jobs"] pub struct Jobs {
         /// Give new records their places in the tree.
         integrity: Duration = Value(Text("5s"));
@@ -388,6 +421,9 @@ sections! {
         /// The time zone of quiet hours: a name such as "Europe/Berlin", or a rule as in `TZ`. If
         /// unset, that of the system.
         time_zone: Zone as ZoneName = Computed(Text("Europe/Berlin"), fallbacks::time_zone);
+        /// PEM file of authorities that receivers' certificates may be issued by, besides those that
+        /// the system trusts. Read again when it changes.
+        ca_file: Option<PathBuf> as Option<ReadableFile> = Unset(Text("/etc/nightporter/ca.pem"));
         /// How long deliveries and the log of their attempts are kept.
         keep: Duration = Value(Text("30d"));
     }
@@ -399,7 +435,7 @@ sections! {
         enabled: bool = Value(Boolean(true));
         /// Rules that are switched off: `denials_client`, `denials_address`, `app_failing`,
         /// `cache_degraded`, `dead_letters`, `records_dropped`, `checkpoint_overdue`,
-        /// `certificate_expiring`, `disk_low`, `job_overdue`.
+        /// `certificate_expiring`, `disk_low`, `job_overdue`, `endpoint_disabled`.
         off: Vec<Rule> as AlertRules = Unset(List(&["disk_low"]));
         /// How long the cause must be gone before an alert resolves.
         calm: Duration = Value(Text("1m"));
@@ -480,38 +516,11 @@ sections! {
     }
 }
 
-/// Returns every key.
-pub(super) fn all() -> impl Iterator<Item = &'static Key> {
-    SECTIONS.iter().flat_map(|section| section.keys)
-}
-
-/// Returns whether a section may be given several times, as `[[section]]`.
-pub(super) fn is_list(section: &str) -> bool {
-    section == LIST
-}
-
-/// Returns whether a key belongs to such a section.
-pub(super) fn is_listed(key: &str) -> bool {
-    key.rsplit_once('.').is_some_and(|(section, _)| is_list(section))
-}
-
-/// Returns the keys of such a section.
-pub(super) fn listed() -> impl Iterator<Item = &'static Key> {
-    all().filter(|key| is_listed(key.name))
-}
-
-/// Returns every name that the file accepts, including those of files that hold secrets.
-pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    all().flat_map(Key::names)
-}
-
-/// Returns the key of this name.
-pub(super) fn find(name: &str) -> Option<&'static Key> {
-    all().find(|key| key.name == name)
-}
+/// All of them.
+pub(super) const TABLE: Table = Table { sections: SECTIONS, list: "endpoint" };
 
 /// Returns whether a reload of the running process applies a change of this key.
 #[must_use]
 pub fn is_reloaded(name: &str) -> bool {
-    find(name).is_some_and(|key| key.is_reloaded)
+    TABLE.find(name).is_some_and(|key| key.is_reloaded)
 }

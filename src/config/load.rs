@@ -7,14 +7,14 @@ mod wake;
 use std::path::Path;
 
 use super::findings::Findings;
-use super::keys::{EngineKeys, LedgerKeys, StoreKeys, TelemetryKeys, TlsKeys, UpstreamKeys};
+use super::keys::{EngineKeys, LedgerKeys, StoreKeys, TABLE, TelemetryKeys, TlsKeys, UpstreamKeys};
 use super::reader::Reader;
 use super::setting::{Kind, otlp_headers};
 use super::sources::Sources;
 use super::{
     Alerts, Cache, Certificate, Composed, Config, Environment, Gate, Ignore, Jobs, Ledger,
     ListenAddr, Log, Ops, Postgres, Secret, Sleep, Store, StoreKind, Streams, Telemetry, Tls,
-    Touch, Upstream, Wake, Webhooks,
+    Touch, Traefik, Upstream, Wake, Webhooks,
 };
 
 /// Shortest key for HS256, in bytes: RFC 7518 section 3.2.
@@ -37,7 +37,7 @@ pub(super) fn load_with_sources(
     env: &Environment,
 ) -> Result<(Config, Sources), Findings> {
     let mut findings = Findings::default();
-    let Some(sources) = Sources::gather(file, env, &mut findings) else {
+    let Some(sources) = Sources::gather(TABLE, file, env, &mut findings) else {
         return Err(findings);
     };
     let mut reader = Reader::new(sources, findings);
@@ -102,6 +102,7 @@ fn read(reader: &mut Reader) -> Option<Config> {
         jobs: Jobs::read(reader)?,
         alerts,
         endpoints,
+        traefik: Traefik::read(reader)?,
         webhooks: Webhooks::read(reader)?,
         upstream: upstream_url.url.is_some().then(|| upstream.clone()),
         telemetry,

@@ -1,6 +1,6 @@
 //! The search for the key that a name or a variable means, also if it is misspelt.
 
-use super::keys;
+use super::key::Table;
 
 /// The prefix of every environment variable that sets a key.
 const PREFIX: &str = "NIGHTPORTER_";
@@ -14,13 +14,13 @@ const CONFIG_VARIABLE: &str = "NIGHTPORTER_CONFIG";
 const SIMILAR: f64 = 0.75;
 
 /// Returns the key with exactly this name.
-pub(super) fn known(name: &str) -> Option<&'static str> {
-    keys::names().find(|key| *key == name)
+pub(super) fn known(table: Table, name: &str) -> Option<&'static str> {
+    table.names().find(|key| *key == name)
 }
 
 /// Returns whether a section has keys: `gate`, `gate.tls`, …
-pub(super) fn is_section(name: &str) -> bool {
-    keys::names().any(|key| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+pub(super) fn is_section(table: Table, name: &str) -> bool {
+    table.names().any(|key| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
 }
 
 /// Returns the variable of a key: `gate.tls.key` → `NIGHTPORTER_GATE__TLS__KEY`.
@@ -44,31 +44,31 @@ pub(super) fn is_ours(variable: &str) -> bool {
 }
 
 /// Returns the key that an unknown name most likely means.
-pub(super) fn nearest(name: &str) -> Option<&'static str> {
+pub(super) fn nearest(table: Table, name: &str) -> Option<&'static str> {
     let name = name.to_lowercase();
     let same_leaf = || {
         let leaf = name.rsplit('.').next()?;
-        let mut same = keys::names().filter(|key| key.rsplit('.').next() == Some(leaf));
+        let mut same = table.names().filter(|key| key.rsplit('.').next() == Some(leaf));
         same.next().filter(|_| same.next().is_none())
     };
-    most_similar(&name, keys::names()).or_else(same_leaf)
+    most_similar(&name, table.names()).or_else(same_leaf)
 }
 
 /// Returns the section that an unknown one most likely means.
-pub(super) fn nearest_section(name: &str) -> Option<&'static str> {
-    let sections = keys::names().filter_map(|key| Some(key.rsplit_once('.')?.0));
+pub(super) fn nearest_section(table: Table, name: &str) -> Option<&'static str> {
+    let sections = table.names().filter_map(|key| Some(key.rsplit_once('.')?.0));
     most_similar(name, sections)
 }
 
 /// Returns the variable that an unknown one most likely means; a name with one underscore
 /// where two are needed is found too.
-pub(super) fn nearest_variable(name: &str) -> Option<String> {
+pub(super) fn nearest_variable(table: Table, name: &str) -> Option<String> {
     let flat = |name: &str| name.replace("__", "_").to_uppercase();
-    let mut names = keys::names().filter(|key| !keys::is_listed(key)).map(variable);
+    let mut names = table.names().filter(|key| !table.is_listed(key)).map(variable);
     names.find(|known| flat(known) == flat(name)).or_else(|| {
         let rest = name.strip_prefix(PREFIX)?;
-        let key = nearest(&rest.replace("__", "."))?;
-        (!keys::is_listed(key)).then(|| variable(key))
+        let key = nearest(table, &rest.replace("__", "."))?;
+        (!table.is_listed(key)).then(|| variable(key))
     })
 }
 
@@ -85,49 +85,4 @@ fn most_similar(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_misspelt_name_finds_its_key() {
-        for (wrong, right) in [
-            ("gate.lisen", Some("gate.listen")),
-            ("gate.Listen", Some("gate.listen")),
-            ("gate.trusted_proxy", Some("gate.trusted_proxies")),
-            ("store.pool-size", Some("store.pool_size")),
-            ("gate.heartbeat", Some("cache.heartbeat")),
-            ("gate.colour", None),
-        ] {
-            assert_eq!(nearest(wrong), right, "{wrong}");
-        }
-        assert_eq!(nearest_section("gates"), Some("gate"));
-        assert_eq!(nearest_section("downtown"), None);
-    }
-
-    #[test]
-    fn a_variable_with_too_few_underscores_finds_its_key() {
-        for (wrong, right) in [
-            ("NIGHTPORTER_GATE_LISTEN", Some("NIGHTPORTER_GATE__LISTEN")),
-            ("NIGHTPORTER_GATE_TLS_SELF_SIGNED", Some("NIGHTPORTER_GATE__TLS__SELF_SIGNED")),
-            ("NIGHTPORTER_STORE__POOLSIZE", Some("NIGHTPORTER_STORE__POOL_SIZE")),
-            ("NIGHTPORTER_X", None),
-        ] {
-            assert_eq!(nearest_variable(wrong).as_deref(), right, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn variables_that_orchestrators_set_are_not_ours() {
-        for theirs in [
-            "NIGHTPORTER_PORT",
-            "NIGHTPORTER_PORT_8400_TCP",
-            "NIGHTPORTER_SERVICE_HOST",
-            "NIGHTPORTER_SERVICE_PORT_GATE",
-            "NIGHTPORTER_CONFIG",
-            "PATH",
-        ] {
-            assert!(!is_ours(theirs), "{theirs}");
-        }
-        assert!(is_ours("NIGHTPORTER_GATE_LISTEN"));
-    }
-}
+mod tests;

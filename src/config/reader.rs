@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use super::findings::{Findings, Origin};
-use super::key::Key;
-use super::keys;
+use super::key::{Given, Key};
+use super::raw::Raw;
 use super::setting::{Setting, ValueError};
-use super::sources::{Raw, Sources};
+use super::sources::Sources;
 
 /// Reads keys one by one and collects the problems of their values.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Reader {
     pub(super) fn read<S: Setting>(&mut self, key: &'static str) -> Option<S::Value> {
         #[cfg(test)]
         self.keys_read.insert(key);
-        let given = match keys::find(key) {
+        let given = match self.sources.table.find(key) {
             Some(key) if key.is_secret() => self.secret(key),
             _ => self.sources.get(key).cloned(),
         };

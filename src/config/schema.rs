@@ -3,7 +3,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::key::{Fallback, Key};
-use super::keys::{self, SECTIONS};
+use super::keys::TABLE;
 
 /// Returns the schema (draft 2020-12) of the file: names, types, defaults and documentation.
 /// It accepts some files that [`load`](super::load()) refuses, such as those whose keys
@@ -24,7 +24,7 @@ pub fn schema() -> Json {
 /// name.
 fn section(name: &str) -> Json {
     let mut properties = Map::new();
-    for inner in SECTIONS {
+    for inner in TABLE.sections {
         let (parent, leaf) = inner.name.rsplit_once('.').unwrap_or(("", inner.name));
         if inner.name == name {
             for (key, schema) in inner.keys.iter().flat_map(properties_of) {
@@ -34,7 +34,7 @@ fn section(name: &str) -> Json {
             properties.insert(leaf.into(), section(inner.name));
         }
     }
-    let about = SECTIONS.iter().find(|section| section.name == name);
+    let about = TABLE.sections.iter().find(|section| section.name == name);
     let about = about.map_or("The configuration file.".into(), |section| text(section.about));
     let table = json!({
         "type": "object",
@@ -42,7 +42,7 @@ fn section(name: &str) -> Json {
         "additionalProperties": false,
         "properties": properties,
     });
-    if keys::is_list(name) { json!({"type": "array", "items": table}) } else { table }
+    if TABLE.is_list(name) { json!({"type": "array", "items": table}) } else { table }
 }
 
 fn leaf_of(key: &'static str) -> &'static str {

@@ -12,7 +12,7 @@ use http::StatusCode;
 use ipnet::IpNet;
 
 use super::key::Shape;
-use super::sources::Raw;
+use super::raw::Raw;
 use super::{ListenAddr, Secret};
 
 pub(super) use messages::{AllowedHosts, EventPatterns, QuietHours, ZoneName};
@@ -308,6 +308,10 @@ impl Setting for Vec<IpNet> {
             })
         });
         networks.collect()
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::new())
     }
 }
 

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
+use super::Environment;
 use super::findings::{Findings, Origin};
-use super::key::{self, Key};
+use super::key::{self, Given, Key};
+use super::keys::TABLE;
 use super::load::load_with_sources;
 use super::sources::Sources;
-use super::{Environment, keys};
 
 /// What is shown in a secret's place.
 const MASK: &str = "***";
@@ -40,11 +41,11 @@ impl InForce {
 /// Returns the same findings as [`load`](super::load()).
 pub fn show(file: Option<&Path>, env: &Environment) -> Result<Vec<InForce>, Findings> {
     let (_, mut sources) = load_with_sources(file, env)?;
-    let single = keys::all().filter(|key| !keys::is_listed(key.name));
+    let single = TABLE.keys().filter(|key| !TABLE.is_listed(key.name));
     let mut shown: Vec<_> = single.map(|key| in_force(key, &sources)).collect();
     for entry in 0..sources.entries() {
         sources.choose(Some(entry));
-        shown.extend(keys::listed().map(|key| {
+        shown.extend(TABLE.listed().map(|key| {
             let (section, leaf) = key.name.rsplit_once('.').unwrap_or(("", key.name));
             let name = format!("{section}.{}.{leaf}", entry + 1).into();
             InForce { key: name, ..in_force(key, &sources) }

@@ -6,25 +6,15 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 use super::findings::{Findings, Origin};
-use super::key::Fallback;
-use super::{Environment, keys, names};
-
-/// A value as it was written.
-#[derive(Debug, Clone)]
-pub(super) enum Raw {
-    Text(String),
-    Integer(String),
-    Boolean(bool),
-    List(Vec<Raw>),
-    /// A variable's text, which may mean any of the above.
-    Variable(String),
-    /// A value of a type that no key accepts, by the name of its type.
-    Other(&'static str),
-}
+use super::key::{Fallback, Given, Table};
+use super::raw::Raw;
+use super::{Environment, names};
 
 /// The given values, by key, each with its origin.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sources {
+    /// The keys there are.
+    pub(super) table: Table,
     values: BTreeMap<&'static str, (Origin, Raw)>,
     /// The values of each section that may be given several times.
     entries: Vec<BTreeMap<&'static str, (Origin, Raw)>>,
@@ -35,29 +25,31 @@ pub(super) struct Sources {
 }
 
 impl Sources {
+    /// Nothing is given.
+    pub(super) fn new(table: Table, env: Environment) -> Self {
+        Self { table, values: BTreeMap::new(), entries: Vec::new(), entry: None, env }
+    }
+
     /// Reads the file and then the environment, which takes precedence. Unknown names are
     /// findings. Returns `None` if the file could not be read at all, so that its values
     /// cannot be checked.
     pub(super) fn gather(
+        table: Table,
         file: Option<&Path>,
         env: &Environment,
         findings: &mut Findings,
     ) -> Option<Self> {
-        let mut sources = Self { env: env.clone(), ..Self::default() };
+        let mut sources = Self::new(table, env.clone());
         let readable = file.is_none_or(|file| sources.read_file(file, findings).is_some());
         sources.read_environment(env, findings);
         readable.then_some(sources)
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&(Origin, Raw)> {
-        if keys::is_listed(key) {
+        if self.table.is_listed(key) {
             return self.entries.get(self.entry?)?.get(key);
         }
         self.values.get(key)
-    }
-
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.get(key).is_some()
     }
 
     /// Returns how many sections there are of those that may be given several times.
@@ -75,7 +67,7 @@ impl Sources {
         let (Some((section, leaf)), Some(entry)) = (key.rsplit_once('.'), self.entry) else {
             return key.to_owned();
         };
-        if !keys::is_list(section) {
+        if !self.table.is_list(section) {
             return key.to_owned();
         }
         match self.get(&format!("{section}.name")) {
@@ -85,7 +77,7 @@ impl Sources {
     }
 
     fn insert(&mut self, key: &'static str, value: (Origin, Raw)) {
-        if keys::is_listed(key) {
+        if self.table.is_listed(key) {
             if let Some(entry) = self.entry.and_then(|entry| self.entries.get_mut(entry)) {
                 entry.insert(key, value);
             }
@@ -94,18 +86,8 @@ impl Sources {
         }
     }
 
-    /// Returns another program's variable, unless it is empty.
-    pub(super) fn variable(&self, name: &str) -> Option<&str> {
-        self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
-    }
-
-    /// Returns the value that counts: the given one, else the default.
-    pub(super) fn in_force(&self, key: &str) -> Option<(Origin, Raw)> {
-        self.get(key).cloned().or_else(|| self.default_of(key))
-    }
-
     pub(super) fn default_of(&self, key: &str) -> Option<(Origin, Raw)> {
-        match keys::find(key)?.fallback {
+        match self.table.find(key)?.fallback {
             Fallback::Value(literal) => Some((Origin::Default, literal.raw())),
             Fallback::Computed(_, compute) => compute(self),
             Fallback::Unset(_) | Fallback::Secret(..) => None,
@@ -138,11 +120,12 @@ impl Sources {
     }
 
     fn read_environment(&mut self, env: &Environment, findings: &mut Findings) {
+        let table = self.table;
         for (variable, value) in env.iter().filter(|(name, _)| names::is_ours(name)) {
             let origin = Origin::Variable(variable.clone());
-            let mut known = keys::names().filter(|key| !keys::is_listed(key));
+            let mut known = table.names().filter(|key| !table.is_listed(key));
             let Some(key) = known.find(|key| names::variable(key) == *variable) else {
-                let hint = match names::nearest_variable(variable) {
+                let hint = match names::nearest_variable(table, variable) {
                     Some(known) => format!("did you mean `{known}`?"),
                     None => "see config/nightporter.toml for all keys".into(),
                 };
@@ -154,6 +137,20 @@ impl Sources {
                 self.values.insert(key, (origin, Raw::Variable(value.clone())));
             }
         }
+    }
+}
+
+impl Given for Sources {
+    fn has(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    fn in_force(&self, key: &str) -> Option<(Origin, Raw)> {
+        self.get(key).cloned().or_else(|| self.default_of(key))
     }
 }
 
@@ -183,14 +180,16 @@ impl Walk<'_> {
                 "" => name.get_ref().to_string(),
                 _ => format!("{section}.{}", name.get_ref()),
             };
-            if let Some(known) = names::known(&key) {
+            if let Some(known) = names::known(sources.table, &key) {
                 sources.insert(known, (origin, Raw::of(value.get_ref())));
-            } else if keys::is_list(&key) {
+            } else if sources.table.is_list(&key) {
                 self.list(&key, value.get_ref(), &origin, sources, findings);
-            } else if !names::is_section(&key) {
+            } else if !names::is_section(sources.table, &key) {
                 let (problem, nearest) = match value.get_ref() {
-                    DeValue::Table(_) => ("unknown section", names::nearest_section(&key)),
-                    _ => ("unknown key", names::nearest(&key)),
+                    DeValue::Table(_) => {
+                        ("unknown section", names::nearest_section(sources.table, &key))
+                    }
+                    _ => ("unknown key", names::nearest(sources.table, &key)),
                 };
                 let hint = match nearest {
                     Some(known) => format!("did you mean `{known}`?"),
@@ -239,37 +238,4 @@ impl Walk<'_> {
 fn no_list(section: &str, origin: &Origin, findings: &mut Findings) {
     let hint = format!("write `[[{section}]]` and its keys below it, once for each");
     findings.push(origin.clone(), section, "may be given several times", hint);
-}
-
-impl Raw {
-    fn of(value: &DeValue<'_>) -> Self {
-        match value {
-            DeValue::String(text) => Self::Text(text.to_string()),
-            DeValue::Integer(integer) if integer.radix() == 10 => {
-                Self::Integer(integer.as_str().to_owned())
-            }
-            DeValue::Boolean(boolean) => Self::Boolean(*boolean),
-            DeValue::Array(array) => {
-                Self::List(array.iter().map(|item| Self::of(item.get_ref())).collect())
-            }
-            other => Self::Other(other.type_str()),
-        }
-    }
-
-    /// Returns the items of a variable's text; commas separate them.
-    pub(super) fn items(variable: &str) -> Vec<String> {
-        let items = variable.split(',').map(str::trim).filter(|item| !item.is_empty());
-        items.map(str::to_owned).collect()
-    }
-
-    /// Returns the name of the value's type, for findings.
-    pub(super) fn type_name(&self) -> &'static str {
-        match self {
-            Self::Text(_) | Self::Variable(_) => "text",
-            Self::Integer(_) => "an integer",
-            Self::Boolean(_) => "a boolean",
-            Self::List(_) => "a list",
-            Self::Other(name) => name,
-        }
-    }
 }

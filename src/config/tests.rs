@@ -1,7 +1,8 @@
 //! The table of keys and the files that repeat it.
 
+use super::example;
 use super::key::{Fallback, Key};
-use super::{example, keys};
+use super::keys::TABLE;
 
 const README: &str = include_str!("../../README.md");
 
@@ -14,7 +15,7 @@ fn the_documented_file_is_generated() {
 
 #[test]
 fn every_key_is_documented() {
-    for Key { name, doc, .. } in keys::all() {
+    for Key { name, doc, .. } in TABLE.keys() {
         let last = doc.last().unwrap_or_else(|| panic!("{name} has no documentation"));
         assert!(last.ends_with('.'), "{name}: {last}");
         assert!(doc.iter().all(|line| line.starts_with(' ')), "{name}");
@@ -43,7 +44,7 @@ fn the_settings_in_the_readme_are_all_keys_with_their_defaults() {
     for row in settings.lines().filter(|row| row.starts_with("| `")) {
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
         for name in keys_of(cells[1]) {
-            let key = keys::find(&name).unwrap_or_else(|| panic!("there is no key {name}"));
+            let key = TABLE.find(&name).unwrap_or_else(|| panic!("there is no key {name}"));
             if let Fallback::Value(value) = key.fallback
                 && let value = value.json()
                 && !value.is_array()
@@ -54,7 +55,7 @@ fn the_settings_in_the_readme_are_all_keys_with_their_defaults() {
             named.push(name);
         }
     }
-    let mut all: Vec<_> = keys::all().map(|key| key.name.to_owned()).collect();
+    let mut all: Vec<_> = TABLE.keys().map(|key| key.name.to_owned()).collect();
     named.sort_unstable();
     all.sort_unstable();
     assert_eq!(named, all, "the rows and the keys differ");

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::alerts::Evaluator;
 use crate::alerts::denials::Denials;
 use crate::alerts::measures::{
     AppStarts, ArchiveFacts, DenialRates, Disks, GateCertificate, Records, StoreLink,
 };
 use crate::alerts::signal::Measure;
 use crate::alerts::starts::FailedStarts;
+use crate::alerts::together::Together;
+use crate::alerts::{Evaluator, TenantSource};
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::http::tls::ServerTls;
@@ -39,8 +40,14 @@ impl Alerts {
         let Watched { gate, ledger, jobs, registry, tls } = watched;
         let (denials, starts) = (Arc::<Denials>::default(), FailedStarts::default());
         let settings = &config.alerts;
-        let rates =
-            DenialRates::new(Arc::clone(&denials), settings.denials, settings.denials_window);
+        let tenant = || -> TenantSource {
+            let tenant = Arc::clone(&ledger.tenant);
+            Box::new(move || tenant.get())
+        };
+        let (archive, writer) = (&ledger.archive, ledger.recorder.writer());
+        let window = settings.denials_window;
+        let together = Together::new(Arc::clone(archive), tenant(), writer, window);
+        let rates = DenialRates::new(Arc::clone(&denials), together, settings.denials, window);
         let disks = Disks::new([config.wake.data_dir.clone(), config.ledger.path.clone()]);
         let facts = ArchiveFacts::new(Arc::clone(ledger), Arc::clone(jobs), settings.job_overdue);
         let mut measures: Vec<Box<dyn Measure>> = vec![
@@ -54,14 +61,7 @@ impl Alerts {
         if let Some(tls) = tls.cloned() {
             measures.push(Box::new(GateCertificate(Box::new(move || tls.ends()))));
         }
-        let tenant = Arc::clone(&ledger.tenant);
-        let evaluator = Evaluator::new(
-            Arc::clone(&ledger.archive),
-            Box::new(move || tenant.get()),
-            ledger.recorder.writer(),
-            settings,
-            measures,
-        );
+        let evaluator = Evaluator::new(Arc::clone(archive), tenant(), writer, settings, measures);
         Self { evaluator: Arc::new(evaluator), denials, starts }
     }
 }

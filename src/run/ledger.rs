@@ -34,6 +34,9 @@ const TENANT_LOOK: Duration = Duration::from_millis(10);
 const KEYS_PERIOD: Duration = Duration::from_secs(60);
 const KEYS_RETRY: Duration = Duration::from_secs(2);
 
+/// How often it is looked whether tenants are kept apart, until that is known.
+const ISOLATION_RETRY: Duration = Duration::from_secs(2);
+
 /// How long the spool's folder may delay the start.
 const SPOOL_LIMIT: Duration = Duration::from_secs(1);
 
@@ -42,7 +45,7 @@ pub(super) async fn jobs(
     config: &Config,
     ledger: &Arc<Ledger>,
     registry: &Arc<Registry>,
-    observer: Option<Box<dyn JobObserver>>,
+    observers: Vec<Box<dyn JobObserver>>,
 ) -> Arc<Jobs> {
     let (tenant, recorder) = (Arc::clone(&ledger.tenant), Arc::clone(&ledger.recorder));
     let context = Context::new(
@@ -51,11 +54,8 @@ pub(super) async fn jobs(
         ledger.recorder.writer(),
         Box::new(move || tenant.get()),
         Box::new(move |entry| recorder.record(entry)),
-    );
-    let context = match observer {
-        Some(observer) => context.with_observer(observer),
-        None => context,
-    };
+    )
+    .with_observers(observers);
     let intervals = &config.jobs;
     let integrity = Integrity::new(Arc::clone(ledger), intervals.integrity);
     let retention = Retention::new(config.ledger.clone(), intervals.retention, Arc::clone(ledger));
@@ -156,12 +156,23 @@ async fn warm(ledger: &Ledger, tenant: &str) {
 
 /// Tells the ledger the box's id, whenever it changes.
 async fn follow_tenant(ledger: Arc<Ledger>, gate: Arc<Gate>) -> Infallible {
+    // As long as nobody has looked, it is a problem that tenants may not be kept apart.
+    let check = async {
+        while ledger.archive.check_isolation().await.is_err() {
+            sleep(ISOLATION_RETRY).await;
+        }
+    };
+    let (never, ()) = tokio::join!(tell_tenant(&ledger, &gate), check);
+    never
+}
+
+async fn tell_tenant(ledger: &Ledger, gate: &Gate) -> Infallible {
     loop {
         if let Some(id) = gate.box_id().await
             && *ledger.tenant.get() != *id
         {
             ledger.tenant.set(&id);
-            warm(&ledger, &id).await;
+            warm(ledger, &id).await;
         }
         sleep(TENANT_PERIOD).await;
     }

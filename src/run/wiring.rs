@@ -16,7 +16,8 @@ use crate::config::{self, ArchiveKind, Config, StoreKind};
 use crate::descriptors::ConnectionLimits;
 use crate::domain::observation::Observer;
 use crate::gate::Gate;
-use crate::http::api::{Alerts as AlertRoutes, Api, Apps, History};
+use crate::http::api::{Alerts as AlertRoutes, Api, Apps, History, ProxyRoutes};
+use crate::http::pairing::PairingRoutes;
 use crate::http::routes::GateRoutes;
 use crate::http::tls::ServerTls;
 use crate::http::{Bounds, Drain, Limits, Listeners, Server};
@@ -24,7 +25,7 @@ use crate::jobs::Jobs;
 use crate::ledger::Ledger;
 use crate::ledger::archive::postgres::Postgres;
 use crate::ledger::archive::sqlite::Sqlite;
-use crate::store::app_meta::AppMetaDir;
+use crate::pairing::Pairing;
 use crate::store::touch::Touches;
 use crate::store::{Freshness, Source};
 use crate::telemetry::logs::VerdictLog;
@@ -65,6 +66,7 @@ impl Wiring {
             let (config, freshness) = (Arc::clone(config), Arc::clone(&freshness));
             Arc::new(run_blocking(move || Source::open(&config, &freshness)).await??)
         };
+        source.prepare(config).await;
         let touches = Arc::new(Touches::new(config.touch.clone()));
         let (registry, commands) = Registry::new();
         let upstream = Upstream::of(config);
@@ -88,8 +90,8 @@ impl Wiring {
         };
         let jobs = match &ledger {
             Some(ledger) => {
-                let observer = traces.as_ref().map(Traces::jobs);
-                Some(ledger::jobs(config, ledger, &registry, observer).await)
+                let observers = traces.iter().map(Traces::jobs).collect();
+                Some(ledger::jobs(config, ledger, &registry, observers).await)
             }
             None => None,
         };
@@ -134,12 +136,8 @@ impl Wiring {
             gate,
         } = self;
         let (scan_done, first_scan) = oneshot::channel();
-        let apps = follow_apps(
-            AppMetaDir::new(config.store.installed_apps_dir.clone()),
-            Arc::clone(freshness),
-            source.folders_are_apps(),
-            scan_done,
-        );
+        source.descriptions().begin();
+        let apps = follow_apps(Arc::clone(source), Arc::clone(freshness), scan_done);
         tasks.essential().spawn(apps);
         tasks.essential().spawn(follow_store(Arc::clone(source), first_scan));
         let (writer, target) = (Arc::clone(touches), Arc::clone(source));
@@ -182,7 +180,8 @@ impl Wiring {
         let Listeners { gate: gate_listener, ops: ops_listener } = listeners;
         let (gate_bounds, ops_bounds) = bounds(&self.config);
         let pages = self.config.store.installed_apps_dir.clone();
-        let routes = GateRoutes::new(Arc::clone(&self.gate), pages, self.observers());
+        let routes =
+            GateRoutes::new(Arc::clone(&self.gate), pages, self.pairing(), self.observers());
         let server = Server::new("gate", Arc::new(routes), Limits::default(), gate_bounds);
         let (accept, gate_drain) = server
             .with_trusted(self.config.gate.trusted_proxies.clone())
@@ -190,7 +189,8 @@ impl Wiring {
             .with_threads(std::thread::available_parallelism()?.get())
             .start(gate_listener)?;
         tasks.essential().spawn(accept);
-        let apps = Apps::new(Arc::clone(&self.registry), Arc::clone(&self.touches));
+        let (registry, touches) = (Arc::clone(&self.registry), Arc::clone(&self.touches));
+        let apps = Apps::new(registry, touches, Arc::clone(self.source.descriptions()));
         let history = self.ledger.clone().map(History::new);
         if let Some(history) = &history {
             let keys = history.keys();
@@ -201,11 +201,19 @@ impl Wiring {
         let alerts = alerts
             .map(|(ledger, alerts)| AlertRoutes::new(Arc::clone(ledger), alerts.evaluator.board()));
         let gate = Arc::clone(&self.gate);
-        let routes = Api::new(gate, apps, history, jobs, alerts, &self.config);
+        let proxies = ProxyRoutes::new(Arc::clone(&self.source), Arc::clone(&self.config));
+        let routes = Api::new(gate, apps, proxies, history, jobs, alerts, &self.config);
         let server = Server::new("ops", Arc::new(routes), Limits::default(), ops_bounds);
         let (accept, ops_drain) = server.start(ops_listener)?;
         tasks.essential().spawn(accept);
         Ok([gate_drain, ops_drain])
+    }
+
+    fn pairing(&self) -> Option<PairingRoutes> {
+        let gate = || Arc::clone(&self.gate);
+        let denials = self.alerts.as_ref().map(|alerts| Arc::clone(&alerts.denials));
+        let pairing = Pairing::new(gate(), Arc::clone(&self.source), self.ledger.clone(), denials);
+        self.config.gate.pairing.then(|| PairingRoutes::new(gate(), pairing))
     }
 
     /// Returns the observers that are told of every decision.
@@ -248,12 +256,11 @@ async fn follow_store(source: Arc<Source>, first_scan: oneshot::Receiver<()>) ->
 /// Follows the apps' folder. On the files store, the folders are also the set of installed
 /// apps.
 async fn follow_apps(
-    dir: AppMetaDir,
+    source: Arc<Source>,
     freshness: Arc<Freshness>,
-    names: bool,
     scan_done: oneshot::Sender<()>,
 ) -> Infallible {
-    dir.watch(freshness, names, scan_done).await
+    source.descriptions().watch(freshness, source.folders_are_apps(), scan_done).await
 }
 
 async fn write_touches(touches: Arc<Touches>, source: Arc<Source>) -> Infallible {

@@ -55,6 +55,7 @@ const LEDGER_BYTES: &str = "nightporter_ledger_bytes";
 const WEBHOOK_ATTEMPTS: &str = "nightporter_webhook_attempts_total";
 const JOB_LOCK_BUSY: &str = "nightporter_job_lock_busy_total";
 const ALERTS: &str = "nightporter_alerts_firing";
+const LIMITED: &str = "nightporter_limited_addresses";
 
 /// Upper bounds of the wake duration histogram, in seconds: unpausing an app takes tens of
 /// milliseconds, starting one takes tenths of seconds, or half a minute with a health check.
@@ -118,10 +119,15 @@ fn describe() {
     describe_gauge!(LEDGER_BYTES, "Bytes of the ledger's records when retention last looked.");
     describe_counter!(WEBHOOK_ATTEMPTS, "Attempts to deliver messages, by outcome.");
     describe_gauge!(ALERTS, "Alerts that fire, by rule.");
+    describe_gauge!(LIMITED, "Addresses that have to wait after too many wrong credentials.");
     describe_counter!(JOB_LOCK_BUSY, "Jobs not run because another process held their lock.");
 }
 
 /// Sets how many alerts of a rule fire.
+pub(crate) fn note_limited(addresses: usize) {
+    gauge!(LIMITED).set(precise(u64::try_from(addresses).unwrap_or(u64::MAX)));
+}
+
 pub(crate) fn note_alerts(rule: Rule, firing: u64) {
     recorder();
     gauge!(ALERTS, "rule" => rule.as_str()).set(precise(firing));

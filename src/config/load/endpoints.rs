@@ -3,7 +3,7 @@
 use crate::config::keys::EndpointKeys;
 use crate::config::reader::Reader;
 use crate::config::{Endpoint, Secret};
-use crate::webhooks::endpoint::{Definition, EndpointKind, Secrets, Wants, is_name};
+use crate::webhooks::endpoint::{Definition, EndpointKind, Secrets, Wants, is_name, url_problem};
 use crate::webhooks::signature::SigningSecret;
 use crate::webhooks::target::Target;
 
@@ -38,7 +38,7 @@ pub(super) fn read(
 
 fn endpoint(reader: &mut Reader, keys: EndpointKeys) -> Option<Endpoint> {
     let EndpointKeys { name, kind, url, secret, token, events, apps, quiet, pii, allow } = keys;
-    let (name, target) = (name_of(reader, name), target(reader, url));
+    let (name, target) = (name_of(reader, name), target(reader, kind, url));
     let signing = signing(reader, kind, secret);
     check_token(reader, kind, token.as_ref());
     let wants = Wants { events, apps, pii };
@@ -64,14 +64,20 @@ fn name_of(reader: &mut Reader, name: Option<String>) -> Option<String> {
     }
 }
 
-fn target(reader: &mut Reader, url: Option<Secret>) -> Option<Target> {
+fn target(reader: &mut Reader, kind: EndpointKind, url: Option<Secret>) -> Option<Target> {
     let Some(url) = url else {
         let hint = "say where messages go, such as `url = \"https://ntfy.sh/my-topic\"`";
         reader.refuse_because("endpoint.url", "endpoint.name", "is missing", hint);
         return None;
     };
     match Target::parse(url.expose()) {
-        Ok(target) => Some(target),
+        Ok(target) => {
+            if let Some(problem) = url_problem(kind, &target) {
+                let hint = "add the topic to the URL";
+                reader.refuse_because("endpoint.url", "endpoint.url_file", problem, hint);
+            }
+            Some(target)
+        }
         Err(error) => {
             let hint = "write it as `https://host/path`";
             reader.refuse_because("endpoint.url", "endpoint.url_file", error.to_string(), hint);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::keys::{self, LedgerKeys};
+use crate::config::keys::{LedgerKeys, TABLE};
 use crate::config::reader::Reader;
 use crate::config::setting::LedgerKind;
 use crate::config::{Alerts, ArchiveKind, Ledger, Postgres};
@@ -64,7 +64,7 @@ pub(super) fn check(reader: &mut Reader, ledger: &Ledger) {
 
 /// Alerts are kept in the ledger's database, and are about what is done to it.
 pub(super) fn check_alerts(reader: &mut Reader, alerts: &Alerts, ledger: &Ledger) {
-    let mut names = keys::names().filter(|name| name.starts_with("alerts."));
+    let mut names = TABLE.names().filter(|name| name.starts_with("alerts."));
     let given = names.find(|name| reader.is_given(name));
     if let Some(given) = given.filter(|_| alerts.enabled && !ledger.enabled) {
         let hint = "set `ledger.enabled` to true, or `alerts.enabled` to false";

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::time::Duration;
 
-use super::super::{ArchiveKind, HeaderEncoding, LogFormat, PathMatching, StreamWakes, keys};
+use super::super::{ArchiveKind, HeaderEncoding, LogFormat, PathMatching, StreamWakes};
 use super::*;
 
 /// Every key with its default, as shipped.
@@ -66,11 +66,11 @@ fn the_documented_file_names_every_key_and_the_loader_reads_every_key() {
     let document = uncommented.parse::<toml::Table>().expect("TOML with optional keys set");
     let mut documented = BTreeSet::new();
     leaves("", &document, &mut documented);
-    assert_eq!(documented, keys::names().map(ToString::to_string).collect());
+    assert_eq!(documented, TABLE.names().map(ToString::to_string).collect());
 
-    let mut reader = Reader::new(Sources::default(), Findings::default());
+    let mut reader = Reader::new(Sources::new(TABLE, Environment::default()), Findings::default());
     read(&mut reader).expect("defaults");
-    assert_eq!(reader.keys_read, keys::names().collect());
+    assert_eq!(reader.keys_read, TABLE.names().collect());
 }
 
 fn leaves(section: &str, table: &toml::Table, into: &mut BTreeSet<String>) {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::{Setting, ValueError, list};
 use crate::config::key::Shape;
-use crate::config::sources::Raw;
+use crate::config::raw::Raw;
 use crate::webhooks::address::Allowed;
 use crate::webhooks::endpoint::{EndpointKind, EventPattern};
 use crate::webhooks::quiet::{Quiet, Zone};

@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 
 use super::{Setting, ValueError, list};
 use crate::config::key::Shape;
-use crate::config::sources::Raw;
+use crate::config::raw::Raw;
 use crate::config::{
     Activity, Grants, HeaderEncoding, LogFormat, PathMatching, Rule, Secret, StrategyChoice,
     StreamWakes,

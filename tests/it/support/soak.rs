@@ -10,6 +10,8 @@ pub const COLD_KEYS: Rounds = Rounds { few: 1_000, all: 5_000 };
 pub const REVOCATIONS: Rounds = Rounds { few: 300, all: 3_000 };
 /// Requests that must cause no statement, and no call to the engine.
 pub const QUIET_REQUESTS: Rounds = Rounds { few: 100_000, all: 1_000_000 };
+/// Containers created again with other labels, while a stranger asks.
+pub const LABEL_CHANGES: Rounds = Rounds { few: 40, all: 1_000 };
 /// Apps put to sleep while they are woken.
 pub const NAPS: Rounds = Rounds { few: 40, all: 500 };
 /// Apps removed while they are woken.
@@ -20,6 +22,11 @@ pub const REMAKINGS: Rounds = Rounds { few: 8, all: 60 };
 pub const TWO_PROCESSES: Rounds = Rounds { few: 6, all: 50 };
 /// Rounds of two processes with two apps of one database.
 pub const NEIGHBOURS: Rounds = Rounds { few: 5, all: 20 };
+
+/// Codes that are used at two replicas at once.
+pub const DOUBLE_USES: Rounds = Rounds { few: 40, all: 1_000 };
+/// Wrong codes of a guesser.
+pub const GUESSES: Rounds = Rounds { few: 400, all: 10_000 };
 
 /// Batches of the ledger whose COMMIT is answered by nobody.
 pub const LOST_COMMITS: Rounds = Rounds { few: 20, all: 200 };
@@ -33,7 +40,7 @@ pub const STATE_CHANGES: Rounds = Rounds { few: 100, all: 1_000 };
 pub const DENIALS: Rounds = Rounds { few: 10_000, all: 100_000 };
 
 /// Cases that are sent to each operation of the API, for each kind of token and each database.
-pub const API_CASES: Rounds = Rounds { few: 25, all: 250 };
+pub const API_CASES: Rounds = Rounds { few: 10, all: 120 };
 
 /// Seconds for which several instances run their jobs.
 pub const JOB_SECONDS: Rounds = Rounds { few: 20, all: 120 };
@@ -53,7 +60,8 @@ pub fn job_runs(expected: usize) -> std::ops::RangeInclusive<usize> {
     expected - 1 - missed..=expected + 1
 }
 
-fn is_soak() -> bool {
+/// Returns whether all rounds are run.
+pub fn is_soak() -> bool {
     std::env::var_os(VARIABLE).is_some_and(|value| value == "1")
 }
 

@@ -154,6 +154,12 @@ async fn removals(stage: &Stage, porter: &Nightporter, lane: u32) -> (u32, u32) 
                 _ => late += 1,
             }
         }
+        // An attempt that saw the app installed and its container gone has it made anew by Compose,
+        // and then removes what was made.
+        poll(&format!("nothing is left in round {round}"), LONG, async || {
+            !is_composing(&app) && of_project(stage, &app).await.is_empty()
+        })
+        .await;
         for _ in 0..2 {
             assert_eq!(of_project(stage, &app).await, "", "it came back in round {round}");
             assert_eq!(porter.ask(&program(&app)).await.status, 404);

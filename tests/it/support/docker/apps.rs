@@ -17,7 +17,7 @@ use super::engine::Engine;
 use super::subnet::Subnet;
 
 /// Marks every container of a test, so that the test removes them at its end.
-const LABEL: &str = "nightporter.test";
+const LABEL: &str = "test.of.nightporter";
 pub const STARTING: Duration = Duration::from_secs(120);
 
 /// The apps of one test, in a network of their own.
@@ -340,8 +340,9 @@ impl App {
             let mut connection = Connection::open(self.address()).await.ok()?;
             connection.ask(&Request::new("GET", path)).await.ok()
         };
-        // A paused app does not respond: the timeout must be short.
-        tokio::time::timeout(Duration::from_secs(1), asking).await.ok()?
+        // A paused app does not respond: the timeout must be short, and not so short that a busy
+        // machine needs longer.
+        tokio::time::timeout(Duration::from_secs(3), asking).await.ok()?
     }
 
     pub async fn answers(&self) -> bool {

@@ -65,9 +65,9 @@ impl Front {
             routes = routes.replace(&named, &format!("http://{reached}"));
         }
         if errors == Errors::Kept {
-            let both = "[nightporter-page, nightporter]";
+            let both = r#"["nightporter-page", "nightporter"]"#;
             assert!(routes.contains(both), "{routes}");
-            routes = routes.replace(both, "[nightporter]");
+            routes = routes.replace(both, r#"["nightporter"]"#);
         }
         if errors == Errors::All {
             for (shipped, cores) in [

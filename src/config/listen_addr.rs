@@ -1,11 +1,9 @@
-//! Types of configuration values.
+//! The address of a listener.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
-
-use secrecy::{ExposeSecret, SecretString};
 
 /// The address that a listener binds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,37 +51,5 @@ impl fmt::Display for ListenAddr {
             Self::Tcp(addr) => addr.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
-    }
-}
-
-/// Text that masks itself wherever it is printed, and is wiped from memory when it is
-/// dropped.
-#[derive(Clone)]
-pub struct Secret(SecretString);
-
-impl Secret {
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(SecretString::from(text.into()))
-    }
-
-    /// Returns the text itself; the name makes each use visible in review.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        self.0.expose_secret()
-    }
-}
-
-impl PartialEq for Secret {
-    fn eq(&self, other: &Self) -> bool {
-        self.expose() == other.expose()
-    }
-}
-
-impl Eq for Secret {}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
     }
 }
