@@ -19,7 +19,12 @@ use super::credentials::terminal::COOKIE_NAME;
 /// The shortest value of the cookie that may be a token: three parts, one of them a SHA-256.
 const SHORTEST_TOKEN: usize = 45;
 
-/// Returns the value of the `Cookie` header for the app; `None` if no cookie is left.
+/// The most cookies of the token's name whose values are looked for in the others, so that the
+/// work is linear in the length of the headers. Browsers send one, or a few of several paths.
+const MAX_TOKENS: usize = 8;
+
+/// Returns the value of the `Cookie` header for the app; `None` if no cookie is left, or if more
+/// than [`MAX_TOKENS`] have the token's name.
 ///
 /// HTTP/2 may split cookies among several lines; they are one line afterwards (RFC 9113
 /// section 8.2.3).
@@ -35,9 +40,13 @@ pub(super) fn without_token(headers: &HeaderMap) -> Option<HeaderValue> {
         let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
         pairs.map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty())
     };
-    let tokens: Vec<_> = pairs().filter_map(token_of).collect();
+    let tokens = pairs().filter_map(token_of).take(MAX_TOKENS + 1).map(memmem::Finder::new);
+    let tokens: Vec<_> = tokens.collect();
+    if tokens.len() > MAX_TOKENS {
+        return None;
+    }
     let is_kept = |pair: &&[u8]| {
-        let contains = |token: &&[u8]| memmem::find(pair, token).is_some();
+        let contains = |token: &memmem::Finder<'_>| token.find(pair).is_some();
         !names_token(pair) && !tokens.iter().any(contains)
     };
     if is_only_line && pairs().all(|pair| is_kept(&pair)) {
@@ -216,6 +225,18 @@ mod tests {
     fn what_is_left_is_not_printed() {
         let value = without_token(&lines(&["authorization=TOKEN; session=secret"]));
         assert!(!format!("{value:?}").contains("secret"), "{value:?}");
+    }
+
+    #[test]
+    fn who_sends_many_tokens_costs_no_more_and_gets_no_cookie_through() {
+        let many = |count: usize| {
+            let tokens = (0..count).map(|number| format!("authorization=TOKEN{number}"));
+            let line = tokens.chain(["theme=dark".to_owned()]).collect::<Vec<_>>().join("; ");
+            left(&lines(&[&line]))
+        };
+        assert_eq!(many(MAX_TOKENS).as_deref(), Some("theme=dark"));
+        assert_eq!(many(MAX_TOKENS + 1), None);
+        assert_eq!(many(600), None);
     }
 
     proptest! {
