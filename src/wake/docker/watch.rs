@@ -6,7 +6,8 @@
 //! `since`, as far back as the two clocks may differ). Every error is handled in the same
 //! way: everything starts again.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod inspections;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::{Stream, StreamExt};
 use tracing::{debug, info, warn};
 
+use self::inspections::{CONCURRENT, Inspections};
 use super::container::SWARM_SERVICE;
 use super::ends::EndTracker;
 use super::{Container, EndedBy, Engine, EngineError, Snapshot};
@@ -31,9 +33,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// How much the engine's clock and ours may differ without an event being missed between
 /// the listing and the stream. A repeated event costs one inspection.
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(10);
-
-/// Containers that are inspected at the same time.
-const INSPECTIONS: usize = 8;
 
 /// Interval at which everything is listed again, in case an event gets lost.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -126,15 +125,6 @@ impl View {
     pub async fn listed_or_away(&mut self) {
         let _ = self.snapshot.changed().await;
     }
-}
-
-/// Inspections that are in progress, and those that have to be repeated afterwards.
-#[derive(Default)]
-struct Inspecting {
-    running: HashSet<Arc<str>>,
-    again: HashSet<Arc<str>>,
-    waiting: HashMap<Arc<str>, Vec<oneshot::Sender<()>>>,
-    waiting_again: HashMap<Arc<str>, Vec<oneshot::Sender<()>>>,
 }
 
 impl Watch {
@@ -237,29 +227,19 @@ impl Watch {
         mut events: impl Stream<Item = Result<EventMessage, bollard::errors::Error>> + Unpin,
         early_events: Vec<EventMessage>,
     ) -> Result<Infallible, EngineError> {
-        let mut inspecting = Inspecting::default();
-        let mut inspections = FuturesUnordered::new();
+        let mut inspections = Inspections::default();
+        let mut inspecting = FuturesUnordered::new();
         let mut services_changed = false;
         let mut unchanged = 0;
         let mut service_requests = Vec::new();
-        let mut hints: Vec<Arc<str>> = Vec::new();
-        let mut waiting: VecDeque<Arc<str>> = VecDeque::new();
         for event in &early_events {
-            collect_hints(event, &mut hints, &mut services_changed);
+            take_hints(event, &mut inspections, &mut services_changed);
         }
         let mut resync = Instant::now() + RESYNC;
         let mut probe = Instant::now() + PROBE;
         loop {
-            // One inspection covers all hints at a container that came before it.
-            hints.sort_unstable();
-            hints.dedup();
-            waiting.extend(hints.drain(..));
-            while inspections.len() < INSPECTIONS
-                && let Some(id) = waiting.pop_front()
-            {
-                if inspecting.begin(&id) {
-                    inspections.push(inspect(Arc::clone(&self.engine), id));
-                }
+            while let Some(id) = inspections.begin() {
+                inspecting.push(inspect(Arc::clone(&self.engine), id));
             }
             if std::mem::take(&mut services_changed) || !service_requests.is_empty() {
                 let services = self.engine.services().await?;
@@ -278,32 +258,26 @@ impl Watch {
             let swarm_wait = doubled(SWARM_EVERY, unchanged, LONGEST_SWARM_WAIT);
             tokio::select! {
                 biased;
-                Some((id, found)) = inspections.next(), if !inspections.is_empty() => {
+                Some((id, found)) = inspecting.next(), if !inspecting.is_empty() => {
                     match found {
                         Ok(found) => self.note(&id, found),
                         Err(away @ EngineError::Away(_)) => return Err(away),
                         // Only this container cannot be inspected; its last state stays.
                         Err(error) => warn!(container = %id, %error, "cannot inspect container"),
                     }
-                    if inspecting.end(&id) {
-                        inspections.push(inspect(Arc::clone(&self.engine), id));
-                    }
+                    inspections.end(&id);
                 }
                 event = events.next() => {
                     let event = next_event(event)?;
                     self.ends.note_event(&event, Instant::now());
-                    collect_hints(&event, &mut hints, &mut services_changed);
+                    take_hints(&event, &mut inspections, &mut services_changed);
                 }
                 Some(InspectRequest { target, done }) = self.requests.recv() => match target {
-                    InspectTarget::Container(id) => {
-                        inspecting.wait(&id, done);
-                        hints.push(id);
-                    }
+                    InspectTarget::Container(id) => inspections.request(id, done),
                     InspectTarget::Services => service_requests.push(done),
                     InspectTarget::End(id, by) => {
                         self.ends.note_known(&id, by);
-                        inspecting.wait(&id, done);
-                        hints.push(id);
+                        inspections.request(id, done);
                     }
                 },
                 () = sleep(swarm_wait), if self.snapshot.borrow().is_scaling() => {
@@ -311,8 +285,9 @@ impl Watch {
                 }
                 () = sleep_until(resync) => {
                     resync = Instant::now() + RESYNC;
-                    hints.extend(self.engine.list().await?);
-                    hints.extend(self.snapshot.borrow().containers.keys().cloned());
+                    let listed = self.engine.list().await?;
+                    let known = self.snapshot.borrow().containers.keys().cloned().collect();
+                    [listed, known].concat().into_iter().for_each(|id| inspections.hint(id));
                     services_changed = true;
                 }
                 () = sleep_until(probe) => {
@@ -343,40 +318,6 @@ impl Watch {
     }
 }
 
-impl Inspecting {
-    /// Returns whether to begin an inspection. If one is in progress, it may have been
-    /// answered before the change, so it is repeated afterwards.
-    fn begin(&mut self, id: &Arc<str>) -> bool {
-        if self.running.insert(Arc::clone(id)) {
-            return true;
-        }
-        self.again.insert(Arc::clone(id));
-        false
-    }
-
-    /// Notifies `done` of the end of the first inspection that begins from now on.
-    fn wait(&mut self, id: &Arc<str>, done: oneshot::Sender<()>) {
-        let waiting =
-            if self.running.contains(id) { &mut self.waiting_again } else { &mut self.waiting };
-        waiting.entry(Arc::clone(id)).or_default().push(done);
-    }
-
-    /// Notifies the waiting callers. Returns whether the inspection has to be repeated.
-    fn end(&mut self, id: &Arc<str>) -> bool {
-        for done in self.waiting.remove(id).unwrap_or_default() {
-            let _ = done.send(());
-        }
-        if self.again.remove(id) {
-            if let Some(waiting) = self.waiting_again.remove(id) {
-                self.waiting.insert(Arc::clone(id), waiting);
-            }
-            return true;
-        }
-        self.running.remove(id);
-        false
-    }
-}
-
 async fn inspect(
     engine: Arc<Engine>,
     id: Arc<str>,
@@ -399,7 +340,7 @@ async fn list(engine: Arc<Engine>) -> Result<Snapshot, EngineError> {
     let ids = engine.list().await?;
     let mut found = futures_util::StreamExt::buffer_unordered(
         stream::iter(ids).map(|id| inspect(Arc::clone(&engine), id)),
-        INSPECTIONS,
+        CONCURRENT,
     );
     let mut snapshot = Snapshot { live: true, was_listed: true, ..Snapshot::default() };
     while let Some((id, container)) = found.next().await {
@@ -425,14 +366,14 @@ fn next_event(
     }
 }
 
-/// Adds what an event refers to.
-fn collect_hints(event: &EventMessage, containers: &mut Vec<Arc<str>>, services: &mut bool) {
+/// Queues the inspection of what an event refers to.
+fn take_hints(event: &EventMessage, inspections: &mut Inspections, services: &mut bool) {
     let labels = event.actor.as_ref().and_then(|actor| actor.attributes.as_ref());
     // The events of its tasks are the only events about a service's state.
     *services |= labels.is_some_and(|labels| labels.contains_key(SWARM_SERVICE));
     match (&event.typ, event.actor.as_ref().and_then(|actor| actor.id.as_deref())) {
         (Some(EventMessageTypeEnum::SERVICE), _) => *services = true,
-        (Some(EventMessageTypeEnum::CONTAINER) | None, Some(id)) => containers.push(id.into()),
+        (Some(EventMessageTypeEnum::CONTAINER) | None, Some(id)) => inspections.hint(id.into()),
         _ => {}
     }
 }
@@ -440,26 +381,4 @@ fn collect_hints(event: &EventMessage, containers: &mut Vec<Arc<str>>, services:
 #[expect(clippy::disallowed_methods, reason = "sent to the engine, which has a clock of its own")]
 fn seconds_since_1970() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_inspection_that_runs_does_not_answer_a_later_hint() {
-        let (id, mut inspecting) = (Arc::from("a"), Inspecting::default());
-        let (done, mut first) = oneshot::channel();
-        inspecting.wait(&id, done);
-        assert!(inspecting.begin(&id));
-        let (done, mut second) = oneshot::channel();
-        inspecting.wait(&id, done);
-        assert!(!inspecting.begin(&id));
-        assert!(inspecting.end(&id), "to be repeated");
-        assert!(first.try_recv().is_ok());
-        assert!(second.try_recv().is_err());
-        assert!(!inspecting.end(&id));
-        assert!(second.try_recv().is_ok());
-        assert!(inspecting.begin(&id));
-    }
 }
