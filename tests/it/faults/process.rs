@@ -10,7 +10,7 @@ use crate::support::chaos::{ChaosProxy, Network};
 use crate::support::client::{Request, ask, poll};
 
 use super::Stopped;
-use super::verifier::{HEARTBEAT, LIVE_BOUND, MAX_STALE, TIMES, Verifier, furnish};
+use super::verifier::{HEARTBEAT, LIVE_BOUND, MAX_STALE, RECOVERY, TIMES, Verifier, furnish};
 
 /// The binary, serving a box; killed when dropped.
 struct Process {
@@ -57,7 +57,7 @@ async fn a_process_that_was_stopped_grants_nothing_from_before() {
     furnish(&sample).await;
     let proxy = ChaosProxy::before(sample.database().server_address()).await;
     let process = Process::serve(&sample, &sample.database().url_at(proxy.address));
-    poll("live", Duration::from_secs(20), async || {
+    poll("live", RECOVERY, async || {
         let ready = ask(process.ops, &Request::new("GET", "/readyz")).await;
         ready.body().contains("\"live\"")
     })

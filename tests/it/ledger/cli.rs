@@ -152,7 +152,7 @@ async fn a_terminal_is_added_and_removed_only_with_a_record_of_it() {
         assert_eq!(run(&mut command(&["terminal", "remove", "t2"])).0, 0);
         assert_eq!(run(&mut command(&["terminal", "remove", "t2"])).0, 1);
         let recorded = Recorded::of(sample, "", "").await;
-        let acts = recorded.records("kind=act&client=t2").await;
+        let acts = recorded.until(4, "kind=act&client=t2").await;
         let said = |act: &Value| format!("{} {}", act["reason"], act["verdict"]);
         let mut acts: Vec<_> = acts.iter().map(said).collect();
         acts.sort_unstable();
@@ -179,7 +179,7 @@ async fn an_act_that_fails_after_it_was_recorded_is_known_to_have_failed() {
     assert!(err.contains("no more devices"), "{err}");
     let recorded = Recorded::of(sample, "", "").await;
     assert_eq!(recorded.records("kind=act&client=t2&verdict=accepted").await.len(), 1);
-    let failed = recorded.records("kind=act&client=t2&verdict=failed").await.remove(0);
+    let failed = recorded.until(1, "kind=act&client=t2&verdict=failed").await.remove(0);
     let path = format!("/v1/requests/{}", failed["id"].as_str().expect("an id"));
     let note = recorded.json(&path).await["notes"][0]["text"].clone();
     assert!(note.as_str().is_some_and(|text| text.contains("no more devices")), "{note}");

@@ -213,7 +213,7 @@ async fn a_schema_that_was_dropped_is_created_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_reads_overlap_and_delay_no_write() {
-    const SCAN: Duration = Duration::from_millis(300);
+    const SCAN: Duration = Duration::from_millis(1_500);
     let database = Cluster::shared().database().await;
     let archive = archive(&database.url());
     archive.write(&records("box", 1, 1..2)).await.expect("written");
@@ -222,7 +222,7 @@ async fn slow_reads_overlap_and_delay_no_write() {
         .batch(
             "ALTER TABLE nightporter_ledger.requests RENAME TO quick;
              CREATE VIEW nightporter_ledger.requests AS
-                 SELECT * FROM nightporter_ledger.quick WHERE pg_sleep(0.3)::text = ''",
+                 SELECT * FROM nightporter_ledger.quick WHERE pg_sleep(1.5)::text = ''",
         )
         .await;
     let scan = async || archive.find("box", id(1, 1)).await.expect("read").expect("is there");

@@ -117,6 +117,8 @@ async fn relay(
         let questions = pump(from_client, to_server, network.clone(), questions);
         let answers = pump(from_server, to_client, network.clone(), Direction::Answers(is_asked));
         tokio::select! {
+            // Nothing passes from the moment at which the network is cut.
+            biased;
             _ = network.wait_for(|network| *network == Network::Cut) => false,
             _ = resets.changed() => false,
             lost = questions => !lost,

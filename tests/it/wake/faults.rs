@@ -58,7 +58,8 @@ async fn a_container_killed_for_want_of_memory_is_seen_and_named() {
     let stage = Stage::new(Store::Files).await;
     let hungry = Service::new("web").env("EAT_MB", 200).with("mem_limit", "32m");
     let later = Plan::of("eats", vec![hungry.clone().env("EAT_AFTER_MS", 1500)]);
-    let later = stage.running(later).await;
+    let later = stage.stopped(later).await;
+    later.all("start").await;
     let at_once = stage.stopped(Plan::of("hungry", vec![hungry])).await;
     let porter = stage.porter("", NO_SLEEP).await;
     poll("it is killed", LONG, async || later.state().await == "exited").await;

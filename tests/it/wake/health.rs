@@ -27,6 +27,7 @@ async fn a_check_that_says_nothing_yet_is_not_waited_for() {
     let porter = stage.porter(QUICK, NO_SLEEP).await;
     for (check, expected) in [(seldom, "starting"), (never, "none")] {
         let app = stage.stopped(Plan::of("seldom", vec![checked(check)])).await;
+        until_state(&porter, &app, "stopped", LONG).await;
         until_granted(&porter, &program(&app)).await;
         assert!(app.answers().await);
         assert_eq!(health(&stage, &app.name).await, expected);
@@ -66,6 +67,7 @@ async fn a_check_that_gives_up_before_the_app_listens_is_heard_again() {
     let slow = checked(check).env("START_DELAY_MS", 2500);
     let app = stage.stopped(Plan::of("early", vec![slow])).await;
     let porter = stage.porter(QUICK, NO_SLEEP).await;
+    until_state(&porter, &app, "stopped", LONG).await;
     until_granted(&porter, &program(&app)).await;
     assert!(app.answers().await);
     let known = known(&porter, &app.name).await;
@@ -87,6 +89,9 @@ async fn a_check_that_hangs_keeps_nobody_out_and_nobody_awake() {
     let given_up = stage.stopped(hangs("1s")).await;
     let waited_for = stage.stopped(hangs("1h")).await;
     let porter = stage.porter(QUICK, SLEEP).await;
+    for app in [&given_up, &waited_for] {
+        until_state(&porter, app, "stopped", LONG).await;
+    }
     let wakes = async |app: &crate::support::docker::apps::App| {
         until_granted(&porter, &program(app)).await;
         assert!(app.answers().await);

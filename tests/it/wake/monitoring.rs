@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{LONG, NO_SLEEP, Stage, order, program, until_granted};
+use super::{LONG, NO_SLEEP, Stage, order, program, until_granted, until_state};
 use crate::support::boxes::{Store, TERMINAL_NAME};
 use crate::support::client::{Request, ask};
 use crate::support::collector::Collector;
@@ -138,6 +138,7 @@ async fn the_dashboard_and_the_rules_name_only_metrics_that_there_are() {
     let porter = stage.porter("throttle = \"1ms\"\n", &traces).await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    until_state(&porter, &app, "stopped", LONG).await;
     until_granted(&porter, &program(&app).header("traceparent", &parent)).await;
     assert_eq!(order(&porter, &app, "pause").await.status, 200);
     assert_eq!(porter.auth("nothere.box.example", "/").await.status, 404);

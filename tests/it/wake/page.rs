@@ -154,7 +154,9 @@ async fn an_app_and_a_download_open_once_where_nothing_can_be_stored() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_answer_of_an_app_is_shown_whatever_it_is() {
     let stage = Stage::new(Store::Files).await;
-    let busy = stage.stopped(Plan::new("busy").env("BUSY_MS", 3_600_000)).await;
+    let busy = stage
+        .stopped(Plan::new("busy").env("BUSY_MS", 3_600_000).env("START_DELAY_MS", 1500))
+        .await;
     let turning = stage.stopped(Plan::new("turning").env("START_DELAY_MS", 1500)).await;
     let porter = stage.porter(QUICKLY, NO_SLEEP).await;
     let apps = [&busy, &turning];
@@ -210,7 +212,7 @@ async fn an_app_that_redirects_without_end_is_left_to_the_browser() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_tab_is_told_in_its_own_language() {
     let stage = Stage::new(Store::Files).await;
-    let app = stage.stopped(Plan::new("languages").env("START_DELAY_MS", 8000)).await;
+    let app = stage.stopped(Plan::new("languages").env("START_DELAY_MS", 20_000)).await;
     let porter = stage.porter(QUICKLY, NO_SLEEP).await;
     let front = Front::before(&stage.sample, &porter, &[&app], Errors::Replaced).await;
     until_state(&porter, &app, "stopped", LONG).await;

@@ -41,7 +41,7 @@ async fn a_health_check_that_never_passes_is_named() {
     // Nobody listens either: one that does is let through.
     let sick = Service::new("web").health_check().env("START_DELAY_MS", 3_600_000);
     let app = stage.stopped(Plan::of("sick", vec![sick])).await;
-    let porter = stage.porter(&format!("{ONCE}start_timeout = \"8s\"\n"), NO_SLEEP).await;
+    let porter = stage.porter(&format!("{ONCE}start_timeout = \"30s\"\n"), NO_SLEEP).await;
     until_state(&porter, &app, "stopped", LONG).await;
     let (reason, detail) = failed(&porter, &app).await;
     assert_eq!(reason, format!("the health check of container {} fails", app.name));
@@ -54,7 +54,7 @@ async fn a_health_check_that_never_passes_is_named() {
 #[tokio::test]
 async fn an_app_is_let_through_when_its_health_check_passes() {
     let stage = Stage::new(Store::Postgres).await;
-    let late = Service::new("web").health_check().env("HEALTH_AFTER_MS", 1200);
+    let late = Service::new("web").health_check().env("HEALTH_AFTER_MS", 5000);
     let held = stage.stopped(Plan::of("held", vec![late.clone()])).await;
     let paged = stage.stopped(Plan::of("paged", vec![late])).await;
     let porter = stage.porter(ONCE, NO_SLEEP).await;

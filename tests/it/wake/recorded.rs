@@ -43,6 +43,7 @@ async fn wakes_and_sleeps_are_on_record_with_their_causes_and_steps() {
     let stage = Stage::new(Store::Files).await;
     let app = stage.stopped(Plan::new("recorded")).await;
     let porter = stage.porter("throttle = \"1ms\"\n", NO_SLEEP).await;
+    until_state(&porter, &app, "stopped", LONG).await;
     until_granted(&porter, &program(&app)).await;
     let woken = recorded(&porter, &app, "wake", "request").await;
     assert_eq!((&woken["verdict"], woken.get("client")), (&json!("done"), None), "{woken}");

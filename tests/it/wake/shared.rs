@@ -105,6 +105,7 @@ async fn the_idle_loop_leaves_a_shared_container_to_the_app_that_is_used() {
         family(&stage, |label| Plan::new(label).meta("lifecycle", lifecycle.clone())).await;
     let porter = stage.porter(QUICKLY, SLEEP).await;
     for app in [&used, &idle] {
+        until_state(&porter, app, "stopped", LONG).await;
         until_granted(&porter, &program(app)).await;
     }
     let began = Instant::now();

@@ -49,7 +49,8 @@ async fn a_proof_verifies_away_from_the_database() {
         let texts = proved.texts.expect("hidden");
         assert_eq!((texts.path.is_some(), texts.notes.len()), (true, original.notes.len()));
         let text = masked.to_string();
-        for personal in ["Ada", "192.0", "salt", "inbox/", "no answer"] {
+        // Random bytes are in it as base64: what is shorter may be there by chance.
+        for personal in ["Ada's phone", "192.0.2", "\"salt", "inbox/", "no answer"] {
             assert!(!text.contains(personal), "{personal} in {text}");
         }
     }
