@@ -275,11 +275,13 @@ impl Reconciler {
                 }
                 return;
             }
+            (None, false) if app_state.wanted => return,
             (None, false) if app_state.app.history().is_left_alone(Instant::now()) => return,
             // The idle loop looked before the sleep that has ended since.
             (None, false) if app_state.app.shown().phase == phase_of(mode) => return,
             (None, _) => {}
         }
+        let was_awake = app_state.app.is_awake();
         // The flag is cleared first, and uses are checked afterwards: a request that was
         // let through has noted its use before it read the flag.
         app_state.app.close();
@@ -288,6 +290,9 @@ impl Reconciler {
             app_state.last_state = None;
             return;
         }
+        // Operators whose order to wake it was not carried out yet get an answer, too.
+        let ordered_to_sleep = WakeError::Declined("it was ordered to sleep");
+        app_state.reply(&if was_awake { Ok(()) } else { Err(ordered_to_sleep) });
         app_state.show(phase_of(mode), &view);
         app_state.in_progress = InProgress::Sleeping;
         app_state.partners = partners;

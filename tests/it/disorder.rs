@@ -36,7 +36,7 @@ async fn apps_in_a_folder_that_went_away_are_not_granted_for_ever() {
             "[cache]\nheartbeat = \"500ms\"\ndegraded_ttl = \"100ms\"\nmax_stale = \"2s\"\n";
         let server = Nightporter::with(&sample, times).await;
         let request = Request::auth(HOST, "/");
-        assert_eq!(server.ask(&request).await.status, 200);
+        server.until(200, &request).await;
         let (there, away) = ("installed_apps", "installed_apps.away");
         let [there, away] = [there, away].map(|name| sample.folder().join(name));
         std::fs::rename(&there, &away).unwrap();

@@ -129,7 +129,7 @@ async fn a_migration_that_is_blocked_gives_up_in_time_and_succeeds_when_tried_ag
 async fn a_statement_that_takes_too_long_is_ended_by_the_server() {
     const SLOW: Migrations = Migrations {
         list: &[V1, ("V2__slow", "SELECT pg_sleep(3600)")],
-        limits: MigrationLimits { statement: Duration::from_millis(200), ..OLD.limits },
+        limits: MigrationLimits { statement: Duration::from_secs(2), ..OLD.limits },
         ..OLD
     };
     let database = Cluster::shared().database().await;

@@ -165,7 +165,7 @@ async fn a_dropped_transaction_gives_its_connection_back() {
 async fn a_statement_that_the_server_ends_costs_no_connection() {
     let database = Cluster::shared().database().await;
     for access in [Access::ReadOnly, Access::ReadWrite] {
-        let statement = Some(Duration::from_millis(100));
+        let statement = Some(Duration::from_secs(1));
         let pool = pool_with(&database.url(), PoolLimits { statement, access, ..LIMITS });
         let before = backend(&pool).await.expect("answers");
         let slow = if access == Access::ReadOnly {
@@ -184,7 +184,7 @@ async fn a_statement_that_the_server_ends_costs_no_connection() {
 #[tokio::test]
 async fn a_transaction_whose_process_hangs_is_ended_by_the_server() {
     let database = Cluster::shared().database().await;
-    let idle = Some(Duration::from_millis(200));
+    let idle = Some(Duration::from_secs(2));
     let impatient = pool_with(&database.url(), PoolLimits { idle, ..LIMITS });
     let mut hanging = impatient.transaction().await.expect("begins");
     assert!(hanging.try_lock(locks::LOCKS, "job").await.expect("asked"));

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// One that has not come back by then is lost, which on a busy machine none is to be.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT: Duration = Duration::from_secs(3);
 const QUERY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A store as a process opens it, with a short temper.

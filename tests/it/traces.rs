@@ -4,13 +4,16 @@ mod collectors;
 mod log_lines;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::boxes::{SampleBox, Store, TERMINAL, TERMINAL_NAME, token};
-use crate::support::client::{Request, ask};
+use crate::support::client::{Request, ask, poll};
 use crate::support::collector::Collector;
 use crate::support::program::Program;
+
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const HOST: &str = "notes.box.example";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -102,11 +105,15 @@ async fn a_request_becomes_a_span_of_the_trace_that_it_names() {
     {
         assert!(!id.contains(personal), "{personal} has left in {id}");
     }
-    let metrics = porter.metrics().await;
-    let exported =
-        metrics.lines().find(|line| line.starts_with("nightporter_spans_exported_total "));
-    let exported = exported.and_then(|line| line.rsplit(' ').next()?.parse().ok());
-    assert!(exported >= Some(3), "{metrics}");
+    // They are counted when the collector has answered.
+    poll("they are counted", PATIENCE, async || {
+        let metrics = porter.metrics().await;
+        let mut lines = metrics.lines();
+        let exported =
+            lines.find_map(|line| line.strip_prefix("nightporter_spans_exported_total "));
+        exported.and_then(|count| count.parse::<u64>().ok()).is_some_and(|count| count >= 3)
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -235,6 +235,7 @@ impl Watch {
         for event in &early_events {
             take_hints(event, &mut inspections, &mut services_changed);
         }
+        let mut services_polled = Instant::now();
         let mut resync = Instant::now() + RESYNC;
         let mut probe = Instant::now() + PROBE;
         loop {
@@ -251,11 +252,13 @@ impl Watch {
                     changed
                 });
                 unchanged = if changed { 0 } else { unchanged + 1 };
+                services_polled = Instant::now();
                 for done in service_requests.drain(..) {
                     let _ = oneshot::Sender::send(done, ());
                 }
             }
-            let swarm_wait = doubled(SWARM_EVERY, unchanged, LONGEST_SWARM_WAIT);
+            // From the last poll on: events that come more often do not put it off.
+            let swarm_poll = services_polled + doubled(SWARM_EVERY, unchanged, LONGEST_SWARM_WAIT);
             tokio::select! {
                 biased;
                 Some((id, found)) = inspecting.next(), if !inspecting.is_empty() => {
@@ -280,7 +283,7 @@ impl Watch {
                         inspections.request(id, done);
                     }
                 },
-                () = sleep(swarm_wait), if self.snapshot.borrow().is_scaling() => {
+                () = sleep_until(swarm_poll), if self.snapshot.borrow().is_scaling() => {
                     services_changed = true;
                 }
                 () = sleep_until(resync) => {

@@ -368,6 +368,27 @@ async fn a_command_for_each_of_many_apps_delays_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_operator_whose_wake_is_overtaken_by_a_sleep_is_told() {
+    let mut bench = Bench::new();
+    let name = bench.asleep("notes", InProgress::Nothing);
+    bench.watch.shows(running("notes"));
+    let (reply, mut woken) = tokio::sync::oneshot::channel();
+    bench.reconciler.handle(Command::WakeNow(Arc::clone(&name), reply));
+    let sleep = |reply| Command::Sleep {
+        app: Arc::clone(&name),
+        mode: SleepMode::Stopped,
+        cause: if reply { Cause::Operator } else { Cause::Idle },
+        unless_used_since: None,
+        reply: reply.then(|| tokio::sync::oneshot::channel().0),
+    };
+    bench.reconciler.handle(sleep(false));
+    assert!(bench.reconciler.apps[&name].wanted, "it has not been idle: it is to be woken");
+    bench.reconciler.handle(sleep(true));
+    assert_eq!(bench.reconciler.apps[&name].in_progress, InProgress::Sleeping);
+    assert_eq!(woken.try_recv(), Ok(Err(WakeError::Declined("it was ordered to sleep"))));
+}
+
+#[tokio::test(start_paused = true)]
 async fn observers_are_told_why_an_app_was_woken_and_how_long_each_step_took() {
     const SECOND: Duration = Duration::from_secs(1);
     let mut bench = Bench::new();

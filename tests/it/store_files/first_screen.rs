@@ -1,9 +1,10 @@
 //! The README's first screen, as it is printed.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use crate::support::programs::free_address;
 
 fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -46,9 +47,7 @@ fn the_first_screen_does_what_it_says_and_leaves_the_checkout_as_it_was() {
     let [run, _tests, ask] = &blocks[..] else { panic!("{blocks:?}") };
     let built = "target/release/nightporter";
     let run = run.trim_end().replace("cargo run --release", built);
-    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let gate = free.local_addr().expect("bound").to_string();
-    drop(free);
+    let gate = free_address().to_string();
     let script = format!(
         "set -e\n{run} >out 2>log &\ntrap 'kill $!' EXIT\n\
          until grep -qs 'gate listening' out; do kill -0 $!; sleep 0.1; done\n{ask}"

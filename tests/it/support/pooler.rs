@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 
 use super::postgres::Database;
+use super::programs::free_address;
 
 /// A real pgbouncer in front of a server.
 #[derive(Debug)]
@@ -30,9 +31,7 @@ impl Pooler {
     pub fn with_size(database: &Database, mode: &str, size: u32) -> Self {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().expect("a folder");
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = free.local_addr().expect("bound").port();
-        drop(free);
+        let port = free_address().port();
         let (server, name) = (database.server_address(), &database.name);
         let path = folder.path().join("pgbouncer.ini");
         let mut file = std::fs::File::create(&path).expect("writable");

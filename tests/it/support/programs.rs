@@ -1,9 +1,12 @@
 //! Programs that a test starts from the files under `deploy/`.
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// A running program; it ends with the test.
 #[derive(Debug)]
@@ -40,10 +43,20 @@ impl Drop for Program {
     }
 }
 
-/// A port that was free a moment ago.
+/// An address that is free, and that no other test of this process gets: below the range from
+/// which the kernel chooses, and apart from the ports of the Postgres servers.
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound")
+    const FIRST: u16 = 11_000;
+    const COUNT: u16 = 8_000;
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| {
+        let random = RandomState::new().build_hasher().finish() % u64::from(COUNT);
+        AtomicU16::new(u16::try_from(random).expect("small"))
+    });
+    let mut addresses = (0..COUNT).map(|_| {
+        let port = FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    });
+    addresses.find(|address| TcpListener::bind(address).is_ok()).expect("a free port")
 }
 
 /// Writes a shipped file into `folder`, in which only these texts are replaced.

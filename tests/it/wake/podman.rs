@@ -1,6 +1,5 @@
 //! Podman by its Docker-compatible socket: what it has in common with Docker serves.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -10,6 +9,7 @@ use serde_json::json;
 use super::{LONG, NO_SLEEP, Stage, known};
 use crate::support::boxes::{SampleBox, Store, app_meta};
 use crate::support::client::{Request, ask, poll};
+use crate::support::programs::free_address;
 use crate::support::server::Nightporter;
 
 const IMAGE: &str = "localhost/nightporter-test:1";
@@ -117,15 +117,10 @@ impl Drop for Podman {
     }
 }
 
-fn free_port() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    free.local_addr().expect("bound").port()
-}
-
 /// A box with one app that sleeps, and who looks after it.
 async fn stage(sleep: &str) -> (Podman, SampleBox, Nightporter) {
     let podman = Podman::start().await;
-    let port = free_port();
+    let port = free_address().port();
     podman.create("notes", port);
     let sample = SampleBox::new(Store::Files).await;
     let mut meta = app_meta("notes", &json!({"": {"access": "public"}}));

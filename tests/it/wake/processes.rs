@@ -117,7 +117,7 @@ async fn a_process_that_ends_in_mid_wake_leaves_no_lock() {
                WHERE datname = current_database() AND query LIKE '%pg_try_advisory_lock%'
                AND pid <> pg_backend_pid()";
     poll("both have asked for the lock", LONG, async || {
-        stage.sample.database().client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 2
+        stage.sample.database().client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) >= 2
     })
     .await;
     assert!(other.calls("POST", "/start").is_empty(), "the first one has the lock");

@@ -54,7 +54,7 @@ async fn a_health_check_that_never_passes_is_named() {
 #[tokio::test]
 async fn an_app_is_let_through_when_its_health_check_passes() {
     let stage = Stage::new(Store::Postgres).await;
-    let late = Service::new("web").health_check().env("HEALTH_AFTER_MS", 5000);
+    let late = Service::new("web").health_check().env("HEALTH_AFTER_MS", 2500);
     let held = stage.stopped(Plan::of("held", vec![late.clone()])).await;
     let paged = stage.stopped(Plan::of("paged", vec![late])).await;
     let porter = stage.porter(ONCE, NO_SLEEP).await;

@@ -82,10 +82,14 @@ impl Site {
     }
 
     /// Queues an event, as a part of a transaction.
+    /// Queues an event; tried again if the database has not become free in time.
     pub async fn queue(&self, event: &Event) {
-        let mut transaction = self.ledger.archive.begin().await.expect("begins");
-        enqueue(&mut transaction, TENANT, event).await.expect("queues");
-        transaction.commit().await.expect("commits");
+        poll("it is queued", PATIENCE, async || {
+            let Ok(mut transaction) = self.ledger.archive.begin().await else { return false };
+            enqueue(&mut transaction, TENANT, event).await.is_ok()
+                && transaction.commit().await.is_ok()
+        })
+        .await;
     }
 
     pub async fn endpoints(&self) -> Vec<Endpoint> {

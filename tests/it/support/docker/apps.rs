@@ -342,7 +342,7 @@ impl App {
         };
         // A paused app does not respond: the timeout must be short, and not so short that a busy
         // machine needs longer.
-        tokio::time::timeout(Duration::from_secs(3), asking).await.ok()?
+        tokio::time::timeout(Duration::from_secs(10), asking).await.ok()?
     }
 
     pub async fn answers(&self) -> bool {

@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 
-const SCAN: Duration = Duration::from_millis(300);
+const SCAN: Duration = Duration::from_millis(900);
 
 fn readers(readers: usize) -> (TempDir, Arc<Readers>) {
     let folder = tempfile::tempdir().expect("a folder");
