@@ -23,6 +23,10 @@ const ID_BYTES: usize = 10;
 /// The longest name of a token, in bytes.
 pub const MAX_NAME: usize = 100;
 
+/// The longest id of a box that a token may be for, in bytes: it is part of a key, which
+/// Postgres stores up to 2,704 bytes of.
+pub const MAX_TENANT: usize = 512;
+
 /// The text of a token. It is shown once, and kept nowhere.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -129,8 +133,8 @@ pub enum Invalid {
     #[error("invalid name: expected 1 to {MAX_NAME} bytes without control characters")]
     Name,
     #[error(
-        "invalid tenant: expected the id of a box or `*`; a box without an identity has no tokens \
-         of its own"
+        "invalid tenant: expected the id of a box, of {MAX_TENANT} bytes at most, or `*`; a box \
+         without an identity has no tokens of its own"
     )]
     Tenant,
     #[error("a token needs one right at least: read, pii or operate")]
@@ -153,7 +157,8 @@ impl NewToken {
         if name.is_empty() || name.len() > MAX_NAME || name.contains(char::is_control) {
             return Err(Invalid::Name);
         }
-        if scope.as_str().is_empty() || scope.as_str().contains(char::is_control) {
+        let tenant = scope.as_str();
+        if !(1..=MAX_TENANT).contains(&tenant.len()) || tenant.contains(char::is_control) {
             return Err(Invalid::Tenant);
         }
         if rights.is_empty() {
@@ -253,6 +258,7 @@ mod tests {
             ("other", "read", Some(50), Err(Invalid::Beyond)),
             ("*", "read", Some(50), Err(Invalid::Beyond)),
             ("", "read", Some(50), Err(Invalid::Tenant)),
+            (&"b".repeat(MAX_TENANT + 1), "read", Some(50), Err(Invalid::Tenant)),
             ("box", "read", Some(10), Err(Invalid::Expired)),
         ] {
             let made = new(scope, rights, expires).make(&creator, Micros(10)).map(drop);

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -190,6 +191,24 @@ impl Entry {
             notes: Vec::new(),
         }
     }
+
+    /// Replaces NULs, which neither database stores in a text, as invalid UTF-8 is replaced.
+    pub(super) fn without_nul(mut self) -> Self {
+        fn replace<T: Deref<Target = str> + From<String>>(text: &mut T) {
+            if text.contains('\0') {
+                *text = text.replace('\0', "\u{fffd}").into();
+            }
+        }
+        let shared = [&mut self.app, &mut self.rule, &mut self.client_id, &mut self.client_name];
+        shared.into_iter().flatten().for_each(replace);
+        [&mut self.host, &mut self.path, &mut self.trace].into_iter().flatten().for_each(replace);
+        let words = [&mut self.client, &mut self.verdict, &mut self.reason].into_iter().flatten();
+        let of_steps = self.steps.iter_mut().flat_map(|step| [&mut step.name, &mut step.outcome]);
+        let of_notes = self.notes.iter_mut().map(|note| &mut note.topic);
+        words.chain(of_steps).chain(of_notes).for_each(replace);
+        self.notes.iter_mut().map(|note| &mut note.text).for_each(replace);
+        self
+    }
 }
 
 /// A part of what happened, in order.
@@ -260,4 +279,33 @@ pub struct Stored {
     pub record: Record,
     /// Its place in the tree, from 0; `None` until the integrity job has given it one.
     pub position: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_of_an_entry_has_a_nul() {
+        let with = "a\0b";
+        let mut entry = Entry {
+            app: Some(with.into()),
+            host: Some(with.into()),
+            path: Some(with.into()),
+            rule: Some(with.into()),
+            client: Some(with.into()),
+            client_id: Some(with.into()),
+            client_name: Some(with.into()),
+            verdict: Some(with.into()),
+            reason: Some(with.into()),
+            trace: Some(with.into()),
+            ..Entry::new(Kind::Visit, Micros(0))
+        };
+        let outcome = Word::from(with);
+        entry.steps.push(Step { name: with.into(), duration: Micros(0), outcome });
+        entry.notes.push(Note { topic: with.into(), text: with.into() });
+        let replaced = format!("{:?}", entry.without_nul());
+        assert!(!replaced.contains("\\0"), "{replaced}");
+        assert_eq!(replaced.matches("a\u{fffd}b").count(), 14, "{replaced}");
+    }
 }

@@ -91,7 +91,7 @@ impl Sealer {
             count,
             steps,
             notes,
-        } = entry;
+        } = entry.without_nul();
         let has_client = client_id.is_some() || client_name.is_some() || address.is_some();
         let is_personal = has_client || path.is_some() || !notes.is_empty();
         let mut record = Record {

@@ -38,6 +38,9 @@ const REFUSED_SUFFIX: &str = ".refused.letter";
 
 const TEMPORARY: &str = ".tmp";
 
+/// In bytes (NAME_MAX of Linux).
+const LONGEST_FILE_NAME: usize = 255;
+
 /// What a file takes up at least: a block of most file systems.
 const BLOCK: u64 = 4096;
 
@@ -350,7 +353,10 @@ impl Spool {
 
     /// Returns the path of a file in the folder; `None` if the name is not one.
     fn path(&self, name: &str) -> Option<PathBuf> {
-        let is_name = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0']);
+        // Longer than a file name can be: the file system would call that an error.
+        let is_name = (1..=LONGEST_FILE_NAME).contains(&name.len())
+            && !name.starts_with('.')
+            && !name.contains(['/', '\0']);
         is_name.then(|| self.folder.join(name))
     }
 

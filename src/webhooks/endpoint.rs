@@ -196,10 +196,12 @@ pub struct Endpoint {
     pub disabled: Option<(Micros, String)>,
 }
 
-/// Returns whether a text can be the name of an endpoint: it is its id as well.
+/// Returns whether a text can be the name of an endpoint: it is its id as well, and a segment
+/// of a path, from which clients remove `.` and `..` (RFC 3986 section 5.2.4).
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     (1..=LONGEST_NAME).contains(&text.len())
+        && !matches!(text, "." | "..")
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 

@@ -67,18 +67,22 @@ pub(super) fn show() -> Response {
 }
 
 fn document() -> Value {
-    let settings = SchemaSettings::draft2020_12().for_serialize().with(|settings| {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.definitions_path = "/components/schemas".into();
         settings.meta_schema = None;
     });
-    let mut generator = settings.into_generator();
+    let mut generator = settings.clone().for_serialize().into_generator();
+    // What may be left out of a body is not required.
+    let mut bodies = settings.for_deserialize().into_generator();
     let problem = json_of::<Document<'_>>(&mut generator).to_value();
     let mut paths = Map::new();
     for operation in &OPERATIONS {
         let path = paths.entry(operation.pattern).or_insert_with(|| json!({}));
         path[operation.method.as_str().to_ascii_lowercase()] =
-            operation.describe(&mut generator, &problem);
+            operation.describe(&mut generator, &mut bodies, &problem);
     }
+    let mut schemas = generator.take_definitions(true);
+    schemas.extend(bodies.take_definitions(true));
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -91,7 +95,7 @@ fn document() -> Value {
         "security": [{"token": []}],
         "paths": paths,
         "components": {
-            "schemas": generator.take_definitions(true),
+            "schemas": schemas,
             "securitySchemes": {
                 "token": {
                     "type": "http",
@@ -106,7 +110,12 @@ fn document() -> Value {
 }
 
 impl Operation {
-    fn describe(&self, generator: &mut SchemaGenerator, problem: &Value) -> Value {
+    fn describe(
+        &self,
+        generator: &mut SchemaGenerator,
+        bodies: &mut SchemaGenerator,
+        problem: &Value,
+    ) -> Value {
         let Self { method, pattern, summary, parameters, body, answers } = self;
         let is_versioned = pattern.starts_with("/v1/");
         let in_path: Vec<&str> = parameters_of(pattern).collect();
@@ -180,7 +189,7 @@ impl Operation {
         let mut operation =
             json!({"summary": summary, "parameters": described, "responses": responses});
         if let Some(of) = body {
-            let schema = of(generator).to_value();
+            let schema = of(bodies).to_value();
             operation["requestBody"] =
                 json!({"required": true, "content": {JSON: {"schema": schema}}});
         }
@@ -275,6 +284,23 @@ mod tests {
         for of in &OPERATIONS {
             let method = of.method.as_str().to_ascii_lowercase();
             assert!(document["paths"][of.pattern][method]["responses"].is_object());
+        }
+    }
+
+    #[test]
+    fn a_body_requires_no_more_than_the_server_does() {
+        let document = document();
+        for (body, expected) in [
+            ("WantedToken", &["name", "rights"][..]),
+            ("WantedEndpoint", &["kind", "url"]),
+            ("ChangedEndpoint", &[]),
+            ("WantedSilence", &[]),
+        ] {
+            let required = document["components"]["schemas"][body].get("required");
+            let mut required: Vec<_> =
+                required.and_then(Value::as_array).into_iter().flatten().collect();
+            required.sort_by_key(|name| name.as_str());
+            assert_eq!(required, expected, "{body}");
         }
     }
 

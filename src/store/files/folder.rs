@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -54,6 +54,7 @@ pub(super) type FolderWatch = Option<(u64, RecommendedWatcher)>;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct IdentityFile {
+    #[serde(deserialize_with = "id")]
     id: String,
     domain: Option<String>,
     #[serde(default)]
@@ -70,6 +71,7 @@ struct TerminalsFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TerminalEntry {
+    #[serde(deserialize_with = "id")]
     id: String,
     #[serde(default)]
     name: String,
@@ -85,10 +87,17 @@ struct PeersFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PeerEntry {
+    #[serde(deserialize_with = "id")]
     id: String,
     #[serde(default)]
     name: String,
     public_key_pem: String,
+}
+
+/// Reads an id. One with a NUL would be recorded nowhere: no database stores it.
+fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let id = String::deserialize(deserializer)?;
+    if id.contains('\0') { Err(D::Error::custom("an id has no NUL")) } else { Ok(id) }
 }
 
 impl Folder {
