@@ -12,6 +12,8 @@ use qrcode::{EcLevel, QrCode};
 use super::open::open;
 use super::{CliError, CommandResult, NEGATIVE, act, domain, wait, wall_clock};
 use crate::config::Config;
+use crate::domain::app::labels::is_host_label;
+use crate::domain::app::{Access, PathRule};
 use crate::gate::credentials::terminal as token;
 use crate::http::pairing::PATH;
 use crate::ledger::acts::Act;
@@ -117,7 +119,23 @@ async fn invite(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns the host of an app: of this one, or of the first one.
+/// Returns the app on whose host a device is paired: the first one of which a device that is not
+/// paired can load no script, since such a script could read the code. If there is none, the
+/// first one.
+async fn trusted_app<'a>(source: &Source, names: &'a [String]) -> Option<&'a String> {
+    let mut names: Vec<_> = names.iter().filter(|name| is_host_label(name)).collect();
+    names.sort();
+    for name in &names {
+        let is_private = |rule: &PathRule| rule.access == Access::Private;
+        let read = source.descriptions().read(name).await;
+        if read.is_ok_and(|app| !app.paths.is_empty() && app.paths.iter().all(is_private)) {
+            return Some(name);
+        }
+    }
+    names.first().copied()
+}
+
+/// Returns the host of an app: of this one, or of one that is chosen.
 async fn host(config: &Config, source: &Source, app: Option<&str>) -> Result<String, CliError> {
     let domain = domain(config, source).await?;
     let names = source.app_names().await?;
@@ -126,8 +144,8 @@ async fn host(config: &Config, source: &Source, app: Option<&str>) -> Result<Str
             .iter()
             .find(|name| *name == app)
             .ok_or_else(|| CliError::Message(format!("there is no app `{app}`")))?,
-        None => match names.iter().min() {
-            Some(first) => first,
+        None => match trusted_app(source, &names).await {
+            Some(app) => app,
             None => return Ok(domain),
         },
     };

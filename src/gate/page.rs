@@ -15,6 +15,7 @@ use crate::domain::lifecycle::Phase;
 use crate::domain::names::Contested;
 use crate::domain::policy::match_rules;
 use crate::domain::request::{Host, Readings};
+use crate::store::Unavailable;
 use crate::wake::Shown;
 
 /// What a page shows about an app.
@@ -54,6 +55,18 @@ impl PageApp {
         let is_known = app.wake.is_awake() && !app.wake.shown().containers.is_empty();
         let unanswered = is_known.then(|| app.wake.note_unanswered());
         Self { unanswered, ..Self::of(app) }
+    }
+
+    /// Returns the app as shown to a client that a proxy says has got no answer from it.
+    ///
+    /// The gate itself never answers so, so the request was granted; but the token that would
+    /// show it is gone if the proxy has put the app's cookies in its place. What the containers
+    /// do is left out: it tells more than the proxy's own answer would.
+    fn unanswered_by_proxy(app: &App) -> Self {
+        let mut page = Self::unanswered(app);
+        page.shown.containers = Arc::default();
+        page.shown.last_failure = None;
+        page
     }
 
     /// Returns the app as shown to a client that may not use it.
@@ -96,9 +109,11 @@ impl Gate {
         let now = self.now();
         let lookup = self.lookup(headers.get(HOST)?.to_str().ok()?, now).await?;
         let is_granted = self.may_use(&lookup, headers, uri.unwrap_or("/"), now).await;
+        let hides_token = self.config.hide_token;
         lookup.app().map(match (is_granted, status) {
-            (false, _) => PageApp::withheld,
             // A proxy sends these if the app has not answered, or not in time.
+            (false, Some(502 | 504)) if hides_token => PageApp::unanswered_by_proxy,
+            (false, _) => PageApp::withheld,
             (true, Some(502 | 504)) => PageApp::unanswered,
             (true, _) => PageApp::of,
         })
@@ -150,12 +165,20 @@ impl Gate {
         names.map_or_else(|_| Vec::new(), |names| names.value.contested.clone())
     }
 
-    /// Returns the domain whose subdomains are the box's apps, if it is known.
+    /// Returns the domain whose subdomains are the box's apps, if it is known and can be read.
     pub async fn box_domain(&self) -> Option<String> {
+        self.read_box_domain().await.ok().flatten()
+    }
+
+    /// Returns the domain whose subdomains are the box's apps; `None` if the box has none.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    pub(crate) async fn read_box_domain(&self) -> Result<Option<String>, Unavailable> {
         if let Some(domain) = &self.config.domain {
-            return Some(domain.clone());
+            return Ok(Some(domain.clone()));
         }
-        let identity = self.caches.identity.get("", self.now().moment).await.ok()?;
-        identity.value.as_ref().map(|identity| identity.domain.clone())
+        let identity = self.caches.identity.get("", self.now().moment).await?;
+        Ok(identity.value.as_ref().map(|identity| identity.domain.clone()))
     }
 }

@@ -8,6 +8,9 @@ use super::{GateAddress, granted_headers};
 
 const TEMPLATE: &str = include_str!("nginx/nightporter.conf");
 
+/// What is no host in a `map` (<https://nginx.org/en/docs/http/ngx_http_map_module.html>).
+const MAP_WORDS: [&str; 4] = ["default", "hostnames", "include", "volatile"];
+
 /// Docker's own name server, in every network of an app's container. A container that is
 /// stopped has no name, so names are resolved when a request comes.
 const RESOLVER: &str = "    resolver 127.0.0.11 valid=2s ipv6=off;\n";
@@ -27,7 +30,9 @@ pub fn conf(gate: &GateAddress, routes: &[Route], hides_token: bool) -> String {
                 let target = target.trim_start_matches("http://");
                 has_names |= target.parse::<SocketAddr>().is_err();
                 for host in hosts {
-                    let _ = writeln!(apps, "    {host}  {target};");
+                    // Words of `map` itself, unless they are escaped.
+                    let escape = if MAP_WORDS.contains(&&**host) { "\\" } else { "" };
+                    let _ = writeln!(apps, "    {escape}{host}  {target};");
                     names.push(host.as_str());
                 }
             }
@@ -58,4 +63,23 @@ pub fn conf(gate: &GateAddress, routes: &[Route], hides_token: bool) -> String {
         .replace("@RESOLVER@", if has_names { RESOLVER } else { "" })
         .replace("@COPIES@", &copies)
         .replace("@SETS@", &sets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_is_a_word_of_nginx_stays_a_host() {
+        let gate = GateAddress::parse("nightporter:8400").expect("an address");
+        let hosts = ["include", "default", "notes.example"].map(String::from).to_vec();
+        let target = Ok("http://notes:80".into());
+        let route = Route { app: "notes".into(), hosts, target, headers: Vec::new() };
+        let conf = conf(&gate, &[route], false);
+        for line in
+            ["    \\include  notes:80;", "    \\default  notes:80;", "    notes.example  notes:80;"]
+        {
+            assert!(conf.lines().any(|other| other == line), "{line} in {conf}");
+        }
+    }
 }

@@ -2,11 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::{StreamExt as _, stream};
+
 use crate::domain::app::labels::is_host_label;
 use crate::domain::app::{AppMeta, EntrypointPort};
 use crate::domain::names::Names;
 use crate::domain::request::Host;
+use crate::store::app_meta::ReadError;
 use crate::store::{Source, Unavailable};
+
+/// Files that are read at the same time.
+const FILES: usize = 16;
 
 /// The route to one app.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,10 +39,17 @@ pub async fn routes(
     let names = source.names(gate_domain).await?;
     let mut apps = source.app_names().await?;
     apps.sort();
+    // A file that may still be being written is waited for, so one at a time would take long.
+    let read = async |app: String| source.descriptions().read(&app).await;
+    let read: Vec<_> = stream::iter(apps.clone()).map(read).buffered(FILES).collect().await;
     let mut routes = Vec::new();
-    for app in apps {
+    for (app, meta) in apps.into_iter().zip(read) {
         let hosts = hosts(&names, &app, domain, gate_domain);
-        let meta = source.descriptions().read(&app).await.map_err(|error| error.to_string());
+        let meta = match meta {
+            // Nothing is known about it: that is no reason to take its route away.
+            Err(ReadError::Unavailable(error)) => return Err(error),
+            read => read.map_err(|error| error.to_string()),
+        };
         let headers = meta.as_ref().map(headers).unwrap_or_default();
         let target = meta.and_then(|meta| target(&app, &meta)).and_then(|target| {
             let unnamed = || "no host names it, or none names it alone".to_owned();
@@ -78,13 +91,40 @@ fn target(app: &str, meta: &AppMeta) -> Result<String, String> {
     let mut http =
         meta.entrypoints.iter().filter(|entry| entry.entrypoint_port == EntrypointPort::Http);
     let entry = http.next().ok_or("it has no entry point for HTTP")?;
-    Ok(format!("http://{}:{}", entry.container_name, entry.container_port))
+    let (name, port) = (&entry.container_name, entry.container_port);
+    // It becomes a part of the proxy's configuration, and is the text of whoever has written
+    // the app's file.
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.is_empty() || !name.bytes().all(is_name) {
+        return Err(format!("invalid container name {name:?}: expected letters, digits, `-_.`"));
+    }
+    Ok(format!("http://{name}:{port}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::domain::names::Claims;
+
+    #[test]
+    fn no_container_name_becomes_more_than_a_name_in_a_proxys_configuration() {
+        let target = |name: &str| {
+            let entry = json!({
+                "container_name": name, "container_port": 80, "entrypoint_port": "http",
+            });
+            let meta = json!({"v": "1.3", "app_version": "1", "name": "notes", "pretty_name": "Notes", "icon": "",
+                "entrypoints": [entry], "paths": {"": {"access": "private"}}});
+            let meta = AppMeta::parse(meta.to_string().as_bytes()).map_err(|e| e.to_string())?;
+            target("notes", &meta)
+        };
+        assert_eq!(target("notes-web_1.a"), Ok("http://notes-web_1.a:80".into()));
+        for name in ["", "a b", "a\nb", "x:80;\n}\nserver {", "a@evil.example", "a/b", "a?b", "{a}"]
+        {
+            assert!(target(name).is_err(), "{name}");
+        }
+    }
 
     #[test]
     fn an_app_is_routed_by_the_hosts_that_are_its_alone() {

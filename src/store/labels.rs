@@ -102,10 +102,16 @@ impl Labels {
         Self { known, freshness, file, calls, saving: Mutex::default() }
     }
 
-    /// Takes in all containers with labels of ours, as the engine has listed them.
-    pub fn observe(&self, present: &BTreeMap<Arc<str>, Arc<Labelled>>, now: Instant) -> Observed {
+    /// Takes in all containers with labels of ours, as the engine has listed them. Those in
+    /// `unread` are there, and could not be inspected: what they last said counts.
+    pub fn observe(
+        &self,
+        present: &BTreeMap<Arc<str>, Arc<Labelled>>,
+        unread: &BTreeSet<Arc<str>>,
+        now: Instant,
+    ) -> Observed {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let is_unsaved = known.take_in(present, now);
+        let is_unsaved = known.take_in(present, unread, now);
         let again = known.containers.values().filter_map(|seen| seen.removed).min();
         let again = again.map(|removed| removed + REMOVAL_GRACE);
         if !is_unsaved {
@@ -124,12 +130,13 @@ impl Labels {
         drop(known);
         for name in &apps {
             self.freshness.invalidate(Table::Apps, name);
-            self.freshness.invalidate(Table::AppMeta, name);
         }
         if is_other_set {
             self.freshness.invalidate_table(Table::AppNames);
         }
         if !apps.is_empty() {
+            // All of them: rows may spell a name otherwise than these keys, in lower case.
+            self.freshness.invalidate_table(Table::AppMeta);
             self.freshness.invalidate_table(Table::Hosts);
         }
         Observed { apps, again, is_unsaved }
@@ -171,7 +178,12 @@ impl Labels {
 
 impl Known {
     /// Updates the containers; returns whether anything has changed.
-    fn take_in(&mut self, present: &BTreeMap<Arc<str>, Arc<Labelled>>, now: Instant) -> bool {
+    fn take_in(
+        &mut self,
+        present: &BTreeMap<Arc<str>, Arc<Labelled>>,
+        unread: &BTreeSet<Arc<str>>,
+        now: Instant,
+    ) -> bool {
         let mut has_changed = false;
         for (id, labelled) in present {
             let is_same =
@@ -185,7 +197,7 @@ impl Known {
             self.containers.insert(Arc::clone(id), Seen { source, removed: None });
         }
         self.containers.retain(|id, seen| {
-            if present.contains_key(id) {
+            if present.contains_key(id) || unread.contains(id) {
                 return true;
             }
             let removed = *seen.removed.get_or_insert(now);

@@ -10,7 +10,7 @@ mod pausing;
 mod service;
 pub mod watch;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +61,9 @@ pub struct Snapshot {
     /// Whether it was ever listed.
     pub was_listed: bool,
     pub containers: HashMap<Arc<str>, Arc<Container>>,
+    /// The ids of containers that the engine has listed and does not describe. If one was
+    /// described before, that counts.
+    pub unread: BTreeSet<Arc<str>>,
     /// Of a swarm that this engine manages; empty otherwise.
     pub services: HashMap<Arc<str>, Arc<Service>>,
 }
@@ -215,6 +218,12 @@ impl Engine {
         match with_timeout(READ_TIMEOUT, self.client()?.inspect_container(id, None)).await {
             Ok(inspected) => Ok(Container::of(inspected)),
             Err(EngineError::NotFound(_)) => Ok(None),
+            // The engine holds a container's lock while it is stuck, as on a mount whose server
+            // is gone. If all else is answered, only this one cannot be inspected.
+            Err(EngineError::Away(reason)) => match self.probe().await {
+                Ok(()) => Err(EngineError::Refused { status: 0, message: reason }),
+                Err(away) => Err(away),
+            },
             Err(error) => Err(error),
         }
     }

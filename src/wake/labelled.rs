@@ -8,11 +8,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-use super::docker::Snapshot;
 use super::docker::watch::View;
+use super::docker::{Snapshot, State};
+use super::handle::AppHandle;
 use super::registry::Registry;
 use super::spec::AppSpec;
-use crate::domain::app::labels::{APP, Labelled, PREFIX};
+use crate::domain::app::labels::{APP, Labelled, PREFIX, is_host_label};
 use crate::store::descriptions::Descriptions;
 use crate::store::labels::Labels;
 
@@ -22,12 +23,14 @@ const SAVE_AGAIN: Duration = Duration::from_secs(10);
 /// A time that is never reached: a year ahead.
 const NEVER: Duration = Duration::from_hours(366 * 24);
 
-/// Returns what describes apps, by the id of the container or service.
+/// Returns what describes apps, by the id of the container or service. A container that is
+/// being removed, or could not be, describes none.
 pub(super) fn labelled(snapshot: &Snapshot) -> BTreeMap<Arc<str>, Arc<Labelled>> {
     let of = |(id, labelled): (&Arc<str>, &Option<Arc<Labelled>>)| {
         labelled.as_ref().map(|labelled| (Arc::clone(id), Arc::clone(labelled)))
     };
-    let containers = snapshot.containers.iter().map(|(id, found)| (id, &found.labelled));
+    let containers = snapshot.containers.iter().filter(|(_, found)| found.state != State::Gone);
+    let containers = containers.map(|(id, found)| (id, &found.labelled));
     let services = snapshot.services.iter().map(|(id, found)| (id, &found.labelled));
     containers.chain(services).filter_map(of).collect()
 }
@@ -49,14 +52,18 @@ pub(super) async fn follow(
         if snapshot.live {
             let present = labelled(&snapshot);
             report_homeless(&present, &mut homeless);
-            let observed = labels.observe(&present, now);
+            let observed = labels.observe(&present, &snapshot.unread, now);
             again = observed.again;
             if observed.is_unsaved {
                 save_at = Some(now);
             }
             for app in observed.apps {
-                // Known to the operator at once, and not only when it is requested.
-                if labels.of(&app).is_some() {
+                // Known to the operator at once, and not only when it is requested; not beside
+                // itself, if its file spells its name otherwise.
+                let is_known = |known: &Arc<AppHandle>| {
+                    known.name != app && known.name.eq_ignore_ascii_case(&app)
+                };
+                if labels.of(&app).is_some() && !registry.list().iter().any(is_known) {
                     match descriptions.read(&app).await {
                         Ok(meta) => drop(registry.of(&app, Some(AppSpec::of(&meta).into()))),
                         Err(error) => {
@@ -81,16 +88,29 @@ pub(super) async fn follow(
     }
 }
 
-/// Logs, when that changes, which containers have labels of ours and name no app.
+/// Logs, when that changes, which containers have labels of ours and name no app that a host
+/// could name.
 fn report_homeless(present: &BTreeMap<Arc<str>, Arc<Labelled>>, known: &mut Vec<String>) {
-    let names: Vec<_> = homeless(present).map(|labelled| labelled.container.clone()).collect();
-    if *known == names {
-        return;
+    let without = homeless(present).map(|labelled| {
+        format!(
+            "container {}: it has labels of ours, but no label `{PREFIX}{APP}`",
+            labelled.container
+        )
+    });
+    let wrong = present.values().flat_map(|labelled| {
+        let names = labelled.apps().into_iter().filter(|name| !is_host_label(name));
+        names.map(|name| {
+            let container = &labelled.container;
+            format!(
+                "container {container}: label `{PREFIX}{APP}`: {name:?} cannot be part of a host"
+            )
+        })
+    });
+    let problems: Vec<_> = without.chain(wrong).collect();
+    for problem in problems.iter().filter(|problem| !known.contains(problem)) {
+        warn!("{problem}");
     }
-    for container in names.iter().filter(|name| !known.contains(name)) {
-        warn!("container {container}: it has labels of ours, but no label `{PREFIX}{APP}`");
-    }
-    *known = names;
+    *known = problems;
 }
 
 /// Returns the containers whose labels describe an app without naming it.

@@ -39,7 +39,7 @@ pub async fn survey(
     let present = labelled(&snapshot);
     let homeless = match labels {
         Some(labels) => {
-            labels.observe(&present, Instant::now());
+            labels.observe(&present, &snapshot.unread, Instant::now());
             homeless(&present).map(|labelled| labelled.container.clone()).collect()
         }
         None => Vec::new(),

@@ -70,7 +70,9 @@ pub struct Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { container, label, problem } = self;
-        write!(f, "container {container}: label `{PREFIX}{label}`: {problem}")
+        let text = format!("container {container}: label `{PREFIX}{label}`: {problem}");
+        // It repeats what others have written, and is a line of the log.
+        f.write_str(&text.replace(char::is_control, " "))
     }
 }
 

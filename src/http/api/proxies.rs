@@ -46,10 +46,12 @@ pub(super) async fn traefik(services: &Services) -> Result<Response, Problem> {
     let ProxyRoutes { source, config } = &services.proxies;
     let setup = Setup::new(config.traefik.clone(), config)
         .map_err(|error| Problem::new(StatusCode::CONFLICT, error.to_string()))?;
-    let domain = services.gate.box_domain().await;
+    // Traefik keeps what it was told last while it gets no answer; what an answer leaves out,
+    // it takes away.
+    let unavailable = |_| Problem::unavailable("the store cannot answer");
+    let domain = services.gate.read_box_domain().await.map_err(unavailable)?;
     let routes = routes(source, domain.as_deref(), config.gate.domain.as_deref()).await;
-    // Traefik keeps what it was told last while it gets no answer.
-    let routes = routes.map_err(|_| Problem::unavailable("the store cannot answer"))?;
+    let routes = routes.map_err(unavailable)?;
     Ok(ok(&setup.document(&routes)))
 }
 

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -37,7 +37,8 @@ fn labels(folder: &Path, freshness: &Arc<Freshness>) -> Arc<Labels> {
     let said: BTreeMap<_, _> =
         said.iter().map(|(key, value)| (format!("{PREFIX}{key}"), (*value).to_owned())).collect();
     let labelled = Labelled::new("web".into(), None, &said, Vec::new());
-    labels.observe(&BTreeMap::from([("1".into(), Arc::new(labelled))]), Instant::now());
+    let present = BTreeMap::from([("1".into(), Arc::new(labelled))]);
+    labels.observe(&present, &BTreeSet::new(), Instant::now());
     labels
 }
 

@@ -13,6 +13,10 @@ use crate::domain::app::labels::Labelled;
 
 use super::{Engine, EngineError, Labels, READ_TIMEOUT, State, with_timeout};
 
+/// What an engine outside a swarm, or one that is no manager, answers with status 503 (moby,
+/// `daemon/cluster/errors.go`).
+const NO_MANAGER: &str = "not a swarm manager";
+
 /// The number of tasks an app has while it is awake.
 pub const REPLICAS_LABEL: &str = "nightporter.replicas";
 
@@ -86,6 +90,9 @@ impl Service {
 
 impl Engine {
     /// Returns all services that can be scaled; none if the engine manages no swarm.
+    ///
+    /// # Errors
+    /// The engine is away, or cannot list them now.
     pub async fn services(&self) -> Result<HashMap<Arc<str>, Arc<Service>>, EngineError> {
         let options = ListServicesOptionsBuilder::new().status(true).build();
         match with_timeout(READ_TIMEOUT, self.client()?.list_services(Some(options))).await {
@@ -93,8 +100,14 @@ impl Engine {
                 let services = services.into_iter().filter_map(Service::of);
                 Ok(services.map(|service| (Arc::clone(&service.id), Arc::new(service))).collect())
             }
+            Err(away @ EngineError::Away(_)) => Err(away),
+            // A manager that cannot answer now, as without a leader.
+            Err(EngineError::Refused { status, message })
+                if status >= 500 && !message.contains(NO_MANAGER) =>
+            {
+                Err(EngineError::Refused { status, message })
+            }
             // 503 of an engine outside a swarm, 403 of a proxy, 404 of Podman.
-            Err(EngineError::Away(reason)) => Err(EngineError::Away(reason)),
             Err(_) => Ok(HashMap::new()),
         }
     }

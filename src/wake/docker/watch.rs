@@ -8,6 +8,7 @@
 
 mod inspections;
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,7 +23,7 @@ use tracing::{debug, info, warn};
 use self::inspections::{CONCURRENT, Inspections};
 use super::container::SWARM_SERVICE;
 use super::ends::EndTracker;
-use super::{Container, EndedBy, Engine, EngineError, Snapshot};
+use super::{Container, EndedBy, Engine, EngineError, Service, Snapshot};
 use crate::backoff::{doubled, jittered};
 
 /// Waits between attempts to reach the engine. The longest is short, because the engine
@@ -193,7 +194,8 @@ impl Watch {
         // The stream is requested when it is first polled; events that arrive during the
         // listing are processed after it.
         let mut early_events = Vec::new();
-        let listing = list(Arc::clone(&self.engine));
+        let known = Arc::clone(&self.snapshot.borrow());
+        let listing = list(Arc::clone(&self.engine), known);
         let mut listing = std::pin::pin!(listing);
         let mut listed = loop {
             tokio::select! {
@@ -232,6 +234,9 @@ impl Watch {
         let mut services_changed = false;
         let mut unchanged = 0;
         let mut service_requests = Vec::new();
+        for id in self.snapshot.borrow().unread.iter() {
+            inspections.hint(Arc::clone(id));
+        }
         for event in &early_events {
             take_hints(event, &mut inspections, &mut services_changed);
         }
@@ -243,7 +248,8 @@ impl Watch {
                 inspecting.push(inspect(Arc::clone(&self.engine), id));
             }
             if std::mem::take(&mut services_changed) || !service_requests.is_empty() {
-                let services = self.engine.services().await?;
+                let known = || self.snapshot.borrow().services.clone();
+                let services = services(&self.engine, known).await?;
                 let changed = self.snapshot.send_if_modified(|snapshot| {
                     let changed = snapshot.services != services;
                     if changed {
@@ -308,10 +314,11 @@ impl Watch {
             Arc::new(container)
         });
         self.snapshot.send_if_modified(|snapshot| {
-            if snapshot.containers.get(id) == found.as_ref() {
+            if snapshot.containers.get(id) == found.as_ref() && !snapshot.unread.contains(id) {
                 return false;
             }
-            let containers = &mut Arc::make_mut(snapshot).containers;
+            let Snapshot { containers, unread, .. } = Arc::make_mut(snapshot);
+            unread.remove(id);
             match found {
                 Some(container) => containers.insert(Arc::clone(id), container),
                 None => containers.remove(id),
@@ -335,11 +342,11 @@ async fn inspect(
 /// If the engine does not answer.
 pub async fn snapshot_once(engine: &Arc<Engine>) -> Result<Snapshot, EngineError> {
     engine.connect().await?;
-    list(Arc::clone(engine)).await
+    list(Arc::clone(engine), Arc::default()).await
 }
 
-/// Lists and inspects all containers and services.
-async fn list(engine: Arc<Engine>) -> Result<Snapshot, EngineError> {
+/// Lists and inspects all containers and services. What cannot be read stays as it is known.
+async fn list(engine: Arc<Engine>, known: Arc<Snapshot>) -> Result<Snapshot, EngineError> {
     let ids = engine.list().await?;
     let mut found = futures_util::StreamExt::buffer_unordered(
         stream::iter(ids).map(|id| inspect(Arc::clone(&engine), id)),
@@ -353,11 +360,34 @@ async fn list(engine: Arc<Engine>) -> Result<Snapshot, EngineError> {
             }
             Ok(None) => {}
             Err(away @ EngineError::Away(_)) => return Err(away),
-            Err(error) => warn!(container = %id, %error, "cannot inspect container"),
+            Err(error) => {
+                warn!(container = %id, %error, "cannot inspect container");
+                if let Some(container) = known.containers.get(&id) {
+                    snapshot.containers.insert(Arc::clone(&id), Arc::clone(container));
+                }
+                snapshot.unread.insert(id);
+            }
         }
     }
-    snapshot.services = engine.services().await?;
+    snapshot.services = services(&engine, || known.services.clone()).await?;
     Ok(snapshot)
+}
+
+type Services = HashMap<Arc<str>, Arc<Service>>;
+
+/// Returns all services; those that are known if the engine cannot list them now, as when its
+/// swarm has no leader.
+async fn services(
+    engine: &Engine,
+    known: impl FnOnce() -> Services,
+) -> Result<Services, EngineError> {
+    match engine.services().await {
+        Err(error @ EngineError::Refused { .. }) => {
+            debug!(%error, "services cannot be listed");
+            Ok(known())
+        }
+        listed => listed,
+    }
 }
 
 fn next_event(
