@@ -40,7 +40,7 @@ fn domain(criterion: &mut Criterion) {
         [rule("/public/", Access::Public), rule("/peer/", Access::Peer), rule("", Access::Private)];
     let rules = Rules::new(&paths, PathMatching::Prefix);
     let decide = |path: &str| {
-        let readings = Readings::of(path).expect("readable");
+        let readings = Readings::new(path).expect("readable");
         let governed = match_rules(&rules, &readings);
         governed.and_then(|governed| governed.admit(Client::Anonymous)).is_ok()
     };
@@ -48,7 +48,7 @@ fn domain(criterion: &mut Criterion) {
     let plain = "/public/notes/2024/index.html?page=2";
     group.bench_function("plain path", |bencher| bencher.iter(|| decide(black_box(plain))));
     let encoded = "/public/%252e%252e%252fnotes;v=1//a%5c..%2f.%2e/b%3fc";
-    let others = Readings::of(encoded).and_then(|readings| readings.others());
+    let others = Readings::new(encoded).and_then(|readings| readings.others());
     let count = others.expect("readable").len() + 1;
     group.bench_function(format!("encoded path, {count} readings"), |bencher| {
         bencher.iter(|| decide(black_box(encoded)));

@@ -84,7 +84,7 @@ enum Command {
     Wake(apps::WakeOptions),
     /// Stop or pause an app until it is requested again
     Sleep(apps::SleepOptions),
-    /// Show who came to the door, and what was done about it
+    /// Show who sent requests, and what was done about them
     #[command(subcommand)]
     Ledger(ledger::Action),
     /// List, replay and dismiss the records that the database did not take
@@ -161,7 +161,7 @@ fn run(
     };
     match arguments.execute(env, out).and_then(|code| Ok(out.flush().map(|()| code)?)) {
         Ok(code) => code,
-        // The reader of the output, such as `head`, has closed it: that is no failure.
+        // The reader of the output, such as `head`, has closed it: that is not a failure.
         Err(CliError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             // If standard error is closed, there is nowhere left to report that.

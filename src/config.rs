@@ -40,7 +40,7 @@ pub use keys::{
 pub use listen_addr::ListenAddr;
 pub use load::load;
 pub use schema::schema;
-pub use show::{InForce, show};
+pub use show::{EffectiveValue, show};
 
 use crate::webhooks::endpoint::{Definition, Secrets};
 use keys::{EndpointKeys, EngineKeys, LedgerKeys, StoreKeys, TelemetryKeys, TlsKeys, UpstreamKeys};
@@ -155,7 +155,7 @@ pub enum Grants {
 impl Streams {
     /// Returns the setting for an app.
     #[must_use]
-    pub fn of(&self, app: &str) -> StreamWakes {
+    pub fn for_app(&self, app: &str) -> StreamWakes {
         self.apps.get(app).copied().unwrap_or(self.wake)
     }
 }

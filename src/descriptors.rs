@@ -54,10 +54,13 @@ impl ConnectionLimits {
     /// is the number of further descriptors that are needed.
     pub(crate) fn now(others: usize) -> Self {
         let limit = getrlimit(Resource::Nofile).current;
-        Self::of(limit.map_or(usize::MAX, |limit| limit.try_into().unwrap_or(usize::MAX)), others)
+        Self::share(
+            limit.map_or(usize::MAX, |limit| limit.try_into().unwrap_or(usize::MAX)),
+            others,
+        )
     }
 
-    fn of(limit: usize, others: usize) -> Self {
+    fn share(limit: usize, others: usize) -> Self {
         let reserved = (limit / 4).clamp(MIN_RESERVED, MAX_RESERVED).saturating_add(others);
         let ops = (limit / 8).clamp(MIN_OPS, MAX_OPS);
         // Whatever the limit, at least one connection must be accepted.
@@ -117,12 +120,16 @@ mod tests {
         for (limit, gate, ops) in
             [(64, 24, 8), (256, 160, 32), (1024, 640, 128), (65_536, 65_152, 128)]
         {
-            assert_eq!(ConnectionLimits::of(limit, 0), ConnectionLimits { gate, ops }, "{limit}");
+            assert_eq!(
+                ConnectionLimits::share(limit, 0),
+                ConnectionLimits { gate, ops },
+                "{limit}"
+            );
         }
-        assert_eq!(ConnectionLimits::of(1024, 100).gate, 540);
-        assert_eq!(ConnectionLimits::of(1024, 10_000).gate, 384);
-        assert!(ConnectionLimits::of(0, 20).gate > 0);
-        assert!(ConnectionLimits::of(usize::MAX, 20).gate > 1_000_000);
+        assert_eq!(ConnectionLimits::share(1024, 100).gate, 540);
+        assert_eq!(ConnectionLimits::share(1024, 10_000).gate, 384);
+        assert!(ConnectionLimits::share(0, 20).gate > 0);
+        assert!(ConnectionLimits::share(usize::MAX, 20).gate > 1_000_000);
     }
 
     #[test]

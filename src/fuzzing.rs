@@ -42,7 +42,7 @@ pub fn request_head(bytes: &[u8]) {
         if let Ok(label) = app_label(host, Some("box.example")) {
             assert!(!label.is_empty() && !label.bytes().any(|byte| byte.is_ascii_uppercase()));
         }
-        let _ = Readings::of(uri);
+        let _ = Readings::new(uri);
     }
 }
 
@@ -57,7 +57,7 @@ pub fn path(target: &str) {
         ("/pub", Access::Public),
     ]
     .map(|(prefix, access)| PathRule { prefix: prefix.into(), access, headers: [].into() });
-    let Ok(readings) = Readings::of(target) else { return };
+    let Ok(readings) = Readings::new(target) else { return };
     for matching in [PathMatching::Prefix, PathMatching::Segment] {
         let governed = match_rules(&Rules::new(&rules, matching), &readings);
         let Ok(governed) = governed else { continue };
@@ -165,7 +165,7 @@ pub fn record_names(text: &str) {
     if let Ok(ranges) = text.parse::<Ranges>() {
         assert_eq!(ranges.to_string().parse().as_ref(), Ok(&ranges));
     }
-    let _ = crate::ledger::named::read(text);
+    let _ = crate::ledger::references::read(text);
 }
 
 /// Reads the query of a page of history, its cursor included.

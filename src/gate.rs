@@ -206,7 +206,7 @@ impl Gate {
     /// wait before another one is looked at.
     fn refuse(&self, client: &Identified, headers: &HeaderMap) -> Option<Duration> {
         let credential = client.refused(headers)?;
-        self.limits.refuse(Origin::of(headers)?, &credential, Instant::now())
+        self.limits.refuse(Origin::from_headers(headers)?, &credential, Instant::now())
     }
 
     /// Gives a grant the cookies that the app gets in place of the client's.
@@ -229,7 +229,7 @@ impl Gate {
     ) -> Result<Granted, Reason> {
         let forwarded = Forwarded::read(headers)?;
         let host = Host::parse(forwarded.host)?;
-        let readings = Readings::of(forwarded.uri)?;
+        let readings = Readings::new(forwarded.uri)?;
         let request = Request { host, readings: &readings, forwarded, headers };
         for _ in 0..ATTEMPTS {
             *basis = Basis { began: Some(now.moment), span: basis.span, ..Basis::default() };
@@ -317,7 +317,11 @@ impl Gate {
         let Request { forwarded, headers, .. } = request;
         !app.wake.is_requested()
             && request_kind::is_stream(headers, forwarded.method)
-            && !self.wake.streams.of(&app.row.name).covers(request_kind::is_from_browser(headers))
+            && !self
+                .wake
+                .streams
+                .for_app(&app.row.name)
+                .covers(request_kind::is_from_browser(headers))
     }
 
     /// Returns whether a CORS preflight without credentials is passed on, because the app or
@@ -409,7 +413,7 @@ impl Gate {
     pub async fn authenticate_management(&self, headers: &HeaderMap) -> Decision {
         let began = self.now();
         let verdict = self.check_management(headers).await;
-        let refused = match (&verdict, headers.get(AUTHORIZATION), Origin::of(headers)) {
+        let refused = match (&verdict, headers.get(AUTHORIZATION), Origin::from_headers(headers)) {
             (Verdict::Deny(Reason::ManagementSecret), Some(secret), Some(origin)) => {
                 self.limits.refuse(origin, secret.as_bytes(), Instant::now())
             }

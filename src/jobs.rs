@@ -12,7 +12,7 @@
 //! Each job has a task of its own ([`runner`]), so that one that hangs or panics delays no
 //! other. No verdict depends on a job.
 //!
-//! Two kinds of periodic work are no jobs. The last uses (`store/touch.rs`) are counted in
+//! Two kinds of periodic work are not jobs. The last uses (`store/touch.rs`) are counted in
 //! the memory of a process, so each process writes its own, to a store that has no jobs'
 //! table. The idle loop (`wake/idle.rs`) compares counters that only it has read, and
 //! several loops on one box do no harm: the lock of each app keeps attempts apart.
@@ -97,10 +97,10 @@ pub struct Done {
     /// that is not worth a row.
     pub is_idle: bool,
     /// Called once the run is committed; may block.
-    pub then: Option<Then>,
+    pub after_commit: Option<AfterCommit>,
 }
 
-type Then = Box<dyn FnOnce() -> io::Result<()> + Send>;
+type AfterCommit = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
 impl Done {
     #[must_use]
@@ -111,7 +111,7 @@ impl Done {
 
 impl fmt::Debug for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { what, problem, is_more, is_idle, then: _ } = self;
+        let Self { what, problem, is_more, is_idle, after_commit: _ } = self;
         f.debug_struct("Done")
             .field("what", what)
             .field("problem", problem)
@@ -271,9 +271,9 @@ impl Jobs {
     }
 
     /// Has a job run soon, before it is due, because there is something to do.
-    pub fn hurry(&self, name: &str) {
+    pub fn run_soon(&self, name: &str) {
         if let Some(runner) = self.runners.iter().find(|runner| runner.plan().name == name) {
-            runner.hurry();
+            runner.run_soon();
         }
     }
 
@@ -319,7 +319,7 @@ impl Context {
 /// Returns how many runs of a job in a row have failed.
 #[must_use]
 pub fn failures(row: &JobRow) -> u32 {
-    due::Outcome::of(row).map_or(0, |outcome| outcome.failures())
+    due::Outcome::from_row(row).map_or(0, |outcome| outcome.failures())
 }
 
 /// Returns the name of a job's lock. Several boxes may share an archive.

@@ -1,4 +1,4 @@
-//! The record of what came to the door and what was done about it.
+//! The record of requests, and of what was done about them.
 //!
 //! What is recorded is described as an [`Entry`](record::Entry) and handed to the
 //! [`Recorder`], which never waits. The [`writer`] makes records of entries and writes them in
@@ -27,11 +27,11 @@ pub mod integrity;
 pub mod key;
 pub mod link;
 pub mod losses;
-pub mod named;
 pub mod proof;
 pub mod ranges;
 pub mod record;
 pub mod recorder;
+pub mod references;
 pub mod rollup;
 pub mod seal;
 pub mod sealing;
@@ -51,7 +51,7 @@ use self::archive::postgres::Postgres;
 use self::archive::sqlite::{Limits, Sqlite};
 use self::checkpoint::file::{CheckpointFile, FILE as CHECKPOINTS};
 use self::dead_letter::DeadLetters;
-use self::direct::{DirectWriter, Resting};
+use self::direct::{DirectWriter, WriterPool};
 use self::integrity::Integrity;
 use self::key::{SigningKey, VerifierKey};
 use self::link::Link;
@@ -90,7 +90,7 @@ pub struct Ledger {
     pub checkpoint_interval: Duration,
     integrity: OnceLock<Arc<Integrity>>,
     /// What writes the records of acts that are done in a transaction.
-    acts: Resting,
+    acts: WriterPool,
 }
 
 impl Ledger {
@@ -133,7 +133,7 @@ impl Ledger {
             checkpoints: CheckpointFile::new(path.join(CHECKPOINTS)),
             checkpoint_interval: config.checkpoint_interval,
             integrity: OnceLock::new(),
-            acts: Resting::default(),
+            acts: WriterPool::default(),
         })
     }
 

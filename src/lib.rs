@@ -44,28 +44,28 @@
 //!                 labels; whole hosts); cache (moka, single flight), memo (per thread), derived,
 //!                 freshness (generations), touch (uses written back), file_calls (calls to
 //!                 files that may hang)
-//! wake/           registry and handle (what the gate sees of an app), shown and history (what
+//! wake/           registry and handle (what the gate sees of an app), app_view and history (what
 //!                 is shown and known of it), spec and specs (what its description asks for),
 //!                 command (what the reconciler is asked), reconciler (decides what is done,
 //!                 one action an app at a time), attempt (does it), docker (the engine: calls,
-//!                 events), observed and roles (what an app's containers mean), compose,
-//!                 readiness, idle (finds unused apps), usage, labelled (tells the store what
-//!                 labels say)
+//!                 events), selector (which containers belong to an app), observed and roles
+//!                 (what they mean together), compose, readiness, idle (finds unused apps), usage,
+//!                 labelled (tells the store what labels say)
 //! ledger/         the record: visits and actions (observers), rollup (counts of grants),
 //!                 recorder (accepts, never waits), writer (batches), archive (SQLite or
 //!                 Postgres behind one interface; sql: statements for both), spool and
 //!                 dead_letter (what it did not take), canonical, seal and key (what is hashed
 //!                 and signed), tree, checkpoint, proof, integrity and verify (the Merkle tree),
-//!                 named (what a record says of others), direct (records that a job or an act
+//!                 references (which records a record names), direct (records that a job or an act
 //!                 writes in its transaction), history (filters and pages), acts (what an
 //!                 operator asks for)
 //! access/         who may use the operator's API: principal (rights, scope), token and tokens (a
 //!                 row, and whose it is), table, masking (what is shown of personal values)
 //! alerts/         what the operator has to know: rule (the rules, as data), denials and starts
 //!                 (observers), measures (what each rule measures), transition (hysteresis),
-//!                 together (denials of all processes), tracked (what this process finds bad),
+//!                 shared_counts (denials of all processes), tracked (what this process finds bad),
 //!                 plan (what changes, by what all processes observe), evaluator, outage (how
-//!                 long the archive was away), board (what probes show), message, silence, table
+//!                 long the archive was away), firing (what probes show), message, silence, table
 //! idempotency/    requests of the API that are done once: key (the header), fingerprint (which
 //!                 requests are the same), answer (how it is sealed), table (who does one, and
 //!                 its answer)
@@ -82,15 +82,16 @@
 //! upstream/       the shard_core beside nightporter: mirror (its idle clock), fallback
 //!                 (management secrets), shadow (its verdicts compared with ours)
 //! proxies/        what proxies are told: routes (hosts and address of each app), traefik (its
-//!                 dynamic configuration), yaml
+//!                 dynamic configuration), caddy and nginx (a file for each), yaml
 //! http/           listeners, TLS, connections, bodies, routes (the gate's), api (the
-//!                 operator's: one table of routes behind one guard, problem documents, OpenAPI),
-//!                 probes, pages, pairing (the form), standby (what is answered while the gate
-//!                 is away); nothing else knows hyper's server
+//!                 operator's: one table of routes, a guard and the dispatch behind it, problem
+//!                 documents, OpenAPI), probes, pages, pairing (the form), standby (what is
+//!                 answered while the gate is away); nothing else knows hyper's server
 //! telemetry/      logs (each line with its request's id), metrics, traces (spans for an
 //!                 OpenTelemetry collector)
 //! backoff.rs throttle.rs    waits between attempts; log lines at a bounded rate
 //! descriptors.rs  how many connections may be open, and what is reserved for files
+//! error_chain.rs  the text of an error with its causes
 //! secret.rs       text that must reach no log
 //! signals.rs      signals from outside: stop, reload
 //! fuzzing.rs      what the fuzz targets (`fuzz/`) call
@@ -114,29 +115,36 @@
 //! | a column that is read, and heard when it changes | `store/postgres/queries.rs`, and `TABLES` in `triggers.rs` |
 //! | another store | `Source` in `store.rs`, beside `store/postgres.rs` and `store/files.rs` |
 //! | another label that describes an app | `domain/app/labels/read.rs` |
+//! | whether a file or labels describe an app | `store/descriptions.rs` |
 //! | what Traefik is told of an app | `proxies/traefik.rs` |
+//! | another proxy | a file in `proxies/`, such as `caddy.rs`, and `cli/proxy.rs` |
 //! | another kind of token | `gate/credentials/terminal.rs` |
 //! | what follows a refused credential | `gate/client.rs`; how long who guesses has to wait, `gate/limits.rs` |
 //! | which cookies reach an app | `gate/cookies.rs` |
-//! | how a device is paired | `pairing.rs`, its form in `http/pairing.rs` |
+//! | how a device is paired | `pairing.rs`, its form in `http/pairing.rs`; for how long a code is valid, `store/invitations.rs` |
 //! | what is noted of every decision | an [`Observer`](domain::observation::Observer), added in `run/wiring.rs`; `VerdictLog` in `telemetry/logs.rs` is one |
 //! | what is noted of every wake and sleep | an [`ActionObserver`](domain::observation::ActionObserver), added in `run/wiring.rs` |
 //! | what is noted of every job's run | a [`JobObserver`](domain::observation::JobObserver), added in `run/wiring.rs` |
 //! | what is recorded of a decision, of a wake | `ledger/visits.rs`, `ledger/actions.rs` |
 //! | another kind of record, another field of one | `Kind` and `Record` in `ledger/record.rs`; the compiler names the other places |
 //! | another event for endpoints | `webhooks/events.rs` |
+//! | when a message is sent again, where it may go | `webhooks/retry.rs`, `webhooks/address.rs` |
 //! | another kind of receiver | `EndpointKind` in `webhooks/endpoint.rs`, and what it is sent in `webhooks/message.rs` |
+//! | by what records are filtered | `Filter` in `ledger/history.rs`; the compiler names the statements |
+//! | how long records are kept | `age` in `jobs/retention.rs` |
 //! | another archive | `ledger/archive.rs`, beside `archive/sqlite.rs` and `archive/postgres.rs` |
 //! | periodic work, under a lock | a file in `jobs/`, added in `run/ledger.rs` |
 //! | a background task | `run/wiring.rs` |
 //! | another rule of alerts | `domain/alert.rs` and `alerts/rule.rs`; what it measures in `alerts/measures.rs`, added in `run/alerts.rs` |
+//! | when an alert fires, what it says | `limits` and `texts` in `alerts/rule.rs` |
+//! | how an alert is silenced | `alerts/table.rs`; how the operator writes for how long, `alerts/silence.rs` |
 //! | a metric | `telemetry/meters.rs`; gauges are set when they are read, in `http/api/metrics.rs` |
 //! | what is traced of a decision, of a wake, of a job | `telemetry/traces/observers.rs` |
-//! | an operation or a page of the operator | the table in `http/api.rs`, with the right it needs and whose its answers are |
+//! | an operation or a page of the operator | the table in `http/api.rs`, with the right that it needs and the owner of its answers; its description in `http/api/openapi/operations.rs` |
 //! | another right of a token | `Right` in `access/principal.rs` |
 //! | a value that identifies a person | `Private` in `access/masking.rs`; where it is shown, a `Viewer` |
 //! | what keeps tenants apart in Postgres | `ledger/archive/postgres/isolation/` |
-//! | a page in place of an app | `http/pages.rs` |
+//! | a page in place of an app | `http/pages.rs`; its texts, and another language, `http/pages/words/` |
 //! | what is read of a request's body, such as a form | a handler of `http/api.rs`, which has the body already (`Call::body`, read by `http/body.rs`); of the gate's routes, `http/pairing.rs` reads one, and the others (`http/routes.rs`) drop them |
 //! | an endpoint for proxies | `http/routes.rs` |
 //! | when a failed attempt is repeated | `wake/reconciler/completion.rs` |
@@ -249,6 +257,7 @@ pub mod cli;
 pub mod config;
 mod descriptors;
 pub mod domain;
+mod error_chain;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -25,10 +25,10 @@ pub use self::error::{ConfigError, ConnectError, Error};
 pub use self::locks::{AdvisoryLock, Locks, Namespace};
 pub(crate) use self::migrations::Status;
 pub use self::migrations::{
-    Companion, MigrationError, MigrationLimits, MigrationReport, Migrations,
+    MigrationError, MigrationLimits, MigrationReport, Migrations, Repeatable,
 };
 pub(crate) use self::notifications::notifications;
-pub use self::pool::{Access, Persona, Pool, PoolLimits, Transaction};
+pub use self::pool::{Access, AssumedRole, Pool, PoolLimits, Transaction};
 pub(crate) use self::problems::Problems;
 pub use self::server::Server;
 

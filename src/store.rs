@@ -269,7 +269,7 @@ impl Source {
 
     /// Returns whether labels, and nothing else, make an app known.
     fn is_labelled(&self, name: &str) -> bool {
-        self.descriptions.labels().is_some_and(|labels| labels.of(name).is_some())
+        self.descriptions.labels().is_some_and(|labels| labels.get(name).is_some())
     }
 
     /// Prepares the store (migrations, missing files), follows its changes and

@@ -43,7 +43,7 @@ pub struct Upstream {
 impl Upstream {
     /// Creates the upstream, if one is configured.
     #[must_use]
-    pub fn of(config: &Config) -> Option<Arc<Self>> {
+    pub fn from_config(config: &Config) -> Option<Arc<Self>> {
         let upstream = config.upstream.as_ref()?;
         let client = Arc::new(Client::new(&upstream.url)?);
         let domain = config.gate.domain.clone();
@@ -57,7 +57,7 @@ impl Upstream {
     /// Returns the mirror of one app's requests; call it once when the app is loaded.
     #[must_use]
     pub fn mirrored(&self, app: &Arc<str>) -> Option<Arc<Mirrored>> {
-        self.mirror.as_ref().map(|mirror| mirror.of(app))
+        self.mirror.as_ref().map(|mirror| mirror.for_app(app))
     }
 
     /// Returns whether the upstream accepts a management secret that differs from the

@@ -16,6 +16,7 @@
 
 mod action;
 mod app_state;
+mod app_view;
 mod attempt;
 mod clocks;
 mod command;
@@ -26,6 +27,7 @@ mod handle;
 mod history;
 mod idle;
 mod labelled;
+mod mismatches;
 mod observed;
 mod ownership;
 mod readiness;
@@ -33,12 +35,11 @@ mod reconciler;
 mod registry;
 mod resources;
 mod roles;
+mod selector;
 mod sharing;
-mod shown;
 mod spec;
 mod specs;
 mod status;
-mod survey;
 mod usage;
 
 use std::convert::Infallible;
@@ -55,7 +56,7 @@ use self::docker::Engine;
 use self::docker::watch::Watch;
 use self::idle::IdleLoop;
 use self::reconciler::Reconciler;
-use self::registry::Watched;
+use self::registry::ManagedEngine;
 use self::status::Statuses;
 use self::usage::Usages;
 use crate::config::Config;
@@ -65,15 +66,15 @@ use crate::store::touch::Touches;
 use crate::store::{Freshness, Source};
 use crate::telemetry::meters;
 
+pub use self::app_view::{AppView, ContainerState};
 pub use self::command::{Backlog, Command, CommandReceiver};
 pub use self::follower::Follower;
 pub use self::handle::AppHandle;
 pub use self::history::{History, LastProbe};
+pub use self::mismatches::{Mismatches, find_mismatches};
 pub use self::readiness::Probe;
 pub use self::registry::Registry;
-pub use self::shown::{ContainerState, Shown};
 pub use self::spec::{AppSpec, Target};
-pub use self::survey::{Survey, survey};
 
 /// How long startup waits for the engine's first listing, so that no request is let
 /// through to an app that is asleep but not yet known to be.
@@ -108,7 +109,7 @@ pub async fn spawn(
     let compose = Arc::new(compose);
     let start_timeout = config.wake.start_timeout;
     let usages = Arc::new(Mutex::new(Usages::new(Arc::clone(&engine))));
-    let watched = Watched {
+    let watched = ManagedEngine {
         view: view.clone(),
         compose: Arc::clone(&compose),
         start_timeout,

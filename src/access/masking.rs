@@ -87,16 +87,16 @@ impl fmt::Debug for MaskKey {
 
 /// Who an answer is written for.
 #[derive(Debug, Clone)]
-pub struct Viewer(Sight);
+pub struct Viewer(MaskMode);
 
 #[derive(Clone)]
-enum Sight {
+enum MaskMode {
     Clear,
     /// Without a key, ids are not even told apart.
     Masked(Option<Arc<hmac::Key>>),
 }
 
-impl fmt::Debug for Sight {
+impl fmt::Debug for MaskMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Clear => "Clear",
@@ -109,24 +109,24 @@ impl Viewer {
     /// Someone who may see everything: the right `pii`, or the owner of the files themselves.
     #[must_use]
     pub fn clear() -> Self {
-        Self(Sight::Clear)
+        Self(MaskMode::Clear)
     }
 
     /// Someone who may not, and reads the values of a tenant.
     #[must_use]
     pub fn masked(key: Option<&MaskKey>, tenant: &str) -> Self {
-        Self(Sight::Masked(key.map(|key| key.of_tenant(tenant))))
+        Self(MaskMode::Masked(key.map(|key| key.of_tenant(tenant))))
     }
 
     #[must_use]
     pub fn is_masked(&self) -> bool {
-        matches!(self.0, Sight::Masked(_))
+        matches!(self.0, MaskMode::Masked(_))
     }
 
     /// Returns the text of a value of this time.
     #[must_use]
     pub fn show(&self, value: Private<'_>, at: Micros) -> String {
-        let Sight::Masked(key) = &self.0 else {
+        let MaskMode::Masked(key) = &self.0 else {
             let (Private::ClientId(text)
             | Private::ClientName(text)
             | Private::Address(text)

@@ -43,10 +43,10 @@ impl Right {
 pub struct Rights(u8);
 
 impl Rights {
-    pub const ALL: Self = Self::of(&Right::ALL);
+    pub const ALL: Self = Self::new(&Right::ALL);
 
     #[must_use]
-    pub const fn of(rights: &[Right]) -> Self {
+    pub const fn new(rights: &[Right]) -> Self {
         let (mut bits, mut index) = (0, 0);
         // A constant cannot be made by an iterator.
         while index < rights.len() {
@@ -159,7 +159,7 @@ impl Scope {
 pub struct Principal {
     pub scope: Scope,
     pub rights: Rights,
-    /// The id of the token; [`Principal::ROOT`] for `ops.token`, and for whoever reaches a
+    /// The id of the token; [`Principal::ROOT`] for `ops.token`, and for everyone who reaches a
     /// listener without one.
     pub token: Arc<str>,
     /// When the token ends; `None` if it does not.
@@ -170,7 +170,7 @@ impl Principal {
     /// What stands for `ops.token` where a token's id is expected. No token has this id.
     pub const ROOT: &'static str = "root";
 
-    /// Whoever has the configured token; without one, whoever reaches the listener.
+    /// A sender with the configured token; without one, everyone who reaches the listener.
     #[must_use]
     pub fn root() -> Self {
         Self { scope: Scope::All, rights: Rights::ALL, token: Self::ROOT.into(), expires: None }
@@ -179,7 +179,7 @@ impl Principal {
     /// A program in one of the networks `ops.monitors`, which has no token.
     #[must_use]
     pub fn monitor() -> Self {
-        Self { rights: Rights::of(&[Right::Read]), ..Self::root() }
+        Self { rights: Rights::new(&[Right::Read]), ..Self::root() }
     }
 
     #[must_use]
@@ -212,7 +212,8 @@ mod tests {
 
     #[test]
     fn a_set_of_rights_is_within_those_that_have_all_of_it() {
-        let (read, both) = (Rights::of(&[Right::Read]), Rights::of(&[Right::Read, Right::Operate]));
+        let (read, both) =
+            (Rights::new(&[Right::Read]), Rights::new(&[Right::Read, Right::Operate]));
         assert!(read.is_within(both) && both.is_within(Rights::ALL) && read.is_within(read));
         assert!(!both.is_within(read) && !Rights::ALL.is_within(both));
         assert!(!read.has(Right::Pii) && !read.has(Right::Operate) && read.has(Right::Read));

@@ -16,7 +16,7 @@ use crate::ledger::record::Micros;
 /// Begins the text of every token, so that a leaked one is recognized.
 const PREFIX: &str = "np_";
 
-/// Random bytes of a token, and of its id, which is no secret: sixteen characters.
+/// Random bytes of a token, and of its id, which is not a secret: sixteen characters.
 const SECRET_BYTES: usize = 32;
 const ID_BYTES: usize = 10;
 
@@ -66,7 +66,7 @@ impl TokenHash {
     /// Returns the hash of a credential; `None` if it cannot be a token, so that whatever
     /// strangers send costs no look-up.
     #[must_use]
-    pub fn of(credential: &[u8]) -> Option<Self> {
+    pub fn from_credential(credential: &[u8]) -> Option<Self> {
         let encoded = credential.strip_prefix(PREFIX.as_bytes())?;
         let mut bytes = [0; SECRET_BYTES];
         let length = URL_SAFE_NO_PAD.decode_slice(encoded, &mut bytes).ok()?;
@@ -230,12 +230,15 @@ mod tests {
             new("*", "read", None).make(&Principal::root(), Micros(1)).expect("valid");
         let text = secret.expose();
         assert_eq!((text.len(), &text[..3]), (46, "np_"));
-        assert!(TokenHash::of(text.as_bytes()).is_some_and(|hash| hash.matches(&token.hash)));
+        assert!(
+            TokenHash::from_credential(text.as_bytes())
+                .is_some_and(|hash| hash.matches(&token.hash))
+        );
         for other in [&text[..45], &text[3..], "np_", "", &text.replace("np_", "NP_")] {
-            assert_eq!(TokenHash::of(other.as_bytes()), None, "{other}");
+            assert_eq!(TokenHash::from_credential(other.as_bytes()), None, "{other}");
         }
         let longer = format!("{text}A");
-        assert_eq!(TokenHash::of(longer.as_bytes()), None);
+        assert_eq!(TokenHash::from_credential(longer.as_bytes()), None);
         let (other, _) = new("*", "read", None).make(&Principal::root(), Micros(1)).expect("valid");
         assert!(!other.hash.matches(&token.hash) && other.id != token.id);
         assert!(!format!("{token:?}{secret:?}").contains(&text[3..]));
@@ -245,7 +248,7 @@ mod tests {
     fn a_token_gives_nothing_that_its_creator_lacks() {
         let creator = Principal {
             scope: Scope::parse("box"),
-            rights: Rights::of(&[Right::Read, Right::Operate]),
+            rights: Rights::new(&[Right::Read, Right::Operate]),
             token: "t1".into(),
             expires: Some(Micros(100)),
         };

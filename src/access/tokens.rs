@@ -74,7 +74,7 @@ impl Tokens {
     /// # Errors
     /// The archive cannot say, or does not keep tenants apart.
     pub async fn principal(&self, credential: &[u8]) -> Result<Option<Principal>, LookUpError> {
-        let Some(hash) = TokenHash::of(credential) else { return Ok(None) };
+        let Some(hash) = TokenHash::from_credential(credential) else { return Ok(None) };
         if self.removed.contains_key(&hash) {
             return Ok(None);
         }

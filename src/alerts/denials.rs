@@ -15,7 +15,7 @@ use std::time::Duration;
 use http::{HeaderMap, header};
 use thread_local::ThreadLocal;
 
-use super::frequent::Frequent;
+use super::heavy_hitters::HeavyHitters;
 use super::subject::{Origin, Subject};
 use crate::domain::endpoint::{Endpoint, VerdictKind};
 use crate::domain::observation::{Observation, Observer};
@@ -35,11 +35,11 @@ pub struct Denials {
 }
 
 #[derive(Debug)]
-struct Counts(Frequent<Caller>);
+struct Counts(HeavyHitters<Caller>);
 
 impl Default for Counts {
     fn default() -> Self {
-        Self(Frequent::new(OF_THREAD))
+        Self(HeavyHitters::new(OF_THREAD))
     }
 }
 
@@ -113,7 +113,7 @@ impl Observer for Arc<Denials> {
             let own = || Caller::Client(Arc::clone(&known.id));
             return self.count(CallerRef::Client(&known.id), 1, own);
         }
-        let Some(origin) = Origin::of(observation.request) else { return };
+        let Some(origin) = Origin::from_headers(observation.request) else { return };
         let has_credential = has_credential(observation.endpoint, observation.request);
         let number = if has_credential { REFUSED_CREDENTIAL } else { 1 };
         self.count(CallerRef::Address(origin), number, || Caller::Address(origin));
@@ -143,15 +143,15 @@ fn has_credential(endpoint: Endpoint, headers: &HeaderMap) -> bool {
 pub struct Windows {
     length: Duration,
     began: Duration,
-    current: Frequent<Caller>,
-    previous: Frequent<Caller>,
+    current: HeavyHitters<Caller>,
+    previous: HeavyHitters<Caller>,
 }
 
 impl Windows {
     /// The windows are this long.
     #[must_use]
     pub fn new(length: Duration) -> Self {
-        let counts = || Frequent::new(REMEMBERED);
+        let counts = || HeavyHitters::new(REMEMBERED);
         Self { length, began: Duration::ZERO, current: counts(), previous: counts() }
     }
 
@@ -179,12 +179,12 @@ impl Windows {
         if elapsed < self.length {
             return;
         }
-        let current = std::mem::replace(&mut self.current, Frequent::new(REMEMBERED));
+        let current = std::mem::replace(&mut self.current, HeavyHitters::new(REMEMBERED));
         if elapsed < self.length * 2 {
             self.previous = current;
             self.began += self.length;
         } else {
-            self.previous = Frequent::new(REMEMBERED);
+            self.previous = HeavyHitters::new(REMEMBERED);
             self.began = now;
         }
     }

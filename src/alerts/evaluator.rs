@@ -15,14 +15,14 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::board::Board;
+use super::firing::FiringAlerts;
+use super::measurement::{Measure, MeasureContext, Measurement};
 use super::message;
 use super::outage::Outage;
 use super::plan::{self, Key};
 use super::rule::{self, Rule};
-use super::signal::{Look, Measure, Signal};
-use super::table::{self, Alert, Observer, untold};
-use super::tracked::{Judged, Tracked};
+use super::table::{self, Alert, Observer, after_silence};
+use super::tracked::{Criteria, TrackedSubjects};
 use super::transition::Limits;
 use crate::backoff::jittered;
 use crate::config;
@@ -37,14 +37,14 @@ const LOOK: Duration = Duration::from_secs(2);
 const MEASURE: Duration = Duration::from_secs(15);
 
 /// How often the stored alerts are read, which other processes change too.
-const GLANCE: Duration = Duration::from_secs(10);
+const OVERVIEW_EVERY: Duration = Duration::from_secs(10);
 
 /// For how long an observation counts, and how often it is written anew while it does. A box
 /// where nothing is bad writes nothing.
 const LEASE: Duration = Duration::from_secs(180);
 const RENEW: Duration = Duration::from_secs(60);
 
-/// How often the lock is tried at one look, and how long the wait is in between.
+/// How often the lock is tried in one evaluation, and how long the wait is in between.
 const TRIES: usize = 20;
 const BUSY: Duration = Duration::from_millis(50);
 
@@ -58,7 +58,7 @@ pub struct Evaluator {
     writer: WriterId,
     limits: BTreeMap<Rule, Limits>,
     measures: Vec<Box<dyn Measure>>,
-    board: Arc<Board>,
+    firing_alerts: Arc<FiringAlerts>,
     began: Instant,
     state: Mutex<Progress>,
 }
@@ -68,10 +68,10 @@ pub struct Evaluator {
 struct Progress {
     outage: Outage,
     tenant: Arc<str>,
-    tracked: Tracked,
+    tracked: TrackedSubjects,
     firing: BTreeSet<Key>,
     /// When the stored alerts were last read.
-    glanced: Option<Instant>,
+    known: Option<Instant>,
     has_expired: bool,
     /// What is written that this process observes, and when it was.
     written: BTreeSet<Key>,
@@ -101,33 +101,33 @@ impl Evaluator {
     ) -> Self {
         let limits = Rule::ALL.into_iter();
         let limits = limits.filter_map(|rule| Some((rule, rule::limits(rule, config)?))).collect();
-        let (board, began) = (Arc::default(), Instant::now());
+        let (firing_alerts, began) = (Arc::default(), Instant::now());
         let state = Mutex::new(Progress::new(Outage::new(began), Arc::default()));
-        Self { archive, tenant, writer, limits, measures, board, began, state }
+        Self { archive, tenant, writer, limits, measures, firing_alerts, began, state }
     }
 
     /// Returns what probes and metrics show.
     #[must_use]
-    pub fn board(&self) -> Arc<Board> {
-        Arc::clone(&self.board)
+    pub fn firing_alerts(&self) -> Arc<FiringAlerts> {
+        Arc::clone(&self.firing_alerts)
     }
 
     /// Looks again and again, for as long as the process runs.
     pub async fn run(self: Arc<Self>) -> Infallible {
         loop {
-            self.look().await;
+            self.evaluate().await;
             sleep(jittered(LOOK)).await;
         }
     }
 
     /// Measures once, and changes alerts if something has changed.
-    pub async fn look(&self) {
+    pub async fn evaluate(&self) {
         let progress = &mut *self.state.lock().await;
         progress.begin((self.tenant)());
-        let result = self.look_with(progress).await;
+        let result = self.evaluate_with(progress).await;
         match (&result, progress.is_failing) {
             (Err(error), false) => {
-                warn!(%error, "alerts cannot be written; they are when the archive is back");
+                warn!(%error, "alerts cannot be written; they will be once the archive answers");
             }
             (Ok(()), true) => info!("alerts are written again"),
             _ => {}
@@ -135,52 +135,53 @@ impl Evaluator {
         progress.is_failing = result.is_err();
     }
 
-    async fn look_with(&self, progress: &mut Progress) -> Result<(), ArchiveError> {
-        let glanced = self.glance(progress).await;
-        let look = Look { now: self.began.elapsed(), firing: &progress.firing };
+    async fn evaluate_with(&self, progress: &mut Progress) -> Result<(), ArchiveError> {
+        let known = self.overview(progress).await;
+        let context = MeasureContext { now: self.began.elapsed(), firing: &progress.firing };
         let measured = join_all(self.measures.iter().map(|measure| async {
-            let signals = timeout(MEASURE, measure.measure(look)).await.ok().flatten();
-            (measure.rules(), signals)
+            let measurements = timeout(MEASURE, measure.measure(context)).await.ok().flatten();
+            (measure.rules(), measurements)
         }));
         let measured = measured.await;
-        for (rules, signals) in measured {
-            let Some(signals) = signals else { continue };
-            self.judge(progress, rules, signals);
+        for (rules, measurements) in measured {
+            let Some(measurements) = measurements else { continue };
+            self.update(progress, rules, measurements);
         }
-        self.board.set_own(progress.tracked.bad_keys());
-        glanced?;
+        self.firing_alerts.set_own(progress.tracked.bad_keys());
+        known?;
         if progress.is_settled() { Ok(()) } else { self.write(progress).await }
     }
 
-    fn judge(&self, progress: &mut Progress, rules: &[Rule], mut signals: Vec<Signal>) {
+    fn update(&self, progress: &mut Progress, rules: &[Rule], mut measurements: Vec<Measurement>) {
         let now = self.began.elapsed();
         for rule in rules {
-            let of_rule = signals.extract_if(.., |signal| signal.rule == *rule).collect();
+            let of_rule =
+                measurements.extract_if(.., |measurement| measurement.rule == *rule).collect();
             let Some(limits) = self.limits.get(rule) else { continue };
-            let judged = Judged { rule: *rule, limits, firing: &progress.firing, now };
-            progress.tracked.judge(judged, of_rule);
+            let criteria = Criteria { rule: *rule, limits, firing: &progress.firing, now };
+            progress.tracked.update(criteria, of_rule);
         }
     }
 
     /// Reads what fires, if that was not done for a while.
-    async fn glance(&self, progress: &mut Progress) -> Result<(), ArchiveError> {
-        let is_recent = progress.glanced.is_some_and(|at| at.elapsed() < GLANCE);
+    async fn overview(&self, progress: &mut Progress) -> Result<(), ArchiveError> {
+        let is_recent = progress.known.is_some_and(|at| at.elapsed() < OVERVIEW_EVERY);
         if is_recent || progress.tenant.is_empty() {
             return Ok(());
         }
         let mut snapshot = self.archive.snapshot().await?;
-        let glance = table::glance(&mut snapshot, &progress.tenant).await?;
-        progress.has_expired = glance.has_expired;
-        self.set_firing(progress, glance.firing);
+        let overview = table::overview(&mut snapshot, &progress.tenant).await?;
+        progress.has_expired = overview.has_expired;
+        self.set_firing(progress, overview.firing);
         Ok(())
     }
 
     fn set_firing(&self, progress: &mut Progress, firing: Vec<Alert>) {
         let now = Instant::now();
         progress.firing = firing.iter().map(Alert::key).collect();
-        progress.glanced = Some(now);
+        progress.known = Some(now);
         progress.outage.note_use(now);
-        self.board.set_stored(firing);
+        self.firing_alerts.set_stored(firing);
     }
 
     /// Writes what this process observes, and changes alerts, in one transaction.
@@ -189,7 +190,7 @@ impl Evaluator {
             return Ok(());
         }
         let Some(mut transaction) = self.locked(&progress.tenant).await? else {
-            debug!("another process changes alerts; this one does at its next look");
+            debug!("another process changes alerts; this one does at its next evaluation");
             return Ok(());
         };
         let keys = progress.tracked.bad_keys();
@@ -246,8 +247,8 @@ impl Evaluator {
                 firing.remove(&alert.key());
             }
         }
-        for alert in untold::end_silences(transaction, tenant, now).await? {
-            if untold::take(transaction, tenant, &alert).await? {
+        for alert in after_silence::end_silences(transaction, tenant, now).await? {
+            if after_silence::take_message(transaction, tenant, &alert).await? {
                 outbox::enqueue(transaction, tenant, &message::event(&alert, now)).await?;
             }
             if alert.is_firing {
@@ -263,9 +264,9 @@ impl Progress {
         Self {
             outage,
             tenant,
-            tracked: Tracked::default(),
+            tracked: TrackedSubjects::default(),
             firing: BTreeSet::new(),
-            glanced: None,
+            known: None,
             has_expired: false,
             written: BTreeSet::new(),
             renewed: None,
@@ -273,7 +274,7 @@ impl Progress {
         }
     }
 
-    /// Begins a look. The alerts of another box begin anew.
+    /// Begins an evaluation. The alerts of another box begin anew.
     fn begin(&mut self, tenant: Arc<str>) {
         if self.tenant != tenant {
             self.tracked.untold();

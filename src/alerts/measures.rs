@@ -11,13 +11,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::future::{BoxFuture, ready};
 
 pub use self::apps::AppStarts;
-pub use self::archive::ArchiveFacts;
+pub use self::archive::ArchiveMeasures;
 pub use self::disk::Disks;
 use super::denials::{Denials, Windows};
+use super::measurement::{Measure, MeasureContext, Measurement};
 use super::rule::Rule;
-use super::signal::{Look, Measure, Signal};
+use super::shared_counts::SharedCounts;
 use super::subject::Subject;
-use super::together::Together;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::ledger::checkpoint::rfc3339;
@@ -29,14 +29,14 @@ use crate::ledger::record::Micros;
 const MAX_DETAIL: usize = 400;
 
 /// Answers without waiting for anything.
-fn now(signals: Vec<Signal>) -> BoxFuture<'static, Option<Vec<Signal>>> {
-    Box::pin(ready(Some(signals)))
+fn now(measurements: Vec<Measurement>) -> BoxFuture<'static, Option<Vec<Measurement>>> {
+    Box::pin(ready(Some(measurements)))
 }
 
-fn signal(rule: Rule, subject: Subject, value: u64, detail: impl Into<String>) -> Signal {
+fn measurement(rule: Rule, subject: Subject, value: u64, detail: impl Into<String>) -> Measurement {
     let mut detail = detail.into();
     detail.truncate(detail.floor_char_boundary(MAX_DETAIL));
-    Signal { rule, subject, value, detail }
+    Measurement { rule, subject, value, detail }
 }
 
 /// Denials by one process count together with those of the others from this part of the
@@ -49,7 +49,7 @@ const PARTS: u64 = 10;
 pub struct DenialRates {
     denials: Arc<Denials>,
     windows: Mutex<Windows>,
-    together: Together,
+    shared: SharedCounts,
     window: Duration,
     /// What is worth being told to the others, and what is worth a number.
     part: u64,
@@ -59,33 +59,40 @@ pub struct DenialRates {
 impl DenialRates {
     /// `denials` is the threshold within a window.
     #[must_use]
-    pub fn new(counted: Arc<Denials>, together: Together, denials: u64, window: Duration) -> Self {
+    pub fn new(
+        counted: Arc<Denials>,
+        shared: SharedCounts,
+        denials: u64,
+        window: Duration,
+    ) -> Self {
         let windows = Mutex::new(Windows::new(window));
         let (part, least) = (denials.div_ceil(PARTS), denials.div_ceil(2));
-        Self { denials: counted, windows, together, window, part, least }
+        Self { denials: counted, windows, shared, window, part, least }
     }
 
-    async fn look(&self, now: Duration) -> Vec<Signal> {
+    async fn look(&self, now: Duration) -> Vec<Measurement> {
         let own = {
             let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
             windows.look(&self.denials, now, self.part)
         };
-        let others = self.together.others(now, own.clone()).await;
+        let others = self.shared.others(now, own.clone()).await;
         let window = humantime::format_duration(self.window);
         let sums = own.into_iter().map(|(subject, number)| {
             let elsewhere = others.get(&subject).copied().unwrap_or_default();
             (subject, number.saturating_add(elsewhere))
         });
-        let signals = sums.filter(|(_, number)| *number >= self.least).map(|(subject, number)| {
-            let rule = match subject {
-                Subject::Client(_) => Rule::DenialsClient,
-                _ => Rule::DenialsAddress,
-            };
-            let detail =
-                format!("about {number} denials in {window}; a refused credential counts as 10");
-            signal(rule, subject, number, detail)
-        });
-        signals.collect()
+        let measurements =
+            sums.filter(|(_, number)| *number >= self.least).map(|(subject, number)| {
+                let rule = match subject {
+                    Subject::Client(_) => Rule::DenialsClient,
+                    _ => Rule::DenialsAddress,
+                };
+                let detail = format!(
+                    "about {number} denials in {window}; a refused credential counts as 10"
+                );
+                measurement(rule, subject, number, detail)
+            });
+        measurements.collect()
     }
 }
 
@@ -94,8 +101,11 @@ impl Measure for DenialRates {
         &[Rule::DenialsClient, Rule::DenialsAddress]
     }
 
-    fn measure<'a>(&'a self, look: Look<'a>) -> BoxFuture<'a, Option<Vec<Signal>>> {
-        Box::pin(async move { Some(self.look(look.now).await) })
+    fn measure<'a>(
+        &'a self,
+        context: MeasureContext<'a>,
+    ) -> BoxFuture<'a, Option<Vec<Measurement>>> {
+        Box::pin(async move { Some(self.look(context.now).await) })
     }
 }
 
@@ -108,7 +118,7 @@ impl Measure for StoreLink {
         &[Rule::CacheDegraded]
     }
 
-    fn measure<'a>(&'a self, _: Look<'a>) -> BoxFuture<'a, Option<Vec<Signal>>> {
+    fn measure<'a>(&'a self, _: MeasureContext<'a>) -> BoxFuture<'a, Option<Vec<Measurement>>> {
         let health = self.0.health();
         if health.live {
             return now(Vec::new());
@@ -116,7 +126,7 @@ impl Measure for StoreLink {
         let ago = humantime::format_duration(Duration::from_secs(health.verified_ago.as_secs()));
         let detail =
             format!("the store was last heard {ago} ago; {}", health.store.problems.join("; "));
-        now(vec![signal(Rule::CacheDegraded, Subject::Box, 1, detail.trim_end_matches("; "))])
+        now(vec![measurement(Rule::CacheDegraded, Subject::Box, 1, detail.trim_end_matches("; "))])
     }
 }
 
@@ -173,24 +183,27 @@ impl Measure for Records {
         &[Rule::DeadLetters, Rule::RecordsDropped]
     }
 
-    fn measure<'a>(&'a self, look: Look<'a>) -> BoxFuture<'a, Option<Vec<Signal>>> {
-        let mut signals = Vec::new();
+    fn measure<'a>(
+        &'a self,
+        context: MeasureContext<'a>,
+    ) -> BoxFuture<'a, Option<Vec<Measurement>>> {
+        let mut measurements = Vec::new();
         let (letters, bytes) = self.ledger.letters.size();
         if letters > 0 {
             // Not why: a database may quote the value that it refuses.
             let detail = format!("{letters} dead letters, {bytes} bytes");
-            signals.push(signal(Rule::DeadLetters, Subject::Box, letters as u64, detail));
+            measurements.push(measurement(Rule::DeadLetters, Subject::Box, letters as u64, detail));
         }
-        let lost = self.lost(look.now);
+        let lost = self.lost(context.now);
         if lost > 0 {
-            signals.push(signal(
+            measurements.push(measurement(
                 Rule::RecordsDropped,
                 Subject::Box,
                 lost,
                 format!("{lost} records"),
             ));
         }
-        now(signals)
+        now(measurements)
     }
 }
 
@@ -208,12 +221,12 @@ impl Measure for GateCertificate {
         &[Rule::CertificateExpiring]
     }
 
-    fn measure<'a>(&'a self, _: Look<'a>) -> BoxFuture<'a, Option<Vec<Signal>>> {
+    fn measure<'a>(&'a self, _: MeasureContext<'a>) -> BoxFuture<'a, Option<Vec<Measurement>>> {
         let Some(end) = (self.0)() else { return now(Vec::new()) };
         let today = UNIX_EPOCH + Duration::from_micros(u64::try_from(clock::now().0).unwrap_or(0));
         let left = end.duration_since(today).unwrap_or_default().as_secs();
         let detail = format!("it is valid until {}", rfc3339(Micros::from(end)));
-        now(vec![signal(Rule::CertificateExpiring, Subject::Box, left, detail)])
+        now(vec![measurement(Rule::CertificateExpiring, Subject::Box, left, detail)])
     }
 }
 
@@ -234,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_detail_is_cut_at_a_character() {
-        let long = signal(Rule::DeadLetters, Subject::Box, 1, "ü".repeat(1000));
+        let long = measurement(Rule::DeadLetters, Subject::Box, 1, "ü".repeat(1000));
         assert_eq!(long.detail, "ü".repeat(200));
     }
 }

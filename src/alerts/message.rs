@@ -27,7 +27,7 @@ pub fn event(alert: &Alert, now: Micros) -> Event {
     let masked = (masked != clear).then_some(masked);
     let Content { title, text, data } = clear;
     Event {
-        // The same change has the same id, whoever writes it.
+        // The same change has the same id, whichever process writes it.
         id: format!("alert-{id}-{changes}"),
         kind: if *is_firing { FIRING } else { RESOLVED },
         at: now,
@@ -44,18 +44,18 @@ pub fn event(alert: &Alert, now: Micros) -> Event {
 #[must_use]
 pub fn content(alert: &Alert, viewer: &Viewer) -> Content {
     let Alert { id, rule, subject, is_firing, since, value, .. } = alert;
-    let words = rule::words(*rule);
+    let texts = rule::texts(*rule);
     let (state, began) = (state(*is_firing), rfc3339(*since).to_string());
     let shown = subject.shown(viewer, *since);
     let detail = rule::detail(*rule, &alert.detail, viewer, *since);
-    let title = words.title(subject, &shown);
+    let title = texts.title(subject, &shown);
     let mut text = format!("{state} since {began}");
     if !detail.is_empty() {
         // Writing to a string does not fail.
         let _ = write!(text, ": {detail}");
     }
     if *is_firing {
-        let _ = write!(text, "\n{}", words.help);
+        let _ = write!(text, "\n{}", texts.help);
     }
     let data = json!({
         "alert": id,
@@ -64,9 +64,9 @@ pub fn content(alert: &Alert, viewer: &Viewer) -> Content {
         "subject": {"kind": subject.kind(), "value": shown},
         "since": began,
         "value": value,
-        "unit": words.unit,
+        "unit": texts.unit,
         "detail": detail,
-        "help": words.help,
+        "help": texts.help,
     });
     Content { title: if *is_firing { title } else { format!("resolved: {title}") }, text, data }
 }

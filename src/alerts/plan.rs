@@ -53,7 +53,7 @@ pub fn changes(observed: &[Observation], firing: &BTreeSet<Key>) -> Vec<Change> 
     for rule in Rule::ALL {
         let of_rule = |(other, subject): &Key| *other == rule && *subject != Subject::Others;
         let goes_on = firing.iter().filter(|key| of_rule(key) && subjects.contains_key(key));
-        let room = rule::most(rule).saturating_sub(goes_on.count());
+        let room = rule::max_subjects(rule).saturating_sub(goes_on.count());
         let is_new = |key: &Key| of_rule(key) && !firing.contains(key);
         let mut new: Vec<_> =
             subjects.iter().filter(|(key, _)| is_new(key)).map(|(_, seen)| *seen).collect();
@@ -118,7 +118,7 @@ mod tests {
         let mut firing = BTreeSet::new();
         let changed = changes(&observed, &firing);
         apply(&mut firing, &changed);
-        assert_eq!(firing.len(), rule::most(rule) + 1);
+        assert_eq!(firing.len(), rule::max_subjects(rule) + 1);
         assert!(firing.contains(&(rule, Subject::Others)));
         assert!(firing.contains(&(rule, observed[49].subject.clone())), "the oldest");
         // One resolves, and another one takes its place.
@@ -153,8 +153,8 @@ mod tests {
                     let fires: BTreeSet<_> = firing.iter()
                         .filter(|key| key.0 == rule && **key != others).cloned().collect();
                     prop_assert!(fires.is_subset(&named));
-                    prop_assert_eq!(fires.len(), named.len().min(rule::most(rule)));
-                    prop_assert_eq!(firing.contains(&others), named.len() > rule::most(rule));
+                    prop_assert_eq!(fires.len(), named.len().min(rule::max_subjects(rule)));
+                    prop_assert_eq!(firing.contains(&others), named.len() > rule::max_subjects(rule));
                 }
             }
         }

@@ -18,7 +18,7 @@ const MOST_STRANGERS: usize = 20;
 
 /// What a rule tells the operator. `{subject}` stands for whom or what the alert is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Words {
+pub struct RuleTexts {
     /// What happened, in one line.
     pub title: &'static str,
     /// What happened to the further subjects, if there are too many.
@@ -31,9 +31,9 @@ pub struct Words {
 
 /// Returns what a rule tells the operator.
 #[must_use]
-pub fn words(rule: Rule) -> Words {
+pub fn texts(rule: Rule) -> RuleTexts {
     match rule {
-        Rule::DenialsClient => Words {
+        Rule::DenialsClient => RuleTexts {
             title: "the client {subject} is denied again and again",
             others: "more clients are denied again and again",
             help: "`nightporter ledger list --verdict deny` shows what it asks for; \
@@ -41,7 +41,7 @@ pub fn words(rule: Rule) -> Words {
                    threshold.",
             unit: "denials",
         },
-        Rule::DenialsAddress => Words {
+        Rule::DenialsAddress => RuleTexts {
             title: "the address {subject} is denied again and again",
             others: "more addresses are denied again and again",
             help: "`nightporter ledger list --verdict deny` shows what it asks for. If it is \
@@ -49,42 +49,42 @@ pub fn words(rule: Rule) -> Words {
                    `alerts.denials` is the threshold.",
             unit: "denials",
         },
-        Rule::AppFailing => Words {
+        Rule::AppFailing => RuleTexts {
             title: "the app {subject} does not start",
             others: "more apps do not start",
             help: "`nightporter apps` shows its state; the logs of its containers say more. \
                    `nightporter wake` tries again at once.",
             unit: "failed starts",
         },
-        Rule::CacheDegraded => Words {
+        Rule::CacheDegraded => RuleTexts {
             title: "changes in the store are not heard",
             others: "changes in more stores are not heard",
             help: "The gate serves from memory, for `cache.max_stale` at most. `/healthz` says \
                    what is wrong with the store; `nightporter check` tries its settings.",
             unit: "",
         },
-        Rule::DeadLetters => Words {
+        Rule::DeadLetters => RuleTexts {
             title: "records wait on the disk for the ledger's database",
             others: "more records wait on the disk",
             help: "`nightporter deadletter list` says why; `nightporter deadletter replay` \
                    tries again, `nightporter deadletter dismiss` gives them up.",
             unit: "dead letters",
         },
-        Rule::RecordsDropped => Words {
+        Rule::RecordsDropped => RuleTexts {
             title: "records were lost",
             others: "more records were lost",
             help: "`nightporter ledger list --kind loss` names them. A database that answers, \
                    or a larger `ledger.max_spool`, prevents it.",
             unit: "records",
         },
-        Rule::CheckpointOverdue => Words {
+        Rule::CheckpointOverdue => RuleTexts {
             title: "no checkpoint covers the newest records",
             others: "more checkpoints are overdue",
             help: "`nightporter jobs` shows what became of the job `integrity`; \
                    `nightporter ledger verify` checks the record.",
             unit: "seconds",
         },
-        Rule::CertificateExpiring => Words {
+        Rule::CertificateExpiring => RuleTexts {
             title: "the gate's certificate ends soon",
             others: "more certificates end soon",
             help: "Replace the files of `gate.tls.certificate` and `gate.tls.key`: they are \
@@ -92,21 +92,21 @@ pub fn words(rule: Rule) -> Words {
                    `gate.tls.directory` can be written.",
             unit: "seconds left",
         },
-        Rule::DiskLow => Words {
+        Rule::DiskLow => RuleTexts {
             title: "the volume {subject} has little free space",
             others: "more volumes have little free space",
             help: "Make room: with less than `wake.min_free_disk` no app is started. \
                    `ledger.max_size` bounds the record; `alerts.disk_low` is the threshold.",
             unit: "bytes free",
         },
-        Rule::JobOverdue => Words {
+        Rule::JobOverdue => RuleTexts {
             title: "the job {subject} is not done",
             others: "more jobs are not done",
             help: "`nightporter jobs` shows its last run and which process holds its lock; \
                    `nightporter jobs run` runs it now.",
             unit: "seconds overdue",
         },
-        Rule::EndpointDisabled => Words {
+        Rule::EndpointDisabled => RuleTexts {
             title: "the endpoint {subject} gets no messages any more",
             others: "more endpoints get no messages any more",
             help: "`nightporter webhook logs` shows what was sent and answered. When the receiver \
@@ -117,7 +117,7 @@ pub fn words(rule: Rule) -> Words {
     }
 }
 
-impl Words {
+impl RuleTexts {
     /// Returns what happened, without about whom or what.
     #[must_use]
     pub fn title_of_any(&self) -> String {
@@ -148,7 +148,7 @@ pub fn detail(rule: Rule, detail: &str, viewer: &Viewer, at: Micros) -> String {
 
 /// Returns how many alerts of the rule may fire at the same time, besides one for all others.
 #[must_use]
-pub fn most(rule: Rule) -> usize {
+pub fn max_subjects(rule: Rule) -> usize {
     match rule {
         Rule::DenialsClient | Rule::DenialsAddress => MOST_STRANGERS,
         _ => MOST,
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn every_rule_names_a_command_or_a_setting_that_helps() {
         for rule in Rule::ALL {
-            let Words { title, others, help, .. } = words(rule);
+            let RuleTexts { title, others, help, .. } = texts(rule);
             assert!(help.contains('`'), "{rule}");
             assert!(!others.contains('{') && !help.contains('{'), "{rule}");
             assert!(!title.replace("{subject}", "").contains('{'), "{rule}");

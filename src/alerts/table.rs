@@ -3,10 +3,10 @@
 //! A change is one transaction under a lock of the box's own: what is observed, the state, the
 //! history and the message are written together or not at all.
 
+pub mod after_silence;
 pub mod counts;
 mod postgres;
 mod sqlite;
-pub mod untold;
 
 use super::plan::{Change, Key, Observation};
 use super::rule::Rule;
@@ -51,7 +51,7 @@ pub struct HistoryEntry {
 
 /// What the processes of a box observe, and which alerts fire.
 #[derive(Debug, Default)]
-pub struct Stored {
+pub struct StoredAlerts {
     pub observed: Vec<Observation>,
     pub firing: Vec<Alert>,
 }
@@ -65,7 +65,7 @@ pub struct Observer {
 
 /// What can be seen without a transaction.
 #[derive(Debug)]
-pub struct Glance {
+pub struct Overview {
     pub firing: Vec<Alert>,
     /// Whether some process has not said for too long that it still observes what it did, or a
     /// silence has ended.
@@ -116,7 +116,7 @@ pub async fn observe(
     observer: Observer,
     own: &[Observation],
     expired_at: Micros,
-) -> Result<Stored, ArchiveError> {
+) -> Result<StoredAlerts, ArchiveError> {
     dispatch!(Transaction, transaction, observe(tenant, observer, own, expired_at))
 }
 
@@ -173,8 +173,8 @@ pub async fn remove_before(
 }
 
 /// Looks at what fires.
-pub async fn glance(snapshot: &mut Snapshot<'_>, tenant: &str) -> Result<Glance, ArchiveError> {
-    dispatch!(Snapshot, snapshot, glance(tenant))
+pub async fn overview(snapshot: &mut Snapshot<'_>, tenant: &str) -> Result<Overview, ArchiveError> {
+    dispatch!(Snapshot, snapshot, overview(tenant))
 }
 
 pub async fn page(

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::measurement::Measurement;
 use super::plan::{Key, Observation};
 use super::rule::{self, Rule};
-use super::signal::Signal;
 use super::subject::Subject;
 use super::transition::{Limits, State};
 use crate::ledger::record::{Micros, micros};
 
 /// The subjects that are not well, and those of which too little is known.
 #[derive(Debug, Default)]
-pub(super) struct Tracked(BTreeMap<Key, Entry>);
+pub(super) struct TrackedSubjects(BTreeMap<Key, Entry>);
 
 #[derive(Debug, Clone, Default)]
 struct Entry {
@@ -23,9 +23,9 @@ struct Entry {
     detail: String,
 }
 
-/// What one look is judged by.
+/// What the measurements of one rule are compared with.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Judged<'a> {
+pub(super) struct Criteria<'a> {
     pub(super) rule: Rule,
     pub(super) limits: &'a Limits,
     /// The alerts that fire, by whatever process.
@@ -33,24 +33,26 @@ pub(super) struct Judged<'a> {
     pub(super) now: Duration,
 }
 
-impl Tracked {
+impl TrackedSubjects {
     /// Takes in what was measured for a rule. What is bad and has not been written yet stays
     /// bad until it is: it is told even if the archive was away all the while.
     ///
-    /// Beyond [`rule::most`] subjects, the others are only counted.
-    pub(super) fn judge(&mut self, judged: Judged<'_>, signals: Vec<Signal>) {
-        let Judged { rule, limits, firing, now } = judged;
-        let most = rule::most(rule);
-        let mut measured: BTreeMap<Subject, Signal> =
-            signals.into_iter().map(|signal| (signal.subject.clone(), signal)).collect();
+    /// Beyond [`rule::max_subjects`] subjects, the others are only counted.
+    pub(super) fn update(&mut self, criteria: Criteria<'_>, measurements: Vec<Measurement>) {
+        let Criteria { rule, limits, firing, now } = criteria;
+        let max = rule::max_subjects(rule);
+        let mut measured: BTreeMap<Subject, Measurement> = measurements
+            .into_iter()
+            .map(|measurement| (measurement.subject.clone(), measurement))
+            .collect();
         let known = self.subjects(rule);
         let mut bad = self.bad(rule);
         let mut others = 0;
         let new = measured.keys().filter(|subject| !known.contains(*subject)).cloned();
         for subject in known.iter().cloned().chain(new.collect::<Vec<_>>()) {
             let key = (rule, subject);
-            let signal = measured.remove(&key.1);
-            let value = signal.as_ref().map(|signal| signal.value);
+            let measurement = measured.remove(&key.1);
+            let value = measurement.as_ref().map(|measurement| measurement.value);
             let entry = self.0.get(&key).cloned().unwrap_or_default();
             let was_bad = entry.state.is_bad();
             let mut state = entry.state.next(value, firing.contains(&key), now, limits);
@@ -58,20 +60,20 @@ impl Tracked {
                 state = entry.state;
             }
             if state.is_bad() && !was_bad {
-                if bad >= most {
+                if bad >= max {
                     others += 1;
                     state = entry.state;
                 } else {
                     bad += 1;
                 }
             }
-            self.put(key, Entry { state, ..entry }, signal);
+            self.put(key, Entry { state, ..entry }, measurement);
         }
-        self.judge_others(judged, others);
+        self.update_others(criteria, others);
     }
 
-    fn judge_others(&mut self, judged: Judged<'_>, number: u64) {
-        let Judged { rule, limits, firing, now } = judged;
+    fn update_others(&mut self, criteria: Criteria<'_>, number: u64) {
+        let Criteria { rule, limits, firing, now } = criteria;
         let key = (rule, Subject::Others);
         let entry = self.0.get(&key).cloned().unwrap_or_default();
         let bound = super::transition::Bound::AtLeast { fires: 1, holds: 1 };
@@ -82,17 +84,17 @@ impl Tracked {
             state = entry.state;
         }
         let detail = format!("{number} more");
-        let signal = Signal { rule, subject: Subject::Others, value: number, detail };
-        self.put(key, Entry { state, ..entry }, (number > 0).then_some(signal));
+        let measurement = Measurement { rule, subject: Subject::Others, value: number, detail };
+        self.put(key, Entry { state, ..entry }, (number > 0).then_some(measurement));
     }
 
-    fn put(&mut self, key: Key, mut entry: Entry, signal: Option<Signal>) {
+    fn put(&mut self, key: Key, mut entry: Entry, measurement: Option<Measurement>) {
         if entry.state == State::Well {
             self.0.remove(&key);
             return;
         }
-        if let Some(signal) = signal.filter(|_| !entry.is_told) {
-            (entry.value, entry.detail) = (signal.value, signal.detail);
+        if let Some(measurement) = measurement.filter(|_| !entry.is_told) {
+            (entry.value, entry.detail) = (measurement.value, measurement.detail);
         }
         self.0.insert(key, entry);
     }
@@ -155,18 +157,18 @@ mod tests {
 
     const RULE: Rule = Rule::DenialsAddress;
 
-    fn signals(apps: std::ops::Range<u64>) -> Vec<Signal> {
-        let signal = |n| Signal {
+    fn measurements(apps: std::ops::Range<u64>) -> Vec<Measurement> {
+        let measurement = |n| Measurement {
             rule: RULE,
             subject: Subject::App(format!("{n:05}").into()),
             value: 10 + n,
             detail: format!("{n}"),
         };
-        apps.map(signal).collect()
+        apps.map(measurement).collect()
     }
 
     struct Process {
-        tracked: Tracked,
+        tracked: TrackedSubjects,
         firing: BTreeSet<Key>,
         limits: Limits,
     }
@@ -176,13 +178,13 @@ mod tests {
             let bound = Bound::AtLeast { fires: 10, holds: 5 };
             let (after, calm) = (Duration::ZERO, Duration::from_secs(10));
             let limits = Limits { bound, after, calm };
-            Self { tracked: Tracked::default(), firing: BTreeSet::new(), limits }
+            Self { tracked: TrackedSubjects::default(), firing: BTreeSet::new(), limits }
         }
 
-        fn look(&mut self, second: u64, signals: Vec<Signal>) -> BTreeSet<Key> {
+        fn look(&mut self, second: u64, measurements: Vec<Measurement>) -> BTreeSet<Key> {
             let Self { tracked, firing, limits } = self;
             let now = Duration::from_secs(second);
-            tracked.judge(Judged { rule: RULE, limits, firing, now }, signals);
+            tracked.update(Criteria { rule: RULE, limits, firing, now }, measurements);
             tracked.bad_keys()
         }
     }
@@ -190,7 +192,7 @@ mod tests {
     #[test]
     fn what_was_not_written_stays_bad_until_it_is() {
         let mut process = Process::new();
-        assert_eq!(process.look(0, signals(0..1)).len(), 1);
+        assert_eq!(process.look(0, measurements(0..1)).len(), 1);
         assert_eq!(process.look(100, Vec::new()).len(), 1);
         assert_eq!(process.look(200, Vec::new()).len(), 1);
         process.tracked.told();
@@ -200,17 +202,17 @@ mod tests {
     #[test]
     fn ten_thousand_subjects_are_a_bounded_number() {
         let mut process = Process::new();
-        let bad = process.look(0, signals(0..10_000));
-        assert_eq!(bad.len(), rule::most(RULE) + 1);
+        let bad = process.look(0, measurements(0..10_000));
+        assert_eq!(bad.len(), rule::max_subjects(RULE) + 1);
         assert!(bad.contains(&(RULE, Subject::Others)));
-        assert!(process.tracked.0.len() <= rule::most(RULE) + 1);
+        assert!(process.tracked.0.len() <= rule::max_subjects(RULE) + 1);
         process.tracked.told();
-        let again = process.look(1, signals(5..10_000));
+        let again = process.look(1, measurements(5..10_000));
         assert_eq!(again, bad, "those that are calm stay for their time");
         let all = process.tracked.observations(Duration::from_secs(1), Micros(5_000_000));
         assert!(all.iter().all(|seen| seen.since == Micros(4_000_000)));
         let others = all.iter().find(|seen| seen.subject == Subject::Others).expect("one");
-        assert_eq!(others.value, 10_000 - rule::most(RULE) as u64);
+        assert_eq!(others.value, 10_000 - rule::max_subjects(RULE) as u64);
         assert_eq!(process.look(12, Vec::new()).len(), bad.len() - 5, "those five were calm first");
         assert_eq!(process.look(23, Vec::new()).len(), 0);
     }
@@ -218,14 +220,14 @@ mod tests {
     #[test]
     fn the_number_that_is_told_is_the_last_before_it_was_written() {
         let mut process = Process::new();
-        process.look(0, signals(0..1));
-        let signal = |value| {
+        process.look(0, measurements(0..1));
+        let measurement = |value| {
             let detail = String::new();
-            vec![Signal { rule: RULE, subject: Subject::App("00000".into()), value, detail }]
+            vec![Measurement { rule: RULE, subject: Subject::App("00000".into()), value, detail }]
         };
-        process.look(1, signal(50));
+        process.look(1, measurement(50));
         process.tracked.told();
-        process.look(2, signal(90));
+        process.look(2, measurement(90));
         let all = process.tracked.observations(Duration::ZERO, Micros(0));
         assert_eq!(all[0].value, 50);
     }

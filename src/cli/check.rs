@@ -43,14 +43,14 @@ enum Severity {
 
 /// A finding and its severity.
 #[derive(Debug)]
-struct Remark {
+struct CheckFinding {
     severity: Severity,
     finding: Finding,
 }
 
 /// Everything found so far.
 #[derive(Debug, Default)]
-struct Report(Vec<Remark>);
+struct Report(Vec<CheckFinding>);
 
 pub(super) fn run(
     options: &Options,
@@ -75,7 +75,8 @@ pub(super) fn run(
         }
     }
     report.print(options.json, out)?;
-    let counts = |remark: &Remark| !options.allow_warnings || remark.severity == Severity::Error;
+    let counts =
+        |finding: &CheckFinding| !options.allow_warnings || finding.severity == Severity::Error;
     Ok(if report.0.iter().any(counts) { NEGATIVE.into() } else { ExitCode::SUCCESS })
 }
 
@@ -93,7 +94,7 @@ pub(super) fn print_errors(
 impl Report {
     fn extend(&mut self, findings: Findings) {
         let errors = findings.0.into_iter();
-        self.0.extend(errors.map(|finding| Remark { severity: Severity::Error, finding }));
+        self.0.extend(errors.map(|finding| CheckFinding { severity: Severity::Error, finding }));
     }
 
     fn error(
@@ -126,15 +127,15 @@ impl Report {
     ) {
         let origin = Origin::File(file.into(), None);
         let (key, problem, hint) = (key.into(), problem.to_string(), hint.into());
-        self.0.push(Remark { severity, finding: Finding { origin, key, problem, hint } });
+        self.0.push(CheckFinding { severity, finding: Finding { origin, key, problem, hint } });
     }
 
     fn print(&self, as_json: bool, out: &mut dyn Write) -> std::io::Result<()> {
         if as_json {
-            let remarks: Vec<_> = self.0.iter().map(Remark::json).collect();
-            return writeln!(out, "{:#}", serde_json::Value::from(remarks));
+            let findings: Vec<_> = self.0.iter().map(CheckFinding::json).collect();
+            return writeln!(out, "{:#}", serde_json::Value::from(findings));
         }
-        for Remark { severity, finding } in &self.0 {
+        for CheckFinding { severity, finding } in &self.0 {
             writeln!(out, "{}: {finding}", severity.as_str())?;
         }
         match self.0.len() {
@@ -145,7 +146,7 @@ impl Report {
     }
 }
 
-impl Remark {
+impl CheckFinding {
     fn json(&self) -> serde_json::Value {
         let Self { severity, finding: Finding { origin, key, problem, hint } } = self;
         json!({

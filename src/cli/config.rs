@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{CommandResult, NEGATIVE, check};
-use crate::config::{self, Environment, InForce};
+use crate::config::{self, EffectiveValue, Environment};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
@@ -60,7 +60,7 @@ fn show(
         writeln!(out, "{:#}", Value::from(keys))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let line = |key: &InForce| match key.toml() {
+    let line = |key: &EffectiveValue| match key.toml() {
         Some(value) => format!("{} = {value}", key.key),
         None => format!("#{} is unset", key.key),
     };
@@ -73,8 +73,8 @@ fn show(
     Ok(ExitCode::SUCCESS)
 }
 
-fn as_json(key: &InForce) -> Value {
-    let InForce { key, value, origin, is_reloaded } = key;
+fn as_json(key: &EffectiveValue) -> Value {
+    let EffectiveValue { key, value, origin, is_reloaded } = key;
     json!({
         "key": key,
         "value": value,

@@ -1,4 +1,4 @@
-//! `nightporter ledger`: who came to the door, and what was done about it.
+//! `nightporter ledger`: who sent requests, and what was done about them.
 
 mod export;
 mod list;

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::domain::app::labels::is_host_label;
 use crate::domain::app::{Access, PathRule};
 use crate::gate::credentials::terminal as token;
-use crate::http::pairing::PATH;
+use crate::http::pages::pairing::PATH;
 use crate::ledger::acts::Act;
 use crate::pairing;
 use crate::store::{Source, Terminal};

@@ -70,12 +70,12 @@ impl Table {
 }
 
 /// What a default may depend on.
-pub(super) trait Given {
+pub(super) trait GivenValues {
     /// Returns whether a key is given.
     fn has(&self, key: &str) -> bool;
 
     /// Returns the value that counts: the given one, else the default.
-    fn in_force(&self, key: &str) -> Option<(Origin, Raw)>;
+    fn effective_value(&self, key: &str) -> Option<(Origin, Raw)>;
 
     /// Returns another program's variable, unless it is empty.
     fn variable(&self, name: &str) -> Option<&str>;
@@ -87,7 +87,7 @@ pub(super) enum Fallback {
     /// The default.
     Value(Literal),
     /// A default that depends on other keys or on the environment; the literal is an example.
-    Computed(Literal, fn(&dyn Given) -> Option<(Origin, Raw)>),
+    Computed(Literal, fn(&dyn GivenValues) -> Option<(Origin, Raw)>),
     /// Nothing; the literal is an example.
     Unset(Literal),
     /// Nothing, and the value is a secret; examples of it and of a file that holds it.

@@ -320,7 +320,7 @@ sections! {
         reclaim: bool = Value(Boolean(true));
     }
 
-    /// The record of what came to the door and what was done about it.
+    /// The record of requests, and of what was done about them.
     ["ledger"] pub struct Ledger {
         /// Whether a record is kept.
         enabled: bool = Value(Boolean(true));
@@ -409,7 +409,7 @@ sections! {
         quiet: Option<Quiet> as Option<QuietHours> = Unset(Text("22:00-07:00"));
         /// Whether messages may contain personal values: names, addresses, ids of clients.
         pii: bool = Value(Boolean(false));
-        /// Hosts and networks that are no public ones and may be sent to, also without TLS. The
+        /// Hosts and networks that are not public and may be sent to, also without TLS. The
         /// metadata services of clouds are refused all the same.
         allow: Vec<Allowed> as AllowedHosts = Unset(List(&["ntfy.lan", "192.168.1.0/24"]));
     }

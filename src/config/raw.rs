@@ -16,7 +16,7 @@ pub(super) enum Raw {
 }
 
 impl Raw {
-    pub(super) fn of(value: &DeValue<'_>) -> Self {
+    pub(super) fn from_value(value: &DeValue<'_>) -> Self {
         match value {
             DeValue::String(text) => Self::Text(text.to_string()),
             DeValue::Integer(integer) if integer.radix() == 10 => {
@@ -24,7 +24,7 @@ impl Raw {
             }
             DeValue::Boolean(boolean) => Self::Boolean(*boolean),
             DeValue::Array(array) => {
-                Self::List(array.iter().map(|item| Self::of(item.get_ref())).collect())
+                Self::List(array.iter().map(|item| Self::from_value(item.get_ref())).collect())
             }
             other => Self::Other(other.type_str()),
         }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::findings::{Findings, Origin};
-use super::key::{Given, Key};
+use super::key::{GivenValues, Key};
 use super::raw::Raw;
 use super::setting::{Setting, ValueError};
 use super::sources::Sources;

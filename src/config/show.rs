@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::Environment;
 use super::findings::{Findings, Origin};
-use super::key::{self, Given, Key};
+use super::key::{self, GivenValues, Key};
 use super::keys::TABLE;
 use super::load::load_with_sources;
 use super::sources::Sources;
@@ -17,7 +17,7 @@ const MASK: &str = "***";
 
 /// The value of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InForce {
+pub struct EffectiveValue {
     pub key: Cow<'static, str>,
     /// As it was written; a secret is masked. `None` if it is unset.
     pub value: Option<Json>,
@@ -26,7 +26,7 @@ pub struct InForce {
     pub is_reloaded: bool,
 }
 
-impl InForce {
+impl EffectiveValue {
     /// Returns the value as it is written in the file.
     #[must_use]
     pub fn toml(&self) -> Option<String> {
@@ -39,29 +39,34 @@ impl InForce {
 ///
 /// # Errors
 /// Returns the same findings as [`load`](super::load()).
-pub fn show(file: Option<&Path>, env: &Environment) -> Result<Vec<InForce>, Findings> {
+pub fn show(file: Option<&Path>, env: &Environment) -> Result<Vec<EffectiveValue>, Findings> {
     let (_, mut sources) = load_with_sources(file, env)?;
     let single = TABLE.keys().filter(|key| !TABLE.is_listed(key.name));
-    let mut shown: Vec<_> = single.map(|key| in_force(key, &sources)).collect();
+    let mut shown: Vec<_> = single.map(|key| effective_value(key, &sources)).collect();
     for entry in 0..sources.entries() {
         sources.choose(Some(entry));
         shown.extend(TABLE.listed().map(|key| {
             let (section, leaf) = key.name.rsplit_once('.').unwrap_or(("", key.name));
             let name = format!("{section}.{}.{leaf}", entry + 1).into();
-            InForce { key: name, ..in_force(key, &sources) }
+            EffectiveValue { key: name, ..effective_value(key, &sources) }
         }));
     }
     Ok(shown)
 }
 
-fn in_force(key: &'static Key, sources: &Sources) -> InForce {
+fn effective_value(key: &'static Key, sources: &Sources) -> EffectiveValue {
     let &Key { name, file_name, shape, is_reloaded, .. } = key;
     let (origin, value) = if key.is_secret() {
         let given = sources.get(name).or_else(|| sources.get(file_name));
         (given.map(|(origin, _)| origin.clone()), given.map(|_| MASK.into()))
     } else {
-        let (origin, raw) = sources.in_force(name).unzip();
+        let (origin, raw) = sources.effective_value(name).unzip();
         (origin, raw.map(|raw| shape.json(&raw)))
     };
-    InForce { key: name.into(), value, origin: origin.unwrap_or(Origin::Default), is_reloaded }
+    EffectiveValue {
+        key: name.into(),
+        value,
+        origin: origin.unwrap_or(Origin::Default),
+        is_reloaded,
+    }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 use super::findings::{Findings, Origin};
-use super::key::{Fallback, Given, Table};
+use super::key::{Fallback, GivenValues, Table};
 use super::raw::Raw;
 use super::{Environment, names};
 
@@ -140,7 +140,7 @@ impl Sources {
     }
 }
 
-impl Given for Sources {
+impl GivenValues for Sources {
     fn has(&self, key: &str) -> bool {
         self.get(key).is_some()
     }
@@ -149,7 +149,7 @@ impl Given for Sources {
         self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    fn in_force(&self, key: &str) -> Option<(Origin, Raw)> {
+    fn effective_value(&self, key: &str) -> Option<(Origin, Raw)> {
         self.get(key).cloned().or_else(|| self.default_of(key))
     }
 }
@@ -181,7 +181,7 @@ impl Walk<'_> {
                 _ => format!("{section}.{}", name.get_ref()),
             };
             if let Some(known) = names::known(sources.table, &key) {
-                sources.insert(known, (origin, Raw::of(value.get_ref())));
+                sources.insert(known, (origin, Raw::from_value(value.get_ref())));
             } else if sources.table.is_list(&key) {
                 self.list(&key, value.get_ref(), &origin, sources, findings);
             } else if !names::is_section(sources.table, &key) {

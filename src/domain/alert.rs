@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What an alert is about. What is measured, and the texts, are in the room `alerts`.
+/// What an alert is about. What is measured, and the texts, are in the module `alerts`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Rule {
     /// One terminal or peer is denied again and again.

@@ -34,7 +34,7 @@ impl From<IpAddr> for Origin {
 impl Origin {
     /// Returns the origin of a request; `None` if the proxy does not forward an address.
     #[must_use]
-    pub fn of(headers: &HeaderMap) -> Option<Self> {
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         address(headers).map(Self::from)
     }
 

@@ -100,7 +100,7 @@ struct Requirement {
 }
 
 impl Requirement {
-    fn of(access: Access) -> Self {
+    fn new(access: Access) -> Self {
         Self { terminal: access == Access::Private, peer: access == Access::Peer }
     }
 
@@ -119,7 +119,7 @@ impl Rules {
         for PathRule { prefix, access, .. } in paths {
             let add = |keys: &mut BTreeMap<Vec<u8>, Requirement>, key: Vec<u8>| {
                 let required = keys.entry(key).or_default();
-                *required = required.and(Requirement::of(*access));
+                *required = required.and(Requirement::new(*access));
             };
             add(&mut normalized, normalize(prefix.as_bytes()).into_owned());
             add(&mut reading_keys, prefix.as_bytes().to_vec());
@@ -135,7 +135,7 @@ impl Rules {
             strictest: normalized.values().copied().fold(Requirement::default(), Requirement::and),
             keys: Prefixes::new(keys),
             reading_keys: Prefixes::new(reading_keys.into_iter()),
-            requirements: paths.iter().map(|rule| Requirement::of(rule.access)).collect(),
+            requirements: paths.iter().map(|rule| Requirement::new(rule.access)).collect(),
             normalized: Prefixes::new(normalized.into_iter()),
             covers_all,
             is_uniform: covers_all && have_same_access,
@@ -309,7 +309,7 @@ mod tests {
     }
 
     fn decide(path: &str, client: Client<'_>, matching: PathMatching) -> Result<usize, Reason> {
-        let readings = Readings::of(path).expect("readable");
+        let readings = Readings::new(path).expect("readable");
         let governed = match_rules(&Rules::new(&paths(), matching), &readings)?;
         governed.admit(client).map(|()| governed.rule)
     }
@@ -365,7 +365,7 @@ mod tests {
             rule("", Access::Public),
         ];
         let granted = |path| {
-            let readings = Readings::of(path).expect("readable");
+            let readings = Readings::new(path).expect("readable");
             match_rules(&Rules::new(&rules, PathMatching::Prefix), &readings)
                 .is_ok_and(|governed| governed.admit(Client::Anonymous).is_ok())
         };
@@ -398,7 +398,7 @@ mod tests {
         let decide = |key: &str, path: &str| {
             let rules = [rule(key, Access::Public), rule("", Access::Private)];
             let rules = Rules::new(&rules, PathMatching::Prefix);
-            let governed = match_rules(&rules, &Readings::of(path).expect("a path"));
+            let governed = match_rules(&rules, &Readings::new(path).expect("a path"));
             governed.and_then(|governed| governed.admit(Client::Anonymous)).is_ok()
         };
         for (key, path, granted) in [
@@ -433,7 +433,7 @@ mod tests {
         };
         let decide = |rules: &[PathRule], path: &str| {
             let rules = Rules::new(rules, PathMatching::Prefix);
-            let governed = match_rules(&rules, &Readings::of(path).expect("a path"))?;
+            let governed = match_rules(&rules, &Readings::new(path).expect("a path"))?;
             governed.admit(Client::Anonymous)
         };
         for path in [&endless, &spaces] {

@@ -45,7 +45,7 @@ impl fmt::Display for SpanId {
 pub struct TraceParent {
     pub trace: TraceId,
     pub span: SpanId,
-    /// Whether whoever began the trace records it.
+    /// Whether the program that began the trace records it.
     pub sampled: bool,
 }
 
@@ -53,7 +53,7 @@ impl TraceParent {
     /// Returns the parent that the headers name; `None` if they name none, several, or one in
     /// an invalid form.
     #[must_use]
-    pub fn of(headers: &HeaderMap) -> Option<Self> {
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(TRACEPARENT).iter();
         let value = values.next()?;
         if values.next().is_some() {
@@ -66,7 +66,7 @@ impl TraceParent {
         let (known, more) = text.split_at_checked(LENGTH)?;
         let separators = [known[2], known[35], known[52]];
         let version = hex(&known[..2])?;
-        // Later versions may append fields (section 3.2.4); ff is no version.
+        // Later versions may append fields (section 3.2.4); ff is not a version.
         let has_right_end = more.is_empty() || (version > 0 && more.starts_with(b"-"));
         if separators != *b"---" || version == 0xff || !has_right_end {
             return None;
@@ -97,7 +97,7 @@ fn hex(digits: &[u8]) -> Option<u128> {
 pub fn state(headers: &HeaderMap) -> Option<String> {
     let mut lines = headers.get_all(TRACESTATE).iter().peekable();
     lines.peek()?;
-    TraceParent::of(headers)?;
+    TraceParent::from_headers(headers)?;
     let mut joined = String::new();
     let mut keys: Vec<String> = Vec::new();
     for line in lines {
@@ -149,7 +149,7 @@ fn is_value(value: &str) -> bool {
 
 /// Removes trace headers that must not be passed on.
 pub fn remove_invalid(headers: &mut HeaderMap) {
-    if TraceParent::of(headers).is_none() {
+    if TraceParent::from_headers(headers).is_none() {
         headers.remove(TRACEPARENT);
     }
     if headers.contains_key(TRACESTATE) && state(headers).is_none() {
@@ -171,10 +171,10 @@ impl SpanContext {
     /// Returns the context of a request: the trace that its headers name, or a new one. The
     /// numbers are random.
     #[must_use]
-    pub fn of(headers: &HeaderMap, new_trace: u128, new_span: u64) -> Self {
-        let parent = TraceParent::of(headers);
+    pub fn from_headers(headers: &HeaderMap, new_trace: u128, new_span: u64) -> Self {
+        let parent = TraceParent::from_headers(headers);
         Self {
-            // Zero is no id.
+            // Zero is not an id.
             trace: parent.map_or(TraceId(new_trace | 1), |parent| parent.trace),
             span: SpanId(new_span | 1),
             sampled: parent.map(|parent| parent.sampled),
@@ -200,7 +200,7 @@ mod tests {
     }
 
     fn parsed(text: &str) -> Option<TraceParent> {
-        TraceParent::of(&with(&[(TRACEPARENT, text.as_bytes())]))
+        TraceParent::from_headers(&with(&[(TRACEPARENT, text.as_bytes())]))
     }
 
     #[test]
@@ -250,8 +250,8 @@ mod tests {
     fn of_several_parents_none_counts() {
         let one = format!("00-{TRACE}-{SPAN}-01");
         let line = (TRACEPARENT, one.as_bytes());
-        assert!(TraceParent::of(&with(&[line])).is_some());
-        assert_eq!(TraceParent::of(&with(&[line, line])), None);
+        assert!(TraceParent::from_headers(&with(&[line])).is_some());
+        assert_eq!(TraceParent::from_headers(&with(&[line, line])), None);
     }
 
     fn state_of(lines: &[&str]) -> Option<String> {
@@ -316,10 +316,10 @@ mod tests {
 
     #[test]
     fn a_request_without_a_parent_begins_a_trace() {
-        let context = SpanContext::of(&HeaderMap::new(), 0, 0);
+        let context = SpanContext::from_headers(&HeaderMap::new(), 0, 0);
         assert_eq!((context.trace, context.span, context.sampled), (TraceId(1), SpanId(1), None));
         let parent = format!("00-{TRACE}-{SPAN}-00");
-        let context = SpanContext::of(&with(&[(TRACEPARENT, parent.as_bytes())]), 7, 8);
+        let context = SpanContext::from_headers(&with(&[(TRACEPARENT, parent.as_bytes())]), 7, 8);
         assert_eq!(context.trace.to_string(), TRACE);
         assert_eq!((context.span, context.sampled), (SpanId(9), Some(false)));
     }

@@ -314,7 +314,7 @@ fn apps(
             let mut spec = None;
             let description = match source.descriptions().read(&name).await {
                 Ok(meta) => {
-                    spec = Some(AppSpec::of(&meta).into());
+                    spec = Some(AppSpec::new(&meta).into());
                     Ok(Description::new(meta, &shared))
                 }
                 Err(ReadError::Unusable(problem) | ReadError::Missing(problem)) => Err(problem),
@@ -329,10 +329,10 @@ fn apps(
                 tracing::warn!(app = %name, %reason, "{extent} answer 503");
             }
             registry.find_compose_file(&row.name).await;
-            let wake = registry.of(&row.name, spec);
+            let wake = registry.handle(&row.name, spec);
             wake.note_problems(problems);
             row.name = Arc::clone(&wake.name);
-            let used = touches.of(Touched::App, &row.name);
+            let used = touches.get(Touched::App, &row.name);
             let mirrored = upstream.as_ref().and_then(|upstream| upstream.mirrored(&row.name));
             Ok(Some(App { row, description, used, wake, mirrored }))
         }
@@ -350,7 +350,7 @@ fn terminals(
         async move {
             let terminal = source.terminal(&id).await?;
             Ok(terminal.map(|terminal| PairedTerminal {
-                used: touches.of(Touched::Terminal, &terminal.id),
+                used: touches.get(Touched::Terminal, &terminal.id),
                 known: KnownClient { id: terminal.id, name: terminal.name },
             }))
         }

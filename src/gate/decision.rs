@@ -17,7 +17,7 @@ use crate::store::Freshness;
 use crate::store::cache::Handle;
 use crate::store::freshness::Moment;
 
-/// A verdict and its basis. Whoever takes note of decisions is an
+/// A verdict and its basis. It is told to every
 /// [`Observer`](crate::domain::observation::Observer).
 #[derive(Debug)]
 pub struct Decision {

@@ -49,7 +49,7 @@ impl SharedPaths {
     }
 
     /// Prepares the rules and compiles the templates of every path.
-    fn of(&self, written: &[PathRule]) -> Arc<Paths> {
+    fn share(&self, written: &[PathRule]) -> Arc<Paths> {
         let prepare = |written: &[PathRule]| Ok::<_, Infallible>(self.prepare(written));
         let Ok(paths) = self.paths.get_or_make(written, prepare);
         paths
@@ -83,7 +83,7 @@ impl Description {
             icon: meta.icon.into(),
             wake: meta.wake,
             cors_preflight: meta.cors_preflight,
-            paths: shared.of(&meta.paths),
+            paths: shared.share(&meta.paths),
         }
     }
 }

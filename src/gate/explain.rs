@@ -71,7 +71,7 @@ impl Gate {
         }
         let (_, description) = lookup.description()?;
         let (paths, rules) = (&description.paths.written, &description.paths.rules);
-        let readings = Readings::of(forwarded.uri)?;
+        let readings = Readings::new(forwarded.uri)?;
         // If all rules are the same, no path is too ambiguous to be decided.
         let others = if rules.is_uniform() { Vec::new() } else { readings.others()? };
         let matching = self.config.path_matching;

@@ -22,14 +22,14 @@ pub struct Forwarded<'a> {
     pub method: Option<&'a str>,
     /// Needed only for signed requests.
     pub proto: Option<&'a str>,
-    pub present: Present,
+    pub present: PresentHeaders,
 }
 
 /// Which of the headers are present that the gate reads besides. Most requests have none of
 /// them, and one pass over the headers costs less than a lookup of each (measured: a lookup
 /// takes 100 to 250 instructions).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Present {
+pub struct PresentHeaders {
     pub cookie: bool,
     pub signature: bool,
     /// The mark of a waiting page's status poll.
@@ -46,7 +46,7 @@ impl<'a> Forwarded<'a> {
     /// of its own to those it received.
     pub fn read(headers: &'a HeaderMap) -> Result<Self, Reason> {
         let (mut host, mut uri, mut method, mut proto) = (None, None, None, None);
-        let mut present = Present::default();
+        let mut present = PresentHeaders::default();
         for (name, value) in headers {
             match name.as_str() {
                 HOST => set(&mut host, value)?,
@@ -90,16 +90,16 @@ mod tests {
             headers.insert(name, HeaderValue::from_static("1"));
             Forwarded::read(&headers).expect("valid").present
         };
-        let none = Present::default();
+        let none = PresentHeaders::default();
         assert_eq!(present(&http::header::ACCEPT), none);
-        assert_eq!(present(&http::header::COOKIE), Present { cookie: true, ..none });
+        assert_eq!(present(&http::header::COOKIE), PresentHeaders { cookie: true, ..none });
         assert_eq!(
             present(&http::HeaderName::from_static("signature")),
-            Present { signature: true, ..none }
+            PresentHeaders { signature: true, ..none }
         );
-        assert_eq!(present(&POLL), Present { poll: true, ..none });
+        assert_eq!(present(&POLL), PresentHeaders { poll: true, ..none });
         for name in PREFETCH_HEADERS {
-            assert_eq!(present(&name), Present { purpose: true, ..none }, "{name}");
+            assert_eq!(present(&name), PresentHeaders { purpose: true, ..none }, "{name}");
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Who has guessed: counts credentials that were refused, by where they came from, and says who
-//! has to wait before another one is looked at.
+//! Slows down guessing: counts credentials that were refused, by their origin, and says how long an
+//! origin has to wait before another one is looked at.
 //!
 //! What counts is a guess: a token, a signature, a management secret or a pairing code that is
 //! wrong. A request without a credential never counts, and neither does the same wrong credential
 //! once more: a browser sends an outdated cookie with everything it asks for. A credential that
-//! is right is accepted whoever else has guessed from the same address.
+//! is right is accepted even if others have guessed from the same address.
 //!
 //! Memory is bounded: [`MAX_ORIGINS`] are remembered. If there are more, those that guess most
 //! stay (`TinyLFU`), and all of them together have one budget for codes, which are the only
@@ -274,7 +274,7 @@ mod tests {
         for number in 1..=100_000 {
             limits.refuse(origin(number), b"guess", now);
             if number % 100 == 0 {
-                // Who goes on guessing is not forgotten for it.
+                // An address that goes on guessing is not forgotten for it.
                 assert!(limits.refuse(origin(0), b"more", now).is_some(), "after {number}");
             }
         }

@@ -16,7 +16,7 @@ use crate::domain::names::Contested;
 use crate::domain::policy::match_rules;
 use crate::domain::request::{Host, Readings};
 use crate::store::Unavailable;
-use crate::wake::Shown;
+use crate::wake::AppView;
 
 /// What a page shows about an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct PageApp {
     pub is_granted: bool,
     /// The app's state in the store, in the contract's words.
     pub status: String,
-    pub shown: Shown,
+    pub shown: AppView,
     /// The port that the proxy sends the app's requests to.
     pub port: Option<u16>,
     /// How long the app has not answered although it is awake, if known.
@@ -37,7 +37,7 @@ pub struct PageApp {
 }
 
 impl PageApp {
-    pub(super) fn of(app: &App) -> Self {
+    pub(super) fn new(app: &App) -> Self {
         let spec = app.wake.spec();
         let target = spec.entrypoints.first().filter(|target| target.speaks_http);
         Self {
@@ -54,7 +54,7 @@ impl PageApp {
     fn unanswered(app: &App) -> Self {
         let is_known = app.wake.is_awake() && !app.wake.shown().containers.is_empty();
         let unanswered = is_known.then(|| app.wake.note_unanswered());
-        Self { unanswered, ..Self::of(app) }
+        Self { unanswered, ..Self::new(app) }
     }
 
     /// Returns the app as shown to a client that a proxy says has got no answer from it.
@@ -79,7 +79,7 @@ impl PageApp {
             name: Arc::clone(&app.row.name),
             is_granted: false,
             status: String::new(),
-            shown: Shown {
+            shown: AppView {
                 version: 0,
                 phase: Phase::Unavailable { status: String::new() },
                 since: shown.since,
@@ -115,7 +115,7 @@ impl Gate {
             (false, Some(502 | 504)) if hides_token => PageApp::unanswered_by_proxy,
             (false, _) => PageApp::withheld,
             (true, Some(502 | 504)) => PageApp::unanswered,
-            (true, _) => PageApp::of,
+            (true, _) => PageApp::new,
         })
     }
 
@@ -133,7 +133,7 @@ impl Gate {
     /// is not considered: peers are programs and are not shown pages.
     async fn may_use(&self, lookup: &AppLookup, headers: &HeaderMap, uri: &str, now: Now) -> bool {
         let Ok((_, description)) = lookup.description() else { return false };
-        let Ok(readings) = Readings::of(uri) else { return false };
+        let Ok(readings) = Readings::new(uri) else { return false };
         let Ok(governed) = match_rules(&description.paths.rules, &readings) else { return false };
         let mut replay_check = ReplayCheck::skipped();
         let Ok(identified) = self.identify(headers, None, now, &mut replay_check).await else {

@@ -121,7 +121,7 @@ fn location(forwarded: &Forwarded<'_>) -> Option<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::forwarded::Present;
+    use super::super::forwarded::PresentHeaders;
     use super::*;
 
     const HOLD: Duration = Duration::from_secs(25);
@@ -132,7 +132,7 @@ mod tests {
             uri,
             method: Some("POST"),
             proto: Some(proto),
-            present: Present::default(),
+            present: PresentHeaders::default(),
         }
     }
 

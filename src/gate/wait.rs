@@ -19,7 +19,7 @@ use crate::domain::lifecycle::Phase;
 use crate::domain::reason::Reason;
 use crate::domain::strategy::Strategy;
 use crate::telemetry::new_span;
-use crate::wake::{AppHandle, Shown};
+use crate::wake::{AppHandle, AppView};
 
 /// Longest time that a status poll of a waiting page is kept open: shorter than the 30 s of
 /// Traefik, and long enough that an open page costs three requests a minute.
@@ -209,12 +209,12 @@ enum WaitOutcome {
 
 /// Returns the verdict that answers in place of the app.
 fn asleep_verdict(app: &App, form: AsleepResponse) -> Verdict {
-    Verdict::Asleep(Box::new(Asleep { app: PageApp::of(app), form }))
+    Verdict::Asleep(Box::new(Asleep { app: PageApp::new(app), form }))
 }
 
 /// Returns whether waiting ends: the app is awake, or its state does not change before the
 /// deadline. Asks for a wake if the app is down.
-fn is_settled(wake: &AppHandle, shown: &Shown, deadline: Instant) -> bool {
+fn is_settled(wake: &AppHandle, shown: &AppView, deadline: Instant) -> bool {
     match &shown.phase {
         Phase::Awake => true,
         // The next attempt is after the deadline.
@@ -261,12 +261,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whoever_is_held_asks_again_and_waits_for_the_next_attempt() {
         let (registry, mut commands) = Registry::new();
-        let wake = registry.of(&"notes".into(), None);
+        let wake = registry.handle(&"notes".into(), None);
         assert!(matches!(commands.try_recv(), Some(Command::Observe(_))));
         let began = Instant::now();
         let deadline = began + Duration::from_secs(25);
         let settled = |phase, since| {
-            let shown = Shown { version: 1, phase, since, ..wake.shown() };
+            let shown = AppView { version: 1, phase, since, ..wake.shown() };
             is_settled(&wake, &shown, deadline)
         };
         assert!(!settled(Phase::Stopped, began));
@@ -279,7 +279,7 @@ mod tests {
         assert!(settled(failed(40), began));
         tokio::time::advance(Duration::from_secs(3600)).await;
         let deadline = Instant::now() + Duration::from_secs(25);
-        let shown = Shown { version: 1, phase: failed(40), since: began, ..wake.shown() };
+        let shown = AppView { version: 1, phase: failed(40), since: began, ..wake.shown() };
         assert!(!is_settled(&wake, &shown, deadline), "the attempt is due and made now");
         assert!(settled(Phase::LowDisk, began) && settled(Phase::Awake, began));
         assert!(commands.try_recv().is_none());

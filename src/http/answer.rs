@@ -81,7 +81,7 @@ pub(crate) fn too_many(wait: Duration) -> Response {
     response
 }
 
-/// Rounds up: who asks again after that long does not come too early.
+/// Rounds up: a client that asks again after that long does not come too early.
 pub(crate) fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }

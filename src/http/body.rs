@@ -13,11 +13,11 @@ use super::connection::activity::Activity;
 /// The body of a request. If it is dropped before all of it was read, an HTTP/1 connection
 /// ends with the response: what follows on it could not be told from a request.
 #[derive(Debug)]
-pub(crate) struct Body(Option<Unread>);
+pub(crate) struct Body(Option<UnreadBody>);
 
 /// A body that has bytes, or may have some.
 #[derive(Debug)]
-struct Unread {
+struct UnreadBody {
     incoming: Incoming,
     activity: Arc<Activity>,
 }
@@ -30,7 +30,7 @@ impl Body {
 
     pub(super) fn unread(incoming: Incoming, activity: Arc<Activity>) -> Self {
         activity.body_begun();
-        Self(Some(Unread { incoming, activity }))
+        Self(Some(UnreadBody { incoming, activity }))
     }
 }
 
@@ -47,12 +47,12 @@ pub(crate) enum ReadError {
 
 /// A whole body. Its memory counts against the listener's bound until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Whole {
+pub(crate) struct BufferedBody {
     bytes: Vec<u8>,
     reserved_of: Option<Arc<Activity>>,
 }
 
-impl Whole {
+impl BufferedBody {
     /// The body of a request that has none.
     pub(crate) const fn empty() -> Self {
         Self { bytes: Vec::new(), reserved_of: None }
@@ -69,7 +69,7 @@ impl Whole {
     }
 }
 
-impl Deref for Whole {
+impl Deref for BufferedBody {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -77,7 +77,7 @@ impl Deref for Whole {
     }
 }
 
-impl Drop for Whole {
+impl Drop for BufferedBody {
     fn drop(&mut self) {
         if let Some(activity) = &self.reserved_of {
             activity.admission().release_body(self.bytes.len());
@@ -86,13 +86,17 @@ impl Drop for Whole {
 }
 
 /// Reads a body of at most `limit` bytes within the time `deadline`.
-pub(crate) async fn read(body: Body, limit: usize, deadline: Duration) -> Result<Whole, ReadError> {
+pub(crate) async fn read(
+    body: Body,
+    limit: usize,
+    deadline: Duration,
+) -> Result<BufferedBody, ReadError> {
     timeout(deadline, read_all(body, limit)).await.unwrap_or(Err(ReadError::TooSlow))
 }
 
-async fn read_all(Body(unread): Body, limit: usize) -> Result<Whole, ReadError> {
+async fn read_all(Body(unread): Body, limit: usize) -> Result<BufferedBody, ReadError> {
     let Some(mut unread) = unread else {
-        return Ok(Whole::empty());
+        return Ok(BufferedBody::empty());
     };
     let announced = unread.incoming.size_hint().lower();
     if usize::try_from(announced).is_ok_and(|announced| announced > limit) {
@@ -100,7 +104,7 @@ async fn read_all(Body(unread): Body, limit: usize) -> Result<Whole, ReadError> 
     }
     let activity = Arc::clone(&unread.activity);
     activity.body_is_read();
-    let mut whole = Whole { bytes: Vec::new(), reserved_of: Some(Arc::clone(&activity)) };
+    let mut whole = BufferedBody { bytes: Vec::new(), reserved_of: Some(Arc::clone(&activity)) };
     while let Some(frame) = unread.incoming.frame().await {
         // Trailers are of no use to anyone here.
         let Ok(data) = frame.map_err(|_| ReadError::CutOff)?.into_data() else { continue };
@@ -118,7 +122,7 @@ async fn read_all(Body(unread): Body, limit: usize) -> Result<Whole, ReadError> 
     Ok(whole)
 }
 
-impl Drop for Unread {
+impl Drop for UnreadBody {
     fn drop(&mut self) {
         self.activity.body_dropped();
     }

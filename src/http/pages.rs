@@ -66,7 +66,7 @@ pub(crate) struct PageContext<'a> {
     pub uri: Option<&'a str>,
     /// The domain of the box; hosts in it may show the page in a frame.
     pub domain: Option<&'a str>,
-    /// Whether the visitor can pair a device at [`super::pairing::PATH`].
+    /// Whether the visitor can pair a device at [`pairing::PATH`].
     pub pairs: bool,
 }
 
@@ -154,7 +154,7 @@ impl Pages {
         words: &Words,
         context: PageContext<'_>,
     ) -> Response {
-        let icon = icon::of(&self.installed_apps_dir, app).await;
+        let icon = icon::load(&self.installed_apps_dir, app).await;
         let containers = containers(status, app);
         let icon = icon.as_deref();
         let page = Page { status, app, containers, icon, notice, words, context };
@@ -165,7 +165,7 @@ impl Pages {
 }
 
 fn problem(status: StatusCode, app: &PageApp, notice: &Notice, words: &Words) -> Response {
-    let problem = Problem::of(status, app, containers(status, app), notice);
+    let problem = Problem::new(status, app, containers(status, app), notice);
     let mut response = answer::json(sendable(status), problem.to_json().into());
     response.headers_mut().insert(CONTENT_TYPE, Problem::TYPE);
     with_common_headers(response, status, notice, words)
@@ -185,7 +185,7 @@ fn poll_response(status: StatusCode, app: &PageApp, words: &Words) -> Response {
     } else {
         (POLL_STATUS, Notice::of_phase(app, words))
     };
-    let state = PageState::of(app, containers(status, app), &notice, words);
+    let state = PageState::new(app, containers(status, app), &notice, words);
     let mut response = answer::json(sent, state.to_json().into());
     response.headers_mut().insert(VARY, VARY_ANY);
     response

@@ -22,7 +22,7 @@ use percent_encoding::percent_decode_str;
 use tracing::{error, warn};
 
 use super::body::{self, Body};
-use super::pages::pairing::{Form, Problem, page};
+use super::pages::pairing::{Form, PATH, Problem, page};
 use super::{Response, answer};
 use crate::domain::origin::Origin;
 use crate::gate::Gate;
@@ -32,7 +32,6 @@ pub(crate) use destination::link;
 
 /// What the proxy routes to the gate.
 pub(crate) const PREFIX: &str = "/.nightporter/";
-pub(crate) const PATH: &str = "/.nightporter/pair";
 
 /// Bounds of the form.
 const MAX_BODY: usize = 8 * 1024;
@@ -105,7 +104,7 @@ impl PairingRoutes {
         let Sent { code, name, to } = Sent::read(&body);
         drop(body);
         let (pairing, domain_name) = (Arc::clone(&self.pairing), domain.to_owned());
-        let origin = Origin::of(headers);
+        let origin = Origin::from_headers(headers);
         // In a task of its own: a visitor who leaves while a code is redeemed must not be left
         // with half of a pairing.
         let paired = tokio::spawn(async move {

@@ -17,7 +17,7 @@ pub(crate) fn probe(path: &str, health: impl FnOnce() -> Health) -> Option<Respo
     Some(match path {
         "/livez" => liveness(),
         "/readyz" => readiness(&health()),
-        "/healthz" => details(&health(), Further::default()),
+        "/healthz" => details(&health(), OperatorHealth::default()),
         _ => return None,
     })
 }
@@ -59,7 +59,7 @@ pub(super) struct State {
 
 /// What `/healthz` says on the operator's listener besides.
 #[derive(Debug, Default)]
-pub(super) struct Further {
+pub(super) struct OperatorHealth {
     pub(super) ledger: Option<ledger::Health>,
     /// Why requests with an idempotency key are refused.
     pub(super) idempotency: Option<Arc<str>>,
@@ -67,9 +67,9 @@ pub(super) struct Further {
     pub(super) alerts: Option<Vec<FiringAlert>>,
 }
 
-pub(super) fn details(health: &Health, further: Further) -> Response {
+pub(super) fn details(health: &Health, operator: OperatorHealth) -> Response {
     let (status, state) = state(health);
-    let Further { ledger, idempotency, job_problems, alerts } = further;
+    let OperatorHealth { ledger, idempotency, job_problems, alerts } = operator;
     let pool = health.store.pool.map(|(connections, idle)| Pool { connections, idle });
     let caches = health.caches.iter().map(|(name, counts)| (*name, Cache::from(counts)));
     let details = Details {

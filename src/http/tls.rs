@@ -58,7 +58,7 @@ pub(crate) struct ServerTls {
     alpn: Alpn,
     config: ArcSwap<ServerConfig>,
     /// The file contents that `config` was made from.
-    active: Mutex<(Material, Validity)>,
+    active: Mutex<(CertificateFiles, Validity)>,
     /// The problem that was logged last, and when.
     last_problem: Mutex<Option<(String, Instant)>>,
 }
@@ -72,15 +72,15 @@ enum Refresh {
 
 /// The files' contents.
 #[derive(PartialEq, Eq)]
-struct Material {
+struct CertificateFiles {
     certificate: Vec<u8>,
     key: Vec<u8>,
     client_ca: Option<Vec<u8>>,
 }
 
-impl std::fmt::Debug for Material {
+impl std::fmt::Debug for CertificateFiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Material")
+        f.write_str("CertificateFiles")
     }
 }
 
@@ -106,13 +106,13 @@ impl ServerTls {
 
     fn with_alpn(files: &config::Tls, alpn: Alpn) -> Result<Self, TlsError> {
         let now = wall_clock();
-        let (material, problem) = Material::read(files, now)?;
-        let (config, validity) = material.server_config(files, alpn)?;
+        let (contents, problem) = CertificateFiles::read(files, now)?;
+        let (config, validity) = contents.server_config(files, alpn)?;
         let tls = Self {
             files: files.clone(),
             alpn,
             config: ArcSwap::from_pointee(config),
-            active: Mutex::new((material, validity)),
+            active: Mutex::new((contents, validity)),
             last_problem: Mutex::default(),
         };
         if let Some(problem) = problem.or_else(|| tls.invalid(validity, now)) {
@@ -186,16 +186,16 @@ impl ServerTls {
     }
 
     fn reload(&self, now: SystemTime) -> Result<(Refresh, Option<TlsError>), TlsError> {
-        let (material, problem) = Material::read(&self.files, now)?;
+        let (contents, problem) = CertificateFiles::read(&self.files, now)?;
         let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
-        if active.0 == material {
+        if active.0 == contents {
             return Ok((Refresh::Unchanged, problem.or_else(|| self.invalid(active.1, now))));
         }
-        let (config, validity) = material.server_config(&self.files, self.alpn)?;
+        let (config, validity) = contents.server_config(&self.files, self.alpn)?;
         if let Some(invalid) = self.invalid(validity, now) {
             return Err(invalid);
         }
-        *active = (material, validity);
+        *active = (contents, validity);
         self.config.store(Arc::new(config));
         Ok((Refresh::Replaced, problem))
     }
@@ -220,7 +220,7 @@ fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
 
-impl Material {
+impl CertificateFiles {
     /// Reads the files. Also returns a problem with them that does not prevent their use.
     fn read(files: &config::Tls, now: SystemTime) -> Result<(Self, Option<TlsError>), TlsError> {
         let client_ca = files.client_ca.as_deref().map(read).transpose()?;
@@ -240,7 +240,7 @@ impl Material {
     ) -> Result<(ServerConfig, Validity), TlsError> {
         let (certificate, key) = files_of(files);
         let chain = certificates(&self.certificate, &certificate)?;
-        let validity = chain.first().map(Validity::of).unwrap_or_default();
+        let validity = chain.first().map(Validity::from_certificate).unwrap_or_default();
         let key = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|error| unusable(&key, format!("no PEM private key found: {error}")))?;
         let provider = Arc::new(aws_lc_rs::default_provider());

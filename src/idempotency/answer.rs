@@ -1,4 +1,4 @@
-//! Stored answers. They are sealed: whoever reads the database learns nothing from them.
+//! Stored answers. They are sealed: a reader of the database learns nothing from them.
 //!
 //! An answer may hold what is shown only once, such as the text of a new token. It is encrypted
 //! (AES-256-GCM) under a key that is derived (HKDF-SHA256, RFC 5869) from what the caller sends
@@ -60,7 +60,7 @@ pub struct Unreadable;
 
 impl KeyName {
     #[must_use]
-    pub fn of(scope: &Scope, key: &Key) -> Self {
+    pub fn new(scope: &Scope, key: &Key) -> Self {
         let mut context = Context::new(&SHA256);
         for part in [NAME_PURPOSE, scope.as_str().as_bytes(), b"\n", key.as_str().as_bytes()] {
             context.update(part);
@@ -143,7 +143,7 @@ mod tests {
     fn key(text: &str) -> Key {
         let value = HeaderValue::try_from(format!("\"{text}\"")).expect("a value");
         let headers = HeaderMap::from_iter([(IDEMPOTENCY_KEY, value)]);
-        Key::of(&headers).expect("valid").expect("there")
+        Key::from_headers(&headers).expect("valid").expect("there")
     }
 
     fn scope(route: &str) -> Scope {
@@ -208,13 +208,13 @@ mod tests {
 
     #[test]
     fn the_name_of_a_key_does_not_show_it() {
-        let name = KeyName::of(&scope("POST /v1/x"), &key("a"));
+        let name = KeyName::new(&scope("POST /v1/x"), &key("a"));
         assert_eq!(
             (name.as_str().len(), &name),
-            (43, &KeyName::of(&scope("POST /v1/x"), &key("a")))
+            (43, &KeyName::new(&scope("POST /v1/x"), &key("a")))
         );
-        assert_ne!(name, KeyName::of(&scope("POST /v1/x"), &key("b")));
-        assert_ne!(name, KeyName::of(&scope("POST /v1/y"), &key("a")));
+        assert_ne!(name, KeyName::new(&scope("POST /v1/x"), &key("b")));
+        assert_ne!(name, KeyName::new(&scope("POST /v1/y"), &key("a")));
         let debug = format!("{name:?} {:?}", sealer(Some("np_a"), "POST /v1/x", "k"));
         assert_eq!(debug, "KeyName(***) Sealer(***)");
     }

@@ -54,7 +54,7 @@ pub struct Payload(pub [u8; 32]);
 impl Payload {
     /// Neither a method nor a path contains a space or a line break.
     #[must_use]
-    pub fn of(method: &str, path_and_query: &str, body: &[u8]) -> Self {
+    pub fn new(method: &str, path_and_query: &str, body: &[u8]) -> Self {
         let mut context = Context::new(&SHA256);
         for part in [method.as_bytes(), b" ", path_and_query.as_bytes(), b"\n", body] {
             context.update(part);
@@ -84,14 +84,14 @@ mod tests {
 
     #[test]
     fn every_part_of_a_request_counts() {
-        let payload = Payload::of("POST", "/v1/x?a=1", b"{}");
-        assert_eq!(payload, Payload::of("POST", "/v1/x?a=1", b"{}"));
+        let payload = Payload::new("POST", "/v1/x?a=1", b"{}");
+        assert_eq!(payload, Payload::new("POST", "/v1/x?a=1", b"{}"));
         for other in [
-            Payload::of("PUT", "/v1/x?a=1", b"{}"),
-            Payload::of("POST", "/v1/x?a=2", b"{}"),
-            Payload::of("POST", "/v1/x", b"?a=1{}"),
-            Payload::of("POST", "/v1/x?a=1", b"{ }"),
-            Payload::of("POST", "/v1/x?a=1", b""),
+            Payload::new("PUT", "/v1/x?a=1", b"{}"),
+            Payload::new("POST", "/v1/x?a=2", b"{}"),
+            Payload::new("POST", "/v1/x", b"?a=1{}"),
+            Payload::new("POST", "/v1/x?a=1", b"{ }"),
+            Payload::new("POST", "/v1/x?a=1", b""),
         ] {
             assert_ne!(payload, other);
         }

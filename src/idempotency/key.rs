@@ -32,7 +32,7 @@ impl Key {
     ///
     /// # Errors
     /// The header is there, but is not a key.
-    pub fn of(headers: &HeaderMap) -> Result<Option<Self>, KeyError> {
+    pub fn from_headers(headers: &HeaderMap) -> Result<Option<Self>, KeyError> {
         let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
         let Some(value) = values.next() else { return Ok(None) };
         if values.next().is_some() {
@@ -68,7 +68,7 @@ mod tests {
         for value in values {
             headers.append(IDEMPOTENCY_KEY, HeaderValue::from_str(value).expect("a value"));
         }
-        Key::of(&headers).map(|key| key.map(|Key(text)| text))
+        Key::from_headers(&headers).map(|key| key.map(|Key(text)| text))
     }
 
     #[test]
@@ -114,6 +114,6 @@ mod tests {
         let mut headers = HeaderMap::new();
         let latin = HeaderValue::from_bytes(b"\"\xe9\"").expect("a value");
         headers.insert(IDEMPOTENCY_KEY, latin);
-        assert_eq!(Key::of(&headers), Err(KeyError::NotAString));
+        assert_eq!(Key::from_headers(&headers), Err(KeyError::NotAString));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! What a client sends stands in it as hashes, and the answers are sealed ([`super::answer`]).
 
-mod found;
+mod key_row;
 mod shape;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use aws_lc_rs::error::Unspecified;
 
-use self::found::{Found, judge};
+use self::key_row::{KeyRow, key_state};
 use super::answer::{Answer, KeyName, Sealed, Sealer};
 use super::fingerprint::{Payload, Scope};
 use super::key::Key;
@@ -22,7 +22,7 @@ use crate::ledger::archive::{Archive, ArchiveError, Transaction};
 
 /// A request with a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Keyed {
+pub struct KeyedRequest {
     tenant: Arc<str>,
     token: Arc<str>,
     scope: Scope,
@@ -60,7 +60,7 @@ pub enum Claim {
 /// The right to do a request, for as long as its lease is extended.
 #[derive(Debug, Clone)]
 pub struct Execution {
-    keyed: Keyed,
+    keyed: KeyedRequest,
     /// Tells this execution from every other one of the same key.
     holder: i64,
     /// The record of the operator's act was committed by an execution that did not end.
@@ -164,18 +164,18 @@ impl Keys {
     }
 
     /// Claims a key. What is known of it is looked up first, so that nobody waits for a
-    /// transaction of whoever has it.
+    /// transaction of the request that has it.
     ///
     /// # Errors
     /// Nothing was claimed.
-    pub async fn claim(&self, keyed: Keyed) -> Result<Claim, ClaimError> {
+    pub async fn claim(&self, keyed: KeyedRequest) -> Result<Claim, ClaimError> {
         if !self.is_known_good.load(Ordering::Acquire) {
             self.check().await?;
         }
         let mut snapshot = self.archive.snapshot().await?;
-        let found = Found::first(&read(&mut snapshot, LOOK, keyed.place()).await?)?;
+        let found = KeyRow::first(&read(&mut snapshot, LOOK, keyed.place()).await?)?;
         drop(snapshot);
-        if let Some(claim) = judge(found, &keyed.payload).into_claim(&keyed) {
+        if let Some(claim) = key_state(found, &keyed.payload).into_claim(&keyed) {
             return Ok(claim);
         }
         let mut transaction = self.archive.begin().await?;
@@ -214,7 +214,7 @@ impl Keys {
     }
 }
 
-impl Keyed {
+impl KeyedRequest {
     /// # Errors
     /// The cryptographic library fails.
     pub fn new(
@@ -225,7 +225,7 @@ impl Keyed {
         payload: Payload,
     ) -> Result<Self, Unspecified> {
         let (tenant, token) = (Arc::clone(tenant), Arc::clone(caller.token));
-        let name = KeyName::of(&scope, key);
+        let name = KeyName::new(&scope, key);
         let sealer = Sealer::derive(caller.secret, &scope, key)?;
         Ok(Self { tenant, token, scope, name, payload, sealer })
     }
@@ -276,7 +276,7 @@ impl Execution {
         transaction: &mut Transaction<'_>,
         answer: Answer,
     ) -> Result<bool, ArchiveError> {
-        let Keyed { payload, sealer, .. } = &self.keyed;
+        let KeyedRequest { payload, sealer, .. } = &self.keyed;
         let Sealed { status, headers, body } = sealer
             .seal(payload, answer)
             .map_err(|_| ArchiveError::Unavailable("the answer cannot be encrypted".into()))?;
@@ -285,7 +285,7 @@ impl Execution {
     }
 
     fn with<const N: usize>(&self, further: [Param; N]) -> Vec<Param> {
-        let Keyed { scope, name, .. } = &self.keyed;
+        let KeyedRequest { scope, name, .. } = &self.keyed;
         let own = [scope.as_str().into(), name.as_str().into(), self.holder.into()];
         own.into_iter().chain(further).collect()
     }
@@ -303,7 +303,10 @@ pub async fn sweep(
 
 /// Takes the key's lock until the transaction ends. SQLite has one writer at a time, which
 /// holds its lock for a few statements only.
-async fn try_lock(transaction: &mut Transaction<'_>, keyed: &Keyed) -> Result<bool, ArchiveError> {
+async fn try_lock(
+    transaction: &mut Transaction<'_>,
+    keyed: &KeyedRequest,
+) -> Result<bool, ArchiveError> {
     match transaction {
         Transaction::Sqlite(_) => Ok(true),
         Transaction::Postgres(transaction) => {
@@ -313,10 +316,15 @@ async fn try_lock(transaction: &mut Transaction<'_>, keyed: &Keyed) -> Result<bo
     }
 }
 
-async fn claim(transaction: &mut Transaction<'_>, keyed: Keyed) -> Result<Claim, ArchiveError> {
+async fn claim(
+    transaction: &mut Transaction<'_>,
+    keyed: KeyedRequest,
+) -> Result<Claim, ArchiveError> {
     if let Some(wait) = wait_for_room(transaction, &keyed).await? {
-        let found = Found::first(&query(transaction, LOOK, keyed.place()).await?)?;
-        return Ok(judge(found, &keyed.payload).into_claim(&keyed).unwrap_or(Claim::Full(wait)));
+        let found = KeyRow::first(&query(transaction, LOOK, keyed.place()).await?)?;
+        return Ok(key_state(found, &keyed.payload)
+            .into_claim(&keyed)
+            .unwrap_or(Claim::Full(wait)));
     }
     let holder = (i64::from(random()) << 31) ^ i64::from(random());
     let payload = keyed.payload.0.as_slice().into();
@@ -327,14 +335,14 @@ async fn claim(transaction: &mut Transaction<'_>, keyed: Keyed) -> Result<Claim,
         return Ok(Claim::Claimed(Execution { keyed, holder, is_recorded }));
     }
     // Another process was first.
-    let found = Found::first(&query(transaction, LOOK, keyed.place()).await?)?;
-    Ok(judge(found, &keyed.payload).into_claim(&keyed).unwrap_or(Claim::Running))
+    let found = KeyRow::first(&query(transaction, LOOK, keyed.place()).await?)?;
+    Ok(key_state(found, &keyed.payload).into_claim(&keyed).unwrap_or(Claim::Running))
 }
 
 /// Returns how long to wait if the token has as many keys as it may have.
 async fn wait_for_room(
     transaction: &mut Transaction<'_>,
-    keyed: &Keyed,
+    keyed: &KeyedRequest,
 ) -> Result<Option<Duration>, ArchiveError> {
     let rows = query(transaction, COUNT, keyed.own().into()).await?;
     let Some(row) = rows.first() else { return Ok(None) };

@@ -26,7 +26,7 @@ use crate::ledger::spool::open_to_read;
 /// A full spool of 256 MiB is replayed within it.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// The file of the spool's id. Hidden files in the folder are no dead letters.
+/// The file of the spool's id. Hidden files in the folder are not dead letters.
 const ID_FILE: &str = ".id";
 
 /// The length of an id: 64 bits in hexadecimal digits.

@@ -27,7 +27,7 @@ pub(super) fn due(now: Micros, row: Option<&JobRow>, interval: Duration) -> Due 
     if row.due <= now {
         return Due::Now;
     }
-    let longest = match Outcome::of(row) {
+    let longest = match Outcome::from_row(row) {
         Some(Outcome::Failed { times, .. }) => wait_after(times, interval),
         Some(Outcome::Done(_)) | None => interval,
     };
@@ -85,7 +85,7 @@ impl Outcome {
     pub(super) const WORDS: [&'static str; 2] = ["done", "failed"];
 
     /// Returns the outcome of the last run that ended.
-    pub(super) fn of(row: &JobRow) -> Option<Self> {
+    pub(super) fn from_row(row: &JobRow) -> Option<Self> {
         Self::parse(row.outcome.as_deref()?)
     }
 
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_job_that_was_asked_for_is_due() {
-        // Whoever asks sets the due time to the time then.
+        // A request for a run sets the due time to the time then.
         let asked = row(NOW, Some("failed 9 times in a row: why"));
         assert_eq!(due(NOW, Some(&asked), INTERVAL), Due::Now);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::error;
 
-use super::{Done, JobError, Plan, Run, ShortJob, Then};
+use super::{AfterCommit, Done, JobError, Plan, Run, ShortJob};
 use crate::ledger::Ledger;
 use crate::ledger::archive::Transaction;
 use crate::ledger::integrity::{Extended, IntegrityError};
@@ -48,8 +48,8 @@ impl Integrity {
             error!(altered = extended.altered.len(), "{problem}");
         }
         let (is_more, is_idle) = (extended.is_more, extended.is_idle());
-        let then = Some::<Then>(Box::new(move || tree.settle(&extended)));
-        Ok(Done { what, problem, is_more, is_idle, then })
+        let after_commit = Some::<AfterCommit>(Box::new(move || tree.settle(&extended)));
+        Ok(Done { what, problem, is_more, is_idle, after_commit })
     }
 }
 

@@ -31,10 +31,10 @@ pub(super) enum SessionLocks {
 
 /// The lock of a long job. It ends when it is released or dropped, or when it is lost.
 #[derive(Debug)]
-pub struct Lease(Held);
+pub struct Lease(LeaseLock);
 
 #[derive(Debug)]
-enum Held {
+enum LeaseLock {
     Session(AdvisoryLock),
     File(File),
 }
@@ -53,7 +53,7 @@ impl SessionLocks {
     pub(super) async fn try_lock(&self, name: &str) -> Result<Option<Lease>, JobError> {
         match self {
             Self::Postgres(locks) => match locks.try_lock(name).await {
-                Ok(lock) => Ok(lock.map(|lock| Lease(Held::Session(lock)))),
+                Ok(lock) => Ok(lock.map(|lock| Lease(LeaseLock::Session(lock)))),
                 Err(error) => Err(JobError::Lock(error.to_string())),
             },
             Self::Files(folder) => try_lock_in(folder, name).await,
@@ -74,8 +74,8 @@ impl Lease {
     pub async fn commit(&self, transaction: Transaction<'_>) -> Result<(), JobError> {
         // A session whose network is gone is noticed only when it is asked.
         let is_held = match &self.0 {
-            Held::Session(lock) => lock.confirm().await.is_ok(),
-            Held::File(_) => true,
+            LeaseLock::Session(lock) => lock.confirm().await.is_ok(),
+            LeaseLock::File(_) => true,
         };
         if !is_held || self.is_lost() {
             return Err(JobError::LockLost);
@@ -86,26 +86,26 @@ impl Lease {
     /// Whether another process may have the lock.
     pub fn is_lost(&self) -> bool {
         match &self.0 {
-            Held::Session(lock) => lock.lost().now_or_never().is_some(),
+            LeaseLock::Session(lock) => lock.lost().now_or_never().is_some(),
             // A file that was deleted excludes nobody: the next process creates another.
-            Held::File(file) => file.metadata().is_ok_and(|metadata| metadata.nlink() == 0),
+            LeaseLock::File(file) => file.metadata().is_ok_and(|metadata| metadata.nlink() == 0),
         }
     }
 
     /// Returns when another process may have the lock.
     pub async fn lost(&self) {
         match &self.0 {
-            Held::Session(lock) => lock.lost().await,
+            LeaseLock::Session(lock) => lock.lost().await,
             // Nothing tells of a deleted file; it is noticed before a commit.
-            Held::File(_) => std::future::pending().await,
+            LeaseLock::File(_) => std::future::pending().await,
         }
     }
 
     pub(super) async fn release(self) {
         match self.0 {
-            Held::Session(lock) => lock.release().await,
+            LeaseLock::Session(lock) => lock.release().await,
             // Closing the file unlocks it.
-            Held::File(file) => drop(file),
+            LeaseLock::File(file) => drop(file),
         }
     }
 }
@@ -113,7 +113,7 @@ impl Lease {
 async fn try_lock_in(folder: &Path, name: &str) -> Result<Option<Lease>, JobError> {
     let path = file_of(folder, name);
     match on_blocking_thread(move || try_lock_file(&path)).await {
-        Ok(file) => Ok(file.map(|file| Lease(Held::File(file)))),
+        Ok(file) => Ok(file.map(|file| Lease(LeaseLock::File(file)))),
         Err(error) => {
             let folder = folder.display();
             Err(JobError::Lock(format!("cannot lock a file in {folder}: {error}")))
@@ -227,7 +227,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("file");
         fs::write(&file, "").expect("writable");
-        let error = try_lock_in(&file.join("locks"), "x").await.expect_err("a file is no folder");
+        let error =
+            try_lock_in(&file.join("locks"), "x").await.expect_err("a file is not a folder");
         assert!(error.to_string().contains("file/locks"), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! Probes: whether the apps that are awake answer.
 //!
 //! A run asks up to 20 apps, one after the other, and the next run goes on behind them. An
-//! app that is asleep is not asked, and what a probe moves is no use of an app
+//! app that is asleep is not asked, and what a probe moves is not a use of an app
 //! ([`Registry::probe`]). The last result stands with the app; a change is recorded.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -144,7 +144,7 @@ mod tests {
         use Probe::{Answers, Refused, Silent};
 
         let (registry, _commands) = Registry::new();
-        let app = registry.of(&"notes".into(), None);
+        let app = registry.handle(&"notes".into(), None);
         let probe = |result| LastProbe {
             at: SystemTime::UNIX_EPOCH,
             result,

@@ -24,10 +24,10 @@ use crate::config;
 use crate::ledger::Ledger;
 use crate::ledger::archive::{Holdings, Transaction};
 use crate::ledger::checkpoint::thinning::{self, thinned};
-use crate::ledger::direct::Resting;
-use crate::ledger::named::{self, CUT_POSITIONS, CUT_RECORDS};
+use crate::ledger::direct::WriterPool;
 use crate::ledger::ranges::Ranges;
 use crate::ledger::record::{Entry, Kind, Micros, Note, RecordId, micros};
+use crate::ledger::references::{self, CUT_POSITIONS, CUT_RECORDS};
 use crate::telemetry::meters;
 
 /// How many records one transaction removes.
@@ -56,7 +56,7 @@ pub struct Retention {
     interval: Duration,
     ledger: Arc<Ledger>,
     /// What writes the records of cuts.
-    writer: Resting,
+    writer: WriterPool,
 }
 
 /// Whose records are removed, and under which lock.
@@ -88,7 +88,7 @@ impl Retention {
     /// The key of `ledger` seals the records of cuts.
     #[must_use]
     pub fn new(config: config::Ledger, interval: Duration, ledger: Arc<Ledger>) -> Self {
-        Self { config, interval, ledger, writer: Resting::default() }
+        Self { config, interval, ledger, writer: WriterPool::default() }
     }
 
     async fn cut(&self, work: Work<'_>) -> Result<Done, JobError> {
@@ -245,7 +245,7 @@ impl Work<'_> {
     async fn integrity_failure(self) -> Result<Option<String>, JobError> {
         let mut snapshot = self.context.archive.snapshot().await?;
         let (row, _) = snapshot.job(self.tenant, INTEGRITY).await?;
-        Ok(match row.as_ref().and_then(Outcome::of) {
+        Ok(match row.as_ref().and_then(Outcome::from_row) {
             Some(Outcome::Failed { why, .. }) => Some(why),
             Some(Outcome::Done(_)) | None => None,
         })
@@ -286,7 +286,7 @@ fn entry(
     if !positions.is_empty() {
         entry.notes.push(Note { topic: CUT_POSITIONS.into(), text: positions.to_string().into() });
     }
-    entry.notes.extend(named::notes(CUT_RECORDS, &named::numbers(removed)));
+    entry.notes.extend(references::notes(CUT_RECORDS, &references::numbers(removed)));
     entry
 }
 

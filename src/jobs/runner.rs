@@ -23,7 +23,7 @@ use tracing::{debug, error, info, warn};
 
 pub use self::asked::Asked;
 use super::due::{self, Due, Outcome, between};
-use super::watch::{Unwritten, Watch};
+use super::watch::{UnwrittenRun, Watch};
 use super::{Context, Done, Job, JobError, Plan, lock_name};
 use crate::backoff::{doubled, jittered};
 use crate::domain::observation::JobRun;
@@ -74,7 +74,7 @@ pub struct Runner {
     asked: AtomicBool,
     busy_logs: Throttle,
     /// The last run, if it found nothing to do.
-    unwritten: Mutex<Option<Unwritten>>,
+    unwritten: Mutex<Option<UnwrittenRun>>,
     /// Since when the job is due and cannot be run.
     hindered: Mutex<Option<Instant>>,
     /// The lock was taken at this turn.
@@ -82,7 +82,7 @@ pub struct Runner {
 }
 
 /// A job that is due, and under its lock.
-struct Begun {
+struct DueRun {
     row: JobRow,
     at: Micros,
     /// How many runs in a row have failed before.
@@ -91,17 +91,17 @@ struct Begun {
     before: Option<JobRow>,
 }
 
-impl Begun {
+impl DueRun {
     /// Returns the row if it may stay as it is when there is nothing to do: it says of a run
     /// that it was done.
     fn unchanged(&self) -> Option<&JobRow> {
-        self.before.as_ref().filter(|row| matches!(Outcome::of(row), Some(Outcome::Done(_))))
+        self.before.as_ref().filter(|row| matches!(Outcome::from_row(row), Some(Outcome::Done(_))))
     }
 }
 
 /// What a job's row says under its lock.
 enum Check {
-    Run(Box<Begun>),
+    Run(Box<DueRun>),
     /// Not due; how long to wait.
     Wait(Duration),
     /// Not due, and the row was corrected, which has to be committed.
@@ -166,7 +166,7 @@ impl Runner {
     }
 
     /// Has the job run soon, before it is due.
-    pub(super) fn hurry(&self) {
+    pub(super) fn run_soon(&self) {
         self.asked.store(true, Ordering::Release);
         self.wake.notify_one();
     }
@@ -186,7 +186,7 @@ impl Runner {
     /// Adds to a job's row what of the last run was not written.
     pub(super) fn with_unwritten(&self, row: JobRow) -> JobRow {
         match self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).clone() {
-            Some(Unwritten { started, ended, due, outcome }) if row.started < Some(started) => {
+            Some(UnwrittenRun { started, ended, due, outcome }) if row.started < Some(started) => {
                 let (started, ended) = (Some(started), Some(ended));
                 JobRow { started, ended, due, outcome: Some(outcome), ..row }
             }
@@ -209,7 +209,7 @@ impl Runner {
     async fn write_failure(
         &self,
         tenant: &Arc<str>,
-        begun: &Begun,
+        begun: &DueRun,
         error: &JobError,
         since: Instant,
     ) -> Result<Duration, JobError> {
@@ -226,7 +226,7 @@ impl Runner {
     async fn write_end(
         &self,
         tenant: &Arc<str>,
-        begun: &Begun,
+        begun: &DueRun,
         outcome: &Outcome,
     ) -> Result<Option<Duration>, JobError> {
         let deadline = Instant::now() + END_LIMIT;
@@ -274,10 +274,10 @@ impl Runner {
         self.asked.store(false, Ordering::Release);
         let before = known.clone();
         let known = known.unwrap_or_else(|| self.new_row(now));
-        let failures = Outcome::of(&known).map_or(0, |outcome| outcome.failures());
+        let failures = Outcome::from_row(&known).map_or(0, |outcome| outcome.failures());
         let by = Some(self.context.writer.0);
         let row = JobRow { started: Some(now), ended: None, by, ..known };
-        Ok(Check::Run(Box::new(Begun { row, at: now, failures, before })))
+        Ok(Check::Run(Box::new(DueRun { row, at: now, failures, before })))
     }
 
     /// Writes the end of a run and when the job is due next, which is at `asked` if somebody
@@ -286,7 +286,7 @@ impl Runner {
         &self,
         tenant: &str,
         transaction: &mut Transaction<'_>,
-        begun: &Begun,
+        begun: &DueRun,
         outcome: &Outcome,
         asked: Option<Micros>,
     ) -> Result<Duration, JobError> {
@@ -303,9 +303,9 @@ impl Runner {
     /// Does what is left when a run has been committed.
     async fn follow_up(&self, done: Done) {
         let mut problem = done.problem;
-        if let Some(then) = done.then {
+        if let Some(after_commit) = done.after_commit {
             let limit = self.plan.limit;
-            let result = if let Ok(result) = timeout(limit, spawn_blocking(then)).await {
+            let result = if let Ok(result) = timeout(limit, spawn_blocking(after_commit)).await {
                 result.unwrap_or_else(|error| Err(io::Error::other(error)))
             } else {
                 let text = format!("what follows its run took longer than {limit:?}");
@@ -320,7 +320,7 @@ impl Runner {
 
     /// Counts and logs a run that has ended; a job that begins to fail, or succeeds again, is
     /// worth a record.
-    fn note_run(&self, begun: &Begun, outcome: &Outcome, took: Duration) {
+    fn note_run(&self, begun: &DueRun, outcome: &Outcome, took: Duration) {
         let (job, was_failing) = (self.plan.name, begun.failures > 0);
         meters::job_ended(job, outcome.word());
         self.tell_observers(outcome, took);
@@ -384,7 +384,7 @@ impl Runner {
     }
 }
 
-fn failed(begun: &Begun, error: &JobError) -> Outcome {
+fn failed(begun: &DueRun, error: &JobError) -> Outcome {
     let times = begun.failures.saturating_add(1);
     Outcome::Failed { times, why: shortened(&error.to_string()) }
 }

@@ -49,7 +49,7 @@ pub(super) struct InMemoryDue {
 
 /// The last run of a job that found nothing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Unwritten {
+pub(super) struct UnwrittenRun {
     pub(super) started: Micros,
     pub(super) ended: Micros,
     pub(super) due: Micros,

@@ -21,7 +21,7 @@ use super::archive::ArchiveError;
 use super::link::{Link, Target};
 use super::losses::{Cause, Losses};
 use super::record::Record;
-use super::spool::{Held, Opened, Spool, SpoolError};
+use super::spool::{LockedLetter, OpenedLetter, Spool, SpoolError};
 use crate::backoff::{doubled, jittered};
 
 pub use listing::{Detail, Stats, Summary};
@@ -82,7 +82,7 @@ pub struct Outcome {
 pub enum LetterError {
     #[error("there is no such dead letter, or it is being replayed")]
     NotFound,
-    #[error("it is no dead letter: it {0}")]
+    #[error("it is not a dead letter: it {0}")]
     SetAside(super::spool::Damage),
     #[error("the spool: {0}")]
     Spool(#[from] SpoolError),
@@ -258,7 +258,7 @@ impl DeadLetters {
     /// Writes the records of a letter, without those that the archive refuses.
     async fn deliver<T: Target>(
         &self,
-        held: &Held,
+        held: &LockedLetter,
         link: &Link<T>,
     ) -> Result<Replayed, LetterError> {
         let records = &held.letter.records;
@@ -328,12 +328,12 @@ impl DeadLetters {
         Ok(number)
     }
 
-    async fn open(&self, name: &str) -> Result<Held, LetterError> {
+    async fn open(&self, name: &str) -> Result<LockedLetter, LetterError> {
         let name = name.to_owned();
         match self.blocking(move |spool| spool.open(&name)).await? {
-            Opened::Held(held) => Ok(*held),
-            Opened::Taken => Err(LetterError::NotFound),
-            Opened::SetAside(damage) => Err(LetterError::SetAside(damage)),
+            OpenedLetter::Locked(held) => Ok(*held),
+            OpenedLetter::Taken => Err(LetterError::NotFound),
+            OpenedLetter::SetAside(damage) => Err(LetterError::SetAside(damage)),
         }
     }
 

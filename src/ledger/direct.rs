@@ -38,29 +38,29 @@ impl DirectWriter {
     }
 }
 
-/// The most writers that are kept.
+/// The most writers that the pool keeps.
 const MOST: usize = 16;
 
-/// Where writers are kept between transactions.
+/// A pool of writers, where they are kept between transactions.
 ///
 /// One is taken out for a transaction and given back after the commit. If it is not given back,
 /// because nothing was committed or nobody knows whether, its numbers end there, and a new
 /// writer follows. There are as many as there were transactions at the same time.
 #[derive(Debug, Default)]
-pub struct Resting(Mutex<Vec<DirectWriter>>);
+pub struct WriterPool(Mutex<Vec<DirectWriter>>);
 
-impl Resting {
+impl WriterPool {
     /// Returns a writer; a new one if there is none.
     pub fn take(&self, key: &SealKey) -> Result<DirectWriter, Unspecified> {
-        let rested = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        rested.map_or_else(|| DirectWriter::new(key.clone()), Ok)
+        let pooled = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        pooled.map_or_else(|| DirectWriter::new(key.clone()), Ok)
     }
 
     /// Keeps a writer whose records are committed.
     pub fn give_back(&self, writer: DirectWriter) {
-        let mut resting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if resting.len() < MOST {
-            resting.push(writer);
+        let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if pool.len() < MOST {
+            pool.push(writer);
         }
     }
 }
@@ -72,13 +72,13 @@ mod tests {
 
     #[test]
     fn numbers_go_on_only_after_a_commit() {
-        let (resting, key) = (Resting::default(), SealKey::derive(&[7; 32]));
+        let (pool, key) = (WriterPool::default(), SealKey::derive(&[7; 32]));
         let tenant: Arc<str> = "box".into();
         let id = |is_committed: bool| {
-            let mut writer = resting.take(&key).expect("random numbers");
+            let mut writer = pool.take(&key).expect("random numbers");
             let id = writer.record(&tenant, Entry::new(Kind::Act, Micros(1))).id;
             if is_committed {
-                resting.give_back(writer);
+                pool.give_back(writer);
             }
             id
         };
@@ -89,9 +89,9 @@ mod tests {
 
     #[test]
     fn transactions_at_the_same_time_have_writers_of_their_own() {
-        let (resting, key) = (Resting::default(), SealKey::derive(&[7; 32]));
+        let (pool, key) = (WriterPool::default(), SealKey::derive(&[7; 32]));
         let mut writers: Vec<_> =
-            (0..MOST + 4).map(|_| resting.take(&key).expect("random numbers")).collect();
+            (0..MOST + 4).map(|_| pool.take(&key).expect("random numbers")).collect();
         let tenant: Arc<str> = "box".into();
         let ids: std::collections::HashSet<_> = writers
             .iter_mut()
@@ -99,8 +99,8 @@ mod tests {
             .collect();
         assert_eq!(ids.len(), MOST + 4);
         for writer in writers {
-            resting.give_back(writer);
+            pool.give_back(writer);
         }
-        assert_eq!(resting.0.lock().expect("no panic").len(), MOST);
+        assert_eq!(pool.0.lock().expect("no panic").len(), MOST);
     }
 }

@@ -21,7 +21,7 @@ pub struct Health {
     /// The dead letters, and what they take up on the disk.
     pub letters: usize,
     pub letter_bytes: u64,
-    /// Files in the spool that are no dead letters, and what they take up.
+    /// Files in the spool that are not dead letters, and what they take up.
     pub set_aside: usize,
     pub set_aside_bytes: u64,
     /// What was not accepted for lack of room, by kind.
@@ -78,7 +78,7 @@ impl Ledger {
             health.problems.push(format!("dead letters wait to be replayed: {letters}"));
         }
         if set_aside > 0 {
-            health.problems.push(format!("files in the spool are no dead letters: {set_aside}"));
+            health.problems.push(format!("files in the spool are not dead letters: {set_aside}"));
         }
         health
     }

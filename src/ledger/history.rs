@@ -58,7 +58,7 @@ pub struct PageRequest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     pub records: Vec<Stored>,
-    /// How many rows of the page are no records that this version can read: a later one has
+    /// How many rows of the page are not records that this version can read: a later one has
     /// written them, or they were altered.
     pub unreadable: usize,
     /// Where the page ends, readable or not; `None` if it is empty.
@@ -79,7 +79,7 @@ pub(super) struct PageRow {
 impl Page {
     /// Makes a page of rows, of which there is one more than `limit` if another page follows.
     /// `placed` is the first position that was not given when the first page was read.
-    pub(super) fn of(mut rows: Vec<PageRow>, limit: usize, placed: i64) -> Self {
+    pub(super) fn from_rows(mut rows: Vec<PageRow>, limit: usize, placed: i64) -> Self {
         let has_next = rows.len() > limit;
         rows.truncate(limit);
         let last = rows.last().map(|last| match last.position {

@@ -13,10 +13,10 @@ use std::time::Duration;
 use super::archive::{ArchiveError, StoredCheckpoint, Transaction};
 use super::checkpoint::file::CheckpointFile;
 use super::checkpoint::{Checkpoint, CheckpointError};
-use super::direct::{DirectWriter, Resting};
+use super::direct::{DirectWriter, WriterPool};
 use super::key::SigningKey;
 use super::record::{Leaf, RecordId, micros};
-use super::tree::{self, Edge, Hash, Question, Tiles, TreeError};
+use super::tree::{self, Edge, Hash, Tiles, TreeError, TreeQuery};
 
 /// How many records one run gives positions at most.
 const BATCH: usize = 5_000;
@@ -51,7 +51,7 @@ pub struct Integrity {
     interval: Duration,
     state: Mutex<State>,
     /// What says which records were adopted.
-    writer: Resting,
+    writer: WriterPool,
 }
 
 #[derive(Debug, Default)]
@@ -110,7 +110,7 @@ impl Extended {
 impl Integrity {
     #[must_use]
     pub fn new(key: SigningKey, file: CheckpointFile, interval: Duration) -> Self {
-        Self { key, file, interval, state: Mutex::default(), writer: Resting::default() }
+        Self { key, file, interval, state: Mutex::default(), writer: WriterPool::default() }
     }
 
     /// Gives positions to records that have none, and signs the tree's head if that is due.
@@ -127,13 +127,13 @@ impl Integrity {
         if covered > size {
             return Err(IntegrityError::Cut { tree: size, covered });
         }
-        let question = Question::Root { size: covered };
-        let keys: BTreeSet<_> = Edge::keys(size).into_iter().chain(question.keys()?).collect();
+        let query = TreeQuery::Root { size: covered };
+        let keys: BTreeSet<_> = Edge::keys(size).into_iter().chain(query.keys()?).collect();
         let keys: Vec<_> = keys.into_iter().collect();
         let tiles: Tiles = transaction.tiles(tenant, &keys).await?.into_iter().collect();
         let mut edge = Edge::read(size, &tiles)?;
         let was_rewritten = |checkpoint: &Checkpoint| {
-            question.answer(&tiles).map(|hashes| hashes != [checkpoint.root])
+            query.answer(&tiles).map(|hashes| hashes != [checkpoint.root])
         };
         if let Some(checkpoint) = &verified
             && was_rewritten(checkpoint)?

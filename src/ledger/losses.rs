@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::named;
 use super::ranges::Ranges;
 use super::record::{Entry, Kind, Micros, Note, Record, RecordId, WriterId};
+use super::references;
 
 /// Why accepted records were lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,7 +70,7 @@ impl Unrecorded {
             return;
         }
         let cause = Cause::ALL.into_iter().find(|cause| Some(cause.as_str()) == reason);
-        if let Some((cause, (writer, ranges))) = cause.zip(named::read(&note.text)) {
+        if let Some((cause, (writer, ranges))) = cause.zip(references::read(&note.text)) {
             let lost = self.lost.entry((cause, writer)).or_default();
             ranges.iter().for_each(|(first, last)| lost.insert_range(first, last));
         }

@@ -1,4 +1,4 @@
-//! The proof that a record is in the ledger, for whoever has the public key and nothing else.
+//! The proof that a record is in the ledger, for an auditor who has nothing but the public key.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::checkpoint::{Checkpoint, CheckpointError};
 use super::form::{InvalidForm, RecordForm};
 use super::key::VerifierKey;
 use super::record::{Record, RecordId, Stored};
-use super::tree::{self, Hash, Question, Tiles, TreeError};
+use super::tree::{self, Hash, Tiles, TreeError, TreeQuery};
 use crate::access::Viewer;
 
 /// A record, its place and why it is there. As JSON it is a file of its own.
@@ -122,13 +122,13 @@ pub async fn audit(
     if position >= checkpoint.size {
         return Ok(Audit::Pending);
     }
-    let question = Question::Inclusion { size: checkpoint.size, position };
-    let tiles: Tiles = snapshot.tiles(tenant, &question.keys()?).await?.into_iter().collect();
-    let inclusion = question.answer(&tiles)?.iter().map(|hash| STANDARD.encode(hash)).collect();
+    let query = TreeQuery::Inclusion { size: checkpoint.size, position };
+    let tiles: Tiles = snapshot.tiles(tenant, &query.keys()?).await?.into_iter().collect();
+    let inclusion = query.answer(&tiles)?.iter().map(|hash| STANDARD.encode(hash)).collect();
     let form = if is_masked || viewer.is_masked() {
         let masked = masked(record);
         let form = RecordForm::of_masked(&masked, viewer);
-        // With a mask that is no digest nothing would be proved.
+        // With a mask that is not a digest nothing would be proved.
         if form != RecordForm::of_masked(&masked, &Viewer::clear()) {
             return Err(AuditError::NotMaskable);
         }

@@ -153,7 +153,7 @@ pub struct Entry {
     pub client_id: Option<Arc<str>>,
     pub client_name: Option<Arc<str>>,
     pub address: Option<IpAddr>,
-    /// `grant`, `deny`, `asleep`, `kept_asleep`; of what is no visit: `done`, `failed`,
+    /// `grant`, `deny`, `asleep`, `kept_asleep`; of what is not a visit: `done`, `failed`,
     /// `refused`; of an act, which is recorded before it is done: `accepted`.
     pub verdict: Option<Word>,
     pub reason: Option<Word>,

@@ -39,7 +39,7 @@ impl SealKey {
     /// Returns whether a record's seal is the one that was given to its leaf.
     #[must_use]
     pub fn matches(&self, id: RecordId, leaf: &Leaf, seal: &Seal) -> bool {
-        // In constant time, though whoever may write rows is not timed.
+        // In constant time, though somebody who may write rows cannot time it.
         aws_lc_rs::constant_time::verify_slices_are_equal(&self.seal(id, leaf), seal).is_ok()
     }
 }

@@ -12,7 +12,7 @@ use super::record::{Entry, Record, RecordId};
 use super::seal::Sealer;
 use super::writer::Seal;
 
-/// The file of the ledger's key. That it cannot be read or created now is no reason not to
+/// The file of the ledger's key. That it cannot be read or created now is not a reason not to
 /// start: it is tried again.
 #[derive(Debug)]
 pub struct KeyFile {

@@ -6,11 +6,11 @@
 //!
 //! Several processes may share the folder. Each gives its files names of its own, and locks a
 //! file (flock) while it replays or removes it. What is not a dead letter is [set
-//! aside](aside) in `bad`, with the reason beside it.
+//! aside](set_aside) in `bad`, with the reason beside it.
 
-mod aside;
 mod files;
 mod letter;
+mod set_aside;
 mod wire;
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,11 +24,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::clock;
 use super::record::{Kind, Record};
 
-pub use aside::Bad;
-use aside::{Aside, BAD};
 pub(crate) use files::open_to_read;
 use files::{is_leftover, is_link, names, occupied, remove_leftover, write_synced};
 pub use letter::{Damage, Letter};
+pub use set_aside::SetAsideFile;
+use set_aside::{BAD, SetAsideFolder};
 
 /// The end of the name of a dead letter; of one that holds counts of grants only; and of one
 /// that the archive has refused for its content.
@@ -57,7 +57,7 @@ pub struct Spool {
     size: Mutex<(usize, u64)>,
     /// Why refused letters were refused, by name.
     refusals: Mutex<HashMap<String, Option<Arc<str>>>>,
-    aside: Aside,
+    set_aside: SetAsideFolder,
 }
 
 /// Why the spool did not take a batch.
@@ -73,7 +73,7 @@ pub enum SpoolError {
 
 /// A dead letter that no other process touches meanwhile.
 #[derive(Debug)]
-pub struct Held {
+pub struct LockedLetter {
     pub letter: Letter,
     path: PathBuf,
     /// Locked as long as it is open.
@@ -82,8 +82,8 @@ pub struct Held {
 
 /// What became of opening a dead letter.
 #[derive(Debug)]
-pub enum Opened {
-    Held(Box<Held>),
+pub enum OpenedLetter {
+    Locked(Box<LockedLetter>),
     /// Another process has it, or has removed it.
     Taken,
     /// It was no dead letter, and has been set aside.
@@ -95,7 +95,7 @@ impl Spool {
     #[must_use]
     pub fn new(folder: PathBuf, max_bytes: u64) -> Self {
         Self {
-            aside: Aside::new(folder.join(BAD), max_bytes),
+            set_aside: SetAsideFolder::new(folder.join(BAD), max_bytes),
             folder,
             max_bytes,
             serial: AtomicU64::new(0),
@@ -155,28 +155,28 @@ impl Spool {
         *lock(&self.size)
     }
 
-    /// Opens a dead letter and locks it. What is no dead letter is set aside.
-    pub fn open(&self, name: &str) -> Result<Opened, SpoolError> {
-        let Some(path) = self.path(name) else { return Ok(Opened::Taken) };
+    /// Opens a dead letter and locks it. What is not a dead letter is set aside.
+    pub fn open(&self, name: &str) -> Result<OpenedLetter, SpoolError> {
+        let Some(path) = self.path(name) else { return Ok(OpenedLetter::Taken) };
         let at = |error| SpoolError::Io { path: path.clone(), error };
         let mut file = match open_to_read(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.forget(name);
-                return Ok(Opened::Taken);
+                return Ok(OpenedLetter::Taken);
             }
             Err(error) if is_link(&error) => return self.set_aside(name, Damage::Foreign),
             Err(error) => return Err(at(error)),
         };
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(Opened::Taken),
+            Err(TryLockError::WouldBlock) => return Ok(OpenedLetter::Taken),
             Err(TryLockError::Error(error)) => return Err(at(error)),
         }
         let metadata = file.metadata().map_err(at)?;
         if metadata.nlink() == 0 {
             self.forget(name);
-            return Ok(Opened::Taken);
+            return Ok(OpenedLetter::Taken);
         }
         if !metadata.is_file() {
             return self.set_aside(name, Damage::Foreign);
@@ -188,13 +188,15 @@ impl Spool {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(at)?;
         match letter::decode(&bytes) {
-            Ok(letter) => Ok(Opened::Held(Box::new(Held { letter, path, _file: file }))),
+            Ok(letter) => {
+                Ok(OpenedLetter::Locked(Box::new(LockedLetter { letter, path, _file: file })))
+            }
             Err(damage) => self.set_aside(name, damage),
         }
     }
 
     /// Removes a dead letter.
-    pub fn remove(&self, held: &Held) -> Result<(), SpoolError> {
+    pub fn remove(&self, held: &LockedLetter) -> Result<(), SpoolError> {
         match fs::remove_file(&held.path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -225,15 +227,15 @@ impl Spool {
     }
 
     /// Returns the files that were set aside.
-    pub fn bad(&self) -> Result<Vec<Bad>, SpoolError> {
+    pub fn bad(&self) -> Result<Vec<SetAsideFile>, SpoolError> {
         let folder = self.folder.join(BAD);
-        self.aside.list().map_err(|error| SpoolError::Io { path: folder, error })
+        self.set_aside.list().map_err(|error| SpoolError::Io { path: folder, error })
     }
 
     /// Returns how many files are set aside and the bytes that they take up, as last known.
     #[must_use]
     pub fn bad_size(&self) -> (usize, u64) {
-        self.aside.size()
+        self.set_aside.size()
     }
 
     /// Removes what processes that ended while writing have left.
@@ -273,7 +275,7 @@ impl Spool {
             let with_size: BTreeMap<_, _> = with_size.collect();
             lock(&self.refusals).retain(|name, _| with_size.contains_key(name));
             *known = Some(with_size);
-            self.aside.look();
+            self.set_aside.look();
             self.publish(known.as_ref());
         }
         Ok(known)
@@ -281,7 +283,7 @@ impl Spool {
 
     fn make_room(&self, known: &mut BTreeMap<String, u64>, size: u64) -> Vec<Record> {
         let mut evicted = Vec::new();
-        let mut used = known.values().sum::<u64>() + self.aside.counted();
+        let mut used = known.values().sum::<u64>() + self.set_aside.counted();
         if used.saturating_add(size) <= self.max_bytes {
             return evicted;
         }
@@ -340,15 +342,17 @@ impl Spool {
         })
     }
 
-    fn set_aside(&self, name: &str, damage: Damage) -> Result<Opened, SpoolError> {
-        match self.aside.take(&self.folder, name, &damage) {
+    fn set_aside(&self, name: &str, damage: Damage) -> Result<OpenedLetter, SpoolError> {
+        match self.set_aside.take(&self.folder, name, &damage) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Opened::Taken),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(OpenedLetter::Taken);
+            }
             Err(error) => return Err(SpoolError::Io { path: self.folder.join(BAD), error }),
         }
         self.forget(name);
         tracing::error!(file = name, "a file in the spool {damage}; it was moved to `{BAD}`");
-        Ok(Opened::SetAside(damage))
+        Ok(OpenedLetter::SetAside(damage))
     }
 
     /// Returns the path of a file in the folder; `None` if the name is not one.

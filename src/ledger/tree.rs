@@ -197,7 +197,7 @@ impl Extend<(TileKey, Vec<u8>)> for Tiles {
 
 /// What can be computed from the tiles of a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Question {
+pub enum TreeQuery {
     /// The hash of the tree that had `size` records: one hash.
     Root { size: u64 },
     /// That the tree of `size` records has the one at `position` (RFC 9162 section 2.1.3).
@@ -207,10 +207,10 @@ pub enum Question {
     Consistency { size: u64, earlier: u64 },
 }
 
-impl Question {
+impl TreeQuery {
     /// Returns the tiles that the answer needs.
     pub fn keys(self) -> Result<Vec<TileKey>, TreeError> {
-        let wanted = Wanted::default();
+        let wanted = WantedTiles::default();
         self.ask(&wanted)?;
         Ok(wanted.0.into_inner().into_iter().collect())
     }
@@ -250,7 +250,7 @@ impl Question {
     }
 }
 
-/// Checks a proof of [`Question::Inclusion`].
+/// Checks a proof of [`TreeQuery::Inclusion`].
 #[must_use]
 pub fn includes(root: &Hash, size: u64, proof: &[Hash], position: u64, leaf: &Leaf) -> bool {
     let proof = proof.iter().map(|hash| tlog::Hash(*hash)).collect();
@@ -260,9 +260,9 @@ pub fn includes(root: &Hash, size: u64, proof: &[Hash], position: u64, leaf: &Le
 
 /// Notes which tiles are read; all hashes are zero.
 #[derive(Default)]
-struct Wanted(RefCell<BTreeSet<TileKey>>);
+struct WantedTiles(RefCell<BTreeSet<TileKey>>);
 
-impl HashReader for Wanted {
+impl HashReader for WantedTiles {
     fn read_hashes(&self, indexes: &[u64]) -> Result<Vec<tlog::Hash>, Error> {
         self.0.borrow_mut().extend(indexes.iter().map(|index| tile_of(*index)));
         Ok(vec![tlog::Hash::default(); indexes.len()])

@@ -5,8 +5,8 @@
 //! with the tile, the roots with the checkpoints, and those with the key.
 
 mod checker;
+mod checkpoints;
 mod finding;
-mod known;
 mod writers;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -22,11 +22,11 @@ use super::ranges::Ranges;
 use super::record::{Micros, RecordId, Stored, WriterId};
 use super::tree::{self, Tiles};
 
+pub use checkpoints::SavedCheckpoints;
 pub use finding::{Finding, Source};
-pub use known::Kept;
 
 use checker::{Checker, Window};
-use known::Collected;
+use checkpoints::Checkpoints;
 use writers::Writers;
 
 /// How many positions are checked together: 16 tiles.
@@ -45,7 +45,7 @@ pub struct Evidence {
     /// nothing, and explain nothing.
     pub signer: Option<SigningKey>,
     /// Checkpoints that were kept outside the database.
-    pub kept: Vec<Kept>,
+    pub kept: Vec<SavedCheckpoints>,
     /// Records that wait in the spool.
     pub spooled: BTreeMap<WriterId, Ranges>,
     /// The time by the database's clock, which the records' times are compared with.
@@ -90,9 +90,9 @@ pub async fn verify(
     let is_ours = |signer: &SigningKey| signer.verifier(&tenant) == key;
     let mut is_replaced = signer.as_ref().is_some_and(|signer| !is_ours(signer));
     let stored = snapshot.checkpoints(&tenant).await?;
-    let collected = blocking(move || Collected::new(&stored, &kept, &key)).await;
-    is_replaced |= collected.is_another_key();
-    let Collected { known, mut findings, mut remarks } = collected;
+    let checkpoints = blocking(move || Checkpoints::new(&stored, &kept, &key)).await;
+    is_replaced |= checkpoints.is_another_key();
+    let Checkpoints { known, mut findings, mut remarks } = checkpoints;
     if is_replaced {
         findings.insert(0, Finding::Key);
     }

@@ -88,7 +88,7 @@ fn visit(observation: &Observation<'_>, at: Micros) -> Entry {
         address: address(request),
         verdict: Some(word.into()),
         reason: reason.map(|reason| reason.as_str().into()),
-        trace: TraceParent::of(request).map(|parent| parent.trace.to_string().into()),
+        trace: TraceParent::from_headers(request).map(|parent| parent.trace.to_string().into()),
         duration: Micros(micros(timings.total)),
         steps: if is_ordinary { Vec::new() } else { steps(observation, outcome) },
         ..Entry::new(Kind::Visit, at)
@@ -116,7 +116,7 @@ pub(crate) fn fuzz_fields(headers: &http::HeaderMap) {
     if let Some(path) = fields::path(headers) {
         assert!(!path.contains(['?', '#']), "{path}");
     }
-    if let Some(parent) = TraceParent::of(headers) {
+    if let Some(parent) = TraceParent::from_headers(headers) {
         let trace = parent.trace.to_string();
         assert!(trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit()));
     }

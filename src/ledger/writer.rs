@@ -1,7 +1,7 @@
 //! The writer: makes records of what was accepted, and writes them in batches.
 //!
 //! What it has taken from the queue is in flight until it is in the archive or in the spool.
-//! That outlives a panic and a cancelled task: whoever runs the writer next goes on with it.
+//! That outlives a panic and a cancelled task: the next task that runs the writer goes on with it.
 //! What neither the archive nor the spool takes stays in flight; then the queue fills up, and
 //! what no longer fits is counted.
 
@@ -25,7 +25,7 @@ use super::losses::{Cause, Losses};
 use super::record::{Entry, Record, RecordId};
 use super::recorder::{Accepted, Queue, Recorder};
 use super::rollup::Rollup;
-use in_flight::{InFlight, Refilled};
+use in_flight::{InFlight, Received};
 
 /// The most records of one batch; each is one transaction or one file.
 const MAX_BATCH: usize = 5_000;
@@ -212,13 +212,13 @@ impl<T: Target> Writer<T> {
                 biased;
                 _ = closing.wait_for(|closing| *closing) => return,
                 refilled = in_flight.receive(queue, MAX_BATCH) => match refilled {
-                    Refilled::First(since) => {
+                    Received::First(since) => {
                         // Half of the interval is left for the write.
                         until = until.min(since + self.flush_interval / 2);
                         self.note_oldest(Some(since));
                     }
-                    Refilled::More => {}
-                    Refilled::Closed => return,
+                    Received::More => {}
+                    Received::Closed => return,
                 },
                 () = sleep_until(until) => return,
             }

@@ -3,7 +3,7 @@
 //! A run is one transaction under an advisory lock of its own, so any number of processes
 //! may start at once, and a migration that fails leaves nothing behind. Each statement has
 //! a time limit, and so has each wait for a lock: a migration that waits for a table makes
-//! all later writers of the table wait as well. Whoever gives up tries again later.
+//! all later writers of the table wait as well. A run that gives up tries again later.
 //!
 //! During an upgrade, processes of two versions share a database. The older one accepts the
 //! migrations that it does not know and leaves them alone; for that, a migration may only
@@ -106,9 +106,10 @@ pub(crate) struct Status {
     pub(crate) newer: Vec<String>,
 }
 
-/// What a run puts in place besides the migrations, in their transaction and under their
-/// lock. `newer` is that of the [report](MigrationReport).
-pub trait Companion: Sync {
+/// A repeatable migration: definitions that a run puts in place again if they differ, in the
+/// transaction of the versioned migrations and under their lock. `newer` is that of the
+/// [report](MigrationReport).
+pub trait Repeatable: Sync {
     type Error: From<MigrationError>;
 
     /// Returns whether there is nothing to do; only reads. The migrations are applied.
@@ -126,7 +127,7 @@ pub trait Companion: Sync {
 }
 
 /// Migrations without anything else.
-impl Companion for () {
+impl Repeatable for () {
     type Error = MigrationError;
 
     async fn is_in_place(&self, _: &Client, _: &[String]) -> Result<bool, MigrationError> {
@@ -145,21 +146,21 @@ struct Run<'a> {
 }
 
 impl Migrations {
-    /// Applies what is missing, on a connection of its own, and puts `companion` in place. If
+    /// Applies what is missing, on a connection of its own, and puts `repeatable` in place. If
     /// nothing is missing, nothing is locked, and no privilege beyond reading is needed.
-    pub async fn run<C: Companion>(
+    pub async fn run<C: Repeatable>(
         &self,
         server: &Server,
-        companion: &C,
+        repeatable: &C,
     ) -> Result<MigrationReport, C::Error> {
         let work = async {
             let mut client = server.open().await.map_err(MigrationError::from)?;
             let Status { pending, newer } = self.status(&client).await?;
-            if pending.is_empty() && companion.is_in_place(&client, &newer).await? {
+            if pending.is_empty() && repeatable.is_in_place(&client, &newer).await? {
                 return Ok(MigrationReport { applied: Vec::new(), newer });
             }
             let Run { transaction, report } = self.begin(&mut client).await?;
-            companion.put_in_place(&transaction, &report.newer).await?;
+            repeatable.put_in_place(&transaction, &report.newer).await?;
             transaction.commit().await.map_err(MigrationError::from)?;
             Ok(report)
         };

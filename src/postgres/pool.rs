@@ -97,21 +97,21 @@ const READ_COMMITTED: &str = "READ COMMITTED";
 /// A role that a read-only transaction takes on, and a setting that the policies of row-level
 /// security read. Both end with the transaction.
 #[derive(Debug, Clone, Copy)]
-pub struct Persona<'a> {
+pub struct AssumedRole<'a> {
     /// A plain identifier of SQL.
     pub role: &'static str,
     pub setting: &'static str,
     pub value: &'a str,
 }
 
-impl Persona<'_> {
+impl AssumedRole<'_> {
     /// Returns the statement that takes on the role, to follow one that begins a transaction.
-    fn take_on(persona: Option<&Self>) -> String {
-        persona.map_or_else(String::new, |Persona { role, .. }| format!("; SET LOCAL ROLE {role}"))
+    fn take_on(role: Option<&Self>) -> String {
+        role.map_or_else(String::new, |AssumedRole { role, .. }| format!("; SET LOCAL ROLE {role}"))
     }
 
-    async fn set(persona: Option<&Self>, client: &Client) -> Result<(), tokio_postgres::Error> {
-        let Some(Persona { setting, value, .. }) = persona else { return Ok(()) };
+    async fn set(role: Option<&Self>, client: &Client) -> Result<(), tokio_postgres::Error> {
+        let Some(AssumedRole { setting, value, .. }) = role else { return Ok(()) };
         let sql = "SELECT set_config($1, $2, true)";
         client.query_typed(sql, &[(setting, Type::TEXT), (value, Type::TEXT)]).await.map(drop)
     }
@@ -200,7 +200,7 @@ impl Pool {
     /// The same as somebody else, in a pool for reads.
     pub async fn query_as(
         &self,
-        persona: Option<&Persona<'_>>,
+        role: Option<&AssumedRole<'_>>,
         sql: &str,
         parameters: &[Parameter<'_>],
     ) -> Result<Vec<Row>, Error> {
@@ -211,11 +211,11 @@ impl Pool {
             Access::ReadWrite => self.within_limit(client.query_typed(sql, parameters)).await?,
             Access::ReadOnly => {
                 let begin = self.limits.begin(READ_COMMITTED, Access::ReadOnly);
-                let begin = begin + &Persona::take_on(persona);
+                let begin = begin + &AssumedRole::take_on(role);
                 // All four are sent at once, in this order.
                 let (begin, set, query, end) = (
                     client.batch_execute(&begin),
-                    Persona::set(persona, client),
+                    AssumedRole::set(role, client),
                     client.query_typed(sql, parameters),
                     client.batch_execute("COMMIT"),
                 );
@@ -242,23 +242,23 @@ impl Pool {
     /// The same as somebody else.
     pub async fn snapshot_as(
         &self,
-        persona: Option<&Persona<'_>>,
+        role: Option<&AssumedRole<'_>>,
     ) -> Result<Transaction<'_>, Error> {
         // The server takes the snapshot for the first query, not for BEGIN.
         let begin = self.limits.begin("REPEATABLE READ", Access::ReadOnly);
-        let begin = format!("{begin}; SELECT 1{}", Persona::take_on(persona));
-        self.begin(&begin, persona).await
+        let begin = format!("{begin}; SELECT 1{}", AssumedRole::take_on(role));
+        self.begin(&begin, role).await
     }
 
     async fn begin(
         &self,
         begin: &str,
-        persona: Option<&Persona<'_>>,
+        role: Option<&AssumedRole<'_>>,
     ) -> Result<Transaction<'_>, Error> {
         let mut connection = self.connection().await?;
         connection.busy = true;
         let client = &connection.client;
-        let exchange = join(client.batch_execute(begin), Persona::set(persona, client));
+        let exchange = join(client.batch_execute(begin), AssumedRole::set(role, client));
         let (begun, set) = self.within_limit(exchange).await?;
         begun.and(set)?;
         let (has_begun, has_failed, is_waiting) = (false, false, false);
@@ -372,7 +372,7 @@ impl Transaction<'_> {
 }
 
 impl Drop for Transaction<'_> {
-    /// Rolls back without a wait: whoever gets the connection next is served after that. If
+    /// Rolls back without a wait: the next user of the connection is served after that. If
     /// a response is still to come, the connection is discarded instead.
     fn drop(&mut self) {
         if self.connection.busy && !self.is_waiting {

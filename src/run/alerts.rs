@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use crate::alerts::denials::Denials;
+use crate::alerts::measurement::Measure;
 use crate::alerts::measures::{
-    AppStarts, ArchiveFacts, DenialRates, Disks, GateCertificate, Records, StoreLink,
+    AppStarts, ArchiveMeasures, DenialRates, Disks, GateCertificate, Records, StoreLink,
 };
-use crate::alerts::signal::Measure;
+use crate::alerts::shared_counts::SharedCounts;
 use crate::alerts::starts::FailedStarts;
-use crate::alerts::together::Together;
 use crate::alerts::{Evaluator, TenantSource};
 use crate::config::Config;
 use crate::gate::Gate;
@@ -27,7 +27,7 @@ pub(super) struct Alerts {
 
 /// The parts of the process that are measured.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Watched<'a> {
+pub(super) struct MeasuredParts<'a> {
     pub(super) gate: &'a Arc<Gate>,
     pub(super) ledger: &'a Arc<Ledger>,
     pub(super) jobs: &'a Arc<Jobs>,
@@ -36,8 +36,8 @@ pub(super) struct Watched<'a> {
 }
 
 impl Alerts {
-    pub(super) fn new(config: &Config, watched: Watched<'_>) -> Self {
-        let Watched { gate, ledger, jobs, registry, tls } = watched;
+    pub(super) fn new(config: &Config, parts: MeasuredParts<'_>) -> Self {
+        let MeasuredParts { gate, ledger, jobs, registry, tls } = parts;
         let (denials, starts) = (Arc::<Denials>::default(), FailedStarts::default());
         let settings = &config.alerts;
         let tenant = || -> TenantSource {
@@ -46,17 +46,18 @@ impl Alerts {
         };
         let (archive, writer) = (&ledger.archive, ledger.recorder.writer());
         let window = settings.denials_window;
-        let together = Together::new(Arc::clone(archive), tenant(), writer, window);
-        let rates = DenialRates::new(Arc::clone(&denials), together, settings.denials, window);
+        let shared = SharedCounts::new(Arc::clone(archive), tenant(), writer, window);
+        let rates = DenialRates::new(Arc::clone(&denials), shared, settings.denials, window);
         let disks = Disks::new([config.wake.data_dir.clone(), config.ledger.path.clone()]);
-        let facts = ArchiveFacts::new(Arc::clone(ledger), Arc::clone(jobs), settings.job_overdue);
+        let archived =
+            ArchiveMeasures::new(Arc::clone(ledger), Arc::clone(jobs), settings.job_overdue);
         let mut measures: Vec<Box<dyn Measure>> = vec![
             Box::new(rates),
             Box::new(AppStarts::new(starts.clone(), Arc::clone(registry))),
             Box::new(StoreLink(Arc::clone(gate))),
             Box::new(Records::new(Arc::clone(ledger), settings.records_dropped)),
             Box::new(disks),
-            Box::new(facts),
+            Box::new(archived),
         ];
         if let Some(tls) = tls.cloned() {
             measures.push(Box::new(GateCertificate(Box::new(move || tls.ends()))));

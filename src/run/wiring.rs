@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::{error, info};
 
-use super::alerts::{Alerts, Watched};
+use super::alerts::{Alerts, MeasuredParts};
 use super::tasks::Tasks;
 use super::{RunError, ledger};
 use crate::config::{self, ArchiveKind, Config, StoreKind};
@@ -69,7 +69,7 @@ impl Wiring {
         source.prepare(config).await;
         let touches = Arc::new(Touches::new(config.touch.clone()));
         let (registry, commands) = Registry::new();
-        let upstream = Upstream::of(config);
+        let upstream = Upstream::from_config(config);
         let gate = Arc::new(Gate::new(
             config,
             Arc::clone(&source),
@@ -98,7 +98,7 @@ impl Wiring {
         let alerts = ledger.as_ref().zip(jobs.as_ref()).filter(|_| config.alerts.enabled);
         let alerts = alerts.map(|(ledger, jobs)| {
             let (registry, tls) = (&registry, tls.as_ref());
-            Alerts::new(config, Watched { gate: &gate, ledger, jobs, registry, tls })
+            Alerts::new(config, MeasuredParts { gate: &gate, ledger, jobs, registry, tls })
         });
         let config = Arc::clone(config);
         let wiring = Self {
@@ -198,8 +198,9 @@ impl Wiring {
         }
         let jobs = self.jobs.clone();
         let alerts = self.ledger.as_ref().zip(self.alerts.as_ref());
-        let alerts = alerts
-            .map(|(ledger, alerts)| AlertRoutes::new(Arc::clone(ledger), alerts.evaluator.board()));
+        let alerts = alerts.map(|(ledger, alerts)| {
+            AlertRoutes::new(Arc::clone(ledger), alerts.evaluator.firing_alerts())
+        });
         let gate = Arc::clone(&self.gate);
         let proxies = ProxyRoutes::new(Arc::clone(&self.source), Arc::clone(&self.config));
         let routes = Api::new(gate, apps, proxies, history, jobs, alerts, &self.config);

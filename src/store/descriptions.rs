@@ -1,6 +1,6 @@
 //! What describes an app: its `app_meta.json`, or else the labels of its containers.
 //!
-//! A file counts, whatever labels say: whoever wrote it meant it. A file that cannot be used
+//! A file counts, whatever labels say: its author meant it. A file that cannot be used
 //! is not replaced by labels, which may say less. Only if there is no file do labels count.
 
 mod claims;
@@ -65,7 +65,7 @@ impl Descriptions {
             }
         };
         // Read last, since its generation was noted first.
-        let described = labels.of(app);
+        let described = labels.get(app);
         match (&read, described) {
             (Err(ReadError::Missing(_)), Some(described)) => {
                 self.with_file().remove(&key);
@@ -91,7 +91,7 @@ impl Descriptions {
     /// what is missing, or that a file counts in their place.
     #[must_use]
     pub fn problems(&self, app: &str) -> Vec<String> {
-        let described = self.labels.as_ref().and_then(|labels| labels.of(app));
+        let described = self.labels.as_ref().and_then(|labels| labels.get(app));
         let Some(described) = described else { return Vec::new() };
         let has_file = self.with_file().contains(&app_key(app));
         match (has_file, &described.meta) {

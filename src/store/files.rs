@@ -223,7 +223,7 @@ impl Files {
         // As in `write_uses`: a file that cannot be parsed counts as empty.
         let mut uses: UsesFile = serde_json::from_str(&json).unwrap_or_default();
         let apps = uses.remove(LAST_ACCESS).unwrap_or_default().into_iter();
-        // The file may hold any number, so one that is no valid time is left out.
+        // The file may hold any number, so one that is not a valid time is left out.
         let at = |seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
         Ok(apps.filter_map(|(app, seconds)| Some((app.into(), at(seconds)?))).collect())
     }

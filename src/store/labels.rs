@@ -35,7 +35,7 @@ const MAX_SIZE: u64 = 16 * 1024 * 1024;
 /// What is known of labels.
 #[derive(Debug)]
 pub struct Labels {
-    known: RwLock<Known>,
+    known: RwLock<KnownLabels>,
     freshness: Arc<Freshness>,
     file: PathBuf,
     calls: FileCalls,
@@ -44,14 +44,14 @@ pub struct Labels {
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    containers: BTreeMap<Arc<str>, Seen>,
+struct KnownLabels {
+    containers: BTreeMap<Arc<str>, KnownContainer>,
     /// By the lower-case name.
     apps: BTreeMap<Arc<str>, Arc<Described>>,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct KnownContainer {
     source: Source,
     /// When it was found to be removed.
     removed: Option<Instant>,
@@ -59,13 +59,13 @@ struct Seen {
 
 /// The content of the file.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Kept {
+struct LabelsFile {
     containers: BTreeMap<String, Labelled>,
 }
 
 /// What an observation has changed.
 #[derive(Debug, Default)]
-pub struct Observed {
+pub struct ObservedChanges {
     /// The apps whose description has changed, and those that are new or gone.
     pub apps: Vec<Arc<str>>,
     /// When to observe again although nothing happens.
@@ -83,20 +83,20 @@ impl Labels {
             Ok(json) => serde_json::from_slice(&json).map_err(io::Error::other),
             Err(error) => Err(error),
         };
-        let Kept { containers } = kept.unwrap_or_else(|error| {
+        let LabelsFile { containers } = kept.unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
                 let file = file.display();
                 tracing::error!(%error, "{file}: what was known of labels cannot be read");
             }
-            Kept::default()
+            LabelsFile::default()
         });
-        let seen = |labelled: Labelled| Seen {
-            source: Source { said: labels::read(&labelled), labelled, is_removed: false },
+        let seen = |labelled: Labelled| KnownContainer {
+            source: Source { parsed: labels::read(&labelled), labelled, is_removed: false },
             removed: None,
         };
         let containers =
             containers.into_iter().map(|(id, found)| (id.into(), seen(found))).collect();
-        let mut known = Known { containers, apps: BTreeMap::new() };
+        let mut known = KnownLabels { containers, apps: BTreeMap::new() };
         known.apps = known.describe_all();
         let (known, calls) = (RwLock::new(known), FileCalls::new());
         Self { known, freshness, file, calls, saving: Mutex::default() }
@@ -109,13 +109,13 @@ impl Labels {
         present: &BTreeMap<Arc<str>, Arc<Labelled>>,
         unread: &BTreeSet<Arc<str>>,
         now: Instant,
-    ) -> Observed {
+    ) -> ObservedChanges {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let is_unsaved = known.take_in(present, unread, now);
         let again = known.containers.values().filter_map(|seen| seen.removed).min();
         let again = again.map(|removed| removed + REMOVAL_GRACE);
         if !is_unsaved {
-            return Observed { apps: Vec::new(), again, is_unsaved };
+            return ObservedChanges { apps: Vec::new(), again, is_unsaved };
         }
         let described = known.describe_all();
         let before = std::mem::replace(&mut known.apps, described);
@@ -126,7 +126,7 @@ impl Labels {
         for name in &apps {
             report(name, known.apps.get(name));
         }
-        // Before the generations change: who loads an app after that must find the new one.
+        // Before the generations change: what is loaded after that must be the new description.
         drop(known);
         for name in &apps {
             self.freshness.invalidate(Table::Apps, name);
@@ -139,12 +139,12 @@ impl Labels {
             self.freshness.invalidate_table(Table::AppMeta);
             self.freshness.invalidate_table(Table::Hosts);
         }
-        Observed { apps, again, is_unsaved }
+        ObservedChanges { apps, again, is_unsaved }
     }
 
     /// Returns what labels say about an app, however its name is written.
     #[must_use]
-    pub fn of(&self, app: &str) -> Option<Arc<Described>> {
+    pub fn get(&self, app: &str) -> Option<Arc<Described>> {
         self.read().apps.get(&*app_key(app)).cloned()
     }
 
@@ -166,17 +166,17 @@ impl Labels {
             let kept = known.containers.iter();
             kept.map(|(id, seen)| (id.to_string(), seen.source.labelled.clone())).collect()
         };
-        let json = serde_json::to_vec_pretty(&Kept { containers })?;
+        let json = serde_json::to_vec_pretty(&LabelsFile { containers })?;
         let file = self.file.clone();
         self.calls.run(move || replace(&file, &json)).await
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Known> {
+    fn read(&self) -> RwLockReadGuard<'_, KnownLabels> {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
+impl KnownLabels {
     /// Updates the containers; returns whether anything has changed.
     fn take_in(
         &mut self,
@@ -186,15 +186,16 @@ impl Known {
     ) -> bool {
         let mut has_changed = false;
         for (id, labelled) in present {
-            let is_same =
-                |seen: &Seen| seen.removed.is_none() && seen.source.labelled == **labelled;
+            let is_same = |seen: &KnownContainer| {
+                seen.removed.is_none() && seen.source.labelled == **labelled
+            };
             if self.containers.get(id).is_some_and(is_same) {
                 continue;
             }
             has_changed = true;
             let labelled = Labelled::clone(labelled);
-            let source = Source { said: labels::read(&labelled), labelled, is_removed: false };
-            self.containers.insert(Arc::clone(id), Seen { source, removed: None });
+            let source = Source { parsed: labels::read(&labelled), labelled, is_removed: false };
+            self.containers.insert(Arc::clone(id), KnownContainer { source, removed: None });
         }
         self.containers.retain(|id, seen| {
             if present.contains_key(id) || unread.contains(id) {
@@ -215,7 +216,7 @@ impl Known {
     fn describe_all(&self) -> BTreeMap<Arc<str>, Arc<Described>> {
         let mut apps: BTreeMap<Arc<str>, Vec<&Source>> = BTreeMap::new();
         let mut shared = Vec::new();
-        for Seen { source, .. } in self.containers.values() {
+        for KnownContainer { source, .. } in self.containers.values() {
             match &*source.labelled.apps() {
                 [name] if is_host_label(name) => {
                     apps.entry(app_key(name)).or_default().push(source);

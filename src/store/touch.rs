@@ -101,7 +101,7 @@ impl Touches {
 
     /// Returns the use of one row. Call it once when the row is loaded, not per request.
     #[must_use]
-    pub fn of(&self, touched: Touched, key: &Arc<str>) -> Arc<Use> {
+    pub fn get(&self, touched: Touched, key: &Arc<str>) -> Arc<Use> {
         let mut uses = lock(&self.uses);
         let Uses { by_row, hash, forget_above } = &mut *uses;
         if by_row.len() > *forget_above {
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn many_uses_are_one_write() {
         let touches = touches();
-        let used = touches.of(Touched::Terminal, &"t".into());
+        let used = touches.get(Touched::Terminal, &"t".into());
         for second in 1..100 {
             touches.touch(&used, at(second));
         }
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn uses_more_than_a_fifth_of_a_second_apart_are_told_apart() {
         let touches = touches();
-        let used = touches.of(Touched::Terminal, &"t".into());
+        let used = touches.get(Touched::Terminal, &"t".into());
         let mut seen = Vec::new();
         for millis in [0, 100, 199, 201, 350, 402, 700] {
             touches.touch(&used, at(1000) + Duration::from_millis(millis));
@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn an_app_is_written_at_most_once_in_its_time() {
         let touches = touches();
-        let used = touches.of(Touched::App, &"a".into());
+        let used = touches.get(Touched::App, &"a".into());
         touches.touch(&used, at(1000));
         let pending = std::mem::take(&mut *lock(&touches.pending));
         used.written.store(millis(pending[0].take().1), Ordering::Release);
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_back_does_not_hide_uses() {
         let touches = touches();
-        let (app, used) = ("a".into(), touches.of(Touched::App, &"a".into()));
+        let (app, used) = ("a".into(), touches.get(Touched::App, &"a".into()));
         touches.touch(&used, at(10_000));
         let pending = std::mem::take(&mut *lock(&touches.pending));
         used.written.store(millis(pending[0].take().1), Ordering::Release);
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn a_refused_use_waits_once() {
         let touches = touches();
-        let used = touches.of(Touched::App, &"a".into());
+        let used = touches.get(Touched::App, &"a".into());
         touches.touch(&used, at(1000));
         let pending = std::mem::take(&mut *lock(&touches.pending));
         pending[0].take();
@@ -338,7 +338,7 @@ mod tests {
     /// One app and one terminal, both used.
     fn two_used(touches: &Touches) -> [Arc<Use>; 2] {
         [Touched::App, Touched::Terminal].map(|touched| {
-            let used = touches.of(touched, &"a".into());
+            let used = touches.get(touched, &"a".into());
             touches.touch(&used, at(1000));
             used
         })
@@ -396,7 +396,7 @@ mod tests {
     #[test]
     fn no_use_is_lost_between_touch_and_take() {
         let touches = touches();
-        let used = touches.of(Touched::Terminal, &"t".into());
+        let used = touches.get(Touched::Terminal, &"t".into());
         let last = 20_000;
         let seen = std::thread::scope(|scope| {
             scope.spawn(|| (1..=last).for_each(|second| touches.touch(&used, at(second))));

@@ -15,5 +15,5 @@ pub(super) fn random_u128() -> u128 {
 
 /// Returns the ids of a request's span, for what the request asks for.
 pub(crate) fn new_span(headers: &HeaderMap) -> SpanContext {
-    SpanContext::of(headers, random_u128(), random_u64())
+    SpanContext::from_headers(headers, random_u128(), random_u64())
 }

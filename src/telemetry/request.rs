@@ -33,11 +33,11 @@ scoped_thread_local!(static SCOPE: OnceLock<RequestId>);
 scoped_thread_local!(static HEADERS: HeaderMap);
 
 impl RequestId {
-    fn of(headers: &HeaderMap) -> Self {
+    fn from_headers(headers: &HeaderMap) -> Self {
         let mut given = headers.get_all(REQUEST_ID).iter();
         let id = given.next().filter(|_| given.next().is_none()).and_then(|id| id.to_str().ok());
         let id = id.filter(|id| is_plain(id)).map_or_else(next_id, Arc::from);
-        Self { id, trace: TraceParent::of(headers).map(|parent| parent.trace) }
+        Self { id, trace: TraceParent::from_headers(headers).map(|parent| parent.trace) }
     }
 
     fn anew() -> Self {
@@ -97,7 +97,7 @@ impl Drop for IdentifyOnPanic {
 pub(crate) fn identify(headers: &HeaderMap) {
     if SCOPE.is_set() {
         SCOPE.with(|scope| {
-            scope.get_or_init(|| RequestId::of(headers));
+            scope.get_or_init(|| RequestId::from_headers(headers));
         });
     }
 }
@@ -108,7 +108,7 @@ pub(crate) fn current_request() -> Option<RequestId> {
         return None;
     }
     let of_headers = || {
-        if HEADERS.is_set() { HEADERS.with(RequestId::of) } else { RequestId::anew() }
+        if HEADERS.is_set() { HEADERS.with(RequestId::from_headers) } else { RequestId::anew() }
     };
     SCOPE.with(|scope| Some(scope.get_or_init(of_headers).clone()))
 }
@@ -154,7 +154,7 @@ mod tests {
     fn a_proxys_id_is_taken_if_it_is_short_and_plain() {
         let own = |given: &[&str]| {
             let lines: Vec<_> = given.iter().map(|id| (REQUEST_ID, *id)).collect();
-            let id = RequestId::of(&with(&lines)).id;
+            let id = RequestId::from_headers(&with(&lines)).id;
             let is_own = given.iter().all(|given| **given != *id);
             assert!(!is_own || id.len() == 16 && is_plain(&id), "{id}");
             is_own

@@ -99,19 +99,19 @@ impl Traces {
     /// Returns the observer of decided requests.
     #[must_use]
     pub fn visits(&self) -> Box<dyn Observer> {
-        Box::new(observers::Visits::new(self.sender.clone(), self.sample))
+        Box::new(observers::RequestSpans::new(self.sender.clone(), self.sample))
     }
 
     /// Returns the observer of wakes and sleeps.
     #[must_use]
     pub fn actions(&self) -> Box<dyn ActionObserver> {
-        Box::new(observers::Others(self.sender.clone()))
+        Box::new(observers::WorkSpans(self.sender.clone()))
     }
 
     /// Returns the observer of jobs.
     #[must_use]
     pub fn jobs(&self) -> Box<dyn JobObserver> {
-        Box::new(observers::Others(self.sender.clone()))
+        Box::new(observers::WorkSpans(self.sender.clone()))
     }
 
     /// Returns the background task that exports.

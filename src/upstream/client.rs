@@ -1,7 +1,6 @@
 //! Sends requests to the upstream and reads its bounded answers.
 
 use std::error::Error;
-use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +21,7 @@ use tokio::time::{Instant, timeout};
 use super::health::{Change, Health};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::trace;
+use crate::error_chain::Chain;
 use crate::telemetry::in_same_request;
 
 /// From the request to the end of its answer. For a management secret, the core asks its
@@ -86,21 +86,6 @@ pub(super) enum CallError {
     Unanswered(#[from] legacy::Error),
     #[error("the answer was cut off or is too long: {0}")]
     Body(Box<dyn Error + Send + Sync>),
-}
-
-/// Displays an error with its causes: hyper's own text names only the step that failed.
-struct Chain<'a>(&'a legacy::Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }
 
 /// Returns the headers that a proxy would send for the same request. The trace that it belongs

@@ -91,7 +91,7 @@ impl ComparedRequest<'_> {
     }
 
     fn has_many_readings(&self) -> bool {
-        let others = self.text(&FORWARDED_URI).map(|uri| Readings::of(uri)?.others());
+        let others = self.text(&FORWARDED_URI).map(|uri| Readings::new(uri)?.others());
         matches!(others, Some(Ok(others)) if !others.is_empty())
     }
 

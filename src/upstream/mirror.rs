@@ -85,7 +85,7 @@ impl Mirror {
         Self { shared: Arc::new(shared), apps: Mutex::default() }
     }
 
-    pub(super) fn of(&self, app: &Arc<str>) -> Arc<Mirrored> {
+    pub(super) fn for_app(&self, app: &Arc<str>) -> Arc<Mirrored> {
         let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
         if apps.len() > FORGET_ABOVE {
             apps.retain(|_, mirrored| Arc::strong_count(mirrored) > 1);
@@ -191,16 +191,16 @@ mod tests {
         tokio::time::pause();
         for turn in 1..=3 {
             for _ in 0..1000 {
-                mirror.of(&"notes".into()).forward(&HeaderMap::new());
+                mirror.for_app(&"notes".into()).forward(&HeaderMap::new());
             }
             core.wait_for_requests(turn).await;
             all_answered(&mirror).await;
             tokio::time::advance(INTERVAL / 2).await;
-            mirror.of(&"notes".into()).forward(&HeaderMap::new());
+            mirror.for_app(&"notes".into()).forward(&HeaderMap::new());
             assert_eq!(in_flight(&mirror), 0);
             tokio::time::advance(INTERVAL / 2).await;
         }
-        mirror.of(&"wiki".into()).forward(&HeaderMap::new());
+        mirror.for_app(&"wiki".into()).forward(&HeaderMap::new());
         core.wait_for_requests(4).await;
         assert_eq!(core.requests().len(), 4);
     }
@@ -214,7 +214,7 @@ mod tests {
             for app in &apps {
                 let host = http::HeaderValue::from_str(app).unwrap();
                 let name = http::HeaderName::from_static("x-forwarded-host");
-                mirror.of(app).forward(&HeaderMap::from_iter([(name, host)]));
+                mirror.for_app(app).forward(&HeaderMap::from_iter([(name, host)]));
             }
         };
         forward_all();
@@ -236,11 +236,11 @@ mod tests {
     #[tokio::test]
     async fn an_app_that_nobody_holds_is_forgotten() {
         let (_core, mirror) = mirror().await;
-        let held = mirror.of(&"held".into());
+        let held = mirror.for_app(&"held".into());
         for app in 0..2 * FORGET_ABOVE {
-            mirror.of(&format!("app{app}").into());
+            mirror.for_app(&format!("app{app}").into());
         }
         assert!(mirror.apps.lock().unwrap().len() <= FORGET_ABOVE + 1);
-        assert!(Arc::ptr_eq(&held, &mirror.of(&"held".into())));
+        assert!(Arc::ptr_eq(&held, &mirror.for_app(&"held".into())));
     }
 }

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use super::docker::watch::View;
 use super::docker::{Container, Health, Snapshot, State};
 use super::handle::AppHandle;
-use super::observed::{EngineState, Observed, Selector};
+use super::observed::{EngineState, Observed};
+use super::selector::Selector;
 use crate::domain::lifecycle::{Phase, WakeError};
 use crate::domain::observation::Cause;
 

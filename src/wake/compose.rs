@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use self::changes::Checked;
 use self::files::ComposeFiles;
 use self::messages::{RunError, image_in_config};
-use super::observed::Selector;
+use super::selector::Selector;
 use crate::config::{DockerEndpoint, Wake};
 use crate::domain::lifecycle::WakeError;
 use crate::store::file_calls::FileCalls;
@@ -248,7 +248,7 @@ impl Compose {
             Ok(Ok((status, _))) if status.success() => Ok(()),
             Ok(Ok((_, message))) => {
                 let message = String::from_utf8_lossy(&message);
-                let mut error = RunError::of(&message);
+                let mut error = RunError::from_message(&message);
                 if let RunError::Failed(WakeError::ImageNotFetched { image, .. }) = &mut error
                     && image.is_empty()
                 {

@@ -27,6 +27,7 @@ use tokio::time::timeout;
 use tokio_stream::{Stream, StreamExt};
 
 use crate::config::DockerEndpoint;
+use crate::error_chain::Chain;
 
 pub use container::{
     APP_LABEL, Container, Dependency, DependencyCondition, EndedBy, Health, Labels, State,
@@ -216,7 +217,7 @@ impl Engine {
     /// Returns the current state of a container; `None` if it does not exist.
     pub async fn inspect(&self, id: &str) -> Result<Option<Container>, EngineError> {
         match with_timeout(READ_TIMEOUT, self.client()?.inspect_container(id, None)).await {
-            Ok(inspected) => Ok(Container::of(inspected)),
+            Ok(inspected) => Ok(Container::from_inspection(inspected)),
             Err(EngineError::NotFound(_)) => Ok(None),
             // The engine holds a container's lock while it is stuck, as on a mount whose server
             // is gone. If all else is answered, only this one cannot be inspected.
@@ -330,15 +331,7 @@ impl From<Error> for EngineError {
             }
             Error::JsonDataError { message, .. } => Self::Refused { status: 200, message },
             // The cause of a failed connection is only in the error's sources.
-            other => {
-                let mut text = other.to_string();
-                let mut source = std::error::Error::source(&other);
-                while let Some(cause) = source {
-                    text = format!("{text}: {cause}");
-                    source = cause.source();
-                }
-                Self::Away(text)
-            }
+            other => Self::Away(Chain(&other).to_string()),
         }
     }
 }

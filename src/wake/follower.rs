@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::app_view::AppView;
 use super::handle::AppHandle;
-use super::shown::Shown;
 
 impl AppHandle {
     /// Begins to follow what is shown.
@@ -24,7 +24,7 @@ pub struct Follower {
 
 impl Follower {
     /// Waits until what is shown meets a condition, which it may do at once; returns it.
-    pub async fn wait_for(&mut self, mut is_met: impl FnMut(&Shown) -> bool) -> Shown {
+    pub async fn wait_for(&mut self, mut is_met: impl FnMut(&AppView) -> bool) -> AppView {
         loop {
             // Before the look, so that no change after it is missed.
             self.changes.mark_unchanged();

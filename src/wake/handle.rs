@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::app_view::{AppView, ContainerState};
 use super::command::{Command, CommandSender};
 use super::docker::{Container, Health};
 use super::history::{Details, History, Unanswered};
-use super::shown::{ContainerState, Shown};
 use super::spec::AppSpec;
 use crate::domain::lifecycle::Phase;
 use crate::domain::trace::SpanContext;
@@ -29,7 +29,7 @@ pub struct AppHandle {
     retry_pending: AtomicBool,
     /// Whether a request other than a stream has needed the app since it fell asleep.
     requested: AtomicBool,
-    shown: Mutex<Shown>,
+    shown: Mutex<AppView>,
     /// Tells those who follow that something else is shown. Nobody has ever waited for most
     /// apps, and a channel is larger than all the rest.
     changes: OnceLock<Box<watch::Sender<()>>>,
@@ -46,7 +46,7 @@ const UNANSWERED_GAP: Duration = Duration::from_secs(60);
 impl AppHandle {
     pub(super) fn new(name: Arc<str>, spec: Arc<AppSpec>, commands: CommandSender) -> Self {
         let (phase, since) = (Phase::Awake, Instant::now());
-        let shown = Shown {
+        let shown = AppView {
             version: first_version(),
             phase,
             since,
@@ -156,7 +156,7 @@ impl AppHandle {
 
     /// Returns what is shown now; `retry_after` is the time left until the next attempt.
     #[must_use]
-    pub fn shown(&self) -> Shown {
+    pub fn shown(&self) -> AppView {
         let mut shown = lock(&self.shown).clone();
         shown.usual = self.details(|details| details.history.start_took);
         if let Phase::Failed { retry_after, .. } = &mut shown.phase {
@@ -205,7 +205,7 @@ impl AppHandle {
     }
 
     /// Returns what is shown now if it meets a condition.
-    pub(super) fn shown_if(&self, is_met: impl FnOnce(&Shown) -> bool) -> Option<Shown> {
+    pub(super) fn shown_if(&self, is_met: impl FnOnce(&AppView) -> bool) -> Option<AppView> {
         let shown = lock(&self.shown);
         is_met(&shown).then(|| shown.clone())
     }

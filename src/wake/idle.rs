@@ -180,8 +180,8 @@ impl IdleLoop {
             self.registry.send(Command::Observe(changed.into()));
         }
         for name in &names.value {
-            if let Some(spec) = self.specs.of(name, now).await {
-                let _known = self.registry.of(name, Some(spec));
+            if let Some(spec) = self.specs.get(name, now).await {
+                let _known = self.registry.handle(name, Some(spec));
             }
         }
         let known = self.registry.list().into_iter().map(|app| Arc::clone(&app.name));
@@ -309,7 +309,7 @@ impl IdleLoop {
             };
             let own_choice = self.config.apps.get(&*app.name).copied().or(spec.activity);
             let activity = own_choice.unwrap_or(self.config.activity);
-            let monitored = MonitoredApp::of(&observed, &spec, activity, snapshot);
+            let monitored = MonitoredApp::new(&observed, &spec, activity, snapshot);
             let mut lifecycle = spec.lifecycle.clone();
             // A service can be scaled but not paused, and some engines pause nothing.
             lifecycle.skip_pause |= !observed.services.is_empty()
@@ -371,7 +371,7 @@ impl IdleLoop {
             ActivityStatus::InUse => {
                 tracked.last_use = now.wall;
                 tracked.was_used_here = true;
-                let used = self.touches.of(Touched::App, &tracked.app.name);
+                let used = self.touches.get(Touched::App, &tracked.app.name);
                 self.touches.touch(&used, now.wall);
             }
         }

@@ -43,7 +43,7 @@ pub(super) async fn follow(
     registry: Arc<Registry>,
     mut view: View,
 ) -> Infallible {
-    let mut homeless = Vec::new();
+    let mut unnamed = Vec::new();
     let mut save_at = None;
     loop {
         let now = Instant::now();
@@ -51,7 +51,7 @@ pub(super) async fn follow(
         let mut again = None;
         if snapshot.live {
             let present = labelled(&snapshot);
-            report_homeless(&present, &mut homeless);
+            report_unnamed(&present, &mut unnamed);
             let observed = labels.observe(&present, &snapshot.unread, now);
             again = observed.again;
             if observed.is_unsaved {
@@ -63,12 +63,12 @@ pub(super) async fn follow(
                 let is_known = |known: &Arc<AppHandle>| {
                     known.name != app && known.name.eq_ignore_ascii_case(&app)
                 };
-                if labels.of(&app).is_some() && !registry.list().iter().any(is_known) {
+                if labels.get(&app).is_some() && !registry.list().iter().any(is_known) {
                     match descriptions.read(&app).await {
-                        Ok(meta) => drop(registry.of(&app, Some(AppSpec::of(&meta).into()))),
+                        Ok(meta) => drop(registry.handle(&app, Some(AppSpec::new(&meta).into()))),
                         Err(error) => {
                             debug!(%app, %error, "labels describe no app");
-                            drop(registry.of(&app, None));
+                            drop(registry.handle(&app, None));
                         }
                     }
                 }
@@ -90,8 +90,8 @@ pub(super) async fn follow(
 
 /// Logs, when that changes, which containers have labels of ours and name no app that a host
 /// could name.
-fn report_homeless(present: &BTreeMap<Arc<str>, Arc<Labelled>>, known: &mut Vec<String>) {
-    let without = homeless(present).map(|labelled| {
+fn report_unnamed(present: &BTreeMap<Arc<str>, Arc<Labelled>>, known: &mut Vec<String>) {
+    let without = unnamed(present).map(|labelled| {
         format!(
             "container {}: it has labels of ours, but no label `{PREFIX}{APP}`",
             labelled.container
@@ -114,7 +114,7 @@ fn report_homeless(present: &BTreeMap<Arc<str>, Arc<Labelled>>, known: &mut Vec<
 }
 
 /// Returns the containers whose labels describe an app without naming it.
-pub(super) fn homeless(
+pub(super) fn unnamed(
     present: &BTreeMap<Arc<str>, Arc<Labelled>>,
 ) -> impl Iterator<Item = &Labelled> {
     present.values().map(|labelled| &**labelled).filter(|labelled| labelled.apps().is_empty())

@@ -77,12 +77,13 @@ impl Ownership {
     pub(super) fn is_unclaimed(&self, project: Option<&str>, app: &Arc<str>) -> bool {
         let Some(project) = project else { return true };
         let claims = self.read();
-        project != BOX_PROJECT && claims.by_project.of(project).iter().all(|other| other == app)
+        project != BOX_PROJECT
+            && claims.by_project.claimants(project).iter().all(|other| other == app)
     }
 
     /// Whether another app's requests are sent to a container of that name.
     pub(super) fn is_named_by_another(&self, container: &str, app: &Arc<str>) -> bool {
-        self.read().by_target.of(container).iter().any(|other| other != app)
+        self.read().by_target.claimants(container).iter().any(|other| other != app)
     }
 
     /// Returns the apps besides `app` that a container may belong to: those that its label
@@ -93,7 +94,13 @@ impl Ownership {
         let labels = &container.labels.apps;
         let is_other = |name: &&Arc<str>| *name != app;
         if labels.is_empty() {
-            return claims.by_target.of(&container.name).iter().filter(is_other).cloned().collect();
+            return claims
+                .by_target
+                .claimants(&container.name)
+                .iter()
+                .filter(is_other)
+                .cloned()
+                .collect();
         }
         if labels.len() == 1 {
             return Vec::new();
@@ -132,7 +139,7 @@ impl Claims {
 
 impl Index {
     /// Returns the apps that claim a name, sorted.
-    fn of(&self, name: &str) -> &[Arc<str>] {
+    fn claimants(&self, name: &str) -> &[Arc<str>] {
         match self.0.get(name) {
             Some(Claimants::One(app)) => std::slice::from_ref(app),
             Some(Claimants::Several(apps)) => apps,
@@ -141,7 +148,7 @@ impl Index {
     }
 
     fn insert(&mut self, name: &str, app: &Arc<str>) {
-        let mut apps = self.of(name).to_vec();
+        let mut apps = self.claimants(name).to_vec();
         if let Err(place) = apps.binary_search(app) {
             apps.insert(place, Arc::clone(app));
         }
@@ -152,7 +159,7 @@ impl Index {
     fn remove(&mut self, name: &str, app: &Arc<str>) {
         let Some((key, _)) = self.0.get_key_value(name) else { return };
         let key = Arc::clone(key);
-        let mut apps = self.of(name).to_vec();
+        let mut apps = self.claimants(name).to_vec();
         apps.retain(|other| other != app);
         self.set(key, apps);
     }
@@ -192,7 +199,7 @@ mod tests {
                     _ => index.remove("db", app),
                 }
             }
-            let claimed: Vec<&str> = index.of("db").iter().map(AsRef::as_ref).collect();
+            let claimed: Vec<&str> = index.claimants("db").iter().map(AsRef::as_ref).collect();
             assert_eq!(claimed, expected);
         }
         assert!(index.0.is_empty());

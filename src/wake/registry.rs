@@ -13,9 +13,10 @@ use super::compose::Compose;
 use super::docker::watch::View;
 use super::handle::{AppHandle, milliseconds_since_1970, wall_clock};
 use super::history::LastProbe;
-use super::observed::{EngineState, Selector};
+use super::observed::EngineState;
 use super::ownership::Ownership;
 use super::readiness::answers;
+use super::selector::Selector;
 use super::spec::AppSpec;
 use super::usage::{MonitoredApp, Usages};
 use crate::domain::activity::Activity;
@@ -30,12 +31,12 @@ pub struct Registry {
     ownership: Arc<Ownership>,
     closing: watch::Sender<bool>,
     /// Set if containers are managed.
-    watched: OnceLock<Watched>,
+    watched: OnceLock<ManagedEngine>,
 }
 
 /// The engine's state, the compose files, and the limit that applies to starts.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(super) struct ManagedEngine {
     pub(super) view: View,
     pub(super) compose: Arc<Compose>,
     pub(super) start_timeout: Duration,
@@ -63,7 +64,7 @@ impl Registry {
     /// because the description cannot be used at the moment, the last one stays in force:
     /// another program may be writing the file.
     #[must_use]
-    pub fn of(&self, name: &Arc<str>, spec: Option<Arc<AppSpec>>) -> Arc<AppHandle> {
+    pub fn handle(&self, name: &Arc<str>, spec: Option<Arc<AppSpec>>) -> Arc<AppHandle> {
         let mut apps = self.lock();
         if let Some(app) = apps.get(name) {
             if let Some(spec) = spec
@@ -84,9 +85,9 @@ impl Registry {
     }
 
     /// Finds the compose file that an app's containers can be created from. Must be called
-    /// before [`Registry::of`], which does not wait for the disk.
+    /// before [`Registry::handle`], which does not wait for the disk.
     pub async fn find_compose_file(&self, name: &str) {
-        if let Some(Watched { compose, .. }) = self.watched.get() {
+        if let Some(ManagedEngine { compose, .. }) = self.watched.get() {
             compose.files().search(&[name]).await;
         }
     }
@@ -95,7 +96,7 @@ impl Registry {
     /// through to sleeping containers.
     fn show_initial_phase(&self, app: &AppHandle) {
         let Some(watched) = self.watched.get() else { return };
-        let Watched { view, compose, start_timeout, usages: _ } = watched;
+        let ManagedEngine { view, compose, start_timeout, usages: _ } = watched;
         let snapshot = view.snapshot();
         if snapshot.was_listed {
             let (selector, spec) = (self.selector(&app.name), app.spec());
@@ -135,7 +136,7 @@ impl Registry {
         for name in names {
             apps.remove(name);
             self.ownership.forget(name);
-            if let Some(Watched { compose, .. }) = self.watched.get() {
+            if let Some(ManagedEngine { compose, .. }) = self.watched.get() {
                 compose.files().forget(name);
             }
             self.send(Command::Forget(Arc::clone(name)));
@@ -157,7 +158,7 @@ impl Registry {
     }
 
     /// Sets what containers are managed with; `false` if that has been set before.
-    pub(super) fn manage(&self, watched: Watched) -> bool {
+    pub(super) fn manage(&self, watched: ManagedEngine) -> bool {
         self.ownership.set_files(Arc::clone(watched.compose.files()));
         self.watched.set(watched).is_ok()
     }
@@ -207,11 +208,11 @@ impl Registry {
     }
 
     /// Asks an app that is awake whether it answers, and notes the result with the app. What
-    /// that moves is no use of the app.
+    /// that moves is not a use of the app.
     ///
     /// Returns `None` if the app is asleep, or if it is not known where to ask.
     pub async fn probe(&self, app: &AppHandle) -> Option<LastProbe> {
-        let Watched { view, usages, .. } = self.watched.get()?;
+        let ManagedEngine { view, usages, .. } = self.watched.get()?;
         let mut usages = usages.lock().await;
         let (snapshot, spec) = (view.snapshot(), app.spec());
         let observed = self.selector(&app.name).observe(&spec, &snapshot);
@@ -223,7 +224,7 @@ impl Registry {
         if addresses.is_empty() {
             return None;
         }
-        let monitored = MonitoredApp::of(&observed, &spec, Activity::NONE, &snapshot);
+        let monitored = MonitoredApp::new(&observed, &spec, Activity::NONE, &snapshot);
         let host = app.host();
         let timed = async {
             let asked = Instant::now();
@@ -272,10 +273,10 @@ mod tests {
         let (registry, _commands) = Registry::new();
         let mut spec = AppSpec::default();
         spec.lifecycle.always_on = true;
-        let app = registry.of(&"notes".into(), Some(spec.into()));
-        let _same = registry.of(&"notes".into(), None);
+        let app = registry.handle(&"notes".into(), Some(spec.into()));
+        let _same = registry.handle(&"notes".into(), None);
         assert!(app.spec().lifecycle.always_on);
-        let _same = registry.of(&"notes".into(), Some(Arc::default()));
+        let _same = registry.handle(&"notes".into(), Some(Arc::default()));
         assert!(!app.spec().lifecycle.always_on);
     }
 }

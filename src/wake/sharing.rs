@@ -76,8 +76,8 @@ mod tests {
         let (registry, _commands) = Registry::new();
         let target = |name: &str| Target { container: name.into(), port: 80, speaks_http: true };
         let spec = |name| AppSpec { entrypoints: vec![target(name)], ..AppSpec::default() };
-        let notes = registry.of(&"notes".into(), Some(spec("a").into()));
-        let wiki = registry.of(&"wiki".into(), Some(spec("b").into()));
+        let notes = registry.handle(&"notes".into(), Some(spec("a").into()));
+        let wiki = registry.handle(&"wiki".into(), Some(spec("b").into()));
         for (phase, own, expected) in [
             (Phase::Awake, Running, SharedNeed::Running),
             // Awake although one of its containers has ended.
@@ -105,8 +105,8 @@ mod tests {
         let (registry, _commands) = Registry::new();
         let target = Target { container: "a".into(), port: 80, speaks_http: true };
         let spec = AppSpec { entrypoints: vec![target], ..AppSpec::default() };
-        let notes = registry.of(&"notes".into(), Some(spec.into()));
-        let _wiki = registry.of(&"wiki".into(), Some(Arc::default()));
+        let notes = registry.handle(&"notes".into(), Some(spec.into()));
+        let _wiki = registry.handle(&"wiki".into(), Some(Arc::default()));
         for (own, database, expected) in [
             (Running, Running, EngineState::Running),
             (Running, Paused, EngineState::Paused),

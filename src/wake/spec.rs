@@ -24,7 +24,7 @@ pub struct Target {
 
 impl AppSpec {
     #[must_use]
-    pub fn of(meta: &AppMeta) -> Self {
+    pub fn new(meta: &AppMeta) -> Self {
         let mut entrypoints: Vec<_> = meta
             .entrypoints
             .iter()

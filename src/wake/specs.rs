@@ -33,7 +33,7 @@ impl Specs {
     }
 
     /// Returns the spec of an app; `None` if its file cannot be used, or not be read now.
-    pub(super) async fn of(&mut self, app: &Arc<str>, now: Moment) -> Option<Arc<AppSpec>> {
+    pub(super) async fn get(&mut self, app: &Arc<str>, now: Moment) -> Option<Arc<AppSpec>> {
         if let Some(Read { origin, spec }) = self.read.get(app)
             && self.freshness.validity(origin, now) == Validity::Fresh
         {
@@ -42,7 +42,7 @@ impl Specs {
         // Noted first: a change during the read makes what was read outdated.
         let origin = self.freshness.origin([Table::AppMeta; 2], app);
         let spec = match self.descriptions.read(app).await {
-            Ok(meta) => Some(Arc::new(AppSpec::of(&meta))),
+            Ok(meta) => Some(Arc::new(AppSpec::new(&meta))),
             // The gate reports what is wrong with it.
             Err(ReadError::Unusable(_) | ReadError::Missing(_)) => None,
             Err(ReadError::Unavailable(_)) => return None,

@@ -31,7 +31,7 @@ pub(super) struct MonitoredApp {
 
 impl MonitoredApp {
     /// Selects the containers of an app whose activity is measured.
-    pub(super) fn of(
+    pub(super) fn new(
         observed: &Observed,
         spec: &AppSpec,
         activity: Activity,
@@ -147,7 +147,7 @@ impl Usages {
         statuses
     }
 
-    /// Runs a probe of an app. What its containers move meanwhile is no use of it: the last
+    /// Runs a probe of an app. What its containers move meanwhile is not a use of it: the last
     /// measurement is changed as if it had been moved before.
     pub(super) async fn without_counting<T>(
         &mut self,

@@ -135,7 +135,7 @@ struct Class {
 
 const METADATA: Class = Class { name: "the metadata service of a cloud", never: true };
 const CARRIES_NEVER: Class =
-    Class { name: "an address that carries one that is never sent to", never: true };
+    Class { name: "an address that contains one to which nothing is ever sent", never: true };
 
 /// Returns what is special about an address; `None` if it is public.
 fn classify(address: IpAddr) -> Option<Class> {
@@ -216,7 +216,7 @@ const SPECIAL_V6: [([u16; 8], u32, &str, bool); 20] = [
     ([0, 0, 0, 0, 0, 0, 0, 0], 96, "an IPv4-compatible address", false),
     ([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96, "a NAT64 address", false),
     ([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48, "a local NAT64 address", false),
-    ([0x100, 0, 0, 0, 0, 0, 0, 0], 63, "an address that is discarded", false),
+    ([0x100, 0, 0, 0, 0, 0, 0, 0], 63, "an address whose packets are discarded", false),
     ([0x2001, 0, 0, 0, 0, 0, 0, 0], 32, "a Teredo address", false),
     ([0x2001, 2, 0, 0, 0, 0, 0, 0], 48, "an address for benchmarks", false),
     ([0x2001, 0x10, 0, 0, 0, 0, 0, 0], 28, "an ORCHID", false),

@@ -23,12 +23,12 @@ pub enum NoAuthorities {
 #[derive(Debug)]
 pub(super) struct Authorities {
     file: Option<PathBuf>,
-    made: Mutex<Option<Made>>,
+    made: Mutex<Option<LoadedAuthorities>>,
 }
 
 /// A configuration of TLS, and the content of the file that it was made of.
 #[derive(Debug, Clone)]
-struct Made {
+struct LoadedAuthorities {
     pem: Vec<u8>,
     config: Arc<ClientConfig>,
 }
@@ -51,7 +51,10 @@ impl Authorities {
     }
 }
 
-fn make(file: Option<&Path>, known: Option<Made>) -> Result<Made, NoAuthorities> {
+fn make(
+    file: Option<&Path>,
+    known: Option<LoadedAuthorities>,
+) -> Result<LoadedAuthorities, NoAuthorities> {
     let of_file = |path: &Path, error| NoAuthorities::File { path: path.to_owned(), error };
     let pem = match file {
         Some(path) => std::fs::read(path).map_err(|error| of_file(path, error.to_string()))?,
@@ -77,7 +80,7 @@ fn make(file: Option<&Path>, known: Option<Made>) -> Result<Made, NoAuthorities>
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Made { pem, config: Arc::new(config) })
+    Ok(LoadedAuthorities { pem, config: Arc::new(config) })
 }
 
 /// Adds all certificates of a PEM file, of which there is one at least.

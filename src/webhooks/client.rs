@@ -48,7 +48,7 @@ pub(super) enum SendError {
     TimedOut,
     #[error("invalid request: {0}")]
     Request(#[from] http::Error),
-    #[error("the receiver's answer is no HTTP, or was cut off: {0}")]
+    #[error("the receiver's answer is not HTTP, or was cut off: {0}")]
     Protocol(#[from] hyper::Error),
 }
 

@@ -110,9 +110,9 @@ impl EventPattern {
     }
 }
 
-/// Which events an endpoint wants.
+/// Which events an endpoint is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wants {
+pub struct Subscription {
     pub events: Vec<EventPattern>,
     /// Only what is about these apps; everything if there are none.
     pub apps: Vec<String>,
@@ -120,9 +120,9 @@ pub struct Wants {
     pub pii: bool,
 }
 
-impl Wants {
+impl Subscription {
     #[must_use]
-    pub fn takes(&self, kind: &str, app: Option<&str>) -> bool {
+    pub fn includes(&self, kind: &str, app: Option<&str>) -> bool {
         let wants_app =
             || self.apps.is_empty() || app.is_some_and(|app| self.apps.iter().any(|it| it == app));
         self.events.iter().any(|pattern| pattern.fits(kind)) && wants_app()
@@ -135,7 +135,7 @@ pub struct Definition {
     pub kind: EndpointKind,
     pub url: Target,
     #[serde(flatten)]
-    pub wants: Wants,
+    pub subscription: Subscription,
     pub quiet: Option<Quiet>,
     /// Of an endpoint of the configuration; the others share `webhooks.allow`.
     pub allow: Vec<Allowed>,
@@ -230,9 +230,9 @@ pub fn url_problem(kind: EndpointKind, url: &Target) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn wants(events: &[&str], apps: &[&str]) -> Wants {
+    fn subscription(events: &[&str], apps: &[&str]) -> Subscription {
         let events = events.iter().map(|text| text.parse().expect("a pattern")).collect();
-        Wants { events, apps: apps.iter().map(|&app| app.to_owned()).collect(), pii: false }
+        Subscription { events, apps: apps.iter().map(|&app| app.to_owned()).collect(), pii: false }
     }
 
     #[test]
@@ -247,7 +247,11 @@ mod tests {
             (&["*"], &["notes"], "app.woken", Some("photos"), false),
             (&["*"], &["notes"], "alert.firing", None, false),
         ] {
-            assert_eq!(wants(events, apps).takes(kind, app), expected, "{events:?} {kind}");
+            assert_eq!(
+                subscription(events, apps).includes(kind, app),
+                expected,
+                "{events:?} {kind}"
+            );
         }
         for text in ["", "alert", "alert*", "alerts.*", "app.woke", "*.firing", "test"] {
             assert!(text.parse::<EventPattern>().is_err(), "{text}");

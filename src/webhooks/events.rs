@@ -1,4 +1,4 @@
-//! The events of this room's own: what records tell, and the one by which an endpoint is tried.
+//! The events of this module itself: those of records, and the one by which an endpoint is tried.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::ledger::record::{Micros, RecordId};
 
 /// What is read of a record to tell endpoints about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct RecordSummary {
     pub(super) id: RecordId,
     pub(super) kind: String,
     pub(super) at: Micros,
@@ -26,8 +26,19 @@ pub(super) struct Told {
 }
 
 /// Returns the event of a record; most records are none.
-pub(super) fn of_record(told: Told) -> Option<Event> {
-    let Told { id, kind, at, app, client_id, client_name, verdict, reason, duration, note } = told;
+pub(super) fn of_record(summary: RecordSummary) -> Option<Event> {
+    let RecordSummary {
+        id,
+        kind,
+        at,
+        app,
+        client_id,
+        client_name,
+        verdict,
+        reason,
+        duration,
+        note,
+    } = summary;
     let seconds = duration / 1_000_000;
     let tenths = duration / 100_000 % 10;
     let record = id.to_string();
@@ -111,8 +122,8 @@ mod tests {
     use super::*;
     use crate::ledger::record::WriterId;
 
-    fn told(kind: &str, verdict: &str, reason: &str) -> Told {
-        Told {
+    fn told(kind: &str, verdict: &str, reason: &str) -> RecordSummary {
+        RecordSummary {
             id: RecordId { writer: WriterId(31), seq: 7 },
             kind: kind.into(),
             at: Micros(5),

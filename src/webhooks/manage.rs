@@ -12,8 +12,8 @@ use super::configured::ROTATION;
 use super::connector::{AllowedBy, Rules, permit};
 use super::deliveries::{self, Attempt, LogCursor};
 use super::endpoint::{
-    DEFAULT_EVENTS, Definition, Endpoint, EndpointKind, EventPattern, Origin, Secrets, Wants,
-    is_name, secrets_problem, url_problem,
+    DEFAULT_EVENTS, Definition, Endpoint, EndpointKind, EventPattern, Origin, Secrets,
+    Subscription, is_name, secrets_problem, url_problem,
 };
 use super::outbox::queue;
 use super::quiet::Quiet;
@@ -31,7 +31,7 @@ const MOST: i64 = 100;
 /// What a caller says about a new endpoint.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Draft {
+pub struct NewEndpoint {
     /// Its id; a random one if it has none.
     pub name: Option<String>,
     pub kind: EndpointKind,
@@ -75,9 +75,9 @@ pub enum ManageError {
 
 /// Checks a draft. `allow` is what the operator allows endpoints of the API. A name is not
 /// resolved here: it is at every attempt.
-fn endpoint(draft: Draft, allow: &[Allowed], now: Micros) -> Result<Endpoint, ManageError> {
+fn endpoint(draft: NewEndpoint, allow: &[Allowed], now: Micros) -> Result<Endpoint, ManageError> {
     let invalid = |field, problem: String| ManageError::Invalid(field, problem);
-    let Draft { name, kind, url, secret, token, events, apps, quiet, pii } = draft;
+    let NewEndpoint { name, kind, url, secret, token, events, apps, quiet, pii } = draft;
     let id = match name {
         Some(name) if is_name(&name) => name,
         Some(_) => {
@@ -108,7 +108,7 @@ fn endpoint(draft: Draft, allow: &[Allowed], now: Micros) -> Result<Endpoint, Ma
         definition: Definition {
             kind,
             url: target,
-            wants: Wants { events, apps, pii },
+            subscription: Subscription { events, apps, pii },
             quiet,
             allow: Vec::new(),
         },
@@ -156,7 +156,7 @@ fn wanted(events: Option<Vec<EventPattern>>) -> Result<Vec<EventPattern>, Manage
 pub async fn create(
     transaction: &mut Transaction<'_>,
     tenant: &str,
-    draft: Draft,
+    draft: NewEndpoint,
     allow: &[Allowed],
 ) -> Result<Endpoint, ManageError> {
     let now = transaction.now().await?;
@@ -255,7 +255,7 @@ pub async fn test(
     }
     let now = transaction.now().await?;
     let event = events::test(id, &format!("{:08x}{:08x}", random(), random()), now);
-    queue(transaction, tenant, id, &endpoint.definition.wants, &event, now).await?;
+    queue(transaction, tenant, id, &endpoint.definition.subscription, &event, now).await?;
     Ok(event.id)
 }
 

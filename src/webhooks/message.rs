@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
-use super::deliveries::Claimed;
+use super::deliveries::ClaimedDelivery;
 use super::endpoint::{Definition, EndpointKind, Secrets};
 use super::event::Content;
 use crate::ledger::checkpoint::rfc3339;
@@ -42,7 +42,7 @@ pub(super) struct InvalidToken;
 pub(super) fn message(
     definition: &Definition,
     secrets: &Secrets,
-    claimed: &Claimed,
+    claimed: &ClaimedDelivery,
     content: &Content,
     now: Micros,
 ) -> Result<Message, InvalidToken> {

@@ -1,7 +1,7 @@
 //! Events on their way out: what happened is put into the transaction that makes it so, and
 //! sent afterwards.
 
-use super::endpoint::Wants;
+use super::endpoint::Subscription;
 use super::event::Event;
 use super::{deliveries, rows};
 use crate::ledger::archive::{ArchiveError, Transaction};
@@ -18,13 +18,13 @@ pub async fn enqueue(
     event: &Event,
 ) -> Result<(), ArchiveError> {
     let mut now = None;
-    for (endpoint, wants) in rows::recipients(transaction, tenant).await? {
-        if wants.takes(event.kind, event.app.as_deref()) {
+    for (endpoint, subscription) in rows::recipients(transaction, tenant).await? {
+        if subscription.includes(event.kind, event.app.as_deref()) {
             let now = match now {
                 Some(now) => now,
                 None => *now.insert(transaction.now().await?),
             };
-            queue(transaction, tenant, &endpoint, &wants, event, now).await?;
+            queue(transaction, tenant, &endpoint, &subscription, event, now).await?;
         }
     }
     Ok(())
@@ -35,11 +35,11 @@ pub(super) async fn queue(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     endpoint: &str,
-    wants: &Wants,
+    subscription: &Subscription,
     event: &Event,
     now: Micros,
 ) -> Result<(), ArchiveError> {
-    let content = serde_json::to_string(&event.content(wants.pii))
+    let content = serde_json::to_string(&event.content(subscription.pii))
         .map_err(|error| ArchiveError::Content(error.to_string().into()))?;
     deliveries::insert(transaction, tenant, endpoint, event, content, now).await
 }

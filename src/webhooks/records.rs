@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::deliveries;
 use super::events::of_record;
 use super::outbox::enqueue;
-use super::table::records::{cursor, move_cursor, told};
+use super::table::records::{cursor, move_cursor, reportable};
 use crate::ledger::archive::{ArchiveError, Transaction};
 use crate::ledger::record::{Micros, micros};
 
@@ -45,8 +45,8 @@ pub async fn queue(
     let from = cursor.unwrap_or(size);
     let mut to = size.min(from.saturating_add(WINDOW));
     let mut queued = Queued::default();
-    for (position, told) in told(transaction, tenant, from, to).await? {
-        let Some(event) = of_record(told) else { continue };
+    for (position, record) in reportable(transaction, tenant, from, to).await? {
+        let Some(event) = of_record(record) else { continue };
         enqueue(transaction, tenant, &event).await?;
         queued.events += 1;
         if queued.events == MOST_EVENTS {

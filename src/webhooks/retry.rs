@@ -30,7 +30,7 @@ const FAILING: Duration = Duration::from_secs(5 * 24 * 3600);
 
 /// How an attempt ended, as far as it decides what follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum AttemptResult {
     Delivered,
     Failed {
         /// What `Retry-After` asked for.
@@ -42,7 +42,7 @@ pub enum Ended {
 
 /// What follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum NextStep {
     Delivered,
     Retry {
         at: Micros,
@@ -50,17 +50,17 @@ pub enum Next {
     /// There were enough attempts.
     GivenUp,
     /// The endpoint gets no further messages.
-    Disable(Why),
+    Disable(DisableReason),
 }
 
 /// Why an endpoint is disabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub enum DisableReason {
     Gone,
     Failing,
 }
 
-impl Why {
+impl DisableReason {
     /// Returns the reason as it is stored and shown.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -76,26 +76,26 @@ impl Why {
 /// `failing_since` is when the first of the attempts failed that have failed without one that
 /// did not. `jitter` is random, from 0 to 1.
 #[must_use]
-pub fn next(
-    ended: Ended,
+pub fn next_step(
+    result: AttemptResult,
     attempt: i64,
     now: Micros,
     failing_since: Option<Micros>,
     jitter: f64,
-) -> Next {
-    let retry_after = match ended {
-        Ended::Delivered => return Next::Delivered,
-        Ended::Gone => return Next::Disable(Why::Gone),
-        Ended::Failed { retry_after } => retry_after.unwrap_or_default().min(LONGEST),
+) -> NextStep {
+    let retry_after = match result {
+        AttemptResult::Delivered => return NextStep::Delivered,
+        AttemptResult::Gone => return NextStep::Disable(DisableReason::Gone),
+        AttemptResult::Failed { retry_after } => retry_after.unwrap_or_default().min(LONGEST),
     };
     if failing_since.is_some_and(|since| now.0.saturating_sub(since.0) >= micros(FAILING)) {
-        return Next::Disable(Why::Failing);
+        return NextStep::Disable(DisableReason::Failing);
     }
     let wait = usize::try_from(attempt - 1).ok().and_then(|done| WAITS.get(done));
-    let Some(wait) = wait else { return Next::GivenUp };
+    let Some(wait) = wait else { return NextStep::GivenUp };
     let factor = 1.0 + JITTER * (2.0 * jitter.clamp(0.0, 1.0) - 1.0);
     let wait = wait.mul_f64(factor).max(retry_after);
-    Next::Retry { at: Micros(now.0.saturating_add(micros(wait))) }
+    NextStep::Retry { at: Micros(now.0.saturating_add(micros(wait))) }
 }
 
 #[cfg(test)]
@@ -103,12 +103,12 @@ mod tests {
     use super::*;
 
     const NOW: Micros = Micros(1_000_000_000_000);
-    const FAILED: Ended = Ended::Failed { retry_after: None };
+    const FAILED: AttemptResult = AttemptResult::Failed { retry_after: None };
 
-    fn wait(ended: Ended, attempt: i64, jitter: f64) -> Option<u64> {
-        match next(ended, attempt, NOW, Some(NOW), jitter) {
-            Next::Retry { at } => u64::try_from((at.0 - NOW.0) / 1_000_000).ok(),
-            Next::GivenUp => None,
+    fn wait(result: AttemptResult, attempt: i64, jitter: f64) -> Option<u64> {
+        match next_step(result, attempt, NOW, Some(NOW), jitter) {
+            NextStep::Retry { at } => u64::try_from((at.0 - NOW.0) / 1_000_000).ok(),
+            NextStep::GivenUp => None,
             other => panic!("{other:?}"),
         }
     }
@@ -126,7 +126,8 @@ mod tests {
 
     #[test]
     fn a_receiver_may_ask_for_more_time_but_not_for_too_much() {
-        let asks = |seconds| Ended::Failed { retry_after: Some(Duration::from_secs(seconds)) };
+        let asks =
+            |seconds| AttemptResult::Failed { retry_after: Some(Duration::from_secs(seconds)) };
         assert_eq!(wait(asks(60), 1, 0.5), Some(60));
         assert_eq!(wait(asks(1), 2, 0.5), Some(300), "never sooner than without it");
         assert_eq!(wait(asks(u64::MAX), 1, 0.5), Some(36_000));
@@ -135,11 +136,17 @@ mod tests {
     #[test]
     fn an_endpoint_ends_at_410_and_after_five_days() {
         let days = |days: i64| Some(Micros(NOW.0 - days * 86_400_000_000));
-        let gone = next(Ended::Gone, 1, NOW, None, 0.5);
-        assert_eq!(gone, Next::Disable(Why::Gone));
-        assert!(matches!(next(FAILED, 1, NOW, days(4), 0.5), Next::Retry { .. }));
-        assert_eq!(next(FAILED, 1, NOW, days(5), 0.5), Next::Disable(Why::Failing));
-        assert_eq!(next(FAILED, 8, NOW, days(6), 0.5), Next::Disable(Why::Failing));
-        assert_eq!(next(Ended::Delivered, 8, NOW, days(6), 0.5), Next::Delivered);
+        let gone = next_step(AttemptResult::Gone, 1, NOW, None, 0.5);
+        assert_eq!(gone, NextStep::Disable(DisableReason::Gone));
+        assert!(matches!(next_step(FAILED, 1, NOW, days(4), 0.5), NextStep::Retry { .. }));
+        assert_eq!(
+            next_step(FAILED, 1, NOW, days(5), 0.5),
+            NextStep::Disable(DisableReason::Failing)
+        );
+        assert_eq!(
+            next_step(FAILED, 8, NOW, days(6), 0.5),
+            NextStep::Disable(DisableReason::Failing)
+        );
+        assert_eq!(next_step(AttemptResult::Delivered, 8, NOW, days(6), 0.5), NextStep::Delivered);
     }
 }

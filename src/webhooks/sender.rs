@@ -16,11 +16,11 @@ use tracing::{debug, info, warn};
 
 use super::client::{self, Answer, DEADLINE, SendError};
 use super::connector::{AllowedBy, Connector, Resolve, Rules};
-use super::deliveries::{self, Claimed, Due, Ending, State};
+use super::deliveries::{self, AttemptLog, ClaimedDelivery, DeliveryState, DueEndpoint};
 use super::endpoint::{Endpoint, Origin};
 use super::event::Content;
 use super::message::message;
-use super::retry::{Ended, Next, next};
+use super::retry::{AttemptResult, NextStep, next_step};
 use super::slots::Slots;
 use super::{configured, rows};
 use crate::backoff::{doubled, jittered, random};
@@ -132,7 +132,7 @@ impl Sender {
         }
         let due = deliveries::due(&mut archive.snapshot().await?, tenant).await?;
         let mut worked = Ok(());
-        for Due { endpoint, is_failing } in due {
+        for DueEndpoint { endpoint, is_failing } in due {
             let free = self.slots.free(&endpoint, is_failing);
             if free == 0 {
                 continue;
@@ -174,7 +174,7 @@ impl Sender {
         tenant: &str,
         id: &str,
         free: usize,
-    ) -> Result<Vec<(Arc<Endpoint>, Claimed)>, ArchiveError> {
+    ) -> Result<Vec<(Arc<Endpoint>, ClaimedDelivery)>, ArchiveError> {
         let mut transaction = self.archive().begin().await?;
         let now = transaction.now().await?;
         let endpoint = rows::find(&mut transaction, tenant, id).await?;
@@ -199,14 +199,14 @@ impl Sender {
     }
 
     /// Sends one message and writes what came of it.
-    async fn attempt(&self, tenant: &str, endpoint: &Endpoint, claimed: &Claimed) {
+    async fn attempt(&self, tenant: &str, endpoint: &Endpoint, claimed: &ClaimedDelivery) {
         let begun = Instant::now();
         let sent = self.send(endpoint, claimed).await;
         let duration = micros(begun.elapsed());
-        let (ended, ending) = judge(sent, duration);
-        meters::webhook_attempt(ending.outcome);
+        let (result, log) = attempt_result(sent, duration);
+        meters::webhook_attempt(log.outcome);
         let mut failures = 0;
-        while let Err(error) = self.complete(tenant, endpoint, claimed, ended, &ending).await {
+        while let Err(error) = self.complete(tenant, endpoint, claimed, result, &log).await {
             failures += 1;
             if failures == WRITES {
                 let id = &endpoint.id;
@@ -217,7 +217,11 @@ impl Sender {
         }
     }
 
-    async fn send(&self, endpoint: &Endpoint, claimed: &Claimed) -> Result<Answer, SendError> {
+    async fn send(
+        &self,
+        endpoint: &Endpoint,
+        claimed: &ClaimedDelivery,
+    ) -> Result<Answer, SendError> {
         let Endpoint { origin, definition, secrets, .. } = endpoint;
         let rules = match origin {
             Origin::Configuration => {
@@ -236,9 +240,9 @@ impl Sender {
         &self,
         tenant: &str,
         endpoint: &Endpoint,
-        claimed: &Claimed,
-        ended: Ended,
-        ending: &Ending,
+        claimed: &ClaimedDelivery,
+        result: AttemptResult,
+        log: &AttemptLog,
     ) -> Result<(), ArchiveError> {
         let id = &*endpoint.id;
         let mut transaction = self.archive().begin().await?;
@@ -248,20 +252,20 @@ impl Sender {
         let Some(stored) = stored else { return transaction.roll_back().await };
         let since = stored.failing_since;
         let jitter = f64::from(random()) / f64::from(u32::MAX);
-        let next = next(ended, claimed.attempt, now, since, jitter);
+        let next = next_step(result, claimed.attempt, now, since, jitter);
         let state = match next {
-            Next::Delivered => State::Delivered,
-            Next::Retry { at } => State::Queued(at),
-            Next::GivenUp | Next::Disable(_) => State::Failed,
+            NextStep::Delivered => DeliveryState::Delivered,
+            NextStep::Retry { at } => DeliveryState::Queued(at),
+            NextStep::GivenUp | NextStep::Disable(_) => DeliveryState::Failed,
         };
         let is_ours =
-            deliveries::complete(&mut transaction, tenant, id, claimed, ending, state, now).await?;
+            deliveries::complete(&mut transaction, tenant, id, claimed, log, state, now).await?;
         if is_ours {
-            let failing = (next != Next::Delivered).then(|| since.unwrap_or(now));
+            let failing = (next != NextStep::Delivered).then(|| since.unwrap_or(now));
             if failing != since {
                 rows::set_failing(&mut transaction, tenant, id, failing).await?;
             }
-            if let Next::Disable(why) = next
+            if let NextStep::Disable(why) = next
                 && rows::disable(&mut transaction, tenant, id, now, why.as_str()).await?
             {
                 // An alert tells it: what is stored is all that it takes.
@@ -270,8 +274,8 @@ impl Sender {
             }
         }
         transaction.commit().await?;
-        if next != Next::Delivered {
-            let detail = ending.detail.as_deref().unwrap_or(ending.outcome);
+        if next != NextStep::Delivered {
+            let detail = log.detail.as_deref().unwrap_or(log.outcome);
             let (event, attempt) = (&*claimed.event, claimed.attempt);
             info!(endpoint = %id, event, attempt, "a message was not delivered: {detail}");
         }
@@ -280,43 +284,46 @@ impl Sender {
 }
 
 /// Returns how an attempt ended, for the decision and for the log.
-fn judge(sent: Result<Answer, SendError>, duration: i64) -> (Ended, Ending) {
-    let (ended, mut ending) = judge_whole(sent, duration);
-    if let Some(detail) = &mut ending.detail {
+fn attempt_result(sent: Result<Answer, SendError>, duration: i64) -> (AttemptResult, AttemptLog) {
+    let (result, mut log) = untruncated_result(sent, duration);
+    if let Some(detail) = &mut log.detail {
         // A name or a peer's certificate may be in it.
         detail.truncate(detail.floor_char_boundary(LONGEST_DETAIL));
     }
-    (ended, ending)
+    (result, log)
 }
 
-fn judge_whole(sent: Result<Answer, SendError>, duration: i64) -> (Ended, Ending) {
+fn untruncated_result(
+    sent: Result<Answer, SendError>,
+    duration: i64,
+) -> (AttemptResult, AttemptLog) {
     let Answer { status, retry_after, text, cut_off } = match sent {
         Ok(answer) => answer,
         Err(error) => {
-            let ending = Ending {
+            let log = AttemptLog {
                 outcome: error.as_str(),
                 duration,
                 status: None,
                 detail: Some(error.to_string()),
                 answer: None,
             };
-            return (Ended::Failed { retry_after: None }, ending);
+            return (AttemptResult::Failed { retry_after: None }, log);
         }
     };
-    let (ended, outcome, detail) = match status {
-        200..=299 => (Ended::Delivered, "delivered", cut_off.map(str::to_owned)),
-        410 => (Ended::Gone, "status", Some("the receiver answered 410 Gone".to_owned())),
+    let (result, outcome, detail) = match status {
+        200..=299 => (AttemptResult::Delivered, "delivered", cut_off.map(str::to_owned)),
+        410 => (AttemptResult::Gone, "status", Some("the receiver answered 410 Gone".to_owned())),
         300..=399 => {
             let detail = format!("the receiver answered {status}; redirects are not followed");
-            (Ended::Failed { retry_after }, "redirect", Some(detail))
+            (AttemptResult::Failed { retry_after }, "redirect", Some(detail))
         }
         _ => {
             let detail = format!("the receiver answered {status}");
-            (Ended::Failed { retry_after }, "status", Some(detail))
+            (AttemptResult::Failed { retry_after }, "status", Some(detail))
         }
     };
     let answer = (!text.is_empty()).then_some(text);
-    (ended, Ending { outcome, duration, status: Some(status.into()), detail, answer })
+    (result, AttemptLog { outcome, duration, status: Some(status.into()), detail, answer })
 }
 
 #[cfg(test)]
@@ -328,8 +335,8 @@ mod tests {
     fn what_is_kept_of_a_failure_is_bounded() {
         let problem = "ü".repeat(10_000);
         let failed = ConnectError::Tls { host: "receiver.example".into(), problem };
-        let (_, ending) = judge(Err(failed.into()), 5);
-        let detail = ending.detail.expect("a detail");
+        let (_, log) = attempt_result(Err(failed.into()), 5);
+        let detail = log.detail.expect("a detail");
         assert!(detail.len() <= LONGEST_DETAIL && detail.ends_with('ü'), "{}", detail.len());
         assert!(detail.starts_with("TLS with `receiver.example` failed"), "{detail}");
     }

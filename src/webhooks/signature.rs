@@ -20,7 +20,7 @@ const NEW: usize = 32;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SigningSecret(Secret);
 
-/// Why a text is no secret that signs messages.
+/// Why a text is not a secret that signs messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a signing secret is `whsec_` and the Base64 of 24 to 64 bytes")]
 pub struct InvalidSecret;

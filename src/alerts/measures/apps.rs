@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 
-use super::{now, signal};
+use super::{measurement, now};
+use crate::alerts::measurement::{Measure, MeasureContext, Measurement};
 use crate::alerts::rule::Rule;
-use crate::alerts::signal::{Look, Measure, Signal};
 use crate::alerts::starts::{FailedStarts, Failures};
 use crate::alerts::subject::Subject;
 use crate::domain::lifecycle::Phase;
@@ -18,12 +18,12 @@ use crate::wake::Registry;
 pub struct AppStarts {
     starts: FailedStarts,
     registry: Arc<Registry>,
-    recovered: Mutex<Recovered>,
+    recovered: Mutex<RecoveredApps>,
 }
 
 /// What is seen of an app now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
+enum AppActivity {
     /// Its containers run, so it has started, whoever started it.
     Running,
     /// It is stopped, paused or being started.
@@ -35,7 +35,7 @@ enum Seen {
 /// The apps whose alerts fire, and whether each has started since. An app that was repaired
 /// may be asleep again before it was well for long enough.
 #[derive(Debug, Default)]
-struct Recovered(BTreeMap<Arc<str>, bool>);
+struct RecoveredApps(BTreeMap<Arc<str>, bool>);
 
 impl AppStarts {
     #[must_use]
@@ -43,35 +43,35 @@ impl AppStarts {
         Self { starts, registry, recovered: Mutex::default() }
     }
 
-    fn see(&self, app: &str) -> Seen {
-        let Some(handle) = self.registry.get(app) else { return Seen::Unknown };
+    fn see(&self, app: &str) -> AppActivity {
+        let Some(handle) = self.registry.get(app) else { return AppActivity::Unknown };
         if !handle.is_awake() {
-            return Seen::Asleep;
+            return AppActivity::Asleep;
         }
         let shown = handle.shown();
         // Until the engine's containers are known, every app counts as awake.
         let runs = shown.phase == Phase::Awake && !shown.containers.is_empty();
-        if runs { Seen::Running } else { Seen::Unknown }
+        if runs { AppActivity::Running } else { AppActivity::Unknown }
     }
 }
 
-impl Recovered {
+impl RecoveredApps {
     /// Takes in what is seen of the apps whose alerts fire. `failing` are those whose last
     /// start, by this process, has failed. Returns the others that have not started since.
     fn look(
         &mut self,
         firing: Vec<Arc<str>>,
         failing: &[(Arc<str>, Failures)],
-        see: impl Fn(&str) -> Seen,
+        see: impl Fn(&str) -> AppActivity,
     ) -> Vec<Arc<str>> {
         let fails = |app: &Arc<str>| failing.iter().any(|(other, _)| other == app);
         let before = std::mem::take(&mut self.0);
         let mut asleep = Vec::new();
         for app in firing {
             let seen = see(&app);
-            let did = seen == Seen::Running || before.get(&app).copied().unwrap_or_default();
+            let did = seen == AppActivity::Running || before.get(&app).copied().unwrap_or_default();
             let has_started = did && !fails(&app);
-            if !has_started && !fails(&app) && seen == Seen::Asleep {
+            if !has_started && !fails(&app) && seen == AppActivity::Asleep {
                 asleep.push(Arc::clone(&app));
             }
             self.0.insert(app, has_started);
@@ -85,26 +85,32 @@ impl Measure for AppStarts {
         &[Rule::AppFailing]
     }
 
-    fn measure<'a>(&'a self, look: Look<'a>) -> BoxFuture<'a, Option<Vec<Signal>>> {
+    fn measure<'a>(
+        &'a self,
+        context: MeasureContext<'a>,
+    ) -> BoxFuture<'a, Option<Vec<Measurement>>> {
         // An app that is gone does not fail.
-        let (failing, well): (Vec<_>, Vec<_>) =
-            self.starts.list().into_iter().partition(|(app, _)| self.see(app) == Seen::Asleep);
+        let (failing, well): (Vec<_>, Vec<_>) = self
+            .starts
+            .list()
+            .into_iter()
+            .partition(|(app, _)| self.see(app) == AppActivity::Asleep);
         for (app, _) in well {
             self.starts.forget(&app);
         }
-        let firing = look.firing.iter().filter_map(|(rule, subject)| match subject {
+        let firing = context.firing.iter().filter_map(|(rule, subject)| match subject {
             Subject::App(app) if *rule == Rule::AppFailing => Some(Arc::clone(app)),
             _ => None,
         });
         let mut recovered = self.recovered.lock().unwrap_or_else(PoisonError::into_inner);
         let told = recovered.look(firing.collect(), &failing, |app| self.see(app));
         // What another process or an earlier one has seen goes on until the app runs.
-        let told = told
-            .into_iter()
-            .map(|app| signal(Rule::AppFailing, Subject::App(app), 1, "it has not started since"));
+        let told = told.into_iter().map(|app| {
+            measurement(Rule::AppFailing, Subject::App(app), 1, "it has not started since")
+        });
         let own = failing.iter().map(|(app, Failures { number, reason })| {
             let detail = format!("{number} attempts in a row have failed: {reason}");
-            signal(Rule::AppFailing, Subject::App(Arc::clone(app)), *number, detail)
+            measurement(Rule::AppFailing, Subject::App(Arc::clone(app)), *number, detail)
         });
         now(own.chain(told).collect())
     }
@@ -117,7 +123,7 @@ mod tests {
 
     use super::*;
     use crate::alerts::rule;
-    use crate::alerts::tracked::{Judged, Tracked};
+    use crate::alerts::tracked::{Criteria, TrackedSubjects};
     use crate::config::{Environment, load};
 
     #[test]
@@ -128,41 +134,46 @@ mod tests {
         let firing = BTreeSet::from([(Rule::AppFailing, Subject::App(Arc::clone(&app)))]);
         let failures = Failures { number: 3, reason: "exited".into() };
         let failing = [(Arc::clone(&app), failures)];
-        let (mut recovered, mut tracked) = (Recovered::default(), Tracked::default());
+        let (mut recovered, mut tracked) = (RecoveredApps::default(), TrackedSubjects::default());
         let mut look = |second, failing: &[(Arc<str>, Failures)], seen| {
             let told = recovered.look(vec![Arc::clone(&app)], failing, |_| seen);
             let value = failing.first().map(|(_, failures)| failures.number);
             let value = value.or((!told.is_empty()).then_some(1));
-            let signals = value.map(|value| {
-                signal(Rule::AppFailing, Subject::App(Arc::clone(&app)), value, String::new())
+            let measurements = value.map(|value| {
+                measurement(Rule::AppFailing, Subject::App(Arc::clone(&app)), value, String::new())
             });
             let now = Duration::from_secs(second);
-            let judged = Judged { rule: Rule::AppFailing, limits: &limits, firing: &firing, now };
-            tracked.judge(judged, signals.into_iter().collect());
+            let criteria =
+                Criteria { rule: Rule::AppFailing, limits: &limits, firing: &firing, now };
+            tracked.update(criteria, measurements.into_iter().collect());
             tracked.told();
             !tracked.bad_keys().is_empty()
         };
-        assert!(look(0, &failing, Seen::Asleep));
+        assert!(look(0, &failing, AppActivity::Asleep));
         // Woken once; paused after the 60 seconds of `sleep.pause_after`.
-        assert!((1..=30).all(|n| look(2 * n, &[], Seen::Running)));
-        assert!(!(31..=35).all(|n| look(2 * n, &[], Seen::Asleep)), "calm for a minute");
+        assert!((1..=30).all(|n| look(2 * n, &[], AppActivity::Running)));
+        assert!(!(31..=35).all(|n| look(2 * n, &[], AppActivity::Asleep)), "calm for a minute");
         // It fails again, and its process ends: that it has started before does not count.
-        assert!(look(100, &failing, Seen::Asleep));
-        assert!(look(102, &[], Seen::Asleep));
-        assert!(look(1000, &[], Seen::Asleep));
+        assert!(look(100, &failing, AppActivity::Asleep));
+        assert!(look(102, &[], AppActivity::Asleep));
+        assert!(look(1000, &[], AppActivity::Asleep));
     }
 
     #[test]
     fn what_another_process_has_seen_goes_on_until_the_app_runs() {
-        let mut recovered = Recovered::default();
+        let mut recovered = RecoveredApps::default();
         let app: Arc<str> = "notes".into();
         let mut look = |seen| recovered.look(vec![Arc::clone(&app)], &[], |_| seen).len();
-        assert_eq!(look(Seen::Unknown), 0, "a process that has just begun");
-        assert_eq!(look(Seen::Asleep), 1);
-        assert_eq!(look(Seen::Running), 0);
-        assert_eq!(look(Seen::Asleep), 0);
-        assert_eq!(recovered.look(Vec::new(), &[], |_| Seen::Asleep).len(), 0, "it is resolved");
-        let again = recovered.look(vec![app], &[], |_| Seen::Asleep).len();
+        assert_eq!(look(AppActivity::Unknown), 0, "a process that has just begun");
+        assert_eq!(look(AppActivity::Asleep), 1);
+        assert_eq!(look(AppActivity::Running), 0);
+        assert_eq!(look(AppActivity::Asleep), 0);
+        assert_eq!(
+            recovered.look(Vec::new(), &[], |_| AppActivity::Asleep).len(),
+            0,
+            "it is resolved"
+        );
+        let again = recovered.look(vec![app], &[], |_| AppActivity::Asleep).len();
         assert_eq!(again, 1, "it fires anew");
     }
 }

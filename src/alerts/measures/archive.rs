@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::signal;
+use super::measurement;
+use crate::alerts::measurement::{Measure, MeasureContext, Measurement};
 use crate::alerts::rule::Rule;
-use crate::alerts::signal::{Look, Measure, Signal};
 use crate::alerts::subject::Subject;
 use crate::jobs::{self, Jobs};
 use crate::ledger::Ledger;
@@ -21,9 +21,9 @@ const EVERY: Duration = Duration::from_secs(10);
 /// How many failed runs in a row are as bad as no run.
 const FAILED_RUNS: u32 = 3;
 
-/// Reads the archive.
+/// Measures what is read from the archive.
 #[derive(Debug)]
-pub struct ArchiveFacts {
+pub struct ArchiveMeasures {
     ledger: Arc<Ledger>,
     jobs: Arc<Jobs>,
     /// How long a job may be overdue.
@@ -34,12 +34,12 @@ pub struct ArchiveFacts {
 #[derive(Debug, Default)]
 struct State {
     asked: Option<Duration>,
-    uncovered: Option<Uncovered>,
+    uncovered: Option<UncoveredRecords>,
 }
 
 /// Records that no checkpoint covers yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Uncovered {
+struct UncoveredRecords {
     /// The number of records that the last checkpoint covers.
     covered: i64,
     /// When there were first some more of them.
@@ -48,7 +48,7 @@ struct Uncovered {
 
 /// What is read in one snapshot.
 #[derive(Debug)]
-struct Facts {
+struct ArchiveState {
     jobs: Vec<JobRow>,
     covered: i64,
     has_more: bool,
@@ -56,37 +56,37 @@ struct Facts {
     disabled: Vec<(String, String)>,
 }
 
-impl ArchiveFacts {
+impl ArchiveMeasures {
     #[must_use]
     pub fn new(ledger: Arc<Ledger>, jobs: Arc<Jobs>, job_limit: Duration) -> Self {
         Self { ledger, jobs, job_limit, state: Mutex::default() }
     }
 
-    async fn look(&self, now: Duration) -> Option<Vec<Signal>> {
+    async fn look(&self, now: Duration) -> Option<Vec<Measurement>> {
         if !self.is_due(now) {
             return None;
         }
-        let facts = self.read().await.ok()?;
-        let mut signals: Vec<_> = self
+        let read = self.read().await.ok()?;
+        let mut measurements: Vec<_> = self
             .jobs
             .runners()
             .filter_map(|runner| {
-                let row = facts.jobs.iter().find(|row| row.name == runner.plan().row)?;
+                let row = read.jobs.iter().find(|row| row.name == runner.plan().row)?;
                 overdue(row, runner.overdue(), self.job_limit)
             })
             .collect();
-        signals.extend(facts.disabled.into_iter().map(|(endpoint, reason)| {
-            signal(Rule::EndpointDisabled, Subject::Endpoint(endpoint.into()), 1, reason)
+        measurements.extend(read.disabled.into_iter().map(|(endpoint, reason)| {
+            measurement(Rule::EndpointDisabled, Subject::Endpoint(endpoint.into()), 1, reason)
         }));
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.uncovered = state.uncovered.follow(facts.covered, facts.has_more, now);
-        if let Some(Uncovered { covered, since }) = state.uncovered {
+        state.uncovered = state.uncovered.follow(read.covered, read.has_more, now);
+        if let Some(UncoveredRecords { covered, since }) = state.uncovered {
             let waits = now.saturating_sub(since);
             let waits = waits.saturating_sub(self.ledger.checkpoint_interval).as_secs();
             let detail = format!("the last checkpoint covers {covered} records");
-            signals.push(signal(Rule::CheckpointOverdue, Subject::Box, waits, detail));
+            measurements.push(measurement(Rule::CheckpointOverdue, Subject::Box, waits, detail));
         }
-        Some(signals)
+        Some(measurements)
     }
 
     fn is_due(&self, now: Duration) -> bool {
@@ -98,7 +98,7 @@ impl ArchiveFacts {
         is_due
     }
 
-    async fn read(&self) -> Result<Facts, ArchiveError> {
+    async fn read(&self) -> Result<ArchiveState, ArchiveError> {
         let tenant = self.ledger.tenant.get();
         let mut snapshot = self.ledger.archive.snapshot().await?;
         let jobs = snapshot.jobs(&tenant).await?;
@@ -106,38 +106,41 @@ impl ArchiveFacts {
         let has_more = snapshot.tree_size(&tenant).await? > covered
             || !snapshot.unplaced(&tenant, None, 1).await?.is_empty();
         let disabled = manage::disabled(&mut snapshot, &tenant).await?;
-        Ok(Facts { jobs, covered, has_more, disabled })
+        Ok(ArchiveState { jobs, covered, has_more, disabled })
     }
 }
 
-impl Measure for ArchiveFacts {
+impl Measure for ArchiveMeasures {
     fn rules(&self) -> &'static [Rule] {
         &[Rule::JobOverdue, Rule::CheckpointOverdue, Rule::EndpointDisabled]
     }
 
-    fn measure<'a>(&'a self, look: Look<'a>) -> BoxFuture<'a, Option<Vec<Signal>>> {
-        Box::pin(self.look(look.now))
+    fn measure<'a>(
+        &'a self,
+        context: MeasureContext<'a>,
+    ) -> BoxFuture<'a, Option<Vec<Measurement>>> {
+        Box::pin(self.look(context.now))
     }
 }
 
 trait Follow {
-    fn follow(self, covered: i64, has_more: bool, now: Duration) -> Option<Uncovered>;
+    fn follow(self, covered: i64, has_more: bool, now: Duration) -> Option<UncoveredRecords>;
 }
 
-impl Follow for Option<Uncovered> {
+impl Follow for Option<UncoveredRecords> {
     /// Begins anew with each checkpoint: on a busy box there are always newer records.
     fn follow(self, covered: i64, has_more: bool, now: Duration) -> Self {
         if !has_more {
             return None;
         }
         let known = self.filter(|known| known.covered == covered);
-        Some(known.unwrap_or(Uncovered { covered, since: now }))
+        Some(known.unwrap_or(UncoveredRecords { covered, since: now }))
     }
 }
 
 /// Returns for how long a job has not been done, if it should have been. Its row does not say
 /// that: a run that finds nothing to do leaves it as it is.
-fn overdue(row: &JobRow, hindered: Option<Duration>, limit: Duration) -> Option<Signal> {
+fn overdue(row: &JobRow, hindered: Option<Duration>, limit: Duration) -> Option<Measurement> {
     let failures = jobs::failures(row);
     let late = hindered.unwrap_or_default().as_secs();
     let value = if failures >= FAILED_RUNS { late.max(limit.as_secs()).max(1) } else { late };
@@ -146,7 +149,7 @@ fn overdue(row: &JobRow, hindered: Option<Duration>, limit: Duration) -> Option<
     }
     let outcome = row.outcome.as_deref().unwrap_or("it has not ended yet");
     let detail = format!("for {late} s it could not be run; last run: {outcome}");
-    Some(signal(Rule::JobOverdue, Subject::Job(row.name.as_str().into()), value, detail))
+    Some(measurement(Rule::JobOverdue, Subject::Job(row.name.as_str().into()), value, detail))
 }
 
 #[cfg(test)]
@@ -158,11 +161,12 @@ mod tests {
 
     #[test]
     fn a_checkpoint_is_waited_for_since_the_one_before() {
-        let follow =
-            |known: Option<Uncovered>, covered, at: u32| known.follow(covered, true, SECOND * at);
+        let follow = |known: Option<UncoveredRecords>, covered, at: u32| {
+            known.follow(covered, true, SECOND * at)
+        };
         let first = follow(None, 0, 10);
-        assert_eq!(follow(first, 0, 50), Some(Uncovered { covered: 0, since: SECOND * 10 }));
-        assert_eq!(follow(first, 7, 60), Some(Uncovered { covered: 7, since: SECOND * 60 }));
+        assert_eq!(follow(first, 0, 50), Some(UncoveredRecords { covered: 0, since: SECOND * 10 }));
+        assert_eq!(follow(first, 7, 60), Some(UncoveredRecords { covered: 7, since: SECOND * 60 }));
         assert_eq!(first.follow(7, false, SECOND * 60), None);
     }
 
@@ -186,7 +190,8 @@ mod tests {
             (Some(90), "failed 3 times in a row: why", Some(90)),
         ] {
             let hindered = late.map(Duration::from_secs);
-            let found = overdue(&row(outcome), hindered, SECOND * 60).map(|signal| signal.value);
+            let found =
+                overdue(&row(outcome), hindered, SECOND * 60).map(|measurement| measurement.value);
             assert_eq!(found, expected, "{late:?} {outcome}");
         }
     }

@@ -7,10 +7,10 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::{BoxFuture, join_all};
 
-use super::signal;
+use super::measurement;
+use crate::alerts::measurement::{Measure, MeasureContext, Measurement};
 use crate::alerts::plan::Key;
 use crate::alerts::rule::Rule;
-use crate::alerts::signal::{Look, Measure, Signal};
 use crate::alerts::subject::Subject;
 use crate::store::file_calls::FileCalls;
 
@@ -38,7 +38,7 @@ impl Disks {
         Self { folders, known: Mutex::default() }
     }
 
-    async fn look(&self, firing: &BTreeSet<Key>) -> Vec<Signal> {
+    async fn look(&self, firing: &BTreeSet<Key>) -> Vec<Measurement> {
         let measured = join_all(self.folders.iter().map(|(folder, calls)| async move {
             let path = folder.clone();
             let measured = calls.run(move || {
@@ -55,10 +55,10 @@ impl Disks {
         &self,
         measured: impl IntoIterator<Item = (&'a PathBuf, io::Result<Volume>)>,
         firing: &BTreeSet<Key>,
-    ) -> Vec<Signal> {
+    ) -> Vec<Measurement> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut numbers = BTreeSet::new();
-        let mut signals = Vec::new();
+        let mut measurements = Vec::new();
         for (folder, measured) in measured {
             let subject = Subject::Folder(folder.display().to_string().into());
             match measured {
@@ -75,16 +75,16 @@ impl Disks {
             match known.get(folder) {
                 Some(Volume { number, free }) if numbers.insert(*number) => {
                     let detail = format!("{} MiB are free", free >> 20);
-                    signals.push(signal(Rule::DiskLow, subject, *free, detail));
+                    measurements.push(measurement(Rule::DiskLow, subject, *free, detail));
                 }
                 None if firing.contains(&(Rule::DiskLow, subject.clone())) => {
                     let detail = "the volume does not answer";
-                    signals.push(signal(Rule::DiskLow, subject, 0, detail));
+                    measurements.push(measurement(Rule::DiskLow, subject, 0, detail));
                 }
                 _ => {}
             }
         }
-        signals
+        measurements
     }
 }
 
@@ -93,8 +93,11 @@ impl Measure for Disks {
         &[Rule::DiskLow]
     }
 
-    fn measure<'a>(&'a self, look: Look<'a>) -> BoxFuture<'a, Option<Vec<Signal>>> {
-        Box::pin(async move { Some(self.look(look.firing).await) })
+    fn measure<'a>(
+        &'a self,
+        context: MeasureContext<'a>,
+    ) -> BoxFuture<'a, Option<Vec<Measurement>>> {
+        Box::pin(async move { Some(self.look(context.firing).await) })
     }
 }
 
@@ -109,10 +112,10 @@ mod tests {
         std::fs::create_dir(&inside).expect("a new folder");
         let missing = folder.path().join("missing");
         let disks = Disks::new([folder.path().into(), inside, missing, folder.path().into()]);
-        let signals = disks.look(&BTreeSet::new()).await;
-        assert_eq!(signals.len(), 1, "{signals:?}");
-        assert_eq!(signals[0].subject.stored(), folder.path().display().to_string());
-        assert!(signals[0].value > 0);
+        let measurements = disks.look(&BTreeSet::new()).await;
+        assert_eq!(measurements.len(), 1, "{measurements:?}");
+        assert_eq!(measurements[0].subject.stored(), folder.path().display().to_string());
+        assert!(measurements[0].value > 0);
     }
 
     #[test]
@@ -121,8 +124,8 @@ mod tests {
         let subject = Subject::Folder("/data".into());
         let hangs = || Err(io::Error::new(io::ErrorKind::TimedOut, "no answer"));
         let values = |disks: &Disks, measured, firing: &BTreeSet<Key>| -> Vec<u64> {
-            let signals = disks.judge([(&folder, measured)], firing);
-            signals.iter().map(|signal| signal.value).collect()
+            let measurements = disks.judge([(&folder, measured)], firing);
+            measurements.iter().map(|measurement| measurement.value).collect()
         };
         let (none, firing) = (BTreeSet::new(), BTreeSet::from([(Rule::DiskLow, subject)]));
         let disks = Disks::new([folder.clone()]);
@@ -141,8 +144,9 @@ mod tests {
         let measured = folders.iter().zip(volumes);
         let measured =
             measured.map(|(folder, (number, free))| (folder, Ok(Volume { number, free })));
-        let signals = Disks::new(folders.clone()).judge(measured, &BTreeSet::new());
-        let subjects: Vec<_> = signals.iter().map(|signal| signal.subject.stored()).collect();
+        let measurements = Disks::new(folders.clone()).judge(measured, &BTreeSet::new());
+        let subjects: Vec<_> =
+            measurements.iter().map(|measurement| measurement.subject.stored()).collect();
         assert_eq!(subjects, ["/a", "/b"]);
     }
 }

@@ -3,7 +3,7 @@
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::{Alert, AlertPage, Cursor, Glance, HistoryEntry, Observer, Stored};
+use super::{Alert, AlertPage, Cursor, HistoryEntry, Observer, Overview, StoredAlerts};
 use super::{from_stored, key, to_stored};
 use crate::alerts::Rule;
 use crate::alerts::plan::{Key, Observation};
@@ -32,7 +32,7 @@ pub(super) async fn observe(
     observer: Observer,
     own: &[Observation],
     expired_at: Micros,
-) -> Result<Stored, ArchiveError> {
+) -> Result<StoredAlerts, ArchiveError> {
     let Observer { writer, expires_at } = observer;
     let remove = "DELETE FROM nightporter_ledger.alert_writers
                   WHERE tenant = $1 AND (writer = $2 OR expires_at <= $3)";
@@ -58,7 +58,7 @@ pub(super) async fn observe(
     let observed = observed.iter().map(observation).filter_map(Result::transpose);
     let observed = observed.collect::<Result<_, _>>()?;
     let firing = transaction.query(FIRING, &[(&tenant, Type::TEXT)]).await?;
-    Ok(Stored { observed, firing: alerts(&firing)? })
+    Ok(StoredAlerts { observed, firing: alerts(&firing)? })
 }
 
 async fn insert_observations(
@@ -288,10 +288,10 @@ pub(super) async fn remove_before(
     Ok((alerts.len() + changes.len()) as u64)
 }
 
-pub(super) async fn glance(
+pub(super) async fn overview(
     snapshot: &mut Snapshot<'_>,
     tenant: &str,
-) -> Result<Glance, ArchiveError> {
+) -> Result<Overview, ArchiveError> {
     let sql = "SELECT EXISTS (SELECT FROM nightporter_ledger.alert_writers WHERE tenant = $1
                    AND expires_at <= extract(epoch FROM clock_timestamp()) * 1000000)
                OR EXISTS (SELECT FROM nightporter_ledger.alerts WHERE tenant = $1
@@ -299,7 +299,7 @@ pub(super) async fn glance(
     let rows = snapshot.query(sql, &[(&tenant, Type::TEXT)]).await?;
     let has_expired = rows.first().map_or(Ok(false), |row| get(row, 0))?;
     let firing = snapshot.query(FIRING, &[(&tenant, Type::TEXT)]).await?;
-    Ok(Glance { firing: alerts(&firing)?, has_expired })
+    Ok(Overview { firing: alerts(&firing)?, has_expired })
 }
 
 pub(super) async fn page(

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Alert, AlertPage, Cursor, Glance, HistoryEntry, Observer, Stored};
+use super::{Alert, AlertPage, Cursor, HistoryEntry, Observer, Overview, StoredAlerts};
 use super::{from_stored, key, to_stored};
 use crate::alerts::plan::{Key, Observation};
 use crate::ledger::archive::ArchiveError;
@@ -19,7 +19,7 @@ pub(super) async fn observe(
     observer: Observer,
     own: &[Observation],
     expired_at: Micros,
-) -> Result<Stored, ArchiveError> {
+) -> Result<StoredAlerts, ArchiveError> {
     let (tenant, own) = (tenant.to_owned(), own.to_vec());
     let Observer { writer, expires_at } = observer;
     transaction
@@ -46,7 +46,7 @@ pub(super) async fn observe(
                     tenant, writer.0, rule, kind, subject, since.0, value, detail
                 ])?;
             }
-            Ok(Stored {
+            Ok(StoredAlerts {
                 observed: observed(connection, &tenant)?,
                 firing: firing(connection, &tenant)?,
             })
@@ -216,7 +216,10 @@ pub(super) async fn remove_before(
         .await
 }
 
-pub(super) async fn glance(snapshot: &mut Snapshot, tenant: &str) -> Result<Glance, ArchiveError> {
+pub(super) async fn overview(
+    snapshot: &mut Snapshot,
+    tenant: &str,
+) -> Result<Overview, ArchiveError> {
     let tenant = tenant.to_owned();
     snapshot
         .run(move |connection| {
@@ -226,7 +229,7 @@ pub(super) async fn glance(snapshot: &mut Snapshot, tenant: &str) -> Result<Glan
                            WHERE tenant = ?1 AND silenced_until <= ?2)";
             let params = params![tenant, clock::now().0];
             let has_expired = connection.query_row(sql, params, |row| row.get(0))?;
-            Ok(Glance { firing: firing(connection, &tenant)?, has_expired })
+            Ok(Overview { firing: firing(connection, &tenant)?, has_expired })
         })
         .await
 }

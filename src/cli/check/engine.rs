@@ -14,7 +14,7 @@ use crate::domain::app::AppMeta;
 use crate::domain::app::labels::{Described, Finding, PREFIX};
 use crate::store::Source;
 use crate::wake::docker::APP_LABEL;
-use crate::wake::{AppSpec, Survey, survey};
+use crate::wake::{AppSpec, Mismatches, find_mismatches};
 
 /// How long the engine may take: a check must work before there is an engine, and must not
 /// wait for one that hangs.
@@ -28,8 +28,8 @@ pub(super) async fn all(config: &Config, source: Option<&Source>, report: &mut R
     }
     let apps = installed(&config.store.installed_apps_dir);
     let labels = source.and_then(|source| source.descriptions().labels());
-    let surveying = survey(config, &apps, labels.map(|labels| &**labels));
-    let Ok(Ok(Survey { unmatched, strays, homeless })) = timeout(LIMIT, surveying).await else {
+    let comparing = find_mismatches(config, &apps, labels.map(|labels| &**labels));
+    let Ok(Ok(Mismatches { unmatched, strays, unnamed })) = timeout(LIMIT, comparing).await else {
         return;
     };
     for name in unmatched {
@@ -49,7 +49,7 @@ pub(super) async fn all(config: &Config, source: Option<&Source>, report: &mut R
             "correct the label, or remove it",
         );
     }
-    for container in homeless {
+    for container in unnamed {
         let problem = format!("has labels that describe an app, but no label `{APP_LABEL}`");
         let hint = "add the label, or remove the others";
         report.warning(Path::new("engine"), container, problem, hint);
@@ -104,7 +104,7 @@ fn installed(dir: &Path) -> Vec<(Arc<str>, Arc<AppSpec>)> {
         .filter_map(|folder| {
             let json = std::fs::read(folder.path().join("app_meta.json")).ok()?;
             let meta = AppMeta::parse(&json).ok()?;
-            Some((folder.file_name().to_str()?.into(), AppSpec::of(&meta).into()))
+            Some((folder.file_name().to_str()?.into(), AppSpec::new(&meta).into()))
         })
         .collect();
     apps.sort_by(|(a, _), (b, _): &(Arc<str>, Arc<AppSpec>)| a.cmp(b));

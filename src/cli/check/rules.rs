@@ -72,7 +72,7 @@ impl Rules<'_> {
             return None;
         }
         let hint = "write the path plainly: decoded, without dot segments and repeated slashes";
-        let Ok(others) = Readings::of(prefix).and_then(|readings| readings.others()) else {
+        let Ok(others) = Readings::new(prefix).and_then(|readings| readings.others()) else {
             return Some(("can be read in too many ways".into(), hint.into()));
         };
         let rule_of = |reading: &[u8]| rule_of_reading(self.paths, reading, self.matching);

@@ -85,7 +85,7 @@ async fn collect(
         if let Some(after) = &after {
             query.add("after", after);
         }
-        let Page { requests, next, left_out } = ops.get(&query.of("/v1/requests")).await?;
+        let Page { requests, next, left_out } = ops.get(&query.append_to("/v1/requests")).await?;
         values.extend(requests.into_iter().take(missing));
         if next.is_none() || values.len() >= limit {
             return Ok((values, left_out));

@@ -25,7 +25,7 @@ impl Progress {
         }
         self.next = count + STEP;
         let all = all.map(|all| format!(" of {all}")).unwrap_or_default();
-        // Progress that cannot be written is no failure.
+        // Progress that cannot be written is not a failure.
         let _ = write!(io::stderr(), "\r{count}{all} records {}\u{1b}[K", self.done);
     }
 }

@@ -66,7 +66,7 @@ impl Query {
     }
 
     /// Returns the path with this query.
-    pub(super) fn of(&self, path: &str) -> String {
+    pub(super) fn append_to(&self, path: &str) -> String {
         format!("{path}{}", self.0)
     }
 }
@@ -102,11 +102,11 @@ mod tests {
             until: Some("1970-01-01T23:00:00+01:00".into()),
         };
         assert_eq!(
-            filter.query(now).of("/v1/requests"),
+            filter.query(now).append_to("/v1/requests"),
             "/v1/requests?app=a%26b&kind=visit&from=1970%2D01%2D01T12%3A00%3A00%2E000000Z\
              &to=1970%2D01%2D01T23%3A00%3A00%2B01%3A00"
         );
-        assert_eq!(Query::default().of("/x"), "/x");
+        assert_eq!(Query::default().append_to("/x"), "/x");
     }
 
     #[test]

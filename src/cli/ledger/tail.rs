@@ -74,7 +74,7 @@ async fn print_last(
         if let Some(after) = &after {
             query.add("after", after);
         }
-        let page: Page = ops.get(&query.of("/v1/requests")).await?;
+        let page: Page = ops.get(&query.append_to("/v1/requests")).await?;
         known = page.requests;
         known.retain(|record| record["position"].is_i64());
         after = page.next;
@@ -100,7 +100,7 @@ async fn follow(
     printer: &mut Printer<'_>,
 ) -> Result<(), CliError> {
     let headers = [(LAST_EVENT_ID, &*last.to_string())];
-    let response = ops.open(Method::GET, &query.of("/v1/events"), &headers).await?;
+    let response = ops.open(Method::GET, &query.append_to("/v1/events"), &headers).await?;
     let mut body = response.into_body();
     let mut events = Events::default();
     while let Some(frame) = body.frame().await {

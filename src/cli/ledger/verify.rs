@@ -21,7 +21,7 @@ use crate::ledger::key::VerifierKey;
 use crate::ledger::proof::{Proof, Proved};
 use crate::ledger::ranges::Ranges;
 use crate::ledger::record::WriterId;
-use crate::ledger::verify::{Evidence, Kept, Report, verify};
+use crate::ledger::verify::{Evidence, Report, SavedCheckpoints, verify};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Options {
@@ -109,16 +109,20 @@ fn whole(
         let mut kept = Vec::new();
         let log = CheckpointFile::new(config.ledger.path.join(FILE));
         match log.read()? {
-            Some(notes) => kept.push(Kept { name: FILE.into(), notes, is_log: true }),
+            Some(notes) => kept.push(SavedCheckpoints { name: FILE.into(), notes, is_log: true }),
             // It belongs beside the private key, which an auditor does not have.
             None if signer.is_some() => {
-                kept.push(Kept { name: FILE.into(), notes: Notes::default(), is_log: true });
+                kept.push(SavedCheckpoints {
+                    name: FILE.into(),
+                    notes: Notes::default(),
+                    is_log: true,
+                });
             }
             None => {}
         }
         if let Some(file) = &options.checkpoint {
             let name = file.display().to_string().into();
-            kept.push(Kept { name, notes: Notes::parse(&read(file)?), is_log: false });
+            kept.push(SavedCheckpoints { name, notes: Notes::parse(&read(file)?), is_log: false });
         }
         let spooled = spooled(&ledger.letters).await?;
         let mut snapshot = ledger.archive.snapshot().await?;

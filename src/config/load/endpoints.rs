@@ -3,7 +3,9 @@
 use crate::config::keys::EndpointKeys;
 use crate::config::reader::Reader;
 use crate::config::{Endpoint, Secret};
-use crate::webhooks::endpoint::{Definition, EndpointKind, Secrets, Wants, is_name, url_problem};
+use crate::webhooks::endpoint::{
+    Definition, EndpointKind, Secrets, Subscription, is_name, url_problem,
+};
 use crate::webhooks::signature::SigningSecret;
 use crate::webhooks::target::Target;
 
@@ -41,8 +43,8 @@ fn endpoint(reader: &mut Reader, keys: EndpointKeys) -> Option<Endpoint> {
     let (name, target) = (name_of(reader, name), target(reader, kind, url));
     let signing = signing(reader, kind, secret);
     check_token(reader, kind, token.as_ref());
-    let wants = Wants { events, apps, pii };
-    let definition = Definition { kind, url: target?, wants, quiet, allow };
+    let subscription = Subscription { events, apps, pii };
+    let definition = Definition { kind, url: target?, subscription, quiet, allow };
     let secrets = Secrets { signing, previous: None, token };
     Some(Endpoint { name: name?, definition, secrets })
 }

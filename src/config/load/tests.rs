@@ -372,7 +372,7 @@ fn beside_an_upstream_streams_wake_as_they_do_there() {
         (format!("{upstream}{own}"), StreamWakes::None, StreamWakes::All),
     ] {
         let streams = load_text(&text).expect("valid").wake.streams;
-        assert_eq!((streams.of("notes"), streams.of("chat")), (notes, chat), "{text}");
+        assert_eq!((streams.for_app("notes"), streams.for_app("chat")), (notes, chat), "{text}");
     }
     assert_finding("[wake.streams]\napps = [\"chat=some\"]", &[], "wake.streams.apps");
 }
@@ -413,7 +413,7 @@ fn a_collector_is_named_by_a_url_and_its_headers_by_their_names() {
     assert_eq!(telemetry.headers["x-scope"], "1");
     assert!(!format!("{telemetry:?}").contains("Bearer"), "{telemetry:?}");
     for text in ["token", "a b=c", "a=%0a", "=c"] {
-        assert_finding(&headers(text), &[], "contains something that is no header");
+        assert_finding(&headers(text), &[], "contains something that is not a header");
     }
     let alone = "[telemetry]\notlp_headers = \"a=b\"\n";
     assert_finding(alone, &[], "has no effect without a collector");
@@ -432,9 +432,12 @@ fn endpoints_are_read_one_by_one() {
     let [hook, phone] = &config.endpoints[..] else { panic!("{:?}", config.endpoints) };
     assert_eq!((&*hook.name, &*phone.name), ("hook", "phone"));
     assert!(hook.secrets.signing.is_some() && phone.secrets.signing.is_none());
-    assert!(hook.definition.wants.takes("alert.firing", None));
-    assert!(!hook.definition.wants.takes("app.woken", None));
-    assert!(phone.definition.wants.takes("app.woken", None) && phone.definition.wants.pii);
+    assert!(hook.definition.subscription.includes("alert.firing", None));
+    assert!(!hook.definition.subscription.includes("app.woken", None));
+    assert!(
+        phone.definition.subscription.includes("app.woken", None)
+            && phone.definition.subscription.pii
+    );
     assert_eq!(phone.definition.url.origin(), "http://ntfy.lan");
     assert!(!format!("{:?}", config.endpoints).contains("MfKQ"));
     let other = load_text(&text.replace("22:00", "23:00")).expect("valid");

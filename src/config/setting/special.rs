@@ -160,7 +160,7 @@ impl Setting for OtlpHeaders {
         if otlp_headers(&secret).is_none() {
             let hint = "write `name=value`, several separated by commas, and percent-encode the \
                         values: a space is `%20`, a comma `%2C`";
-            return Err(ValueError::new("contains something that is no header", hint));
+            return Err(ValueError::new("contains something that is not a header", hint));
         }
         Ok(secret)
     }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::read::claimed_host;
-pub use self::read::{Said, read};
+pub use self::read::{ParsedLabels, read};
 use super::{
     Access, AppMeta, AppMetaError, Entrypoint, EntrypointPort, Lifecycle, PathRule, RawLifecycle,
     Size, pretty_name,
@@ -94,7 +94,7 @@ pub struct Described {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     pub labelled: Labelled,
-    pub said: Said,
+    pub parsed: ParsedLabels,
     pub is_removed: bool,
 }
 
@@ -146,17 +146,17 @@ pub fn is_host_label(name: &str) -> bool {
 pub fn describe(app: &str, sources: &[&Source]) -> Described {
     let mut merge = Merge { sources, findings: BTreeSet::new() };
     for source in sources {
-        merge.findings.extend(source.said.findings.iter().cloned());
+        merge.findings.extend(source.parsed.findings.iter().cloned());
     }
-    let paths = merge.one("public", |said| said.paths.as_ref());
-    let port = merge.one("port", |said| said.port.as_ref());
-    let wake = merge.one("strategy", |said| said.strategy.as_ref());
-    let idle_for_pause = merge.one("idle-for-pause", |said| said.idle_for_pause.as_ref());
-    let idle_for_stop = merge.one("idle-for-stop", |said| said.idle_for_stop.as_ref());
-    let always_on = merge.one("always-on", |said| said.always_on.as_ref());
-    let shown = merge.one("name", |said| said.name.as_ref());
-    let icon = merge.one("icon", |said| said.icon.as_ref());
-    let claimed = merge.one("hosts", |said| said.hosts.as_ref());
+    let paths = merge.one("public", |parsed| parsed.paths.as_ref());
+    let port = merge.one("port", |parsed| parsed.port.as_ref());
+    let wake = merge.one("strategy", |parsed| parsed.strategy.as_ref());
+    let idle_for_pause = merge.one("idle-for-pause", |parsed| parsed.idle_for_pause.as_ref());
+    let idle_for_stop = merge.one("idle-for-stop", |parsed| parsed.idle_for_stop.as_ref());
+    let always_on = merge.one("always-on", |parsed| parsed.always_on.as_ref());
+    let shown = merge.one("name", |parsed| parsed.name.as_ref());
+    let icon = merge.one("icon", |parsed| parsed.icon.as_ref());
+    let claimed = merge.one("hosts", |parsed| parsed.hosts.as_ref());
     let headers = merge.headers();
     let lifecycle = Lifecycle::from_raw(&RawLifecycle {
         always_on: always_on.unwrap_or_default(),
@@ -165,7 +165,7 @@ pub fn describe(app: &str, sources: &[&Source]) -> Described {
         idle_for_stop,
     });
     let lifecycle = lifecycle.unwrap_or_else(|error| {
-        let container = merge.speaker(Said::has_lifecycle);
+        let container = merge.container_with(ParsedLabels::has_lifecycle);
         let problem = match error {
             AppMetaError::Lifecycle(problem) => problem.replace('_', "-"),
             other => other.to_string(),
@@ -175,13 +175,13 @@ pub fn describe(app: &str, sources: &[&Source]) -> Described {
     });
     let paths = path_rules(paths.unwrap_or_default(), &headers);
     if paths.len() > super::MAX_PATHS {
-        let container = merge.speaker(|said| said.paths.is_some());
+        let container = merge.container_with(|parsed| parsed.paths.is_some());
         merge.add(container, "public", AppMetaError::Paths(paths.len()).to_string());
     }
     let mut notices = Vec::new();
     let entrypoints = entrypoints(sources, port, &mut notices);
     let all_hosts = || -> BTreeSet<&String> {
-        sources.iter().filter_map(|source| source.said.hosts.as_ref()).flatten().collect()
+        sources.iter().filter_map(|source| source.parsed.hosts.as_ref()).flatten().collect()
     };
     let findings: Vec<_> = merge.findings.into_iter().collect();
     // Of an app with a contradiction, every claim counts.
@@ -210,7 +210,7 @@ pub fn describe(app: &str, sources: &[&Source]) -> Described {
         meta: if findings.is_empty() { Ok(meta) } else { Err(findings) },
         notices,
         hosts,
-        is_described: sources.iter().any(|source| source.said.is_describing),
+        is_described: sources.iter().any(|source| source.parsed.is_describing),
     }
 }
 
@@ -225,9 +225,9 @@ impl<'a> Merge<'a> {
         self.findings.insert(Finding { container, label: label.to_owned(), problem });
     }
 
-    /// Returns the first container for which `says` holds.
-    fn speaker(&self, says: impl Fn(&Said) -> bool) -> String {
-        let first = self.sources.iter().find(|source| says(&source.said));
+    /// Returns the first container for which `has` holds.
+    fn container_with(&self, has: impl Fn(&ParsedLabels) -> bool) -> String {
+        let first = self.sources.iter().find(|source| has(&source.parsed));
         first.or(self.sources.first()).map_or_else(String::new, |s| s.labelled.container.clone())
     }
 
@@ -236,17 +236,17 @@ impl<'a> Merge<'a> {
     fn one<T: PartialEq + Clone + 'a>(
         &mut self,
         label: &str,
-        get: impl Fn(&'a Said) -> Option<&'a T>,
+        get: impl Fn(&'a ParsedLabels) -> Option<&'a T>,
     ) -> Option<T> {
         let sources = self.sources;
-        let said = |is_removed| {
+        let parsed = |is_removed| {
             let of = sources.iter().filter(move |source| source.is_removed == is_removed);
-            of.filter_map(|source| Some((&source.labelled.container, get(&source.said)?)))
+            of.filter_map(|source| Some((&source.labelled.container, get(&source.parsed)?)))
                 .collect::<Vec<_>>()
         };
-        let mut values = said(false);
+        let mut values = parsed(false);
         if values.is_empty() {
-            values = said(true);
+            values = parsed(true);
         }
         let (first, value) = *values.first()?;
         let other = values.iter().find(|(_, other)| *other != value).map(|(other, _)| *other);
@@ -258,12 +258,12 @@ impl<'a> Merge<'a> {
 
     fn headers(&mut self) -> BTreeMap<String, String> {
         let names: BTreeSet<_> =
-            self.sources.iter().flat_map(|source| source.said.headers.keys()).collect();
+            self.sources.iter().flat_map(|source| source.parsed.headers.keys()).collect();
         let mut headers = BTreeMap::new();
         for name in names {
             let label = format!("headers.{name}");
             // As written, since an app may tell `X-Name` from `x-name`.
-            if let Some((written, template)) = self.one(&label, |said| said.headers.get(name)) {
+            if let Some((written, template)) = self.one(&label, |parsed| parsed.headers.get(name)) {
                 headers.insert(written, template);
             }
         }
@@ -295,11 +295,11 @@ fn entrypoints(
     let exist = || sources.iter().filter(|source| !source.is_removed);
     let candidates: Vec<_> =
         if exist().next().is_some() { exist().collect() } else { sources.iter().collect() };
-    let those = |says: fn(&Said) -> bool| -> Vec<&&Source> {
-        candidates.iter().copied().filter(|source| says(&source.said)).collect()
+    let those = |has: fn(&ParsedLabels) -> bool| -> Vec<&&Source> {
+        candidates.iter().copied().filter(|source| has(&source.parsed)).collect()
     };
-    let with_port = those(|said| said.port.is_some());
-    let describing = those(|said| said.is_describing);
+    let with_port = those(|parsed| parsed.port.is_some());
+    let describing = those(|parsed| parsed.is_describing);
     let chosen = [with_port, describing, candidates.clone()].into_iter().find(|c| !c.is_empty());
     let chosen = chosen.unwrap_or_default();
     let Some(first) = chosen.first() else { return Vec::new() };

@@ -49,7 +49,7 @@ impl<'a> Readings<'a> {
     ///
     /// # Errors
     /// [`Reason::MalformedRequest`] if the target is not a path (RFC 9112 section 3.2.1).
-    pub fn of(target: &'a str) -> Result<Self, Reason> {
+    pub fn new(target: &'a str) -> Result<Self, Reason> {
         // A request target contains none of these bytes, but two values that a proxy has
         // joined would. Without an early exit, the compiler vectorizes the loop.
         let is_forbidden = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
@@ -111,7 +111,7 @@ impl<'a> Readings<'a> {
             (ended, states.all.get(at).cloned())
         {
             work += path.len() + STEP_COST;
-            let possible = PossibleSteps::of(&path);
+            let possible = PossibleSteps::find(&path);
             for step in Step::ALL {
                 if !possible.contains(step) || !counts.allows(step) {
                     continue;
@@ -120,7 +120,7 @@ impl<'a> Readings<'a> {
                 if work > MAX_WORK {
                     return Err(Reason::AmbiguousPath);
                 }
-                let next = step.of(&path);
+                let next = step.apply(&path);
                 if next != path {
                     ended = self.add(&mut states, (counts.after(step), next), &mut each)?;
                 }
@@ -156,7 +156,7 @@ fn is_plain(path: &[u8]) -> bool {
         return false;
     }
     let pairs = path.iter().zip(path.iter().skip(1));
-    !pairs.fold(false, |found, pair| found | may_fold(pair)) || !PossibleSteps::of(path).any()
+    !pairs.fold(false, |found, pair| found | may_fold(pair)) || !PossibleSteps::find(path).any()
 }
 
 /// How often a reading has taken the steps that a backend takes only a limited number of
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     fn readings(target: &str) -> Vec<String> {
-        let readings = Readings::of(target).and_then(|readings| readings.others());
+        let readings = Readings::new(target).and_then(|readings| readings.others());
         let others = readings.expect("readable").into_iter();
         let mut all: Vec<_> =
             others.map(|path| String::from_utf8_lossy(&path).into_owned()).collect();
@@ -230,7 +230,7 @@ mod tests {
         for target in ["/", "/a/b.c", "/.well-known/x", "/a..b/...", "/a?x=/../%2f", "/a?x#/.."] {
             assert_eq!(readings(target), Vec::<String>::new(), "{target}");
         }
-        assert_eq!(Readings::of("/a?b").expect("readable").raw(), b"/a");
+        assert_eq!(Readings::new("/a?b").expect("readable").raw(), b"/a");
     }
 
     #[test]
@@ -275,14 +275,14 @@ mod tests {
     #[test]
     fn targets_that_are_no_path_are_refused() {
         for target in ["", "?", "*", "http://x/", "a/b", "\\a", "/a, /b", "/a\tb", "/a?b c"] {
-            assert_eq!(Readings::of(target).expect_err(target), Reason::MalformedRequest);
+            assert_eq!(Readings::new(target).expect_err(target), Reason::MalformedRequest);
         }
     }
 
     #[test]
     fn a_path_with_endless_readings_is_refused() {
         let many = "/a%252f..%2f\\..%5c;x%3by/%252e%252e;%253b//".repeat(40);
-        let readings = Readings::of(&many).expect("a path");
+        let readings = Readings::new(&many).expect("a path");
         assert_eq!(readings.others(), Err(Reason::AmbiguousPath));
         let mut calls = 0;
         let ended = readings.for_each_other(|_| {
@@ -307,7 +307,7 @@ mod tests {
         for unit in ["//\\;/./%2541", "%", "%25", "/..", "\u{e9}", "%c0%ae", "%u002e", "//", ";a/"]
         {
             let long = format!("/{}", unit.repeat(79 * 1024 / unit.len()));
-            let readings = Readings::of(&long).expect("a path");
+            let readings = Readings::new(&long).expect("a path");
             let mut bytes = 0;
             let outcome = readings.for_each_other(|reading| {
                 bytes += reading.len();

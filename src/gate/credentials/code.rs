@@ -26,7 +26,7 @@ const PURPOSE: &[u8] = b"nightporter pairing code v1:";
 #[derive(Clone, PartialEq, Eq)]
 pub struct Code([u8; LENGTH]);
 
-/// Text that is no code.
+/// Text that is not a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("invalid code: expected {LENGTH} letters and digits")]
 pub struct InvalidCode;
@@ -43,7 +43,7 @@ impl Code {
         Ok(Self(bytes.map(|byte| ALPHABET[usize::from(byte % 32)])))
     }
 
-    /// The part that says which invitation is meant. It is no secret.
+    /// The part that says which invitation is meant. It is not a secret.
     #[must_use]
     pub fn handle(&self) -> &str {
         std::str::from_utf8(&self.0[..HANDLE]).unwrap_or_default()

@@ -21,12 +21,12 @@ const CAPACITY: usize = 65_536;
 
 /// The used signatures that are still valid.
 pub struct Replays {
-    seen: Mutex<Seen>,
+    seen: Mutex<UsedSignatures>,
     capacity: usize,
 }
 
 #[derive(Default)]
-struct Seen {
+struct UsedSignatures {
     /// By the peer's id.
     windows: HashMap<Arc<str>, Window>,
     /// Number of entries in all windows.
@@ -97,7 +97,7 @@ impl Replays {
     }
 }
 
-impl Seen {
+impl UsedSignatures {
     /// Drops the windows that contain no valid signature any more, of peers that
     /// have been removed or are silent.
     fn drop_idle(&mut self, oldest_valid: i64) {

@@ -172,13 +172,13 @@ fn remove_dot_segments(path: &str) -> Cow<'_, str> {
 }
 
 /// The characters that are kept as they are.
-type Kept = [bool; 128];
+type KeptBytes = [bool; 128];
 
-const KEPT_IN_PATH: Kept = kept(b"/");
-const KEPT_IN_QUERY: Kept = kept(b"/?");
+const KEPT_IN_PATH: KeptBytes = kept(b"/");
+const KEPT_IN_QUERY: KeptBytes = kept(b"/?");
 
 /// Returns the unreserved characters and the delimiters, and these.
-const fn kept(further: &[u8]) -> Kept {
+const fn kept(further: &[u8]) -> KeptBytes {
     let mut kept = [false; 128];
     let mut byte = 0;
     while byte < 128 {
@@ -201,7 +201,7 @@ const fn kept(further: &[u8]) -> Kept {
 
 /// Decodes escapes that are not needed, encodes characters that need it, and writes the
 /// remaining escapes in upper case. Most text is copied, in as few pieces as possible.
-fn normalise_escapes(text: &str, kept: &Kept, into: &mut String) -> Option<()> {
+fn normalise_escapes(text: &str, kept: &KeptBytes, into: &mut String) -> Option<()> {
     let is_kept = |byte: u8| kept.get(usize::from(byte)).is_some_and(|kept| *kept);
     let mut rest = text;
     while let Some(end) = rest.bytes().position(|byte| !is_kept(byte)) {

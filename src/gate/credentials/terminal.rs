@@ -101,7 +101,7 @@ pub enum TokenError {
 }
 
 impl TokenError {
-    /// Returns whether whoever made the token does not know the key. Otherwise the token was
+    /// Returns whether the maker of the token does not know the key. Otherwise the token was
     /// valid, is not yet, or cannot be checked.
     #[must_use]
     pub fn is_guess(self) -> bool {

@@ -8,12 +8,11 @@ use serde::Serialize;
 
 use super::outcome::Outcome;
 use super::problem::Problem;
-use super::query::Query;
 use super::{Call, Services, ok, read_object};
 use crate::access::{Right, Viewer};
 use crate::alerts::silence::Silence;
-use crate::alerts::table::{self, Alert, AlertPage, Cursor, HistoryEntry, untold};
-use crate::alerts::{Board, Rule, board, message, rule};
+use crate::alerts::table::{self, Alert, AlertPage, Cursor, HistoryEntry, after_silence};
+use crate::alerts::{FiringAlerts, Rule, firing, message, rule};
 use crate::http::Response;
 use crate::http::probes::FiringAlert;
 use crate::ledger::Ledger;
@@ -23,9 +22,6 @@ use crate::ledger::checkpoint::rfc3339;
 use crate::ledger::record::Micros;
 use crate::webhooks::outbox;
 
-const DEFAULT_LIMIT: i64 = 50;
-const MAX_LIMIT: i64 = 500;
-
 /// How many alerts `/healthz` names.
 const MAX_SHOWN: usize = 50;
 
@@ -33,14 +29,14 @@ const MAX_SHOWN: usize = 50;
 #[derive(Debug)]
 pub(crate) struct Alerts {
     ledger: Arc<Ledger>,
-    board: Arc<Board>,
+    firing_alerts: Arc<FiringAlerts>,
 }
 
 /// A page of alerts, the newest first.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Alerts")]
 pub(super) struct Page {
-    alerts: Vec<Shown>,
+    alerts: Vec<AlertView>,
     /// The `after` of the next page.
     next: Option<String>,
 }
@@ -48,7 +44,7 @@ pub(super) struct Page {
 /// An alert. Times are those of RFC 3339, in UTC, by the database's clock.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Alert")]
-pub(super) struct Shown {
+pub(super) struct AlertView {
     /// Names it as long as it is kept.
     id: String,
     rule: &'static str,
@@ -107,7 +103,7 @@ struct ShownChange {
 #[derive(Debug, JsonSchema)]
 #[schemars(rename = "WantedSilence", deny_unknown_fields)]
 #[expect(dead_code, reason = "it is described only")]
-pub(super) struct Wanted {
+pub(super) struct SilenceRequest {
     /// A time span such as `2h`; `0s` ends a silence. One of the two is given.
     #[schemars(rename = "for")]
     span: Option<String>,
@@ -116,8 +112,8 @@ pub(super) struct Wanted {
 }
 
 impl Alerts {
-    pub(crate) fn new(ledger: Arc<Ledger>, board: Arc<Board>) -> Self {
-        Self { ledger, board }
+    pub(crate) fn new(ledger: Arc<Ledger>, firing_alerts: Arc<FiringAlerts>) -> Self {
+        Self { ledger, firing_alerts }
     }
 
     fn archive(&self) -> &Archive {
@@ -132,27 +128,27 @@ impl Alerts {
         self.ledger.masked_viewer(&call.tenant).await
     }
 
-    pub(super) fn board(&self) -> &Board {
-        &self.board
+    pub(super) fn firing_alerts(&self) -> &FiringAlerts {
+        &self.firing_alerts
     }
 }
 
-impl Shown {
+impl AlertView {
     fn new(alert: &Alert, viewer: &Viewer) -> Self {
         let Alert { id, rule, subject, is_firing, since, value, .. } = alert;
-        let words = rule::words(*rule);
+        let texts = rule::texts(*rule);
         let shown = subject.shown(viewer, *since);
         Self {
             id: id.clone(),
             rule: rule.as_str(),
             state: message::state(*is_firing),
-            title: words.title(subject, &shown),
+            title: texts.title(subject, &shown),
             subject: ShownSubject { kind: subject.kind(), value: shown },
             since: rfc3339(*since).to_string(),
             value: *value,
-            unit: words.unit,
+            unit: texts.unit,
             detail: rule::detail(*rule, &alert.detail, viewer, *since),
-            help: words.help,
+            help: texts.help,
             silenced_until: alert.silenced_until.map(|until| rfc3339(until).to_string()),
         }
     }
@@ -170,16 +166,16 @@ pub(super) async fn list(services: &Services, call: Call) -> Result<Response, Pr
     })?;
     let rule = query.value("rule", &format!("one of {rules}"), Rule::parse)?;
     let after = query.value("after", "the `next` of an answer", read_cursor)?;
-    let limit = limit(&mut query)?;
+    let limit = query.limit()?;
     query.end()?;
     let mut snapshot = alerts.archive().snapshot_of(&call.tenant).await?;
-    let page = AlertPage { is_firing, rule, after, limit: limit + 1 };
+    let page = AlertPage { is_firing, rule, after, limit: rows(limit + 1) };
     let mut found = table::page(&mut snapshot, &call.tenant, &page).await?;
-    let is_more = found.len() > size(limit);
-    found.truncate(size(limit));
+    let is_more = found.len() > limit;
+    found.truncate(limit);
     let next = found.last().filter(|_| is_more).map(cursor_text);
     let viewer = alerts.viewer(&call).await;
-    let alerts = found.iter().map(|alert| Shown::new(alert, &viewer)).collect();
+    let alerts = found.iter().map(|alert| AlertView::new(alert, &viewer)).collect();
     Ok(ok(&Page { alerts, next }))
 }
 
@@ -190,15 +186,15 @@ pub(super) async fn history(services: &Services, call: Call) -> Result<Response,
     let after = query.value("after", "the `next` of an answer", |text| {
         text.parse().ok().filter(|number| *number >= 1)
     })?;
-    let limit = limit(&mut query)?;
+    let limit = query.limit()?;
     query.end()?;
     let id = call.parameters.get("id");
     let mut snapshot = alerts.archive().snapshot_of(&call.tenant).await?;
     let alert = table::find(&mut snapshot, &call.tenant, id).await?.ok_or_else(|| missing(id))?;
-    let entries = table::history(&mut snapshot, &call.tenant, id, after, limit + 1).await?;
+    let entries = table::history(&mut snapshot, &call.tenant, id, after, rows(limit + 1)).await?;
     let viewer = alerts.viewer(&call).await;
-    let is_more = entries.len() > size(limit);
-    let shown = &entries[..entries.len().min(size(limit))];
+    let is_more = entries.len() > limit;
+    let shown = &entries[..entries.len().min(limit)];
     let next = shown.last().filter(|_| is_more).map(|entry| entry.n);
     let change = |entry: &HistoryEntry| ShownChange {
         n: entry.n,
@@ -227,14 +223,14 @@ pub(super) async fn silence(services: &Services, call: Call) -> Result<Outcome<'
     let until = until.map_err(|error| Problem::parameter(error.field(), error.to_string()))?;
     let silenced = table::silence(&mut transaction, &tenant, id, until).await?;
     let alert = silenced.ok_or_else(|| missing(id))?;
-    if until.is_none() && untold::take(&mut transaction, &tenant, &alert).await? {
+    if until.is_none() && after_silence::take_message(&mut transaction, &tenant, &alert).await? {
         outbox::enqueue(&mut transaction, &tenant, &message::event(&alert, now)).await?;
     }
     let until = until.map(|until| rfc3339(until).to_string());
     let act = Act::Silence { alert: alert.id.clone(), until };
     let recorded = services.record(&mut transaction, act).await?;
     let viewer = alerts.viewer(&call).await;
-    Ok(Outcome::within(transaction, recorded, ok(&Shown::new(&alert, &viewer))))
+    Ok(Outcome::within(transaction, recorded, ok(&AlertView::new(&alert, &viewer))))
 }
 
 fn missing(id: &str) -> Problem {
@@ -242,16 +238,9 @@ fn missing(id: &str) -> Problem {
     Problem::not_found(format!("there is no alert `{id}`"))
 }
 
-fn limit(query: &mut Query) -> Result<i64, Problem> {
-    let expected = format!("a number from 1 to {MAX_LIMIT}");
-    let limit = query.value("limit", &expected, |text| {
-        text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
-    })?;
-    Ok(limit.unwrap_or(DEFAULT_LIMIT))
-}
-
-fn size(limit: i64) -> usize {
-    usize::try_from(limit).unwrap_or_default()
+/// Returns a number of rows as the tables take it.
+fn rows(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// Returns the text of a place in a list, which only [`read_cursor`] has to understand.
@@ -269,15 +258,15 @@ fn read_cursor(text: &str) -> Option<Cursor> {
 impl Alerts {
     /// Returns what fires.
     pub(super) fn firing(&self) -> Vec<FiringAlert> {
-        let firing = self.board.firing().into_iter().take(MAX_SHOWN);
-        let shown = firing.map(|board::Firing { rule, stored }| {
-            let words = rule::words(rule);
+        let firing = self.firing_alerts.list().into_iter().take(MAX_SHOWN);
+        let shown = firing.map(|firing::Firing { rule, stored }| {
+            let texts = rule::texts(rule);
             FiringAlert {
                 rule: rule.as_str(),
-                title: words.title_of_any(),
+                title: texts.title_of_any(),
                 since: stored.as_ref().map(|alert| rfc3339(alert.since).to_string()),
                 id: stored.map(|alert| alert.id),
-                help: words.help,
+                help: texts.help,
             }
         });
         shown.collect()

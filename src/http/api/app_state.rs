@@ -9,7 +9,7 @@ use crate::access::Viewer;
 use crate::domain::lifecycle::{Phase, WakeError};
 use crate::store::touch::Touches;
 use crate::wake::docker::APP_LABEL;
-use crate::wake::{AppHandle, ContainerState, History, LastProbe, Registry, Shown};
+use crate::wake::{AppHandle, AppView, ContainerState, History, LastProbe, Registry};
 
 /// The state of an app. Times are those of RFC 3339, in UTC.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -43,14 +43,14 @@ pub(super) struct AppState {
 
 impl AppState {
     /// Describes an app. What the engine or a program has worded may quote anything.
-    pub(super) fn of(
+    pub(super) fn new(
         app: &AppHandle,
         registry: &Registry,
         touches: &Touches,
         problems: Vec<String>,
         viewer: &Viewer,
     ) -> Self {
-        let Shown { phase, containers, .. } = app.shown();
+        let AppView { phase, containers, .. } = app.shown();
         let History {
             since,
             woken: _,

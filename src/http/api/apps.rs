@@ -15,7 +15,7 @@ use crate::http::Response;
 use crate::ledger::acts::Act;
 use crate::store::descriptions::Descriptions;
 use crate::store::touch::Touches;
-use crate::wake::{AppHandle, Backlog, Registry, Shown};
+use crate::wake::{AppHandle, AppView, Backlog, Registry};
 
 /// `GET /v1/apps`
 pub(super) async fn list(services: &Services, call: Call) -> Result<Response, Problem> {
@@ -137,7 +137,7 @@ impl Apps {
     /// Returns the reconciler's queue of commands, and how long the app that has been
     /// waiting longest for its start has done so.
     pub(super) fn queues(&self) -> (Backlog, Duration) {
-        let is_queued = |shown: &Shown| matches!(shown.phase, Phase::Queued { .. });
+        let is_queued = |shown: &AppView| matches!(shown.phase, Phase::Queued { .. });
         let shown = self.registry.list().into_iter().map(|app| app.shown()).filter(is_queued);
         let ages = shown.filter_map(|shown| Some(shown.began?.elapsed()));
         (self.registry.backlog(), ages.max().unwrap_or_default())
@@ -153,6 +153,6 @@ impl Apps {
                 problems.push(problem);
             }
         }
-        AppState::of(app, &self.registry, &self.touches, problems, viewer)
+        AppState::new(app, &self.registry, &self.touches, problems, viewer)
     }
 }

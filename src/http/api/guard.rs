@@ -198,8 +198,8 @@ impl Guard {
 }
 
 /// Returns the bearer credential of a request. The header may occur once (RFC 9110 section
-/// 11.6.2). Without `ops.token`, credentials of other schemes are left to whoever added them,
-/// such as a proxy.
+/// 11.6.2). Without `ops.token`, credentials of other schemes are left to the program that added
+/// them, such as a proxy.
 pub(super) fn credential(headers: &HeaderMap) -> Credential<'_> {
     let mut all = headers.get_all(header::AUTHORIZATION).iter();
     match (all.next(), all.next()) {
@@ -331,7 +331,7 @@ mod tests {
             (tcp, Some("abc"), "GET", "/v1/apps", &[basic], Some(Credentials)),
             (tcp, Some("abc"), "GET", "/v1/apps", &[basic, token], Some(Credentials)),
             (tcp, Some("abc"), "GET", "/v1/apps", &[token, basic], Some(Credentials)),
-            // Whoever sends a token is who it says, or nobody.
+            // The sender of a token is who the token says, or nobody.
             (tcp, None, "GET", "/v1/apps", &[own, token], Some(Credentials)),
             (tcp, None, "GET", "/livez", &[own, token], Some(Credentials)),
             ("unix:/ops.sock", None, "GET", "/v1/apps", &[token], Some(Credentials)),

@@ -17,9 +17,6 @@ use crate::ledger::archive::JobRow;
 use crate::ledger::checkpoint::rfc3339;
 use crate::ledger::record::Micros;
 
-const DEFAULT_RUNS: usize = 50;
-const MAX_RUNS: usize = 500;
-
 /// `GET /v1/jobs`
 pub(super) async fn list(services: &Services, call: Call) -> Result<Response, Problem> {
     let jobs = jobs(services)?.list().await?;
@@ -30,11 +27,7 @@ pub(super) async fn list(services: &Services, call: Call) -> Result<Response, Pr
 /// `GET /v1/jobs/{name}/runs`: the latest first.
 pub(super) async fn runs(services: &Services, call: Call) -> Result<Response, Problem> {
     let mut query = Query::parse(call.request.uri().query())?;
-    let expected = format!("a number from 1 to {MAX_RUNS}");
-    let limit = query.value("limit", &expected, |text| {
-        text.parse().ok().filter(|limit| (1..=MAX_RUNS).contains(limit))
-    })?;
-    let limit = limit.unwrap_or(DEFAULT_RUNS);
+    let limit = query.limit()?;
     let before = query.value("after", "the `next` of an answer", |text| {
         text.parse::<i64>().ok().filter(|number| *number >= 0)
     })?;
@@ -48,7 +41,7 @@ pub(super) async fn runs(services: &Services, call: Call) -> Result<Response, Pr
     runs.truncate(limit);
     let next = runs.last().filter(|_| is_more).map(|run| run.number.to_string());
     let viewer = call.viewer_of_texts();
-    let runs = runs.iter().filter_map(|run| LastRun::of(&run.row, &viewer)).collect();
+    let runs = runs.iter().filter_map(|run| LastRun::from_row(&run.row, &viewer)).collect();
     Ok(ok(&RunLog { name, runs, next }))
 }
 
@@ -57,9 +50,9 @@ pub(super) async fn run_now(services: &Services, call: Call) -> Result<Outcome<'
     let name = call.parameters.get("name");
     let asked = jobs(services)?.run_now(name).await;
     let asked = asked.ok_or_else(|| Problem::not_found(format!("there is no job `{name}`")))??;
-    let response = json(StatusCode::ACCEPTED, &Asked { name, next_run: text(asked.due) });
+    let response = json(StatusCode::ACCEPTED, &RequestedRun { name, next_run: text(asked.due) });
     let (transaction, runner) = asked.into_parts();
-    Ok(Outcome { transaction, ..response.into() }.then(move || runner.look()))
+    Ok(Outcome { transaction, ..response.into() }.after_commit(move || runner.notify()))
 }
 
 fn jobs(services: &Services) -> Result<&Arc<Jobs>, Problem> {
@@ -107,7 +100,7 @@ pub(super) struct RunLog<'a> {
 
 impl LastRun {
     /// Returns `None` if the job has not been run.
-    fn of(row: &JobRow, viewer: &Viewer) -> Option<Self> {
+    fn from_row(row: &JobRow, viewer: &Viewer) -> Option<Self> {
         let JobRow { name: _, due: _, started, ended, outcome, by } = row;
         let started = (*started)?;
         Some(Self {
@@ -123,7 +116,7 @@ impl LastRun {
 /// A job that was made due.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "JobRun")]
-pub(super) struct Asked<'a> {
+pub(super) struct RequestedRun<'a> {
     name: &'a str,
     next_run: String,
 }
@@ -140,7 +133,7 @@ fn shown(outcome: &str, viewer: &Viewer) -> String {
 impl Job {
     fn new(Status { plan, row, holder }: &Status, viewer: &Viewer) -> Self {
         let Plan { name, row: _, interval, limit: _ } = plan;
-        let last_run = row.as_ref().and_then(|row| LastRun::of(row, viewer));
+        let last_run = row.as_ref().and_then(|row| LastRun::from_row(row, viewer));
         Self {
             name,
             interval_seconds: interval.as_secs_f64(),

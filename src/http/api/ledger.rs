@@ -1,4 +1,4 @@
-//! The record of what came to the door: history, live events, proofs and dead letters.
+//! The record of requests: history, live events, proofs and dead letters.
 //!
 //! Every read runs on the archive's own connections, under its time limit; nothing here is
 //! shared with the gate.
@@ -48,10 +48,11 @@ use crate::telemetry::in_same_request;
 pub(super) mod forms {
     pub(in super::super) use super::audit::Pending as ProofPending;
     pub(in super::super) use super::dead_letters::{
-        Dismissed, List as DeadLetters, Replayed, Totals as DeadLetterStats, Whole as DeadLetter,
+        Dismissed, LetterWithRecords as DeadLetter, List as DeadLetters, Replayed,
+        Totals as DeadLetterStats,
     };
     pub(in super::super) use super::requests::Answer as Requests;
-    pub(in super::super) use super::view::Shown;
+    pub(in super::super) use super::view::RecordView;
 }
 
 /// What the routes of the ledger work with.
@@ -67,7 +68,7 @@ pub(crate) struct History {
 struct LeftOut {
     /// The requests that the records of this answer only count.
     rolled_up: i64,
-    /// The rows of this answer that are no records which this version can read: a later one has
+    /// The rows of this answer that are not records which this version can read: a later one has
     /// written them, or they were altered.
     #[serde(skip_serializing_if = "Option::is_none")]
     unreadable: Option<usize>,

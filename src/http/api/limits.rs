@@ -18,13 +18,13 @@ use crate::ledger::clock;
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Limits")]
 pub(super) struct List {
-    limits: Vec<Shown>,
+    limits: Vec<LimitView>,
 }
 
 /// An address that has to wait before another credential from it is looked at.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Limit")]
-pub(super) struct Shown {
+pub(super) struct LimitView {
     /// An IPv4 address, or the /64 of an IPv6 address.
     #[schemars(extend("x-masked" = true))]
     address: String,
@@ -36,7 +36,7 @@ pub(super) struct Shown {
 /// What was lifted.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "LiftedLimit")]
-pub(super) struct Lifted {
+pub(super) struct LiftedLimit {
     lifted: bool,
 }
 
@@ -44,7 +44,9 @@ pub(super) struct Lifted {
 pub(super) async fn list(services: &Services, call: Call) -> Result<Response, Problem> {
     let viewer = viewer(services, &call).await;
     let limited = services.gate.limited();
-    Ok(ok(&List { limits: limited.iter().map(|limited| Shown::new(*limited, &viewer)).collect() }))
+    Ok(ok(&List {
+        limits: limited.iter().map(|limited| LimitView::new(*limited, &viewer)).collect(),
+    }))
 }
 
 /// `DELETE /v1/limits/{address}`
@@ -62,7 +64,7 @@ pub(super) async fn lift(services: &Services, call: Call) -> Result<Response, Pr
     let lift =
         async move { if gate.lift_limit(origin) { Ok(()) } else { Err("it was over already") } };
     let lifted = act.perform(lift).await.is_ok();
-    Ok(ok(&Lifted { lifted }))
+    Ok(ok(&LiftedLimit { lifted }))
 }
 
 /// Returns as whom the answer is written.
@@ -74,7 +76,7 @@ async fn viewer(services: &Services, call: &Call) -> Viewer {
     }
 }
 
-impl Shown {
+impl LimitView {
     fn new(Limited { origin, guesses, wait }: Limited, viewer: &Viewer) -> Self {
         let address = if viewer.is_masked() {
             viewer.show(Private::Address(&origin.address().to_string()), clock::now())

@@ -26,7 +26,7 @@ pub(super) fn render(services: &Services) -> Response {
         meters::note_ledger(&history.health());
     }
     if let Some(alerts) = &services.alerts {
-        for (rule, firing) in alerts.board().counts() {
+        for (rule, firing) in alerts.firing_alerts().counts() {
             meters::note_alerts(rule, firing);
         }
     }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use self::operations::OPERATIONS;
 use super::problem::Document;
-use super::{Of, ROUTES, Route};
+use super::{Owner, ROUTES, Route};
 use crate::http::{Response, answer};
 
 /// What one row of the routes' table takes and answers.
@@ -178,7 +178,7 @@ impl Operation {
                                "required": ["detail"]})
         };
         let is_this = |route: &&Route| route.method == *method && route.pattern == *pattern;
-        let is_of_box = ROUTES.iter().find(is_this).is_some_and(|route| route.of == Of::Box);
+        let is_of_box = ROUTES.iter().find(is_this).is_some_and(|route| route.owner == Owner::Box);
         for (status, what) in common(method, !in_path.is_empty(), is_versioned, is_of_box) {
             if is_versioned {
                 add(status, what, PROBLEM, Some(problem.clone()));
@@ -330,10 +330,10 @@ mod tests {
             let what = format!("{} {}", route.method, route.pattern);
             let responses = &described["responses"];
             assert!(responses["503"].is_object() && responses["401"].is_object(), "{what}");
-            assert!(responses["404"].is_object() || route.of != Of::Box, "{what}");
+            assert!(responses["404"].is_object() || route.owner != Owner::Box, "{what}");
             let parameters = described["parameters"].as_array().expect("a list");
             let takes = parameters.iter().any(|parameter| parameter["name"] == "tenant");
-            assert_eq!(takes, route.of == Of::Tenant, "{what}");
+            assert_eq!(takes, route.owner == Owner::Tenant, "{what}");
             if !route.method.is_safe() {
                 for status in ["404", "409", "500", "503"] {
                     let headers = &responses[status]["headers"];

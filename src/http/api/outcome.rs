@@ -19,11 +19,11 @@ pub(super) struct Outcome<'a> {
     /// an idempotency key, the answer is stored in the same transaction.
     pub(super) transaction: Option<Transaction<'a>>,
     /// What is called once everything is committed.
-    pub(super) then: Vec<Then>,
+    pub(super) after_commit: Vec<AfterCommit>,
 }
 
 /// Must not block.
-type Then = Box<dyn FnOnce() + Send>;
+type AfterCommit = Box<dyn FnOnce() + Send>;
 
 /// What a handler of the table returns.
 pub(super) type Handled<'a> = BoxFuture<'a, Result<Outcome<'a>, Problem>>;
@@ -35,26 +35,26 @@ impl<'a> Outcome<'a> {
         recorded: Recorded,
         response: Response,
     ) -> Self {
-        let outcome = Self { response, transaction: Some(transaction), then: Vec::new() };
-        outcome.then(move || {
+        let outcome = Self { response, transaction: Some(transaction), after_commit: Vec::new() };
+        outcome.after_commit(move || {
             recorded.committed();
         })
     }
 
     /// Adds what is done once everything is committed.
-    pub(super) fn then(mut self, then: impl FnOnce() + Send + 'static) -> Self {
-        self.then.push(Box::new(then));
+    pub(super) fn after_commit(mut self, call: impl FnOnce() + Send + 'static) -> Self {
+        self.after_commit.push(Box::new(call));
         self
     }
 
     /// Commits what there is to commit.
     pub(super) async fn commit(self) -> Result<Response, Problem> {
-        let Self { response, transaction, then } = self;
+        let Self { response, transaction, after_commit } = self;
         if let Some(transaction) = transaction {
             transaction.commit().await?;
         }
-        for then in then {
-            then();
+        for call in after_commit {
+            call();
         }
         Ok(response)
     }
@@ -85,7 +85,7 @@ impl Recorded {
 
 impl From<Response> for Outcome<'_> {
     fn from(response: Response) -> Self {
-        Self { response, transaction: None, then: Vec::new() }
+        Self { response, transaction: None, after_commit: Vec::new() }
     }
 }
 

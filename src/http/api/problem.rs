@@ -62,7 +62,7 @@ impl Kind {
         Self::new("idempotency-keys-unusable", "Idempotency Keys Cannot Be Kept");
 
     /// Returns the kind of problems of which no more is known than their status.
-    fn of(status: StatusCode) -> Self {
+    fn from_status(status: StatusCode) -> Self {
         match status.as_u16() {
             400 => Self::new("bad-request", "Bad Request"),
             401 => Self::new("unauthorized", "Unauthorized"),
@@ -118,7 +118,7 @@ pub(super) struct Document<'a> {
 impl Problem {
     pub(super) fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
-            kind: Kind::of(status),
+            kind: Kind::from_status(status),
             status,
             detail: detail.into(),
             parameter: None,

@@ -7,6 +7,10 @@ use time::format_description::well_known::Rfc3339;
 use super::problem::Problem;
 use crate::ledger::record::Micros;
 
+/// How many rows a page has if the caller names no `limit`, and how many it has at most.
+const DEFAULT_LIMIT: usize = 50;
+pub(super) const MAX_LIMIT: usize = 500;
+
 /// The parameters that have not been taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Query(Vec<(String, String)>);
@@ -61,6 +65,15 @@ impl Query {
         read(&text).map(Some).ok_or_else(|| {
             Problem::parameter(name, format!("invalid `{name}`, `{text}`: expected {expected}"))
         })
+    }
+
+    /// Returns how many rows a page has.
+    pub(super) fn limit(&mut self) -> Result<usize, Problem> {
+        let expected = format!("a number from 1 to {MAX_LIMIT}");
+        let limit = self.value("limit", &expected, |text| {
+            text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
+        })?;
+        Ok(limit.unwrap_or(DEFAULT_LIMIT))
     }
 
     /// Returns a time.

@@ -20,7 +20,7 @@ use crate::idempotency::LEASE;
 use crate::idempotency::answer::Answer;
 use crate::idempotency::fingerprint::{Payload, Scope};
 use crate::idempotency::key::{IDEMPOTENCY_KEY, Key};
-use crate::idempotency::table::{Caller, Claim, ClaimError, Execution, Keyed, Keys};
+use crate::idempotency::table::{Caller, Claim, ClaimError, Execution, KeyedRequest, Keys};
 use crate::ledger::archive::Transaction;
 use crate::telemetry::{in_same_request, meters};
 
@@ -47,7 +47,7 @@ pub(super) async fn answer(
         Problem::parameter(IDEMPOTENCY_KEY.as_str(), format!("invalid Idempotency-Key: {error}"))
             .kind(Kind::INVALID_KEY)
     };
-    let Some(key) = Key::of(call.request.headers()).map_err(invalid)? else {
+    let Some(key) = Key::from_headers(call.request.headers()).map_err(invalid)? else {
         return (route.handle)(services, call).await?.commit().await;
     };
     let history = services.history.as_ref().ok_or_else(|| {
@@ -93,7 +93,7 @@ pub(super) async fn answer(
     }
 }
 
-fn keyed(route: &Route, call: &Call, key: &Key) -> Result<Keyed, Problem> {
+fn keyed(route: &Route, call: &Call, key: &Key) -> Result<KeyedRequest, Problem> {
     let Call { principal, tenant, request, .. } = call;
     let caller = Caller { token: &principal.token, secret: credential(request.headers()).bearer() };
     let (method, uri) = (request.method().as_str(), request.uri());
@@ -102,8 +102,8 @@ fn keyed(route: &Route, call: &Call, key: &Key) -> Result<Keyed, Problem> {
     let scope = scope.map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, error.to_string()).kind(Kind::INVALID_KEY)
     })?;
-    let payload = Payload::of(method, target, request.body());
-    Keyed::new(tenant, caller, scope, key, payload)
+    let payload = Payload::new(method, target, request.body());
+    KeyedRequest::new(tenant, caller, scope, key, payload)
         .map_err(|_| Problem::unavailable("the answer could not be encrypted"))
 }
 
@@ -128,7 +128,7 @@ async fn execute(
             return Err(problem);
         }
     };
-    let Outcome { response, transaction, then } = match outcome {
+    let Outcome { response, transaction, after_commit } = match outcome {
         Ok(outcome) => outcome,
         Err(problem) if problem.is_passing => {
             release(&keys, &execution).await;
@@ -150,13 +150,13 @@ async fn execute(
             release(&keys, &execution).await;
             return Err(problem);
         }
-        for then in then {
-            then();
+        for call in after_commit {
+            call();
         }
         return Ok(response);
     }
-    for then in then {
-        then();
+    for call in after_commit {
+        call();
     }
     // The effect is there, whether the answer can be stored or not.
     for _ in 0..TRIES {

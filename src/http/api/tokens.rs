@@ -21,7 +21,7 @@ use crate::ledger::record::{Micros, micros};
 /// A token as it is shown: without its text, which only its creator has seen.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Token")]
-pub(super) struct Shown<'a> {
+pub(super) struct TokenView<'a> {
     id: &'a str,
     name: &'a str,
     tenant: &'a str,
@@ -31,7 +31,7 @@ pub(super) struct Shown<'a> {
     last_use: Option<String>,
 }
 
-impl<'a> From<&'a Token> for Shown<'a> {
+impl<'a> From<&'a Token> for TokenView<'a> {
     fn from(token: &'a Token) -> Self {
         let Token { id, hash: _, name, scope, rights, created, expires, last_use } = token;
         let text = |at: &Micros| rfc3339(*at).to_string();
@@ -50,25 +50,25 @@ impl<'a> From<&'a Token> for Shown<'a> {
 /// A new token.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "NewToken")]
-pub(super) struct Added<'a> {
+pub(super) struct AddedToken<'a> {
     /// The token itself: it is not shown again.
     token: &'a str,
     #[serde(flatten)]
-    shown: Shown<'a>,
+    shown: TokenView<'a>,
 }
 
 /// All tokens that may be managed.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Tokens")]
 pub(super) struct List<'a> {
-    tokens: Vec<Shown<'a>>,
+    tokens: Vec<TokenView<'a>>,
 }
 
 /// The body of a request for a token.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "WantedToken")]
-pub(super) struct Wanted {
+pub(super) struct TokenRequest {
     name: String,
     /// The id of a box, or `*`; that of the token that asks, if it is missing.
     tenant: Option<String>,
@@ -81,7 +81,7 @@ pub(super) struct Wanted {
 pub(super) async fn list(services: &Services, call: Call) -> Result<Response, Problem> {
     let scope = scope(&call)?;
     let tokens = tokens(services)?.list(&scope).await?;
-    let tokens = tokens.iter().map(Shown::from).collect();
+    let tokens = tokens.iter().map(TokenView::from).collect();
     Ok(ok(&List { tokens }))
 }
 
@@ -90,14 +90,14 @@ pub(super) async fn show(services: &Services, call: Call) -> Result<Response, Pr
     let (scope, id) = (scope(&call)?, call.parameters.get("id"));
     let all = tokens(services)?.list(&scope).await?;
     let token = all.iter().find(|token| *token.id == *id).ok_or_else(missing)?;
-    Ok(ok(&Shown::from(token)))
+    Ok(ok(&TokenView::from(token)))
 }
 
 /// `POST /v1/tokens`
 pub(super) async fn add(services: &Services, call: Call) -> Result<Outcome<'_>, Problem> {
     let scope = scope(&call)?;
     let tokens = tokens(services)?;
-    let wanted: Wanted = read_object(call.body()).map_err(|error| {
+    let wanted: TokenRequest = read_object(call.body()).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, format!("the body is not that of a token: {error}"))
     })?;
     let now = clock::now();
@@ -107,7 +107,7 @@ pub(super) async fn add(services: &Services, call: Call) -> Result<Outcome<'_>, 
     let mut transaction = tokens.begin().await?;
     tokens.insert(&mut transaction, &token).await?;
     let recorded = services.record(&mut transaction, act).await?;
-    let added = Added { token: secret.expose(), shown: (&token).into() };
+    let added = AddedToken { token: secret.expose(), shown: (&token).into() };
     Ok(Outcome::within(transaction, recorded, json(StatusCode::CREATED, &added)))
 }
 
@@ -124,11 +124,11 @@ pub(super) async fn remove(services: &Services, call: Call) -> Result<Outcome<'_
     let act = Act::RemoveToken { id: Arc::clone(&token.id) };
     let recorded = services.record(&mut transaction, act).await?;
     let (removed, tokens) = (token.hash, Arc::clone(tokens));
-    let outcome = Outcome::within(transaction, recorded, ok(&Shown::from(token)));
-    Ok(outcome.then(move || tokens.note_removal(&removed)))
+    let outcome = Outcome::within(transaction, recorded, ok(&TokenView::from(token)));
+    Ok(outcome.after_commit(move || tokens.note_removal(&removed)))
 }
 
-impl Wanted {
+impl TokenRequest {
     fn read(self, default: Scope, now: Micros) -> Result<NewToken, Problem> {
         let Self { name, tenant, rights, expires_in } = self;
         let rights = if rights.is_empty() {

@@ -20,15 +20,12 @@ use crate::ledger::checkpoint::rfc3339;
 use crate::ledger::record::Micros;
 use crate::webhooks::deliveries::{Attempt, LogCursor};
 use crate::webhooks::endpoint::{Definition, Endpoint};
-use crate::webhooks::manage::{self, Draft, LogPage, ManageError};
-
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 500;
+use crate::webhooks::manage::{self, LogPage, ManageError, NewEndpoint};
 
 /// An endpoint of messages.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Endpoint")]
-pub(super) struct Shown {
+pub(super) struct EndpointView {
     id: String,
     /// `configuration` or `api`.
     origin: &'static str,
@@ -49,13 +46,13 @@ pub(super) struct Shown {
     former_secret_until: Option<String>,
     /// Since when every attempt has failed.
     failing_since: Option<String>,
-    disabled: Option<Disabled>,
+    disabled: Option<EndpointDisabled>,
 }
 
 /// Since when an endpoint gets no messages, and why.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "EndpointDisabled")]
-struct Disabled {
+struct EndpointDisabled {
     at: String,
     reason: String,
 }
@@ -63,7 +60,7 @@ struct Disabled {
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Endpoints")]
 pub(super) struct List {
-    endpoints: Vec<Shown>,
+    endpoints: Vec<EndpointView>,
     /// The names of endpoints whose rows cannot be read. They get no messages, and can be removed.
     unreadable: Vec<String>,
 }
@@ -72,8 +69,8 @@ pub(super) struct List {
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(rename = "RemovedEndpoint")]
-pub(super) enum Removed {
-    Endpoint(Box<Shown>),
+pub(super) enum RemovedEndpoint {
+    Endpoint(Box<EndpointView>),
     /// Its row could not be read.
     Unreadable {
         id: String,
@@ -83,18 +80,18 @@ pub(super) enum Removed {
 /// An endpoint with its secret, which is not shown again.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "EndpointWithSecret")]
-pub(super) struct WithSecret {
+pub(super) struct EndpointWithSecret {
     #[serde(flatten)]
-    endpoint: Shown,
+    endpoint: EndpointView,
     secret: Option<String>,
 }
 
-/// The body of a request for an endpoint, as it is described; it is read as a [`Draft`].
+/// The body of a request for an endpoint, as it is described; it is read as a [`NewEndpoint`].
 #[derive(Debug, JsonSchema)]
 #[schemars(rename = "WantedEndpoint")]
 #[schemars(deny_unknown_fields)]
 #[expect(dead_code, reason = "it is described only")]
-pub(super) struct Wanted {
+pub(super) struct EndpointRequest {
     /// Letters, digits, `-`, `_` and `.`, 64 at most; its id. A random one if it is missing.
     name: Option<String>,
     /// `webhook`, `ntfy`, `gotify` or `discord`.
@@ -122,7 +119,7 @@ pub(super) struct Wanted {
 #[schemars(rename = "ChangedEndpoint")]
 #[schemars(deny_unknown_fields)]
 #[expect(dead_code, reason = "it is described only")]
-pub(super) struct Changed {
+pub(super) struct EndpointChange {
     /// It cannot be changed: missing, or as it is.
     name: Option<String>,
     /// The same.
@@ -146,7 +143,7 @@ pub(super) struct Changed {
 /// A test message that was queued.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "TestMessage")]
-pub(super) struct Tested {
+pub(super) struct TestMessage {
     /// The event by which the log has its attempts.
     event: String,
 }
@@ -181,34 +178,34 @@ struct ShownAttempt {
     next_attempt: Option<String>,
 }
 
-impl From<&Endpoint> for Shown {
+impl From<&Endpoint> for EndpointView {
     fn from(endpoint: &Endpoint) -> Self {
         let Endpoint { id, origin, definition, secrets, created, failing_since, disabled } =
             endpoint;
-        let Definition { kind, url, wants, quiet, allow } = definition;
+        let Definition { kind, url, subscription, quiet, allow } = definition;
         let former = secrets.previous.as_ref().map(|(_, until)| text(*until));
         Self {
             id: id.clone(),
             origin: origin.as_str(),
             kind: kind.as_str(),
             url: url.origin(),
-            events: wants.events.iter().map(ToString::to_string).collect(),
-            apps: wants.apps.clone(),
+            events: subscription.events.iter().map(ToString::to_string).collect(),
+            apps: subscription.apps.clone(),
             quiet: quiet.map(|quiet| quiet.to_string()),
-            pii: wants.pii,
+            pii: subscription.pii,
             allow: allow.iter().map(ToString::to_string).collect(),
             created: text(*created),
             former_secret_until: former,
             failing_since: failing_since.map(text),
             disabled: disabled
                 .as_ref()
-                .map(|(at, reason)| Disabled { at: text(*at), reason: reason.clone() }),
+                .map(|(at, reason)| EndpointDisabled { at: text(*at), reason: reason.clone() }),
         }
     }
 }
 
-impl WithSecret {
-    fn of(endpoint: &Endpoint) -> Self {
+impl EndpointWithSecret {
+    fn new(endpoint: &Endpoint) -> Self {
         let secret = endpoint.secrets.signing.as_ref().map(|secret| secret.expose().to_owned());
         Self { endpoint: endpoint.into(), secret }
     }
@@ -244,7 +241,7 @@ pub(super) async fn list(services: &Services, call: Call) -> Result<Response, Pr
     call.query()?.end()?;
     let mut snapshot = services.history()?.archive().snapshot_of(&call.tenant).await?;
     let endpoints = manage::list(&mut snapshot, &call.tenant).await?;
-    let endpoints = endpoints.iter().map(Shown::from).collect();
+    let endpoints = endpoints.iter().map(EndpointView::from).collect();
     let unreadable = manage::unreadable(&mut snapshot, &call.tenant).await?;
     Ok(ok(&List { endpoints, unreadable }))
 }
@@ -254,23 +251,19 @@ pub(super) async fn show(services: &Services, call: Call) -> Result<Response, Pr
     call.query()?.end()?;
     let mut snapshot = services.history()?.archive().snapshot_of(&call.tenant).await?;
     let id = call.parameters.get("id");
-    Ok(ok(&Shown::from(&manage::show(&mut snapshot, &call.tenant, id).await?)))
+    Ok(ok(&EndpointView::from(&manage::show(&mut snapshot, &call.tenant, id).await?)))
 }
 
 /// `GET /v1/webhooks/{id}/logs`
 pub(super) async fn log(services: &Services, call: Call) -> Result<Response, Problem> {
     let history = services.history()?;
     let mut query = call.query()?;
-    let expected = format!("a number from 1 to {MAX_LIMIT}");
-    let limit = query.value("limit", &expected, |text| {
-        text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
-    })?;
+    let limit = query.limit()?;
     let after = query.value("after", "the `next` of an answer", read_cursor)?;
     let event = query.text("event")?;
     query.end()?;
     let mut snapshot = history.archive().snapshot_of(&call.tenant).await?;
     let (tenant, id) = (&call.tenant, call.parameters.get("id"));
-    let limit = limit.unwrap_or(DEFAULT_LIMIT);
     let page =
         manage::log(&mut snapshot, tenant, id, event.as_deref(), after.as_ref(), limit).await?;
     let LogPage { attempts, next } = page;
@@ -291,7 +284,7 @@ fn read_cursor(text: &str) -> Option<LogCursor> {
     Some(LogCursor { at, number, event: parts.next()?.to_owned() })
 }
 
-/// Who says where messages go could read what they tell.
+/// A caller that chooses where messages go could read what they tell.
 fn may_receive(call: &Call) -> Result<(), Problem> {
     if call.principal.may(Right::Read) {
         return Ok(());
@@ -302,7 +295,7 @@ fn may_receive(call: &Call) -> Result<(), Problem> {
 
 /// `POST /v1/webhooks`
 pub(super) async fn create(services: &Services, call: Call) -> Result<Outcome<'_>, Problem> {
-    let draft: Draft = read_object(call.body()).map_err(|error| {
+    let draft: NewEndpoint = read_object(call.body()).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, format!("the body is not an endpoint's: {error}"))
     })?;
     may_receive(&call)?;
@@ -312,7 +305,7 @@ pub(super) async fn create(services: &Services, call: Call) -> Result<Outcome<'_
     let mut change = Change::begin(services, &call).await?;
     let created =
         manage::create(&mut change.transaction, &change.tenant, draft, &services.allowed).await?;
-    let response = json(StatusCode::CREATED, &WithSecret::of(&created));
+    let response = json(StatusCode::CREATED, &EndpointWithSecret::new(&created));
     change.done("add_endpoint", &created.id, response).await
 }
 
@@ -328,7 +321,7 @@ pub(super) async fn change(services: &Services, call: Call) -> Result<Outcome<'_
     let (transaction, tenant) = (&mut change.transaction, &change.tenant);
     let (id, allowed) = (call.parameters.get("id"), &services.allowed);
     let changed = manage::change(transaction, tenant, id, wanted, allowed, may_see).await?;
-    change.done("change_endpoint", id, ok(&Shown::from(&changed))).await
+    change.done("change_endpoint", id, ok(&EndpointView::from(&changed))).await
 }
 
 /// `DELETE /v1/webhooks/{id}`
@@ -337,8 +330,8 @@ pub(super) async fn remove(services: &Services, call: Call) -> Result<Outcome<'_
     let id = call.parameters.get("id");
     let removed = manage::remove(&mut change.transaction, &change.tenant, id).await?;
     let removed = match &removed {
-        Some(removed) => Removed::Endpoint(Box::new(removed.into())),
-        None => Removed::Unreadable { id: id.to_owned() },
+        Some(removed) => RemovedEndpoint::Endpoint(Box::new(removed.into())),
+        None => RemovedEndpoint::Unreadable { id: id.to_owned() },
     };
     change.done("remove_endpoint", id, ok(&removed)).await
 }
@@ -348,7 +341,7 @@ pub(super) async fn rotate(services: &Services, call: Call) -> Result<Outcome<'_
     let mut change = Change::begin(services, &call).await?;
     let id = call.parameters.get("id");
     let rotated = manage::rotate(&mut change.transaction, &change.tenant, id).await?;
-    change.done("rotate_endpoint", id, ok(&WithSecret::of(&rotated))).await
+    change.done("rotate_endpoint", id, ok(&EndpointWithSecret::new(&rotated))).await
 }
 
 /// `POST /v1/webhooks/{id}/enable`
@@ -356,7 +349,7 @@ pub(super) async fn enable(services: &Services, call: Call) -> Result<Outcome<'_
     let mut change = Change::begin(services, &call).await?;
     let id = call.parameters.get("id");
     let enabled = manage::enable(&mut change.transaction, &change.tenant, id).await?;
-    change.done("enable_endpoint", id, ok(&Shown::from(&enabled))).await
+    change.done("enable_endpoint", id, ok(&EndpointView::from(&enabled))).await
 }
 
 /// `POST /v1/webhooks/{id}/test`: queues a message, and does not wait for it.
@@ -364,7 +357,7 @@ pub(super) async fn test(services: &Services, call: Call) -> Result<Outcome<'_>,
     let mut change = Change::begin(services, &call).await?;
     let id = call.parameters.get("id");
     let event = manage::test(&mut change.transaction, &change.tenant, id).await?;
-    change.done("test_endpoint", id, json(StatusCode::ACCEPTED, &Tested { event })).await
+    change.done("test_endpoint", id, json(StatusCode::ACCEPTED, &TestMessage { event })).await
 }
 
 /// A change of endpoints: its transaction, and whose endpoints they are.

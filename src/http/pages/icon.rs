@@ -22,7 +22,7 @@ static CALLS: LazyLock<FileCalls> = LazyLock::new(FileCalls::new);
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// Returns an app's icon as a `data:` URL, if it has one that may be shown.
-pub(super) async fn of(installed_apps_dir: &Path, app: &PageApp) -> Option<String> {
+pub(super) async fn load(installed_apps_dir: &Path, app: &PageApp) -> Option<String> {
     let (folder, icon) = file(installed_apps_dir, app)?;
     data_uri(&folder, &icon).await
 }

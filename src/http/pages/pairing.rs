@@ -17,8 +17,10 @@ use super::icon::favicon;
 use super::template::{escaped, fill};
 use super::words::{PairingWords, Words};
 use super::{HTML, VARY_ANY};
-use crate::http::pairing::PATH;
 use crate::http::{Response, answer};
+
+/// The path of the page, to which its form is sent as well.
+pub(crate) const PATH: &str = "/.nightporter/pair";
 
 const TEMPLATE: &str = include_str!("pair.html");
 const SCRIPT: &str = include_str!("pair.js");

@@ -36,7 +36,7 @@ struct Container<'a> {
 impl<'a> Problem<'a> {
     pub const TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-    pub fn of(
+    pub fn new(
         status: StatusCode,
         app: &'a PageApp,
         containers: &'a [ContainerState],
@@ -81,7 +81,7 @@ pub(super) struct PageState<'a> {
 }
 
 impl<'a> PageState<'a> {
-    pub fn of(
+    pub fn new(
         app: &'a PageApp,
         containers: &'a [ContainerState],
         notice: &'a Notice,

@@ -14,7 +14,7 @@ use crate::domain::lifecycle::{Phase, WakeError};
 use crate::gate::PageApp;
 use crate::gate::verdict::{Asleep, AsleepResponse};
 use crate::http::Response;
-use crate::wake::{ContainerState, Shown};
+use crate::wake::{AppView, ContainerState};
 
 /// One page as it is sent.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ pub(super) fn app(phase: Phase) -> PageApp {
         icon: String::new(),
         is_granted: true,
         status: "running".into(),
-        shown: Shown {
+        shown: AppView {
             version: 7,
             phase,
             since: Instant::now(),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::domain::app::Size;
 use crate::domain::lifecycle::{Phase, WakeError};
-use crate::wake::{ContainerState, Shown};
+use crate::wake::{AppView, ContainerState};
 
 const REFRESH: &str = "http-equiv=\"refresh\"";
 
@@ -27,7 +27,7 @@ fn app(status: &str) -> PageApp {
     }
 }
 
-fn shown(phase: Phase, containers: &[ContainerState]) -> Shown {
+fn shown(phase: Phase, containers: &[ContainerState]) -> AppView {
     let mut shown = samples::app(phase).shown;
     shown.containers = containers.into();
     shown

@@ -13,7 +13,7 @@ pub(super) struct Validity {
 }
 
 impl Validity {
-    pub(super) fn of(certificate: &CertificateDer<'_>) -> Self {
+    pub(super) fn from_certificate(certificate: &CertificateDer<'_>) -> Self {
         let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
             return Self::default();
         };

@@ -84,7 +84,8 @@ pub(super) async fn differences(snapshot: &mut Snapshot<'_>) -> Result<Vec<Strin
     if found.is_empty() {
         return Ok(vec!["it does not exist".to_owned()]);
     }
-    let mut found: Vec<Found> = found.iter().map(Found::of).collect::<Result<_, _>>()?;
+    let mut found: Vec<ExistingColumn> =
+        found.iter().map(ExistingColumn::from_row).collect::<Result<_, _>>()?;
     let mut differences = Vec::new();
     for Column(name, kind, null) in COLUMNS {
         let Some(place) = found.iter().position(|found| found.name == name) else {
@@ -104,7 +105,9 @@ pub(super) async fn differences(snapshot: &mut Snapshot<'_>) -> Result<Vec<Strin
             differences.push(format!("the column {name} {is} null"));
         }
     }
-    for Found { name, .. } in found.iter().filter(|found| found.is_required && !found.has_default) {
+    for ExistingColumn { name, .. } in
+        found.iter().filter(|found| found.is_required && !found.has_default)
+    {
         differences.push(format!("the unknown column {name} may not be null"));
     }
     if read(snapshot, index, Vec::new()).await?.is_empty() {
@@ -115,15 +118,15 @@ pub(super) async fn differences(snapshot: &mut Snapshot<'_>) -> Result<Vec<Strin
 }
 
 /// A column that the table has.
-struct Found {
+struct ExistingColumn {
     name: String,
     of: String,
     is_required: bool,
     has_default: bool,
 }
 
-impl Found {
-    fn of(row: &Row) -> Result<Self, ArchiveError> {
+impl ExistingColumn {
+    fn from_row(row: &Row) -> Result<Self, ArchiveError> {
         Ok(Self {
             name: row.text(0)?,
             of: row.text(1)?,

@@ -11,9 +11,9 @@ use tokio::time::sleep;
 
 use super::{PAUSE, Retention, Work};
 use crate::jobs::JobError;
-use crate::ledger::named::{self, CUT_POSITIONS, CUT_RECORDS, Numbers};
 use crate::ledger::ranges::Ranges;
 use crate::ledger::record::{Entry, Kind, Micros, Note, RecordId, Stored, micros};
+use crate::ledger::references::{self, CUT_POSITIONS, CUT_RECORDS, Numbers};
 
 /// Fewer are left as they are, so that a record is not folded again by every run.
 const WORTHWHILE: usize = 16;
@@ -49,9 +49,9 @@ impl Folded {
         let add = |to: &mut Ranges, from: &Ranges| {
             from.iter().for_each(|(first, last)| to.insert_range(first, last));
         };
-        add(&mut self.positions, &named::cut_positions(record));
+        add(&mut self.positions, &references::cut_positions(record));
         self.positions.extend(stored.position);
-        for (writer, numbers) in named::named(record) {
+        for (writer, numbers) in references::referenced(record) {
             add(self.numbers.entry(writer).or_default(), &numbers);
         }
         self.numbers.entry(record.id.writer).or_default().insert(record.id.seq);
@@ -63,7 +63,7 @@ impl Folded {
             Note { topic: "kind".into(), text: Kind::Cut.as_str().into() },
             Note { topic: CUT_POSITIONS.into(), text: self.positions.to_string().into() },
         ];
-        notes.extend(named::notes(CUT_RECORDS, &self.numbers));
+        notes.extend(references::notes(CUT_RECORDS, &self.numbers));
         Entry {
             client: Some("retention".into()),
             verdict: Some("done".into()),

@@ -37,14 +37,14 @@ impl<'a> Asked<'a> {
         if let Some(transaction) = self.transaction {
             transaction.commit().await?;
         }
-        self.runner.look();
+        self.runner.notify();
         Ok(self.due)
     }
 }
 
 impl Runner {
     /// Has the job's row read anew.
-    pub fn look(&self) {
+    pub fn notify(&self) {
         self.wake.notify_one();
     }
 
@@ -67,7 +67,7 @@ impl Runner {
             transaction.roll_back().await?;
             if asked_at.elapsed() >= ASK_FOR {
                 self.asked.store(true, Ordering::Release);
-                self.look();
+                self.notify();
                 return Ok(asked(None));
             }
             sleep(jittered(BUSY_WAITS[0])).await;

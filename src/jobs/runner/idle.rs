@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::super::due::{self, Due, Outcome, between};
-use super::super::watch::{InMemoryDue, Unwritten, Watch, next_look, watch_name};
+use super::super::watch::{InMemoryDue, UnwrittenRun, Watch, next_look, watch_name};
 use super::super::{Done, JobError};
-use super::{Begun, Runner, shortened};
+use super::{DueRun, Runner, shortened};
 use crate::ledger::archive::JobRow;
 
 impl Runner {
@@ -18,7 +18,7 @@ impl Runner {
     pub(super) async fn idle(
         &self,
         tenant: &Arc<str>,
-        begun: &Begun,
+        begun: &DueRun,
         row: &JobRow,
         done: Done,
         took: Duration,
@@ -50,7 +50,8 @@ impl Runner {
         let ended = due::after(begun.at, took);
         let due = kept.ran(ended, interval);
         let outcome = Outcome::Done(shortened(&done.what));
-        let unwritten = Unwritten { started: begun.at, ended, due, outcome: outcome.to_string() };
+        let unwritten =
+            UnwrittenRun { started: begun.at, ended, due, outcome: outcome.to_string() };
         *self.unwritten.lock().unwrap_or_else(PoisonError::into_inner) = Some(unwritten);
         self.note_run(begun, &outcome, took);
         self.follow_up(done).await;

@@ -13,7 +13,7 @@ use tracing::debug;
 use super::super::due::Outcome;
 use super::super::watch::Watch;
 use super::super::{Done, JobError, Lease, LongJob, Run, ShortJob};
-use super::{Begun, Check, Runner, failed, shortened};
+use super::{Check, DueRun, Runner, failed, shortened};
 use crate::ledger::archive::JobRow;
 
 /// A long run that takes no longer is written once, at its end.
@@ -130,7 +130,7 @@ impl Runner {
                 }
                 (Outcome::Done(shortened(&done.what)), Some(done))
             }
-            // Whoever has the lock now writes what becomes of the job.
+            // The process that has the lock now writes what becomes of the job.
             Err(error @ JobError::LockLost) => return Err(error),
             Err(error) => (failed(&begun, &error), None),
         };
@@ -152,7 +152,7 @@ impl Runner {
 
     /// Writes that a run has begun, once it takes long. Whether that succeeds changes nothing
     /// of the run.
-    async fn write_start(&self, tenant: &Arc<str>, lease: &Lease, begun: &Begun) -> Infallible {
+    async fn write_start(&self, tenant: &Arc<str>, lease: &Lease, begun: &DueRun) -> Infallible {
         if begun.before.is_some() {
             sleep(START_WRITTEN_AFTER).await;
             let write = async {

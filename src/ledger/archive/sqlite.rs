@@ -1,6 +1,6 @@
 //! The archive in a file: SQLite with a write-ahead log.
 //!
-//! One connection writes, and whoever needs it waits for the others; each read has a
+//! One connection writes, and each task that needs it waits for the others; each read has a
 //! connection of its own, and neither side waits for the other. All calls of SQLite run on
 //! threads that may block. Nothing is opened before it is needed, and what fails is opened
 //! anew by the next call, so a file that is repaired, moved or replaced needs no restart.

@@ -164,7 +164,7 @@ impl Transaction<'_> {
     }
 
     /// Returns records with their steps and notes, in the order of their ids. What is not
-    /// there, or is no record that this version can read, is left out.
+    /// there, or is not a record that this version can read, is left out.
     pub async fn find_all(
         &mut self,
         tenant: &str,

@@ -112,7 +112,7 @@ impl CheckpointFile {
         if kept.len() * 4 > notes.len() * 3 {
             return Ok(());
         }
-        // What is no note is not ours to remove. It comes first, and signatures before texts, so
+        // What is not a note is not ours to remove. It comes first, and signatures before texts, so
         // that no two pieces look like a note.
         fragments.sort_by_key(|fragment| !is_signatures(fragment));
         let temporary = self.0.with_extension(TEMPORARY);

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::{DeadLetters, LetterError, Retry};
 use crate::ledger::record::Record;
-use crate::ledger::spool::{Bad, Held, Spool};
+use crate::ledger::spool::{LockedLetter, SetAsideFile, Spool};
 
 /// A dead letter, as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Stats {
     /// Letters that wait for the operator.
     pub given_up: usize,
     /// Files that were no dead letters, and lie in the spool's folder `bad`.
-    pub bad: Vec<Bad>,
+    pub bad: Vec<SetAsideFile>,
     /// Why the spool does not work.
     pub problem: Option<Arc<str>>,
 }
@@ -61,7 +61,7 @@ impl DeadLetters {
 
     /// Returns a letter with its records.
     pub async fn get(&self, id: &str) -> Result<Detail, LetterError> {
-        let Held { letter, .. } = self.open(id).await?;
+        let LockedLetter { letter, .. } = self.open(id).await?;
         let names = self.blocking(Spool::list).await?;
         let bytes = names.get(id).copied().unwrap_or(0);
         let mut summary = self.summary(id.to_owned(), bytes);

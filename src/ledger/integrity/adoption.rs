@@ -11,8 +11,8 @@ use std::sync::Arc;
 use super::IntegrityError;
 use crate::ledger::archive::{Transaction, UnplacedFilter};
 use crate::ledger::canonical::Hasher;
-use crate::ledger::named;
 use crate::ledger::record::{Entry, Kind, Micros, Record, RecordId};
+use crate::ledger::references;
 use crate::ledger::seal::SealKey;
 
 /// How many records are looked at together; those of them that are the box's are adopted by one
@@ -95,7 +95,8 @@ pub(super) fn entry(at: Micros, ids: &[RecordId]) -> Entry {
         verdict: Some("done".into()),
         reason: Some("adopted".into()),
         count: i64::try_from(ids.len()).unwrap_or(i64::MAX),
-        notes: named::notes(named::RECORDS, &named::numbers(ids.iter().copied())).collect(),
+        notes: references::notes(references::RECORDS, &references::numbers(ids.iter().copied()))
+            .collect(),
         ..Entry::new(Kind::Job, at)
     }
 }

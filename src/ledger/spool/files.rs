@@ -25,7 +25,7 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
-/// Removes a file that nobody writes any more: who writes one holds a lock on it.
+/// Removes a file that no process writes any more: the writer of a file holds a lock on it.
 pub(super) fn remove_leftover(path: &Path) -> io::Result<()> {
     let file = open_to_read(path)?;
     if file.metadata()?.is_file() && file.try_lock().is_ok() {

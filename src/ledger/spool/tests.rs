@@ -26,9 +26,9 @@ fn names(spool: &Spool) -> Vec<String> {
     spool.list().expect("readable").into_keys().collect()
 }
 
-fn held(spool: &Spool, name: &str) -> Held {
+fn held(spool: &Spool, name: &str) -> LockedLetter {
     match spool.open(name).expect("readable") {
-        Opened::Held(held) => *held,
+        OpenedLetter::Locked(held) => *held,
         other => panic!("{name}: {other:?}"),
     }
 }
@@ -97,7 +97,7 @@ fn every_bit_of_a_letter_is_covered() {
     }
 }
 
-/// Files that are no dead letters, and why.
+/// Files that are not dead letters, and why.
 fn damaged() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let whole = encode(&records(Kind::Visit, 1..=3), None).expect("encoded");
     let with = |at: usize, bytes: &[u8]| {
@@ -166,9 +166,11 @@ fn what_is_no_dead_letter_is_set_aside_under_its_name_with_the_reason() {
     }
     for name in names(&spool) {
         match spool.open(&name).expect("readable") {
-            Opened::SetAside(_) => assert_ne!(name, good),
-            Opened::Held(held) => assert_eq!((name, held.letter.records.len()), (good.clone(), 3)),
-            Opened::Taken => panic!("{name}"),
+            OpenedLetter::SetAside(_) => assert_ne!(name, good),
+            OpenedLetter::Locked(held) => {
+                assert_eq!((name, held.letter.records.len()), (good.clone(), 3));
+            }
+            OpenedLetter::Taken => panic!("{name}"),
         }
     }
     assert_eq!(names(&spool), [good]);
@@ -182,7 +184,7 @@ fn what_is_no_dead_letter_is_set_aside_under_its_name_with_the_reason() {
     }
     // The same name once more keeps both.
     fs::write(folder.path().join("spool/notes.txt"), "again").expect("written");
-    assert!(matches!(spool.open("notes.txt"), Ok(Opened::SetAside(Damage::Foreign))));
+    assert!(matches!(spool.open("notes.txt"), Ok(OpenedLetter::SetAside(Damage::Foreign))));
     assert_eq!(spool.bad().expect("readable").len(), damaged.len() + 1);
 }
 
@@ -200,12 +202,15 @@ fn what_is_no_file_neither_blocks_nor_is_followed() {
     fs::write(at(".hidden"), "").expect("written");
     for name in ["link.letter", "pipe.letter", "socket.letter"] {
         let opened = spool.open(name);
-        assert!(matches!(opened, Ok(Opened::SetAside(Damage::Foreign))), "{name}: {opened:?}");
+        assert!(
+            matches!(opened, Ok(OpenedLetter::SetAside(Damage::Foreign))),
+            "{name}: {opened:?}"
+        );
     }
     assert_eq!(names(&spool).len(), 1);
     assert_eq!(fs::read_to_string(&secret).expect("there"), "secret");
     for name in ["", ".hidden", "../secret", "a/b", "bad/../x"] {
-        assert!(matches!(spool.open(name), Ok(Opened::Taken)), "{name}");
+        assert!(matches!(spool.open(name), Ok(OpenedLetter::Taken)), "{name}");
     }
 }
 
@@ -258,12 +263,12 @@ fn a_letter_that_another_process_has_is_left_to_it() {
     // Locks belong to an open file: another spool is as good as another process.
     let other = Spool::new(folder.path().join("spool"), BLOCK);
     let mine = held(&other, &name);
-    assert!(matches!(spool.open(&name), Ok(Opened::Taken)));
+    assert!(matches!(spool.open(&name), Ok(OpenedLetter::Taken)));
     let (new, evicted) = put(&spool, &records(Kind::Visit, [2]));
     assert_eq!(evicted, [], "it is not lost, but being replayed");
     other.remove(&mine).expect("removed");
     drop(mine);
-    assert!(matches!(spool.open(&name), Ok(Opened::Taken)), "it is gone");
+    assert!(matches!(spool.open(&name), Ok(OpenedLetter::Taken)), "it is gone");
     assert_eq!(names(&spool), [new]);
 }
 
@@ -321,7 +326,7 @@ fn a_name_that_is_no_text_is_set_aside_as_well() {
     fs::write(folder.path().join("spool").join(name), "foreign").expect("written");
     let found = names(&spool);
     assert_eq!(found, [good, "\u{fffd}.letter".to_owned()]);
-    assert!(matches!(spool.open(&found[1]), Ok(Opened::SetAside(Damage::Foreign))));
+    assert!(matches!(spool.open(&found[1]), Ok(OpenedLetter::SetAside(Damage::Foreign))));
     assert_eq!(spool.bad().expect("readable").len(), 1);
 }
 

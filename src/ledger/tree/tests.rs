@@ -92,10 +92,10 @@ fn build(leaves: &[Leaf], batch: usize) -> (Tiles, Hash) {
     (tiles, root)
 }
 
-fn answer(question: Question, tiles: &Tiles) -> Vec<Hash> {
-    let keys = question.keys().expect("within the tree");
+fn answer(query: TreeQuery, tiles: &Tiles) -> Vec<Hash> {
+    let keys = query.keys().expect("within the tree");
     let only: Tiles = keys.iter().map(|key| (*key, tiles.0[key].clone())).collect();
-    question.answer(&only).expect("all tiles")
+    query.answer(&only).expect("all tiles")
 }
 
 proptest! {
@@ -114,16 +114,16 @@ proptest! {
         let size = count as u64;
 
         let position = position.index(count);
-        let proof = answer(Question::Inclusion { size, position: position as u64 }, &tiles);
+        let proof = answer(TreeQuery::Inclusion { size, position: position as u64 }, &tiles);
         prop_assert_eq!(&proof, &rfc::inclusion(position, &leaves));
         prop_assert!(includes(&root, size, &proof, position as u64, &leaves[position]));
         prop_assert!(!includes(&root, size, &proof, position as u64, &[1; 32]));
         prop_assert_eq!(tiles.leaf(position as u64), Some(leaves[position]));
 
         let earlier = earlier.index(count) + 1;
-        let proof = answer(Question::Consistency { size, earlier: earlier as u64 }, &tiles);
+        let proof = answer(TreeQuery::Consistency { size, earlier: earlier as u64 }, &tiles);
         prop_assert_eq!(&proof, &rfc::consistency(earlier, &leaves));
-        let earlier_root = answer(Question::Root { size: earlier as u64 }, &tiles)[0];
+        let earlier_root = answer(TreeQuery::Root { size: earlier as u64 }, &tiles)[0];
         prop_assert_eq!(earlier_root, rfc::root(&leaves[..earlier]));
         let hash = tlog::Hash;
         let proof = proof.into_iter().map(hash).collect();
@@ -152,7 +152,7 @@ fn every_small_tree_has_the_right_root() {
 fn tiles_that_are_missing_or_damaged_are_named() {
     type Damage = fn(&mut Vec<u8>);
     let (tiles, root) = build(&leaves(70_000), 5000);
-    let question = Question::Inclusion { size: 70_000, position: 300 };
+    let query = TreeQuery::Inclusion { size: 70_000, position: 300 };
     let damage: [(&str, Damage); 4] = [
         ("empty", Vec::clear),
         ("short", |hashes| hashes.truncate(32)),
@@ -163,7 +163,7 @@ fn tiles_that_are_missing_or_damaged_are_named() {
     for (name, damage) in damage {
         let mut tiles = tiles.clone();
         damage(tiles.0.get_mut(&key).expect("the tile"));
-        assert_eq!(question.answer(&tiles), Err(TreeError::Tile(key)), "{name}");
+        assert_eq!(query.answer(&tiles), Err(TreeError::Tile(key)), "{name}");
     }
     for key in Edge::keys(70_000) {
         let mut tiles = tiles.clone();
@@ -172,7 +172,7 @@ fn tiles_that_are_missing_or_damaged_are_named() {
     }
     let mut tiles = tiles;
     tiles.0.get_mut(&key).expect("the tile")[40] ^= 1;
-    let proof = question.answer(&tiles).expect("an answer");
+    let proof = query.answer(&tiles).expect("an answer");
     assert!(!includes(&root, 70_000, &proof, 300, &leaves(301)[300]));
 }
 
@@ -181,15 +181,15 @@ fn sizes_and_positions_outside_the_tree_are_refused() {
     assert_eq!(size(-1), Err(TreeError::Size(-1)));
     assert_eq!(size(i64::MAX), Err(TreeError::Size(i64::MAX)));
     assert_eq!(size(5), Ok(5));
-    for question in [
-        Question::Inclusion { size: 5, position: 5 },
-        Question::Inclusion { size: 0, position: 0 },
-        Question::Consistency { size: 5, earlier: 6 },
-        Question::Consistency { size: 5, earlier: 0 },
-        Question::Root { size: u64::MAX },
-        Question::Inclusion { size: u64::MAX, position: 1 },
+    for query in [
+        TreeQuery::Inclusion { size: 5, position: 5 },
+        TreeQuery::Inclusion { size: 0, position: 0 },
+        TreeQuery::Consistency { size: 5, earlier: 6 },
+        TreeQuery::Consistency { size: 5, earlier: 0 },
+        TreeQuery::Root { size: u64::MAX },
+        TreeQuery::Inclusion { size: u64::MAX, position: 1 },
     ] {
-        assert!(question.keys().is_err(), "{question:?}");
+        assert!(query.keys().is_err(), "{query:?}");
     }
     assert!(!includes(&[0; 32], u64::MAX, &[], 0, &[0; 32]));
     assert!(!includes(&[0; 32], 1, &[], 1, &[0; 32]));

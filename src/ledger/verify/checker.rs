@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
+use super::checkpoints::KnownCheckpoint;
 use super::finding::{Finding, MAX_FINDINGS};
-use super::known::Known;
 use super::writers::Writers;
 use crate::ledger::archive::TileKey;
 use crate::ledger::canonical::{Hasher, Version};
 use crate::ledger::checkpoint::Checkpoint;
-use crate::ledger::named::cut_positions;
 use crate::ledger::ranges::Ranges;
 use crate::ledger::record::{Kind, Leaf, Record, RecordId, Stored};
+use crate::ledger::references::cut_positions;
 use crate::ledger::seal::SealKey;
 use crate::ledger::tree::{Edge, Tiles};
 
@@ -62,7 +62,7 @@ pub(super) struct Checker {
     hasher: Hasher,
     /// `None` if the private key is not at hand: then what no checkpoint covers may be forged.
     seals: Option<SealKey>,
-    known: Arc<[Known]>,
+    known: Arc<[KnownCheckpoint]>,
     /// How many records the checkpoints cover.
     covered: u64,
     /// How many records explain what is missing, and may be forged.
@@ -85,7 +85,11 @@ pub(super) struct Checker {
 }
 
 impl Checker {
-    pub(super) fn new(known: Arc<[Known]>, seals: Option<SealKey>, writers: Writers) -> Self {
+    pub(super) fn new(
+        known: Arc<[KnownCheckpoint]>,
+        seals: Option<SealKey>,
+        writers: Writers,
+    ) -> Self {
         let covered = known.iter().map(|known| known.checkpoint.size).max().unwrap_or(0);
         Self {
             hasher: Hasher::default(),
@@ -226,7 +230,7 @@ impl Checker {
         for (first, last) in cut_positions(record).iter() {
             self.cuts.insert_range(first, last);
         }
-        self.writers.account_for_named(record);
+        self.writers.account_for_referenced(record);
     }
 
     fn is_sealed(&self, record: &Record) -> bool {
@@ -257,12 +261,12 @@ impl Checker {
     /// Compares the trees with the checkpoints of their size.
     fn compare(&mut self) {
         let size = self.records.size();
-        let is_next = |known: &Known| known.checkpoint.size <= size;
+        let is_next = |known: &KnownCheckpoint| known.checkpoint.size <= size;
         if !self.known.get(self.compared).is_some_and(is_next) {
             return;
         }
         let known = Arc::clone(&self.known);
-        while let Some(Known { checkpoint, source }) = known.get(self.compared)
+        while let Some(KnownCheckpoint { checkpoint, source }) = known.get(self.compared)
             && checkpoint.size <= size
         {
             self.compared += 1;
@@ -290,7 +294,7 @@ impl Checker {
     pub(super) fn finish(mut self) -> Checked {
         let size = self.records.size();
         // The largest says how much is gone.
-        if let Some(Known { checkpoint, source }) = self.known[self.compared..].last() {
+        if let Some(KnownCheckpoint { checkpoint, source }) = self.known[self.compared..].last() {
             let (source, covered, at) = (source.clone(), checkpoint.size, checkpoint.at);
             self.findings.push(Finding::CutTail { source, covered, at, size });
         }

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::finding::Finding;
-use crate::ledger::named::named;
 use crate::ledger::ranges::Ranges;
 use crate::ledger::record::{Micros, Record, RecordId, WriterId};
+use crate::ledger::references::referenced;
 
 /// Records that are younger may be on their way to the archive, in microseconds. A roll-up is
 /// written up to 70 s after its minute began.
@@ -54,8 +54,8 @@ impl Writers {
 
     /// Accounts for the numbers that an unaltered record of a loss or of a cut names: those of
     /// records that are nowhere, or that retention has removed.
-    pub(super) fn account_for_named(&mut self, record: &Record) {
-        for (writer, numbers) in named(record) {
+    pub(super) fn account_for_referenced(&mut self, record: &Record) {
+        for (writer, numbers) in referenced(record) {
             self.account(writer, &numbers);
         }
     }
@@ -78,8 +78,8 @@ impl Writers {
 mod tests {
     use super::*;
     use crate::ledger::key::SigningKey;
-    use crate::ledger::named::CUT_RECORDS;
     use crate::ledger::record::{Entry, Kind, Note};
+    use crate::ledger::references::CUT_RECORDS;
     use crate::ledger::seal::Sealer;
 
     const NOW: Micros = Micros(1_700_000_000_000_000);
@@ -99,7 +99,7 @@ mod tests {
         let mut entry = Entry::new(Kind::Cut, NOW);
         let text = format!("{:016x} {cut}", 1).into();
         entry.notes.push(Note { topic: CUT_RECORDS.into(), text });
-        writers.account_for_named(&sealer.seal(id, &"box".into(), entry));
+        writers.account_for_referenced(&sealer.seal(id, &"box".into(), entry));
         let numbers = |finding| match finding {
             Finding::Missing { numbers, .. } => numbers.to_string(),
             other => panic!("{other:?}"),

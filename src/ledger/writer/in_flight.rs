@@ -25,7 +25,7 @@ pub(super) struct InFlight {
 }
 
 /// What was received.
-pub(super) enum Refilled {
+pub(super) enum Received {
     /// The first entry since nothing was in flight, accepted at this time, and perhaps others.
     First(Instant),
     More,
@@ -57,16 +57,16 @@ impl InFlight {
     }
 
     /// Receives until there are `max` entries. Nothing is lost if the call is cancelled.
-    pub(super) async fn receive(&mut self, queue: &mut Queue, max: usize) -> Refilled {
+    pub(super) async fn receive(&mut self, queue: &mut Queue, max: usize) -> Received {
         self.sort_in();
         let was_empty = self.accepted.is_empty();
         let room = max.saturating_sub(self.accepted.len()).max(1);
         let number = queue.recv_many(&mut self.received, room).await;
         self.sort_in();
         match self.accepted.front() {
-            _ if number == 0 => Refilled::Closed,
-            Some(first) if was_empty => Refilled::First(first.since),
-            _ => Refilled::More,
+            _ if number == 0 => Received::Closed,
+            Some(first) if was_empty => Received::First(first.since),
+            _ => Received::More,
         }
     }
 
@@ -87,7 +87,7 @@ impl InFlight {
     pub(super) fn take_unsealable(&mut self) -> Option<i64> {
         self.sort_in();
         let seq = self.in_sealing.take()?;
-        // Whoever waits for it sees its sender dropped.
+        // The task that waits for it sees its sender dropped.
         self.accepted.pop_front_if(|accepted| accepted.seq == seq)?;
         Some(seq)
     }

@@ -109,7 +109,7 @@ impl Folder {
             *watch = inode.zip(watch_folder(&self.path, changed));
         }
         Scan {
-            states: WATCHED.map(|(file, _)| FileState::of(&self.path.join(file))),
+            states: WATCHED.map(|(file, _)| FileState::read(&self.path.join(file))),
             folder_exists: self.path.is_dir(),
         }
     }

@@ -263,7 +263,7 @@ async fn a_save_that_keeps_size_and_time_is_noticed() {
 #[test]
 fn a_state_that_is_too_young_is_not_relied_on() {
     let file = tempfile::NamedTempFile::new().expect("a file");
-    let state = FileState::of(file.path()).expect("there");
+    let state = FileState::read(file.path()).expect("there");
     #[expect(clippy::disallowed_methods, reason = "held against the time of a file")]
     let now = SystemTime::now();
     assert!(!state.is_settled(now));

@@ -34,7 +34,7 @@ fn present(containers: &[Made<'_>]) -> Present {
 }
 
 fn access(labels: &Labels, app: &str) -> Option<Access> {
-    let described = labels.of(app)?;
+    let described = labels.get(app)?;
     Some(described.meta.as_ref().expect("described").paths[0].access)
 }
 
@@ -81,7 +81,7 @@ async fn two_that_contradict_each_other_deny_until_one_is_removed() {
     let labels = Labels::open(folder.path().join("labels.json"), freshness());
     let both = present(&[("1", "old", PUBLIC), ("2", "new", PRIVATE)]);
     labels.observe(&both, &BTreeSet::new(), Instant::now());
-    assert!(labels.of("notes").expect("known").meta.is_err());
+    assert!(labels.get("notes").expect("known").meta.is_err());
     // The removed one is not asked where the other speaks.
     labels.observe(&present(&[("2", "new", PRIVATE)]), &BTreeSet::new(), Instant::now());
     assert_eq!(access(&labels, "notes"), Some(Access::Private));
@@ -95,7 +95,7 @@ async fn a_container_that_cannot_be_inspected_says_what_it_said() {
     let labels = Labels::open(folder.path().join("labels.json"), freshness());
     let both = [("1", "web", PUBLIC), ("2", "api", PRIVATE)];
     labels.observe(&present(&both), &BTreeSet::new(), Instant::now());
-    let contradicts = || labels.of("notes").expect("known").meta.is_err();
+    let contradicts = || labels.get("notes").expect("known").meta.is_err();
     assert!(contradicts());
     let unread = BTreeSet::from(["2".into()]);
     for _ in 0..2 {

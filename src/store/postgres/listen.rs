@@ -69,7 +69,7 @@ enum LinkError {
 enum Payload {
     Heartbeat(String),
     Change {
-        table: Watched,
+        table: NotifiedTable,
         op: Operation,
         key: Option<String>,
     },
@@ -80,7 +80,7 @@ enum Payload {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Watched {
+enum NotifiedTable {
     InstalledApps,
     Identities,
     Terminals,
@@ -107,11 +107,11 @@ impl Payload {
             return Self::Heartbeat(heartbeat.to_owned());
         }
         let table = match text("table") {
-            Some("installed_apps") => Watched::InstalledApps,
-            Some("identities") => Watched::Identities,
-            Some("terminals") => Watched::Terminals,
-            Some("peers") => Watched::Peers,
-            Some("kv_store") => Watched::KvStore,
+            Some("installed_apps") => NotifiedTable::InstalledApps,
+            Some("identities") => NotifiedTable::Identities,
+            Some("terminals") => NotifiedTable::Terminals,
+            Some("peers") => NotifiedTable::Peers,
+            Some("kv_store") => NotifiedTable::KvStore,
             _ => return Self::Foreign,
         };
         let key = text("key").map(str::to_owned);
@@ -317,23 +317,23 @@ impl Postgres {
 const LISTEN: &str = "LISTEN nightporter";
 
 /// Invalidates the entries that a change affects.
-fn apply(freshness: &Freshness, table: Watched, op: Operation, key: Option<&str>) {
+fn apply(freshness: &Freshness, table: NotifiedTable, op: Operation, key: Option<&str>) {
     let key = key.filter(|_| op != Operation::Reset);
     let invalidate = |table| match key {
         Some(key) => freshness.invalidate(table, key),
         None => freshness.invalidate_table(table),
     };
     match table {
-        Watched::InstalledApps => {
+        NotifiedTable::InstalledApps => {
             invalidate(Table::Apps);
             if op != Operation::Update {
                 freshness.invalidate_table(Table::AppNames);
             }
         }
-        Watched::Terminals => invalidate(Table::Terminals),
-        Watched::Identities => freshness.invalidate_table(Table::Identity),
-        Watched::Peers => freshness.invalidate_table(Table::Peers),
-        Watched::KvStore => match key {
+        NotifiedTable::Terminals => invalidate(Table::Terminals),
+        NotifiedTable::Identities => freshness.invalidate_table(Table::Identity),
+        NotifiedTable::Peers => freshness.invalidate_table(Table::Peers),
+        NotifiedTable::KvStore => match key {
             Some("terminal_jwt_secret") => freshness.invalidate_table(Table::TerminalSecret),
             Some("freeshard_controller_shared_key") => {
                 freshness.invalidate_table(Table::ManagementSecret);
@@ -367,14 +367,14 @@ pub(crate) fn fuzz_payload(text: &str) {
 mod tests {
     use super::*;
 
-    fn change(table: Watched, op: Operation, key: Option<&str>) -> Payload {
+    fn change(table: NotifiedTable, op: Operation, key: Option<&str>) -> Payload {
         Payload::Change { table, op, key: key.map(str::to_owned) }
     }
 
     #[test]
     fn what_is_ours_is_read_what_is_not_is_ignored_and_what_may_be_is_a_doubt() {
+        use NotifiedTable::{InstalledApps, KvStore, Peers, Terminals};
         use Operation::{Other, Reset, Update};
-        use Watched::{InstalledApps, KvStore, Peers, Terminals};
         for (text, expected) in [
             (
                 r#"{"table":"terminals","op":"update","key":"t"}"#,

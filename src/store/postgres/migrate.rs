@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::triggers::{FUNCTIONS, Fault, Function, TABLES, Table, inspect};
 use crate::postgres::{
-    Companion, MigrationError, MigrationLimits, MigrationReport, Migrations, Parameter, Server,
+    MigrationError, MigrationLimits, MigrationReport, Migrations, Parameter, Repeatable, Server,
     Status, explain,
 };
 
@@ -95,7 +95,7 @@ struct Definitions {
     create_tables: bool,
 }
 
-impl Companion for Definitions {
+impl Repeatable for Definitions {
     type Error = PrepareError;
 
     async fn is_in_place(&self, client: &Client, newer: &[String]) -> Result<bool, PrepareError> {

@@ -35,7 +35,7 @@ type Sums = BTreeMap<(String, String), [u64; KINDS.len()]>;
 /// Counts of verdicts by app, rule and kind. Rules are named by their key of `paths`.
 #[derive(Debug, Default)]
 pub(crate) struct AppVerdicts {
-    threads: ThreadLocal<OfThread>,
+    threads: ThreadLocal<ThreadCounts>,
     /// The pairs that have a time series of their own, in all threads the same ones.
     admitted: Mutex<Pairs>,
     /// A copy of `admitted` once that is full, to be read without a lock.
@@ -51,7 +51,7 @@ struct Pairs {
 /// The counts of one thread. The lock is contended only while metrics are rendered, and then
 /// for as long as it takes to copy the handles.
 #[derive(Debug, Default)]
-struct OfThread {
+struct ThreadCounts {
     series: Mutex<Series>,
     other: Counts,
 }
@@ -142,7 +142,7 @@ impl AppVerdicts {
     }
 }
 
-impl OfThread {
+impl ThreadCounts {
     fn handles(&self) -> Vec<(Arc<str>, Arc<str>, Arc<Counts>)> {
         let mut handles = Vec::with_capacity(MAX_SERIES);
         for (app, rules) in &*lock(&self.series) {

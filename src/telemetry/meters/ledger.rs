@@ -25,7 +25,7 @@ pub(super) fn describe() {
     describe_counter!(SPOOLED, "Records that went to the spool instead.");
     describe_gauge!(LETTERS, "Dead letters in the spool.");
     describe_gauge!(LETTER_BYTES, "Bytes of the dead letters.");
-    describe_gauge!(SET_ASIDE, "Files in the spool that are no dead letters, and were set aside.");
+    describe_gauge!(SET_ASIDE, "Files in the spool that are not dead letters, and were set aside.");
     describe_gauge!(SET_ASIDE_BYTES, "Bytes of the files that were set aside.");
     describe_counter!(DROPPED, "Records that were dropped, by reason.");
     describe_gauge!(PROBLEMS, "What is wrong with the ledger now; /healthz says it in words.");

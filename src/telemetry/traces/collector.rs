@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::otlp;
+use crate::error_chain::Chain;
 
 /// From resolving the collector's name to the end of its answer: the default of OTLP's
 /// exporters.
@@ -61,21 +62,6 @@ pub(super) enum ExportError {
     Request(#[from] http::Error),
     #[error("the collector answered {status}")]
     Refused { status: StatusCode, retry_after: Option<Duration> },
-}
-
-/// Displays an error with its causes: hyper's own text names only the step that failed.
-struct Chain<'a>(&'a hyper::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }
 
 impl ExportError {

@@ -16,13 +16,13 @@ use crate::domain::trace::{self, TraceParent};
 
 /// The observer of decided requests.
 #[derive(Debug)]
-pub(super) struct Visits {
+pub(super) struct RequestSpans {
     sender: SpanSender,
     /// A percentage.
     sample: u8,
 }
 
-impl Visits {
+impl RequestSpans {
     pub(super) fn new(sender: SpanSender, sample: u8) -> Self {
         Self { sender, sample }
     }
@@ -42,9 +42,9 @@ impl Visits {
     }
 }
 
-impl Observer for Visits {
+impl Observer for RequestSpans {
     fn observe(&self, observation: &Observation<'_>) {
-        let remote = TraceParent::of(observation.request);
+        let remote = TraceParent::from_headers(observation.request);
         if self.is_sampled(observation, remote) && self.sender.has_room() {
             self.sender.send(visit(observation, remote));
         }
@@ -78,11 +78,11 @@ fn visit(observation: &Observation<'_>, remote: Option<TraceParent>) -> Span {
     }
 }
 
-/// The observer of everything else.
+/// The observer of actions and of jobs.
 #[derive(Debug)]
-pub(super) struct Others(pub(super) SpanSender);
+pub(super) struct WorkSpans(pub(super) SpanSender);
 
-impl ActionObserver for Others {
+impl ActionObserver for WorkSpans {
     fn observe_action(&self, action: &Action<'_>) {
         self.0.send(of_action(action));
     }
@@ -121,7 +121,7 @@ fn of_action(action: &Action<'_>) -> Span {
     }
 }
 
-impl JobObserver for Others {
+impl JobObserver for WorkSpans {
     fn observe_run(&self, run: &JobRun<'_>) {
         let &JobRun { job, began, took, has_failed } = run;
         let outcome = if has_failed { "failed" } else { "done" };

@@ -165,7 +165,7 @@ pub(super) fn rejected(answer: &[u8]) -> u64 {
 
 /// Appends a span, and its steps as its children.
 fn push(span: &Span, messages: &mut Vec<SpanMessage>) {
-    let Place { trace, id, parent, links, flags } = Place::of(&span.origin);
+    let Place { trace, id, parent, links, flags } = Place::new(&span.origin);
     let began = nanoseconds(span.began);
     let status = span.has_failed.then_some(Status { code: ERROR });
     let state = span.origin.state.as_deref().unwrap_or_default();
@@ -218,7 +218,7 @@ struct Place {
 }
 
 impl Place {
-    fn of(origin: &Origin) -> Self {
+    fn new(origin: &Origin) -> Self {
         let Origin { context, remote, state: _, local } = origin;
         let id = context.map_or_else(new_span_id, |context| context.span);
         match (remote, local) {
@@ -255,7 +255,7 @@ impl Place {
     }
 }
 
-/// Zero is no id.
+/// Zero is not an id.
 fn new_trace_id() -> TraceId {
     TraceId(random_u128() | 1)
 }

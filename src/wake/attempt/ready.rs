@@ -408,7 +408,7 @@ fn ended(container: &Container, liveness: Liveness) -> WakeError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wake::observed::Selector;
+    use crate::wake::selector::Selector;
 
     #[test]
     fn a_port_is_asked_less_often_the_longer_nobody_listens() {

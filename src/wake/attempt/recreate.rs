@@ -40,7 +40,7 @@ enum Holder<'a> {
 impl StartBlocker {
     /// Recognises the cause in the engine's error messages, those of several versions of
     /// Docker and of Podman.
-    fn of(error: &EngineError, container: &Container) -> Option<Self> {
+    fn from_error(error: &EngineError, container: &Container) -> Option<Self> {
         let message = match error {
             EngineError::Away(_) => return None,
             EngineError::NotFound(message)
@@ -137,7 +137,9 @@ impl Attempt {
         observed: &Observed,
         error: EngineError,
     ) -> Result<(), AttemptError> {
-        let Some(blocker) = StartBlocker::of(&error, container) else { return Err(error.into()) };
+        let Some(blocker) = StartBlocker::from_error(&error, container) else {
+            return Err(error.into());
+        };
         let app = &self.app.name;
         debug!(%app, container = %container.name, %error, ?blocker, "container not started");
         if let Some(resource) = blocker.taken_resource() {
@@ -314,11 +316,11 @@ mod tests {
             (refused("exec: \"/nope\": permission denied"), None),
             (EngineError::Away("no such file".into()), None),
         ] {
-            assert_eq!(StartBlocker::of(&error, &web), expected, "{error}");
+            assert_eq!(StartBlocker::from_error(&error, &web), expected, "{error}");
         }
         // A container without a fixed address has none that could be taken.
         let any = Container::sample("shop", "web", State::Exited);
-        assert_eq!(StartBlocker::of(&refused("Address already in use"), &any), None);
+        assert_eq!(StartBlocker::from_error(&refused("Address already in use"), &any), None);
     }
 
     #[test]

@@ -11,8 +11,9 @@ use super::{Attempt, AttemptError, Context, LOCK_LOST};
 use crate::domain::lifecycle::{SleepMode, WakeError};
 use crate::store::{AppLock, InstallState};
 use crate::wake::docker::{Container, EndedBy, EngineError, State};
-use crate::wake::observed::{Observed, Selector};
+use crate::wake::observed::Observed;
 use crate::wake::resources::reclaim_memory;
+use crate::wake::selector::Selector;
 use crate::wake::sharing::SharedNeed;
 
 /// The engine cannot pause the app, or a proxy in front of the engine forbids it.

@@ -25,7 +25,7 @@ impl From<RunError> for WakeError {
 impl RunError {
     /// Classifies the output of Compose and the engine behind it, in the words of several
     /// versions.
-    pub(super) fn of(message: &str) -> Self {
+    pub(super) fn from_message(message: &str) -> Self {
         let message = message.trim();
         let start = message.len().saturating_sub(MAX_SHOWN);
         let start = (start..message.len()).find(|at| message.is_char_boundary(*at)).unwrap_or(0);
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn what_compose_says_is_told_apart() {
-        let image = |message: &str| match RunError::of(message) {
+        let image = |message: &str| match RunError::from_message(message) {
             RunError::Failed(WakeError::ImageMissing { image }) => image,
             other => panic!("{other:?}"),
         };
@@ -143,7 +143,7 @@ mod tests {
             "Conflict. The container name \"/web\" is already in use by container \"ab\".",
             "Network \"shop_default\" needs to be recreated - option \"x\" has changed",
         ] {
-            assert!(matches!(RunError::of(stale), RunError::Stale(_)), "{stale}");
+            assert!(matches!(RunError::from_message(stale), RunError::Stale(_)), "{stale}");
         }
         for (message, named) in [
             (
@@ -163,7 +163,7 @@ mod tests {
             ("Head \"https://a.test/v2/shop/manifests/7\": unauthorized: access denied", ""),
             ("no matching manifest for linux/arm64/v8 in the manifest list entries", ""),
         ] {
-            match RunError::of(message) {
+            match RunError::from_message(message) {
                 RunError::Failed(WakeError::ImageNotFetched { image, .. }) => {
                     assert_eq!(image, named);
                 }
@@ -171,7 +171,7 @@ mod tests {
             }
         }
         let long = "ü".repeat(1000);
-        assert!(matches!(RunError::of(&long), RunError::Failed(WakeError::Compose(_))));
+        assert!(matches!(RunError::from_message(&long), RunError::Failed(WakeError::Compose(_))));
     }
 
     #[test]

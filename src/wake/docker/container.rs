@@ -176,13 +176,13 @@ impl State {
 
 impl Container {
     /// Converts the engine's description of a container; `None` if it has no id.
-    pub(super) fn of(inspected: ContainerInspectResponse) -> Option<Self> {
+    pub(super) fn from_inspection(inspected: ContainerInspectResponse) -> Option<Self> {
         let id = inspected.id?;
         let config = inspected.config.unwrap_or_default();
         let state = inspected.state.unwrap_or_default();
         let name = inspected.name.unwrap_or_default().trim_start_matches('/').to_owned();
         let raw_labels = config.labels.unwrap_or_default();
-        let labels = Labels::of(&raw_labels);
+        let labels = Labels::new(&raw_labels);
         let exposed = config.exposed_ports.unwrap_or_default();
         let labelled = labels.describing(&name, raw_labels, tcp_ports(&exposed));
         let check = config.healthcheck.unwrap_or_default();
@@ -290,7 +290,7 @@ impl Container {
 }
 
 impl Labels {
-    pub(super) fn of(labels: &HashMap<String, String>) -> Self {
+    pub(super) fn new(labels: &HashMap<String, String>) -> Self {
         let label = |name: &str| labels.get(name).filter(|text| !text.is_empty()).cloned();
         Self {
             apps: app_names(labels.get(APP_LABEL).map_or("", String::as_str)),
@@ -441,7 +441,7 @@ mod tests {
             (DEPENDS_ON, "db:service_healthy:true, init:service_completed_successfully,log"),
         ];
         let labels = labels.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
-        let labels = Labels::of(&labels);
+        let labels = Labels::new(&labels);
         assert_eq!(labels.project.as_deref(), Some("wiki"));
         assert!(!labels.one_off && labels.swarm_service.is_none());
         let conditions: Vec<_> = labels

@@ -60,14 +60,14 @@ impl Service {
         self.name == name || self.labels.service.as_deref() == Some(name)
     }
 
-    fn of(service: bollard::models::Service) -> Option<Self> {
+    fn from_inspection(service: bollard::models::Service) -> Option<Self> {
         let spec = service.spec?;
         let name = spec.name.unwrap_or_default();
         let raw_labels = spec.labels.unwrap_or_default();
         // Global services and jobs cannot be scaled.
         let replicas = spec.mode?.replicated?.replicas.unwrap_or(1);
         let number = |label: &str| raw_labels.get(label).and_then(|text| text.parse().ok());
-        let mut labels = Labels::of(&raw_labels);
+        let mut labels = Labels::new(&raw_labels);
         if let Some(stack) = raw_labels.get(STACK) {
             labels.service = name.strip_prefix(&format!("{stack}_")).map(str::to_owned);
             labels.project = Some(stack.clone());
@@ -97,7 +97,7 @@ impl Engine {
         let options = ListServicesOptionsBuilder::new().status(true).build();
         match with_timeout(READ_TIMEOUT, self.client()?.list_services(Some(options))).await {
             Ok(services) => {
-                let services = services.into_iter().filter_map(Service::of);
+                let services = services.into_iter().filter_map(Service::from_inspection);
                 Ok(services.map(|service| (Arc::clone(&service.id), Arc::new(service))).collect())
             }
             Err(away @ EngineError::Away(_)) => Err(away),
@@ -168,7 +168,7 @@ mod tests {
             spec: Some(spec.clone()),
             ..bollard::models::Service::default()
         };
-        let asleep = Service::of(service).expect("a service");
+        let asleep = Service::from_inspection(service).expect("a service");
         assert_eq!((asleep.state(), asleep.awake_replicas), (State::Exited, 3));
         assert!(!set_replicas(&mut ServiceSpec::default(), 0), "a global service cannot be scaled");
     }

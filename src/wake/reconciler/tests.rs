@@ -61,7 +61,7 @@ impl Bench {
     /// Adds a sleeping app with an action in progress.
     fn asleep(&mut self, name: &str, in_progress: InProgress) -> Arc<str> {
         let name: Arc<str> = name.into();
-        let app = self.registry.of(&name, None);
+        let app = self.registry.handle(&name, None);
         app.show(Phase::Stopped, &Arc::default());
         self.reconciler.app_state(&name).expect("known").in_progress = in_progress;
         name
@@ -320,7 +320,7 @@ async fn what_has_just_been_started_when_it_is_first_seen_is_waited_for() {
         let snapshot = Snapshot { live: true, was_listed: true, containers, ..Snapshot::default() };
         bench.watch.shows(snapshot);
         let name: Arc<str> = "notes".into();
-        let app = bench.registry.of(&name, None);
+        let app = bench.registry.handle(&name, None);
         bench.reconciler.handle(Command::Observe(Arc::clone(&name)));
         bench.reconciler.observe_all();
         assert_eq!(bench.reconciler.apps[&name].in_progress, in_progress);
@@ -347,7 +347,7 @@ async fn a_command_for_each_of_many_apps_delays_no_other() {
     let (commands, receiver) = super::super::command::channel();
     for n in 0..3000 {
         let name: Arc<str> = format!("app{n}").into();
-        let _known = bench.registry.of(&name, None);
+        let _known = bench.registry.handle(&name, None);
         commands.send(Command::Observe(name));
     }
     let (reply, answer) = tokio::sync::oneshot::channel();

@@ -23,17 +23,17 @@ pub struct Change {
     /// The same.
     pub kind: Option<EndpointKind>,
     pub url: Option<String>,
-    pub token: Given<String>,
-    pub events: Given<Vec<EventPattern>>,
-    pub apps: Given<Vec<String>>,
-    pub quiet: Given<Quiet>,
+    pub token: Patch<String>,
+    pub events: Patch<Vec<EventPattern>>,
+    pub apps: Patch<Vec<String>>,
+    pub quiet: Patch<Quiet>,
     pub pii: Option<bool>,
     pub enabled: Option<bool>,
 }
 
-/// A value that may be taken away.
+/// A member of a change, as in a JSON merge patch (RFC 7396).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Given<T> {
+pub enum Patch<T> {
     /// It stays as it is.
     #[default]
     Missing,
@@ -41,7 +41,7 @@ pub enum Given<T> {
     Value(T),
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Given<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Patch<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Option::deserialize(deserializer)?.map_or(Self::Null, Self::Value))
     }
@@ -67,7 +67,10 @@ pub async fn change(
     let now = transaction.now().await?;
     let changed = changed(&known, change, allow, now)?;
     let is_other = changed.definition != known.definition;
-    if is_other && (known.definition.wants.pii || changed.definition.wants.pii) && !may_see {
+    if is_other
+        && (known.definition.subscription.pii || changed.definition.subscription.pii)
+        && !may_see
+    {
         return Err(ManageError::Personal);
     }
     if changed != known {
@@ -106,14 +109,14 @@ fn changed(
         definition.url = target;
     }
     let token = match token {
-        // Whoever may change a URL may not read the token by it.
-        Given::Missing if is_elsewhere && known.secrets.token.is_some() => {
+        // A caller who may change a URL must not read the token by it.
+        Patch::Missing if is_elsewhere && known.secrets.token.is_some() => {
             let problem = "the token is for another server; give that of the new one, or `null`";
             return invalid("token", problem);
         }
-        Given::Missing => known.secrets.token.clone(),
-        Given::Null => None,
-        Given::Value(token) => Some(read_token(token)?),
+        Patch::Missing => known.secrets.token.clone(),
+        Patch::Null => None,
+        Patch::Value(token) => Some(read_token(token)?),
     };
     if token != known.secrets.token {
         if let Some(problem) = secrets_problem(definition.kind, false, token.is_some()) {
@@ -122,22 +125,22 @@ fn changed(
         endpoint.secrets.token = token;
     }
     match events {
-        Given::Missing => {}
-        Given::Null => definition.wants.events = wanted(None)?,
-        Given::Value(events) => definition.wants.events = wanted(Some(events))?,
+        Patch::Missing => {}
+        Patch::Null => definition.subscription.events = wanted(None)?,
+        Patch::Value(events) => definition.subscription.events = wanted(Some(events))?,
     }
     match apps {
-        Given::Missing => {}
-        Given::Null => definition.wants.apps.clear(),
-        Given::Value(apps) => definition.wants.apps = apps,
+        Patch::Missing => {}
+        Patch::Null => definition.subscription.apps.clear(),
+        Patch::Value(apps) => definition.subscription.apps = apps,
     }
     match quiet {
-        Given::Missing => {}
-        Given::Null => definition.quiet = None,
-        Given::Value(quiet) => definition.quiet = Some(quiet),
+        Patch::Missing => {}
+        Patch::Null => definition.quiet = None,
+        Patch::Value(quiet) => definition.quiet = Some(quiet),
     }
     if let Some(pii) = pii {
-        definition.wants.pii = pii;
+        definition.subscription.pii = pii;
     }
     match (enabled, &endpoint.disabled) {
         (Some(true), Some(_)) => (endpoint.failing_since, endpoint.disabled) = (None, None),
@@ -151,7 +154,7 @@ fn changed(
 mod tests {
     use super::*;
     use crate::config::Secret;
-    use crate::webhooks::endpoint::{Definition, Secrets, Wants};
+    use crate::webhooks::endpoint::{Definition, Secrets, Subscription};
     use crate::webhooks::target::Target;
 
     fn phone() -> Endpoint {
@@ -162,7 +165,7 @@ mod tests {
             definition: Definition {
                 kind: EndpointKind::Ntfy,
                 url: Target::parse("https://ntfy.example/topic").expect("a URL"),
-                wants: Wants { events, apps: vec!["notes".into()], pii: false },
+                subscription: Subscription { events, apps: vec!["notes".into()], pii: false },
                 quiet: Some("22:00-07:00".parse().expect("quiet hours")),
                 allow: Vec::new(),
             },
@@ -183,8 +186,8 @@ mod tests {
         assert_eq!(after("{}").expect("valid"), phone());
         let nulls = r#"{"events": null, "apps": null, "quiet": null, "token": null}"#;
         let Endpoint { definition, secrets, .. } = after(nulls).expect("valid");
-        assert_eq!(definition.wants.events, ["alert.*".parse().expect("a pattern")]);
-        assert_eq!((definition.wants.apps, definition.quiet), (Vec::new(), None));
+        assert_eq!(definition.subscription.events, ["alert.*".parse().expect("a pattern")]);
+        assert_eq!((definition.subscription.apps, definition.quiet), (Vec::new(), None));
         assert_eq!(secrets, Secrets::default());
         let moved = after(r#"{"url": "https://ntfy.example/other"}"#).expect("valid");
         assert_eq!((moved.definition.url.last_segment(), moved.failing_since), ("other", None));

@@ -2,19 +2,19 @@ use serde_json::Value;
 
 use super::*;
 use crate::secret::Secret;
-use crate::webhooks::endpoint::Wants;
+use crate::webhooks::endpoint::Subscription;
 use crate::webhooks::signature::SigningSecret;
 
 const NOW: Micros = Micros(1_700_000_000_123_456);
 
 fn definition(kind: EndpointKind, url: &str) -> Definition {
     let url = url.to_owned().try_into().expect("a URL");
-    let wants = Wants { events: Vec::new(), apps: Vec::new(), pii: false };
-    Definition { kind, url, wants, quiet: None, allow: Vec::new() }
+    let subscription = Subscription { events: Vec::new(), apps: Vec::new(), pii: false };
+    Definition { kind, url, subscription, quiet: None, allow: Vec::new() }
 }
 
-fn claimed(kind: &str) -> Claimed {
-    Claimed {
+fn claimed(kind: &str) -> ClaimedDelivery {
+    ClaimedDelivery {
         event: "alert:disk_low:1".into(),
         kind: kind.into(),
         at: Micros(1_600_000_000_000_000),

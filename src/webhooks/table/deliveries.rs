@@ -12,7 +12,7 @@ use crate::webhooks::event::Event;
 
 /// A claimed delivery: what is sent, and by which right.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::webhooks) struct Claimed {
+pub(in crate::webhooks) struct ClaimedDelivery {
     pub(in crate::webhooks) event: String,
     pub(in crate::webhooks) kind: String,
     pub(in crate::webhooks) at: Micros,
@@ -56,9 +56,9 @@ pub struct LogCursor {
     pub number: i64,
 }
 
-/// How an attempt ended.
+/// What the log says of an attempt that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::webhooks) struct Ending {
+pub(in crate::webhooks) struct AttemptLog {
     pub(in crate::webhooks) outcome: &'static str,
     pub(in crate::webhooks) duration: i64,
     pub(in crate::webhooks) status: Option<i64>,
@@ -95,7 +95,7 @@ pub(in crate::webhooks) async fn insert(
 
 /// An endpoint with deliveries that are due.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::webhooks) struct Due {
+pub(in crate::webhooks) struct DueEndpoint {
     pub(in crate::webhooks) endpoint: String,
     /// Whether its last attempt has failed.
     pub(in crate::webhooks) is_failing: bool,
@@ -106,7 +106,7 @@ pub(in crate::webhooks) struct Due {
 pub(in crate::webhooks) async fn due(
     snapshot: &mut Snapshot<'_>,
     tenant: &str,
-) -> Result<Vec<Due>, ArchiveError> {
+) -> Result<Vec<DueEndpoint>, ArchiveError> {
     // SQLite tells only milliseconds.
     let sql = "SELECT d.endpoint, min(e.failing_since)
                FROM nightporter_ledger.deliveries AS d
@@ -115,7 +115,7 @@ pub(in crate::webhooks) async fn due(
                GROUP BY d.endpoint ORDER BY min(d.due), d.endpoint";
     let due = |row: &Row| {
         let is_failing = row.optional_integer(1)?.is_some();
-        Ok(Due { endpoint: row.text(0)?, is_failing })
+        Ok(DueEndpoint { endpoint: row.text(0)?, is_failing })
     };
     read(snapshot, sql, vec![tenant.into()]).await?.iter().map(due).collect()
 }
@@ -197,7 +197,7 @@ pub(in crate::webhooks) async fn claim(
     now: Micros,
     (lease, until): (&str, Micros),
     limit: i64,
-) -> Result<Vec<Claimed>, ArchiveError> {
+) -> Result<Vec<ClaimedDelivery>, ArchiveError> {
     // A lease that has ended was that of a sender that was killed or could not write.
     let sql = "UPDATE nightporter_ledger.deliveries
                SET due = $5, lease = $4, attempts = attempts + 1
@@ -215,7 +215,7 @@ pub(in crate::webhooks) async fn claim(
         vec![tenant.into(), endpoint.into(), now.into(), lease.into(), until.into(), limit.into()];
     let rows = query(transaction, sql, params).await?;
     let claimed = |row: &Row| {
-        Ok(Claimed {
+        Ok(ClaimedDelivery {
             event: row.text(0)?,
             kind: row.text(1)?,
             at: Micros(row.integer(2)?),
@@ -225,8 +225,9 @@ pub(in crate::webhooks) async fn claim(
             lease: lease.to_owned(),
         })
     };
-    let claimed: Vec<Claimed> = rows.iter().map(claimed).collect::<Result<_, ArchiveError>>()?;
-    for Claimed { event, attempt, .. } in &claimed {
+    let claimed: Vec<ClaimedDelivery> =
+        rows.iter().map(claimed).collect::<Result<_, ArchiveError>>()?;
+    for ClaimedDelivery { event, attempt, .. } in &claimed {
         let lost = "UPDATE nightporter_ledger.attempts SET outcome = 'lost',
                         detail = 'the sender ended before it knew the answer'
                     WHERE tenant = $1 AND endpoint = $2 AND event = $3 AND outcome = 'running'";
@@ -249,7 +250,7 @@ pub(in crate::webhooks) async fn claim(
 
 /// What becomes of a delivery after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::webhooks) enum State {
+pub(in crate::webhooks) enum DeliveryState {
     Delivered,
     Failed,
     /// It is tried again.
@@ -262,9 +263,9 @@ pub(in crate::webhooks) async fn complete(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     endpoint: &str,
-    claimed: &Claimed,
-    result: &Ending,
-    state: State,
+    claimed: &ClaimedDelivery,
+    result: &AttemptLog,
+    state: DeliveryState,
     now: Micros,
 ) -> Result<bool, ArchiveError> {
     let log = "UPDATE nightporter_ledger.attempts SET outcome = $5, duration = $6, status = $7,
@@ -283,9 +284,9 @@ pub(in crate::webhooks) async fn complete(
     ];
     query(transaction, log, params).await?;
     let (state, due, ended) = match state {
-        State::Delivered => ("delivered", now, Some(now)),
-        State::Failed => ("failed", now, Some(now)),
-        State::Queued(at) => ("queued", at, None),
+        DeliveryState::Delivered => ("delivered", now, Some(now)),
+        DeliveryState::Failed => ("failed", now, Some(now)),
+        DeliveryState::Queued(at) => ("queued", at, None),
     };
     let sql = "UPDATE nightporter_ledger.deliveries
                SET state = $5, due = $6, ended = $7, lease = NULL

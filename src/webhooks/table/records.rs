@@ -3,7 +3,7 @@
 use crate::ledger::archive::sql::{Row, query};
 use crate::ledger::archive::{ArchiveError, Transaction};
 use crate::ledger::record::{Micros, RecordId, WriterId};
-use crate::webhooks::events::Told;
+use crate::webhooks::events::RecordSummary;
 
 /// Returns the position of the first record that has not been told; `None` if none ever was.
 pub(in crate::webhooks) async fn cursor(
@@ -28,12 +28,12 @@ pub(in crate::webhooks) async fn move_cursor(
 
 /// Returns the records from one position to before another one of which endpoints are told,
 /// with their positions.
-pub(in crate::webhooks) async fn told(
+pub(in crate::webhooks) async fn reportable(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     from: i64,
     to: i64,
-) -> Result<Vec<(i64, Told)>, ArchiveError> {
+) -> Result<Vec<(i64, RecordSummary)>, ArchiveError> {
     if from >= to {
         return Ok(Vec::new());
     }
@@ -46,8 +46,8 @@ pub(in crate::webhooks) async fn told(
                WHERE t.name = $1 AND r.position >= $2 AND r.position < $3
                AND r.kind IN ('wake', 'sleep', 'act') ORDER BY r.position";
     let rows = query(transaction, sql, vec![tenant.into(), from.into(), to.into()]).await?;
-    let told = |row: &Row| {
-        let told = Told {
+    let record = |row: &Row| {
+        let record = RecordSummary {
             id: RecordId { writer: WriterId(row.integer(0)?), seq: row.integer(1)? },
             kind: row.text(2)?,
             at: Micros(row.integer(3)?),
@@ -59,7 +59,7 @@ pub(in crate::webhooks) async fn told(
             duration: row.integer(9)?,
             note: row.optional_text(10)?,
         };
-        Ok((row.integer(11)?, told))
+        Ok((row.integer(11)?, record))
     };
-    rows.iter().map(told).collect()
+    rows.iter().map(record).collect()
 }

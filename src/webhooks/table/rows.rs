@@ -13,7 +13,7 @@ use crate::ledger::archive::{ArchiveError, Snapshot, Transaction};
 use crate::ledger::record::Micros;
 use crate::secret::Secret;
 use crate::throttle::Throttle;
-use crate::webhooks::endpoint::{Definition, Endpoint, Origin, Secrets, Wants};
+use crate::webhooks::endpoint::{Definition, Endpoint, Origin, Secrets, Subscription};
 use crate::webhooks::signature::SigningSecret;
 
 /// How often the log says that a row cannot be read.
@@ -27,7 +27,7 @@ macro_rules! columns {
 
 /// How secrets are stored: as they are, since messages are signed with them.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct StoredSecrets {
     signing: Option<String>,
     previous: Option<String>,
     previous_until: Option<i64>,
@@ -40,7 +40,7 @@ fn content(error: &dyn Display) -> ArchiveError {
 
 fn encode(secrets: &Secrets) -> Result<String, ArchiveError> {
     let Secrets { signing, previous, token } = secrets;
-    let stored = Stored {
+    let stored = StoredSecrets {
         signing: signing.as_ref().map(|secret| secret.expose().to_owned()),
         previous: previous.as_ref().map(|(secret, _)| secret.expose().to_owned()),
         previous_until: previous.as_ref().map(|(_, until)| until.0),
@@ -52,7 +52,7 @@ fn encode(secrets: &Secrets) -> Result<String, ArchiveError> {
 fn decode(text: &str) -> Result<Secrets, ArchiveError> {
     // The text of an error would show what it could not read.
     let unreadable = |_| content(&"the secrets of an endpoint cannot be read");
-    let Stored { signing, previous, previous_until, token } =
+    let StoredSecrets { signing, previous, previous_until, token } =
         serde_json::from_str(text).map_err(unreadable)?;
     let secret = |text: String| SigningSecret::parse(&text).map_err(|error| content(&error));
     let previous = previous.map(secret).transpose()?;
@@ -107,7 +107,7 @@ fn warn_of(id: &str) {
 pub(in crate::webhooks) async fn recipients(
     transaction: &mut Transaction<'_>,
     tenant: &str,
-) -> Result<Vec<(String, Wants)>, ArchiveError> {
+) -> Result<Vec<(String, Subscription)>, ArchiveError> {
     let sql = "SELECT id, definition FROM nightporter_ledger.endpoints
                WHERE tenant = $1 AND disabled_at IS NULL ORDER BY id";
     let rows = query(transaction, sql, vec![tenant.into()]).await?;
@@ -118,7 +118,7 @@ pub(in crate::webhooks) async fn recipients(
         if read.is_none() {
             warn_of(&id);
         }
-        read.map(|definition| (id, definition.wants))
+        read.map(|definition| (id, definition.subscription))
     };
     Ok(rows.iter().filter_map(recipient).collect())
 }

@@ -318,7 +318,7 @@ proptest! {
         let raw_alone = HashSet::from([raw.clone()]);
         for matching in [PathMatching::Prefix, PathMatching::Segment] {
             let prepared = Rules::new(&rules, matching);
-            let decided = Readings::of(&path).and_then(|readings| match_rules(&prepared, &readings));
+            let decided = Readings::new(&path).and_then(|readings| match_rules(&prepared, &readings));
             for client in clients() {
                 let is_granted = decided.is_ok_and(|governed| governed.admit(client).is_ok());
                 if let Some(readings) = &readings && is_granted {

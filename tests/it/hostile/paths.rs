@@ -119,7 +119,7 @@ fn admits(reading: &str, client: Client<'_>, matching: PathMatching) -> bool {
 }
 
 fn is_granted(path: &str, client: Client<'_>, matching: PathMatching) -> bool {
-    let Ok(readings) = Readings::of(path) else { return false };
+    let Ok(readings) = Readings::new(path) else { return false };
     match_rules(&Rules::new(&rules(), matching), &readings)
         .is_ok_and(|governed| governed.admit(client).is_ok())
 }

@@ -2,7 +2,7 @@
 
 use nightporter::idempotency::fingerprint::{Payload, Scope};
 use nightporter::idempotency::key::Key;
-use nightporter::idempotency::table::{Caller, Claim, Keyed, Keys};
+use nightporter::idempotency::table::{Caller, Claim, KeyedRequest, Keys};
 use nightporter::ledger::archive::Archive;
 use nightporter::ledger::archive::sqlite::{Limits, Sqlite};
 use serde_json::{Value, json};
@@ -134,12 +134,12 @@ async fn a_request_that_another_process_does_is_answered_at_once() {
         let mut headers = http::HeaderMap::new();
         headers.insert("idempotency-key", http::HeaderValue::from_static("\"a\""));
         let (tenant, route) = (id_of(&BOX_KEY), "POST /v1/apps/{name}/wake");
-        let keyed = Keyed::new(
+        let keyed = KeyedRequest::new(
             &tenant.as_str().into(),
             Caller { token: &"root".into(), secret: None },
             Scope::new(&tenant, "root", route).expect("no separator"),
-            &Key::of(&headers).expect("valid").expect("there"),
-            Payload::of("POST", "/v1/apps/notes/wake", b""),
+            &Key::from_headers(&headers).expect("valid").expect("there"),
+            Payload::new("POST", "/v1/apps/notes/wake", b""),
         );
         let execution = keys.claim(keyed.expect("derives")).await;
         let Ok(Claim::Claimed(execution)) = execution else { panic!("{execution:?}") };

@@ -7,7 +7,9 @@ use http::{HeaderMap, HeaderValue};
 use nightporter::idempotency::answer::{Answer, KeyName};
 use nightporter::idempotency::fingerprint::{Payload, Scope};
 use nightporter::idempotency::key::{IDEMPOTENCY_KEY, Key};
-use nightporter::idempotency::table::{Caller, Claim, ClaimError, Execution, Keyed, Keys, sweep};
+use nightporter::idempotency::table::{
+    Caller, Claim, ClaimError, Execution, KeyedRequest, Keys, sweep,
+};
 use nightporter::idempotency::{KEEP, LEASE, MAX_KEYS};
 use nightporter::ledger::archive::Archive;
 use nightporter::ledger::archive::sqlite::{Limits, Sqlite};
@@ -69,7 +71,7 @@ fn key(text: &str) -> Key {
     let mut headers = HeaderMap::new();
     let value = HeaderValue::from_str(&format!("\"{text}\"")).expect("a value");
     headers.insert(IDEMPOTENCY_KEY, value);
-    Key::of(&headers).expect("valid").expect("there")
+    Key::from_headers(&headers).expect("valid").expect("there")
 }
 
 /// A request; another one differs in some of it.
@@ -89,21 +91,22 @@ impl Sent {
         Scope::new(self.tenant, self.token, self.route).expect("no separator")
     }
 
-    fn keyed(&self, name: &str) -> Keyed {
+    fn keyed(&self, name: &str) -> KeyedRequest {
         let caller = Caller { token: &self.token.into(), secret: self.secret.map(str::as_bytes) };
-        let payload = Payload::of("POST", "/v1/x", self.body);
-        let keyed = Keyed::new(&self.tenant.into(), caller, self.scope(), &key(name), payload);
+        let payload = Payload::new("POST", "/v1/x", self.body);
+        let keyed =
+            KeyedRequest::new(&self.tenant.into(), caller, self.scope(), &key(name), payload);
         keyed.expect("derives")
     }
 }
 
-fn keyed(name: &str) -> Keyed {
+fn keyed(name: &str) -> KeyedRequest {
     SENT.keyed(name)
 }
 
 /// Returns by what a key is found in the table, as SQL.
 fn named(name: &str) -> String {
-    format!("key = '{}'", KeyName::of(&SENT.scope(), &key(name)).as_str())
+    format!("key = '{}'", KeyName::new(&SENT.scope(), &key(name)).as_str())
 }
 
 fn answer(body: &[u8]) -> Answer {
@@ -118,7 +121,7 @@ fn claimed(claim: Claim) -> Execution {
     }
 }
 
-async fn claim(keys: &Keys, keyed: Keyed) -> Claim {
+async fn claim(keys: &Keys, keyed: KeyedRequest) -> Claim {
     keys.claim(keyed).await.expect("the archive answers")
 }
 

@@ -10,11 +10,11 @@ use nightporter::ledger::Ledger;
 use nightporter::ledger::archive::{Archive, StoredCheckpoint};
 use nightporter::ledger::direct::DirectWriter;
 use nightporter::ledger::key::SigningKey;
-use nightporter::ledger::named::{
-    CUT_POSITIONS, CUT_RECORDS, cut_positions, named, notes, numbers,
-};
 use nightporter::ledger::ranges::Ranges;
 use nightporter::ledger::record::{Entry, Kind, Micros, Note, RecordId, Stored, WriterId};
+use nightporter::ledger::references::{
+    CUT_POSITIONS, CUT_RECORDS, cut_positions, notes, numbers, referenced,
+};
 use nightporter::ledger::verify::{Evidence, verify};
 use rusqlite::Connection;
 
@@ -191,7 +191,7 @@ async fn what_was_kept_for_long_enough_is_cut_in_batches_that_say_so() {
         let mut positions = Ranges::default();
         let mut numbers = BTreeMap::<WriterId, u64>::new();
         for cut in &cuts {
-            for (writer, ranges) in named(&cut.record) {
+            for (writer, ranges) in referenced(&cut.record) {
                 *numbers.entry(writer).or_default() += ranges.count();
             }
             let ranges: Ranges = cut.record.notes[1].text.parse().expect("ranges");
@@ -328,8 +328,8 @@ async fn what_explains_the_cuts_is_folded_and_old_checkpoints_are_thinned() {
         let left = left().await;
         let folded = left.iter().find(|stored| stored.record.kind == Kind::Cut).expect("one");
         assert_eq!(folded.record.reason.as_deref(), Some("folded"));
-        let named = named(&folded.record);
-        assert_eq!(named[&WriterId(1)].to_string(), "1-2000");
+        let referenced = referenced(&folded.record);
+        assert_eq!(referenced[&WriterId(1)].to_string(), "1-2000");
         let positions = cut_positions(&folded.record);
         assert_eq!(positions.count(), 2040, "the folded records' own positions included");
         let size: usize = folded.record.notes.iter().map(|note| note.text.len()).sum();

@@ -10,10 +10,10 @@ use nightporter::ledger::archive::{Placed, TileKey};
 use nightporter::ledger::canonical::{Hasher, Version, erased};
 use nightporter::ledger::checkpoint::Checkpoint;
 use nightporter::ledger::history::{Cursor, Filter, Order, PageRequest};
-use nightporter::ledger::named;
 use nightporter::ledger::ranges::Ranges;
 use nightporter::ledger::record::{Entry, Kind, Micros, Note, Record, RecordId};
-use nightporter::ledger::verify::{Finding, Kept, Report};
+use nightporter::ledger::references;
+use nightporter::ledger::verify::{Finding, Report, SavedCheckpoints};
 
 use sample::{BEGIN, Kinds, Ledger, id, kept, new_key};
 
@@ -499,7 +499,7 @@ async fn with_the_public_key_alone_a_cut_is_believed_once_it_is_covered() {
 async fn a_file_of_checkpoints_that_is_gone_is_named() {
     let ledger = Ledger::new(Kinds::Sqlite).await;
     std::fs::remove_file(ledger.file().path()).expect("removed");
-    let empty = || Kept { is_log: true, ..kept("checkpoints.txt", "") };
+    let empty = || SavedCheckpoints { is_log: true, ..kept("checkpoints.txt", "") };
     let expected =
         "checkpoints.txt is missing or empty: 2 checkpoints of the database were appended to it";
     assert_eq!(texts(&ledger.verify_with(vec![empty()]).await), [expected]);
@@ -537,9 +537,9 @@ async fn cut(ledger: &mut Ledger, count: usize) -> Vec<Placed> {
 fn cut_record(ledger: &mut Ledger, positions: &[i64]) -> Record {
     let ranges: Ranges = positions.iter().copied().collect();
     let count = i64::try_from(positions.len()).expect("few");
-    let ids = named::numbers(positions.iter().map(|position| id(position + 1)));
+    let ids = references::numbers(positions.iter().map(|position| id(position + 1)));
     let mut notes = vec![Note { topic: "range".into(), text: ranges.to_string().into() }];
-    notes.extend(named::notes(named::CUT_RECORDS, &ids));
+    notes.extend(references::notes(references::CUT_RECORDS, &ids));
     let entry = Entry { count, notes, ..Entry::new(Kind::Cut, Micros(BEGIN + 800_000)) };
     ledger.record(entry)
 }

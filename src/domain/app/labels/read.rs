@@ -25,7 +25,7 @@ const MAX_NAME: usize = 200;
 
 /// What the labels of one container say; `None` where they say nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Said {
+pub struct ParsedLabels {
     pub paths: Option<BTreeMap<String, Access>>,
     /// By the lower-case name: the name as written, and the template.
     pub headers: BTreeMap<String, (String, String)>,
@@ -44,7 +44,7 @@ pub struct Said {
     pub is_describing: bool,
 }
 
-impl Said {
+impl ParsedLabels {
     pub(super) fn has_lifecycle(&self) -> bool {
         self.idle_for_pause.is_some() || self.idle_for_stop.is_some() || self.always_on.is_some()
     }
@@ -52,28 +52,28 @@ impl Said {
 
 /// Reads the labels of one container. What cannot be read is a finding.
 #[must_use]
-pub fn read(labelled: &Labelled) -> Said {
-    let mut said = Said::default();
+pub fn read(labelled: &Labelled) -> ParsedLabels {
+    let mut parsed = ParsedLabels::default();
     for (label, value) in &labelled.labels {
         if label == APP {
             continue;
         }
-        said.is_describing = true;
-        if let Err(problem) = said.take(label, value.trim()) {
+        parsed.is_describing = true;
+        if let Err(problem) = parsed.take(label, value.trim()) {
             let (container, label) = (labelled.container.clone(), label.clone());
-            said.findings.push(Finding { container, label, problem });
+            parsed.findings.push(Finding { container, label, problem });
         }
     }
-    if said.is_describing && labelled.apps().len() > 1 {
+    if parsed.is_describing && labelled.apps().len() > 1 {
         let problem = "names several apps, and other labels describe one of them; remove those, \
                        or put them on a container of that app alone";
         let (container, label) = (labelled.container.clone(), APP.to_owned());
-        said.findings.push(Finding { container, label, problem: problem.into() });
+        parsed.findings.push(Finding { container, label, problem: problem.into() });
     }
-    said
+    parsed
 }
 
-impl Said {
+impl ParsedLabels {
     fn take(&mut self, label: &str, value: &str) -> Result<(), String> {
         if let Some(name) = label.strip_prefix(HEADERS) {
             return self.header(name, value);

@@ -10,7 +10,7 @@ fn labelled(container: &str, labels: &[(&str, &str)]) -> Labelled {
 }
 
 fn source(labelled: Labelled) -> Source {
-    Source { said: read(&labelled), labelled, is_removed: false }
+    Source { parsed: read(&labelled), labelled, is_removed: false }
 }
 
 /// Describes an app of these containers.
@@ -173,7 +173,7 @@ fn labels_that_exclude_each_other_deny() {
     ] {
         assert!(of(labels).meta.is_err(), "{labels:?}");
     }
-    assert!(of(&[("public", "/a,/a")]).meta.is_ok(), "the same twice is no contradiction");
+    assert!(of(&[("public", "/a,/a")]).meta.is_ok(), "the same twice is not a contradiction");
 }
 
 #[test]

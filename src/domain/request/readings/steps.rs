@@ -30,7 +30,7 @@ impl Step {
     ];
 
     /// Returns the path after this step.
-    pub(super) fn of(self, path: &[u8]) -> Vec<u8> {
+    pub(super) fn apply(self, path: &[u8]) -> Vec<u8> {
         match self {
             Self::Decode => percent_decode(path).collect(),
             Self::CutAuthority => cut_authority(path),
@@ -51,7 +51,7 @@ impl Step {
 pub(super) struct PossibleSteps(u16);
 
 impl PossibleSteps {
-    pub(super) fn of(path: &[u8]) -> Self {
+    pub(super) fn find(path: &[u8]) -> Self {
         let mut possible = Self::default();
         if path.starts_with(b"//") {
             possible.insert(Step::CutAuthority);
@@ -226,9 +226,9 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..6),
         ) {
             let path = [path.as_bytes(), &bytes].concat();
-            let possible = PossibleSteps::of(&path);
+            let possible = PossibleSteps::find(&path);
             for step in Step::ALL {
-                let next = step.of(&path);
+                let next = step.apply(&path);
                 prop_assert!(next.first() == Some(&b'/'), "{step:?} of {path:?}");
                 prop_assert!(possible.contains(step) || next == path, "{step:?} of {path:?}");
             }

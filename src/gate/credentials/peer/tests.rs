@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
+use crate::store;
 
 mod limits;
 

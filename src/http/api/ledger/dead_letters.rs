@@ -20,10 +20,7 @@ use crate::ledger::archive::ArchiveError;
 use crate::ledger::clock;
 use crate::ledger::dead_letter::{Detail, LetterError, Outcome, Stats, Summary};
 use crate::ledger::form::RecordForm;
-use crate::ledger::spool::Bad;
-
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 500;
+use crate::ledger::spool::SetAsideFile;
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "DeadLetter")]
@@ -39,7 +36,7 @@ struct ShownLetter<'a> {
 /// A dead letter with its records.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "DeadLetterWithRecords")]
-pub(in super::super) struct Whole<'a> {
+pub(in super::super) struct LetterWithRecords<'a> {
     #[serde(flatten)]
     letter: ShownLetter<'a>,
     records: Vec<RecordForm>,
@@ -67,7 +64,7 @@ pub(in super::super) struct Totals<'a> {
     problem: Option<&'a str>,
 }
 
-/// A file that is no dead letter.
+/// A file that is not a dead letter.
 #[derive(Debug, Serialize, JsonSchema)]
 struct SetAside<'a> {
     name: &'a str,
@@ -109,8 +106,11 @@ pub(in super::super) async fn stats(services: &Services, call: Call) -> Result<R
     call.query()?.end()?;
     let Stats { letters, bytes, max_bytes, given_up, bad, problem } =
         history.letters().stats().await?;
-    let bad =
-        bad.iter().map(|Bad { name, reason, bytes }| SetAside { name, reason, bytes: *bytes });
+    let bad = bad.iter().map(|SetAsideFile { name, reason, bytes }| SetAside {
+        name,
+        reason,
+        bytes: *bytes,
+    });
     let (bad, problem) = (bad.collect(), problem.as_deref());
     Ok(ok(&Totals { letters, bytes, max_bytes, given_up, bad, problem }))
 }
@@ -119,11 +119,7 @@ pub(in super::super) async fn stats(services: &Services, call: Call) -> Result<R
 pub(in super::super) async fn list(services: &Services, call: Call) -> Result<Response, Problem> {
     let history = services.history()?;
     let mut query = call.query()?;
-    let expected = format!("a number from 1 to {MAX_LIMIT}");
-    let limit = query.value("limit", &expected, |text| {
-        text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
-    })?;
-    let limit = limit.unwrap_or(DEFAULT_LIMIT);
+    let limit = query.limit()?;
     let after = query.text("after")?;
     query.end()?;
     let mut letters = history.letters().list().await?;
@@ -146,7 +142,7 @@ pub(in super::super) async fn show(services: &Services, call: Call) -> Result<Re
     let Detail { summary, records } = history.letters().get(call.parameters.get("id")).await?;
     let viewer = history.viewer(&call.principal, &call.tenant).await;
     let records = records.iter().map(|record| RecordForm::new(record, &viewer)).collect();
-    Ok(ok(&Whole { letter: ShownLetter::new(&summary, &viewer), records }))
+    Ok(ok(&LetterWithRecords { letter: ShownLetter::new(&summary, &viewer), records }))
 }
 
 /// `POST /v1/deadletter/{id}/replay`

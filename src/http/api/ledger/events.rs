@@ -15,8 +15,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tracing::debug;
 
 use super::requests::filter;
-use super::streams::Stream;
-use super::view::Shown;
+use super::streams::StreamSlot;
+use super::view::RecordView;
 use super::{Call, Problem, Services};
 use crate::access::{LookUpError, Principal, Scope, Tokens, Viewer};
 use crate::http::api::query::Query;
@@ -54,23 +54,23 @@ const RETRY: &[u8] = b"retry: 1000\n\n";
 const READING: Duration = Duration::from_secs(60);
 
 /// The token of a stream's client. It may end while the stream is open.
-struct Pass {
+struct StreamToken {
     tokens: Arc<Tokens>,
     credential: Box<[u8]>,
     principal: Principal,
 }
 
 /// Whether a token still is what it was.
-enum Standing {
+enum TokenState {
     Valid,
-    Ended,
+    Invalid,
     /// The archive cannot say at the moment.
     Unknown,
 }
 
-impl Pass {
+impl StreamToken {
     /// Returns what lets its owner in; `None` for `ops.token`, which does not end.
-    fn of(services: &Services, call: &Call) -> Option<Self> {
+    fn new(services: &Services, call: &Call) -> Option<Self> {
         if &*call.principal.token == Principal::ROOT {
             return None;
         }
@@ -79,18 +79,18 @@ impl Pass {
         Some(Self { tokens, credential, principal: call.principal.clone() })
     }
 
-    async fn standing(&self) -> Standing {
+    async fn state(&self) -> TokenState {
         match self.tokens.principal(&self.credential).await {
-            Ok(found) if found.as_ref() == Some(&self.principal) => Standing::Valid,
-            Ok(_) | Err(LookUpError::NotIsolated) => Standing::Ended,
-            Err(LookUpError::Archive(_)) => Standing::Unknown,
+            Ok(found) if found.as_ref() == Some(&self.principal) => TokenState::Valid,
+            Ok(_) | Err(LookUpError::NotIsolated) => TokenState::Invalid,
+            Err(LookUpError::Archive(_)) => TokenState::Unknown,
         }
     }
 }
 
 /// One stream of events.
-struct Feed {
-    pass: Option<Pass>,
+struct EventStream {
+    token: Option<StreamToken>,
     archive: Arc<Archive>,
     /// The box's id, which may become known later.
     own_tenant: Arc<Tenant>,
@@ -101,7 +101,7 @@ struct Feed {
     registry: Arc<Registry>,
     /// Whose records are sent; positions are those of one tenant.
     tenant: Arc<str>,
-    follows: Follows,
+    on_identity_change: OnIdentityChange,
     filter: Filter,
     viewer: Viewer,
     /// Everything up to this position was sent, or is not asked for.
@@ -110,22 +110,22 @@ struct Feed {
     /// earlier ledger, and would keep back what is new.
     is_known: bool,
     out: mpsc::Sender<Bytes>,
-    _place: Stream,
+    _slot: StreamSlot,
 }
 
 /// What a stream does if the box gets another identity, or its first one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Follows {
+enum OnIdentityChange {
     /// It goes on with that of the box: its client sees all tenants, and asked for none.
-    Box,
+    Follow,
     /// It ends: the client asked for what this box had then, or may see no other.
-    Nothing,
+    End,
     /// It goes on: it is not about this box.
-    Another,
+    Ignore,
 }
 
-impl Follows {
-    fn of(
+impl OnIdentityChange {
+    fn new(
         principal: &Principal,
         tenant: &str,
         query: Option<&str>,
@@ -133,15 +133,15 @@ impl Follows {
     ) -> Result<Self, Problem> {
         let names_one = Query::parse(query)?.text(TENANT)?.is_some();
         Ok(match &principal.scope {
-            Scope::All if !names_one => Self::Box,
-            _ if *tenant == *own => Self::Nothing,
-            _ => Self::Another,
+            Scope::All if !names_one => Self::Follow,
+            _ if *tenant == *own => Self::End,
+            _ => Self::Ignore,
         })
     }
 }
 
 /// Why a stream ends.
-enum Ended {
+enum StreamEnd {
     ClientGone,
     /// The client's token has expired, or was removed.
     TokenGone,
@@ -169,12 +169,13 @@ pub(in super::super) async fn follow(services: &Services, call: Call) -> Result<
         }
         None => asked,
     };
-    let Some(place) = history.streams.open(&call.principal.token) else {
+    let Some(slot) = history.streams.open(&call.principal.token) else {
         let detail = "as many streams of events are open as may be, or as one token may have";
         return Err(Problem::unavailable(detail));
     };
     let (principal, query) = (&call.principal, call.request.uri().query());
-    let follows = Follows::of(principal, &call.tenant, query, &history.own_tenant())?;
+    let on_identity_change =
+        OnIdentityChange::new(principal, &call.tenant, query, &history.own_tenant())?;
     let after = match last {
         Some(position) => Some(position).filter(|position| *position >= 0),
         // The stream begins with what is new.
@@ -182,23 +183,23 @@ pub(in super::super) async fn follow(services: &Services, call: Call) -> Result<
     };
     let viewer = history.viewer(&call.principal, &call.tenant).await;
     let (out, pieces) = mpsc::channel(1);
-    let feed = Feed {
-        pass: Pass::of(services, &call),
+    let stream = EventStream {
+        token: StreamToken::new(services, &call),
         archive: Arc::clone(history.archive()),
         own_tenant: Arc::clone(&history.ledger.tenant),
         changes: history.archive().changes(),
         jobs: services.jobs.clone(),
         registry: services.apps.registry(),
-        follows,
+        on_identity_change,
         tenant: call.tenant,
         filter,
         viewer,
         after,
         is_known: false,
         out,
-        _place: place,
+        _slot: slot,
     };
-    tokio::spawn(in_same_request(feed.run()));
+    tokio::spawn(in_same_request(stream.run()));
     Ok(answer::streamed(StatusCode::OK, EVENTS, ReceiverStream::new(pieces)))
 }
 
@@ -226,26 +227,26 @@ fn newest_of(tenant: &str) -> PageRequest {
     }
 }
 
-impl Feed {
+impl EventStream {
     /// Sends events until the client has gone away or the process ends. The stream then ends
     /// as a complete response does.
     async fn run(mut self) {
-        let _ended = self.feed().await;
+        let _ended = self.send_events().await;
     }
 
-    async fn feed(&mut self) -> Result<std::convert::Infallible, Ended> {
+    async fn send_events(&mut self) -> Result<std::convert::Infallible, StreamEnd> {
         self.send(Bytes::from_static(RETRY)).await?;
         let mut said = Instant::now();
         loop {
             self.follow_box()?;
-            let standing = match &self.pass {
-                Some(pass) => pass.standing().await,
-                None => Standing::Valid,
+            let state = match &self.token {
+                Some(token) => token.state().await,
+                None => TokenState::Valid,
             };
-            let read = match standing {
-                Standing::Valid => self.read().await,
-                Standing::Unknown => Ok((String::new(), true)),
-                Standing::Ended => return Err(Ended::TokenGone),
+            let read = match state {
+                TokenState::Valid => self.read().await,
+                TokenState::Unknown => Ok((String::new(), true)),
+                TokenState::Invalid => return Err(StreamEnd::TokenGone),
             };
             let is_all = match read {
                 Ok((events, is_all)) => {
@@ -271,14 +272,14 @@ impl Feed {
     }
 
     /// Goes on with the records of the box as it is now, or ends, if it has another identity.
-    fn follow_box(&mut self) -> Result<(), Ended> {
+    fn follow_box(&mut self) -> Result<(), StreamEnd> {
         let own = self.own_tenant.get();
-        if self.follows == Follows::Another || own == self.tenant {
+        if self.on_identity_change == OnIdentityChange::Ignore || own == self.tenant {
             return Ok(());
         }
         // What masks are made of belongs to one tenant.
-        if self.follows == Follows::Nothing || self.viewer.is_masked() {
-            return Err(Ended::TenantChanged);
+        if self.on_identity_change == OnIdentityChange::End || self.viewer.is_masked() {
+            return Err(StreamEnd::TenantChanged);
         }
         (self.tenant, self.after) = (own, None);
         Ok(())
@@ -325,42 +326,42 @@ impl Feed {
         Ok((events, is_all))
     }
 
-    async fn send(&self, piece: Bytes) -> Result<(), Ended> {
+    async fn send(&self, piece: Bytes) -> Result<(), StreamEnd> {
         tokio::select! {
-            sent = self.out.send_timeout(piece, READING) => sent.map_err(|_| Ended::ClientGone),
-            () = self.registry.closed() => Err(Ended::ShuttingDown),
+            sent = self.out.send_timeout(piece, READING) => sent.map_err(|_| StreamEnd::ClientGone),
+            () = self.registry.closed() => Err(StreamEnd::ShuttingDown),
         }
     }
 
     /// Waits until there may be more to read.
-    async fn wait(&mut self) -> Result<(), Ended> {
+    async fn wait(&mut self) -> Result<(), StreamEnd> {
         tokio::select! {
-            () = self.out.closed() => return Err(Ended::ClientGone),
-            () = self.registry.closed() => return Err(Ended::ShuttingDown),
+            () = self.out.closed() => return Err(StreamEnd::ClientGone),
+            () = self.registry.closed() => return Err(StreamEnd::ShuttingDown),
             () = self.changes.changed() => {}
             () = sleep(LONGEST_WAIT) => {}
         }
-        self.hurry().await;
+        self.request_positions().await;
         Ok(())
     }
 
     /// A record is sent once it has a position. Somebody waits for it, so the job that gives
     /// positions does not.
-    async fn hurry(&self) {
+    async fn request_positions(&self) {
         let Some(jobs) = &self.jobs else { return };
         let request = PageRequest { with_unplaced: true, ..newest_of(&self.tenant) };
         let newest = self.archive.page(&request).await;
         let is_unplaced =
             |page: &Page| page.records.first().is_some_and(|stored| stored.position.is_none());
         if newest.as_ref().is_ok_and(is_unplaced) {
-            jobs.hurry(INTEGRITY);
+            jobs.run_soon(INTEGRITY);
         }
     }
 }
 
 fn write_event(events: &mut String, position: i64, stored: &Stored, viewer: &Viewer) {
     // Serializing strings and numbers does not fail, and JSON on one line has no line break.
-    let data = serde_json::to_string(&Shown::new(stored, viewer)).unwrap_or_default();
+    let data = serde_json::to_string(&RecordView::new(stored, viewer)).unwrap_or_default();
     // Writing to a string does not fail.
     let _ = write!(events, "id: {position}\ndata: {data}\n\n");
 }

@@ -4,7 +4,7 @@ use http::StatusCode;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::view::Shown;
+use super::view::RecordView;
 use super::{Call, LeftOut, Problem, Services, ok};
 use crate::access::{Principal, Right};
 use crate::http::Response;
@@ -12,14 +12,11 @@ use crate::http::api::query::Query;
 use crate::ledger::history::{Cursor, Filter, Order, Page, PageRequest};
 use crate::ledger::record::{Kind, RecordId};
 
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 500;
-
 /// A page of records.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Requests")]
 pub(in super::super) struct Answer {
-    requests: Vec<Shown>,
+    requests: Vec<RecordView>,
     /// The `after` of the next page; `null` if this is the last one. A page may have fewer
     /// records than asked for, or none, although others follow.
     next: Option<String>,
@@ -36,7 +33,7 @@ pub(in super::super) async fn list(services: &Services, call: Call) -> Result<Re
     // An altered count may be any number.
     let rolled_up = counted.fold(0_i64, |sum, stored| sum.saturating_add(stored.record.count));
     Ok(ok(&Answer {
-        requests: records.iter().map(|stored| Shown::new(stored, &viewer)).collect(),
+        requests: records.iter().map(|stored| RecordView::new(stored, &viewer)).collect(),
         next: next.map(cursor_text),
         left_out: history.left_out(&call.tenant, rolled_up, unreadable),
     }))
@@ -50,7 +47,7 @@ pub(in super::super) async fn show(services: &Services, call: Call) -> Result<Re
     match history.archive().find(&call.tenant, id).await? {
         Some(stored) => {
             let viewer = history.viewer(&call.principal, &call.tenant).await;
-            Ok(ok(&Shown::new(&stored, &viewer)))
+            Ok(ok(&RecordView::new(&stored, &viewer)))
         }
         None => Err(missing(id)),
     }
@@ -103,10 +100,7 @@ fn page_request(
     principal: &Principal,
     mut query: Query,
 ) -> Result<PageRequest, Problem> {
-    let expected = format!("a number from 1 to {MAX_LIMIT}");
-    let limit = query.value("limit", &expected, |text| {
-        text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
-    })?;
+    let limit = query.limit()?;
     let order = query.value("order", "asc or desc", |text| match text {
         "asc" => Some(Order::OldestFirst),
         "desc" => Some(Order::NewestFirst),
@@ -117,7 +111,7 @@ fn page_request(
         filter: filter(&mut query, principal)?,
         order: order.unwrap_or_default(),
         after: query.value("after", "the `next` of an answer", read_cursor)?,
-        limit: limit.unwrap_or(DEFAULT_LIMIT),
+        limit,
         with_unplaced: true,
     };
     query.end()?;
@@ -150,7 +144,7 @@ fn is_count(kind: Kind) -> bool {
 pub(crate) fn fuzz_page_request(query: &str) {
     let Ok(parameters) = Query::parse(Some(query)) else { return };
     let Ok(request) = page_request("box", &Principal::root(), parameters) else { return };
-    assert!((1..=MAX_LIMIT).contains(&request.limit));
+    assert!((1..=crate::http::api::query::MAX_LIMIT).contains(&request.limit));
     if let Some(cursor) = request.after {
         assert_eq!(read_cursor(&cursor_text(cursor)), Some(cursor));
     }
@@ -168,7 +162,7 @@ mod tests {
 
     #[test]
     fn who_may_not_see_clients_may_not_ask_for_one() {
-        let rights = Rights::of(&[Right::Read, Right::Operate]);
+        let rights = Rights::new(&[Right::Read, Right::Operate]);
         let principal = Principal { rights, ..Principal::root() };
         for query in ["client=t1", "app=notes&client=t1", "client=~AAAA", "cl%69ent=t1"] {
             let problem = asked(&principal, query).expect_err(query);

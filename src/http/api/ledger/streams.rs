@@ -18,34 +18,34 @@ const FOR_ROOT: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Streams(Mutex<HashMap<Arc<str>, usize>>);
 
-/// A place for one stream, until it is dropped.
+/// A slot for one stream, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(super) struct StreamSlot {
     streams: Arc<Streams>,
     token: Arc<str>,
 }
 
 impl Streams {
-    /// Takes a place; `None` if there is none for this token.
-    pub(super) fn open(self: &Arc<Self>, token: &Arc<str>) -> Option<Stream> {
+    /// Takes a slot; `None` if there is none for this token.
+    pub(super) fn open(self: &Arc<Self>, token: &Arc<str>) -> Option<StreamSlot> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = open.values().sum();
         let own = open.get(token).copied().unwrap_or_default();
-        let has_place = if **token == *Principal::ROOT {
+        let is_free = if **token == *Principal::ROOT {
             all < MAX
         } else {
             let of_root = open.get(Principal::ROOT).copied().unwrap_or_default();
             own < MAX_OF_TOKEN && all < MAX && all - of_root < MAX - FOR_ROOT
         };
-        if !has_place {
+        if !is_free {
             return None;
         }
         open.insert(Arc::clone(token), own + 1);
-        Some(Stream { streams: Arc::clone(self), token: Arc::clone(token) })
+        Some(StreamSlot { streams: Arc::clone(self), token: Arc::clone(token) })
     }
 }
 
-impl Drop for Stream {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
         let mut open = self.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = open.get_mut(&self.token) {
@@ -67,17 +67,17 @@ mod tests {
         let open = |token: &str| streams.open(&token.into());
         let mut of_tokens = Vec::new();
         for token in ["a", "b", "c"] {
-            of_tokens.extend((0..MAX_OF_TOKEN).map(|_| open(token).expect("a place")));
+            of_tokens.extend((0..MAX_OF_TOKEN).map(|_| open(token).expect("a slot")));
             assert!(open(token).is_none(), "{token}");
         }
         assert!(open("d").is_none(), "the others are for root");
-        let of_root: Vec<_> = (0..FOR_ROOT).map(|_| open("root").expect("a place")).collect();
+        let of_root: Vec<_> = (0..FOR_ROOT).map(|_| open("root").expect("a slot")).collect();
         assert!(open("root").is_none());
         of_tokens.pop();
-        let another = open("d").expect("a place is free again");
+        let another = open("d").expect("a slot is free again");
         drop((another, of_tokens, of_root));
         assert!(streams.0.lock().expect("not poisoned").is_empty());
-        let all: Vec<_> = (0..MAX).map(|_| open("root").expect("a place")).collect();
+        let all: Vec<_> = (0..MAX).map(|_| open("root").expect("a slot")).collect();
         assert!(open("a").is_none());
         drop(all);
     }

@@ -11,13 +11,13 @@ use crate::ledger::record::Stored;
 /// one.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "ShownRecord")]
-pub(in super::super) struct Shown {
+pub(in super::super) struct RecordView {
     position: Option<i64>,
     #[serde(flatten)]
     record: RecordForm,
 }
 
-impl Shown {
+impl RecordView {
     pub(super) fn new(Stored { record, position }: &Stored, viewer: &Viewer) -> Self {
         // Only a proof needs the salt.
         Self { position: *position, record: RecordForm::new(record, viewer).without_salt() }

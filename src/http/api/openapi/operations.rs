@@ -4,12 +4,11 @@ use http::Method;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Value, json};
 
-use super::super::alerts::{
-    Changes as AlertHistory, Page as Alerts, Shown as Alert, Wanted as WantedSilence,
-};
+use super::super::alerts::{AlertView, Changes as AlertHistory, Page as Alerts, SilenceRequest};
 use super::super::app_state::AppState;
 use super::super::ledger::forms::{
-    DeadLetter, DeadLetterStats, DeadLetters, Dismissed, ProofPending, Replayed, Requests, Shown,
+    DeadLetter, DeadLetterStats, DeadLetters, Dismissed, ProofPending, RecordView, Replayed,
+    Requests,
 };
 use super::super::proxies::Status;
 use super::super::{jobs, limits, tokens, webhooks};
@@ -198,7 +197,7 @@ pub(super) static OPERATIONS: [Operation; 44] = [
     post("/v1/apps/{name}/pause", "Pause an app's containers", &OPERATED),
     get(
         "/v1/requests",
-        "Records of what came to the door and what was done",
+        "Records of requests, and of what was done about them",
         &[
             APP,
             CLIENT,
@@ -218,7 +217,7 @@ pub(super) static OPERATIONS: [Operation; 44] = [
         "/v1/requests/{id}",
         "One record",
         &[TENANT],
-        &[answer(200, "The record.", Json(json_of::<Shown>))],
+        &[answer(200, "The record.", Json(json_of::<RecordView>))],
     ),
     get(
         "/v1/events",
@@ -316,7 +315,7 @@ pub(super) static OPERATIONS: [Operation; 44] = [
     post(
         "/v1/jobs/{name}/run",
         "Run a job now",
-        &[answer(202, "It is due.", Json(json_of::<jobs::Asked<'_>>))],
+        &[answer(202, "It is due.", Json(json_of::<jobs::RequestedRun<'_>>))],
     ),
     get(
         "/v1/tokens",
@@ -332,9 +331,13 @@ pub(super) static OPERATIONS: [Operation; 44] = [
         pattern: "/v1/tokens",
         summary: "Add a token",
         parameters: &[TENANT],
-        body: Some(json_of::<tokens::Wanted>),
+        body: Some(json_of::<tokens::TokenRequest>),
         answers: &[
-            answer(201, "The token, which is not shown again.", Json(json_of::<tokens::Added<'_>>)),
+            answer(
+                201,
+                "The token, which is not shown again.",
+                Json(json_of::<tokens::AddedToken<'_>>),
+            ),
             LEDGER_DISABLED,
         ],
     },
@@ -342,7 +345,7 @@ pub(super) static OPERATIONS: [Operation; 44] = [
         "/v1/tokens/{id}",
         "A token, without its text",
         &[TENANT],
-        &[answer(200, "The token.", Json(json_of::<tokens::Shown<'_>>))],
+        &[answer(200, "The token.", Json(json_of::<tokens::TokenView<'_>>))],
     ),
     Operation {
         method: Method::DELETE,
@@ -350,7 +353,11 @@ pub(super) static OPERATIONS: [Operation; 44] = [
         summary: "Remove a token",
         parameters: &[TENANT],
         body: None,
-        answers: &[answer(200, "The token that was removed.", Json(json_of::<tokens::Shown<'_>>))],
+        answers: &[answer(
+            200,
+            "The token that was removed.",
+            Json(json_of::<tokens::TokenView<'_>>),
+        )],
     },
     get(
         "/v1/limits",
@@ -364,7 +371,7 @@ pub(super) static OPERATIONS: [Operation; 44] = [
         summary: "Let an address try again",
         parameters: &[],
         body: None,
-        answers: &[answer(200, "It no longer has to wait.", Json(json_of::<limits::Lifted>))],
+        answers: &[answer(200, "It no longer has to wait.", Json(json_of::<limits::LiftedLimit>))],
     },
     get(
         "/v1/alerts",
@@ -388,8 +395,8 @@ pub(super) static OPERATIONS: [Operation; 44] = [
         Method::POST,
         "/v1/alerts/{id}/silence",
         "Silence an alert: `{\"for\": \"2h\"}`, or `{\"until\": \"2026-12-01T08:00:00Z\"}`",
-        Some(json_of::<WantedSilence>),
-        &[answer(200, "It is silenced.", Json(json_of::<Alert>))],
+        Some(json_of::<SilenceRequest>),
+        &[answer(200, "It is silenced.", Json(json_of::<AlertView>))],
     ),
     get(
         "/v1/webhooks",
@@ -401,9 +408,9 @@ pub(super) static OPERATIONS: [Operation; 44] = [
         Method::POST,
         "/v1/webhooks",
         "Create an endpoint",
-        Some(json_of::<webhooks::Wanted>),
+        Some(json_of::<webhooks::EndpointRequest>),
         &[
-            answer(201, "It, with its secret.", Json(json_of::<webhooks::WithSecret>)),
+            answer(201, "It, with its secret.", Json(json_of::<webhooks::EndpointWithSecret>)),
             answer(409, "There is one of this name, or the key is in use.", Problem),
             LEDGER_DISABLED,
         ],
@@ -412,15 +419,15 @@ pub(super) static OPERATIONS: [Operation; 44] = [
         "/v1/webhooks/{id}",
         "An endpoint",
         &[TENANT],
-        &[answer(200, "The endpoint.", Json(json_of::<webhooks::Shown>))],
+        &[answer(200, "The endpoint.", Json(json_of::<webhooks::EndpointView>))],
     ),
     changing(
         Method::PUT,
         "/v1/webhooks/{id}",
         "Change an endpoint; what is missing stays as it is",
-        Some(json_of::<webhooks::Changed>),
+        Some(json_of::<webhooks::EndpointChange>),
         &[
-            answer(200, "The endpoint.", Json(json_of::<webhooks::Shown>)),
+            answer(200, "The endpoint.", Json(json_of::<webhooks::EndpointView>)),
             answer(409, "It belongs to the configuration, or the key is in use.", Problem),
         ],
     ),
@@ -430,7 +437,7 @@ pub(super) static OPERATIONS: [Operation; 44] = [
         "Remove an endpoint with its log",
         None,
         &[
-            answer(200, "What was removed.", Json(json_of::<webhooks::Removed>)),
+            answer(200, "What was removed.", Json(json_of::<webhooks::RemovedEndpoint>)),
             answer(409, "It belongs to the configuration, or the key is in use.", Problem),
         ],
     ),
@@ -446,7 +453,7 @@ pub(super) static OPERATIONS: [Operation; 44] = [
         "Queue a test message",
         None,
         &[
-            answer(202, "The event that was queued.", Json(json_of::<webhooks::Tested>)),
+            answer(202, "The event that was queued.", Json(json_of::<webhooks::TestMessage>)),
             answer(409, "The endpoint is disabled, or the key is in use.", Problem),
         ],
     ),
@@ -456,7 +463,7 @@ pub(super) static OPERATIONS: [Operation; 44] = [
         "Give a webhook another secret",
         None,
         &[
-            answer(200, "It, with its secret.", Json(json_of::<webhooks::WithSecret>)),
+            answer(200, "It, with its secret.", Json(json_of::<webhooks::EndpointWithSecret>)),
             answer(409, "It has no secret of its own, or the key is in use.", Problem),
         ],
     ),
@@ -465,7 +472,7 @@ pub(super) static OPERATIONS: [Operation; 44] = [
         "/v1/webhooks/{id}/enable",
         "Send to a disabled endpoint again",
         None,
-        &[answer(200, "The endpoint.", Json(json_of::<webhooks::Shown>))],
+        &[answer(200, "The endpoint.", Json(json_of::<webhooks::EndpointView>))],
     ),
 ];
 

@@ -153,7 +153,7 @@ pub(super) static WORDS: Words = Words {
     container: "Container",
     delivered: Message {
         text: "Your download should have begun",
-        detail: "If this is no download, the app still opens here.",
+        detail: "If this is not a download, the app still opens here.",
     },
     no_news: "The progress of the app is not known at the moment. \
               This page is loaded again in {{time}}.",

@@ -175,7 +175,7 @@ async fn http2_bodies_larger_than_the_window_are_read_one_after_another_and_at_o
     assert_eq!(futures_util::future::join_all(many).await, [200; 20]);
     let large = Full::new(Bytes::from(vec![b'b'; LIMIT + 1]));
     assert_eq!(post_http2(&mut sender, "/read", large).await.0, 413);
-    // Whoever does not read one does not keep it from being dropped.
+    // A handler that does not read a body does not keep it from being dropped.
     assert_eq!(post_http2(&mut sender, "/x", Full::new(body.clone())).await.0, 200);
     assert_eq!(post_http2(&mut sender, "/read", Full::new(body)).await.0, 200);
 }

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::super::ArchiveError;
 use super::rows::get;
-use crate::postgres::{Companion, Error, MigrationError, Persona, Pool, explain};
+use crate::postgres::{AssumedRole, Error, MigrationError, Pool, Repeatable, explain};
 
 const ROLE: &str = "nightporter_reader";
 const SETTING: &str = "nightporter.tenant";
@@ -54,9 +54,9 @@ impl Isolation {
 
     /// Returns as whom the rows of a tenant are read; `None` if they can only be read as the
     /// process itself. Nobody but the operator sees the rows of a box without an id.
-    pub(super) fn reader<'a>(&self, tenant: &'a str) -> Option<Persona<'a>> {
+    pub(super) fn reader<'a>(&self, tenant: &'a str) -> Option<AssumedRole<'a>> {
         let is_in_place = !tenant.is_empty() && self.state() == State::InPlace;
-        is_in_place.then_some(Persona { role: ROLE, setting: SETTING, value: tenant })
+        is_in_place.then_some(AssumedRole { role: ROLE, setting: SETTING, value: tenant })
     }
 
     /// Looks whether everything is in place.
@@ -74,7 +74,7 @@ impl Isolation {
     /// Takes on the role, which the catalogs alone do not show to be possible. Nothing may be
     /// visible to it as long as it has chosen no tenant.
     async fn try_role(&self, pool: &Pool) -> Result<Option<String>, ArchiveError> {
-        let nobody = Persona { role: ROLE, setting: SETTING, value: "" };
+        let nobody = AssumedRole { role: ROLE, setting: SETTING, value: "" };
         let sql = "SELECT (SELECT count(*) FROM nightporter_ledger.tenants)
                    + (SELECT count(*) FROM (SELECT FROM nightporter_ledger.requests LIMIT 1) AS r)";
         match pool.query_as(Some(&nobody), sql, &[]).await {
@@ -127,7 +127,7 @@ pub(super) struct WithMigrations {
     pub(super) repair: bool,
 }
 
-impl Companion for WithMigrations {
+impl Repeatable for WithMigrations {
     type Error = MigrationError;
 
     async fn is_in_place(&self, client: &Client, _: &[String]) -> Result<bool, MigrationError> {

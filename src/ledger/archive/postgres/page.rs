@@ -7,7 +7,7 @@ use super::read::{columns_of, count};
 use super::rows::{self, COLUMN_COUNT, columns, get, tenant};
 use crate::ledger::history::{Cursor, Filter, Order, Page, PageRequest, PageRow};
 use crate::ledger::record::{Kind, Micros, RecordId};
-use crate::postgres::{Parameter, Persona, Pool};
+use crate::postgres::{AssumedRole, Parameter, Pool};
 
 const COLUMNS: &str = columns!();
 const TENANT: &str = tenant!();
@@ -101,7 +101,7 @@ struct Bounds {
 }
 
 impl Bounds {
-    fn of(request: &PageRequest) -> Self {
+    fn new(request: &PageRequest) -> Self {
         let is_newest_first = request.order == Order::NewestFirst;
         let all = Self {
             placed: true,
@@ -130,7 +130,7 @@ impl Bounds {
 
 pub(super) async fn page(
     pool: &Pool,
-    reader: Option<&Persona<'_>>,
+    reader: Option<&AssumedRole<'_>>,
     request: &PageRequest,
 ) -> Result<Page, ArchiveError> {
     let Filter { app, client, kind, verdict, reason, from, to } = &request.filter;
@@ -148,7 +148,7 @@ pub(super) async fn page(
     let has_others = [app, client, verdict, reason].into_iter().any(Option::is_some);
     let sql = sql(request.order, begins_within && !has_others);
     let (from, to) = (from.map(|Micros(from)| from), to.map(|Micros(to)| to));
-    let Bounds { placed, after_position, unplaced, after_id, first_free } = Bounds::of(request);
+    let Bounds { placed, after_position, unplaced, after_id, first_free } = Bounds::new(request);
     let (writer, seq) = columns_of(after_id);
     // One more tells whether there is a next page.
     let limit = count(request.limit).saturating_add(1);
@@ -182,5 +182,5 @@ pub(super) async fn page(
         Ok(PageRow { id: rows::id(row)?, position: get(row, 2)?, stored })
     };
     let rows = rows.iter().map(page_row).collect::<Result<_, _>>()?;
-    Ok(Page::of(rows, request.limit, placed))
+    Ok(Page::from_rows(rows, request.limit, placed))
 }

@@ -10,12 +10,12 @@ use super::super::{ArchiveError, Holdings, JobRow, JobRun, StoredCheckpoint, Til
 use super::holdings;
 use super::rows::{self, JOB_COLUMNS, SELECT_NOTES, SELECT_STEPS, columns, get, tenant};
 use crate::ledger::record::{Micros, RecordId, Stored};
-use crate::postgres::{self, Parameter, Persona, Pool};
+use crate::postgres::{self, AssumedRole, Parameter, Pool};
 
 /// Reads one record with its steps and notes.
 pub(super) async fn find(
     pool: &Pool,
-    reader: Option<&Persona<'_>>,
+    reader: Option<&AssumedRole<'_>>,
     tenant: &str,
     id: RecordId,
 ) -> Result<Option<Stored>, ArchiveError> {

@@ -81,8 +81,8 @@ impl Schema {
     /// Applies what is missing; with `repair` also what is missing of the role and the
     /// policies that keep tenants apart.
     pub(super) async fn migrate(&self, repair: bool) -> Result<MigrationReport, ArchiveError> {
-        let companion = WithMigrations { repair };
-        MIGRATIONS.run(&self.server, &companion).await.map_err(|error| {
+        let repeatable = WithMigrations { repair };
+        MIGRATIONS.run(&self.server, &repeatable).await.map_err(|error| {
             let remedy = if is_denied(&error) {
                 "; the role needs the privilege CREATE on the database, or a schema \
                  `nightporter_ledger` of its own (`CREATE SCHEMA nightporter_ledger \

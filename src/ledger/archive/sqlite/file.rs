@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(super) struct FileId(u64, u64);
 
 impl FileId {
-    pub(super) fn of(path: &Path) -> io::Result<Self> {
+    pub(super) fn read(path: &Path) -> io::Result<Self> {
         let metadata = path.metadata()?;
         Ok(Self(metadata.dev(), metadata.ino()))
     }
@@ -42,7 +42,7 @@ impl Opened {
     /// Returns whether the path still leads to the file of this connection. SQLite would go
     /// on writing to a file that was deleted.
     pub(super) fn is_current(&self, path: &Path) -> bool {
-        FileId::of(path).is_ok_and(|file| file == self.file)
+        FileId::read(path).is_ok_and(|file| file == self.file)
     }
 }
 
@@ -82,10 +82,10 @@ pub(super) fn open_reader(path: &Path, busy: Duration) -> Result<Opened, Fault> 
 fn open(path: &Path, flags: OpenFlags, busy: Duration) -> Result<(Connection, FileId), Fault> {
     // A relative path could lead elsewhere later, and SQLite gives `:memory:` a meaning.
     let absolute: PathBuf = std::path::absolute(path)?;
-    let before = FileId::of(path)?;
+    let before = FileId::read(path)?;
     let connection = Connection::open_with_flags(absolute, flags)?;
     connection.busy_timeout(busy)?;
-    if FileId::of(path)? != before {
+    if FileId::read(path)? != before {
         return Err(Fault::Unusable("the file was replaced just now".to_owned()));
     }
     Ok((connection, before))

@@ -73,14 +73,14 @@ pub(super) fn page(connection: &Connection, request: &PageRequest) -> Result<Pag
                 records.extend(found);
                 if let Some(position) = searched_to {
                     let next = Some(Cursor::Position(position));
-                    let page = Page::of(records, request.limit, placed);
+                    let page = Page::from_rows(records, request.limit, placed);
                     return Ok(Page { last: next, next, ..page });
                 }
             }
             Part::Unplaced(after) => records.extend(read.unplaced(after, placed, wanted)?),
         }
     }
-    Ok(Page::of(records, request.limit, placed))
+    Ok(Page::from_rows(records, request.limit, placed))
 }
 
 /// One of the two parts of the history, and where it begins.
@@ -209,7 +209,7 @@ impl Read<'_> {
     }
 
     /// Returns the position at which a search along an index ends, if it has to look at the
-    /// records themselves and there are many. A time is no reason to end it: if nothing
+    /// records themselves and there are many. A time is not a reason to end it: if nothing
     /// narrows that, all that is newer has to be passed over.
     fn bound(
         &self,

@@ -81,7 +81,7 @@ impl Readers {
         writer: &Arc<Writer>,
     ) -> Result<bool, ArchiveError> {
         let (path, writer) = (Arc::clone(&self.path), Arc::clone(writer));
-        on_thread(move || !FileId::of(&path).is_ok_and(|file| writer.is_prepared(file))).await
+        on_thread(move || !FileId::read(&path).is_ok_and(|file| writer.is_prepared(file))).await
     }
 
     pub(super) async fn open(&self, permit: OwnedSemaphorePermit) -> Result<Reader, ArchiveError> {
@@ -166,7 +166,7 @@ fn limited<T>(
                 // Of the calling thread, on Linux. If the system refuses, it stays as urgent.
                 let _ = setpriority_process(None, NICENESS);
             }
-            // Whoever waits for the core goes first, such as a request to the gate.
+            // A task that waits for the core goes first, such as a request to the gate.
             std::thread::yield_now();
         }
         elapsed > limit || caller.strong_count() == 0

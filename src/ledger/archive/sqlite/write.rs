@@ -99,7 +99,7 @@ impl Insert<'_> {
         } = record;
         let (writer, seq) = (id.writer.0, id.seq);
         let [client_id, client_name, address] =
-            [client_id, client_name, address].map(|value| Columns::of(value.as_ref()));
+            [client_id, client_name, address].map(|value| Columns::new(value.as_ref()));
         let inserted = self.request.execute(params![
             writer,
             seq,
@@ -149,7 +149,7 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn of(value: Option<&'a Personal>) -> Self {
+    fn new(value: Option<&'a Personal>) -> Self {
         match value {
             None => Self { clear: None, digest: None },
             Some(Personal::Clear(text)) => Self { clear: Some(text), digest: None },

@@ -58,7 +58,7 @@ fn observed(verdict: VerdictKind, request: &HeaderMap) -> Observation<'_> {
 /// Returns how many of 1000 requests like this one are traced.
 fn sampled(sample: u8, observation: &Observation<'_>) -> usize {
     let (sender, mut spans) = sender(QUEUE);
-    let visits = Visits::new(sender, sample);
+    let visits = RequestSpans::new(sender, sample);
     for _ in 0..1000 {
         visits.observe(observation);
     }
@@ -102,7 +102,7 @@ fn a_denial_becomes_a_span_that_knows_nobody() {
         status: StatusCode::UNAUTHORIZED,
         ..observed(VerdictKind::Deny(Reason::PeerRequired), &request)
     };
-    let span = visit(&denied, TraceParent::of(&request));
+    let span = visit(&denied, TraceParent::from_headers(&request));
     assert_eq!(
         span.attributes,
         [
@@ -139,7 +139,7 @@ fn only_what_is_out_of_the_ordinary_has_steps() {
 #[test]
 fn a_full_queue_drops_requests_first() {
     let (sender, mut spans) = sender(RESERVED + 3);
-    let visits = Visits::new(sender.clone(), 100);
+    let visits = RequestSpans::new(sender.clone(), 100);
     let request = HeaderMap::new();
     for _ in 0..10 {
         visits.observe(&observed(VerdictKind::Grant, &request));
@@ -147,7 +147,7 @@ fn a_full_queue_drops_requests_first() {
     assert_eq!(spans.len(), 3);
     let run = JobRun { job: "integrity", began: at(), took: SECOND, has_failed: false };
     for _ in 0..RESERVED + 5 {
-        Others(sender.clone()).observe_run(&run);
+        WorkSpans(sender.clone()).observe_run(&run);
     }
     assert_eq!(spans.len(), RESERVED + 3, "and then everything");
     assert_eq!(spans.try_recv().expect("a span").name, "visit");
@@ -185,7 +185,7 @@ fn wakes_sleeps_and_jobs_become_spans() {
 
     let (sender, mut spans) = sender(1);
     let run = JobRun { job: "integrity", began: at(), took: SECOND, has_failed: true };
-    Others(sender).observe_run(&run);
+    WorkSpans(sender).observe_run(&run);
     let job = spans.try_recv().expect("a span");
     assert_eq!((job.name, job.has_failed), ("job", true));
     assert!(job.attributes.contains(&("nightporter.job", Value::text("integrity"))));

@@ -11,13 +11,13 @@ pub(super) const CONCURRENT: usize = 8;
 /// The queue of inspections, and those in progress.
 ///
 /// An inspection in progress may have been answered before a change. So a hint that comes
-/// meanwhile leads to another inspection, and whoever waits is bound to one that begins after
+/// meanwhile leads to another inspection, and a task that waits is bound to one that begins after
 /// the request.
 #[derive(Debug, Default)]
 pub(super) struct Inspections {
     queue: VecDeque<Arc<str>>,
     queued: HashSet<Arc<str>>,
-    /// Who waits for an inspection that has not begun.
+    /// The tasks that wait for an inspection that has not begun.
     waiting: HashMap<Arc<str>, Vec<oneshot::Sender<()>>>,
     /// The containers that are being inspected, and who waits for that.
     running: HashMap<Arc<str>, Vec<oneshot::Sender<()>>>,
@@ -54,7 +54,7 @@ impl Inspections {
     /// Ends an inspection, and notifies those who wait for it.
     pub(super) fn end(&mut self, id: &Arc<str>) {
         for done in self.running.remove(id).unwrap_or_default() {
-            // Whoever has waited may have gone away.
+            // The task that has waited may have gone away.
             let _ = done.send(());
         }
     }
@@ -107,15 +107,15 @@ mod tests {
         ]
     }
 
-    /// What goes on, each with the time at which it began.
+    /// The inspections, and what is expected of them. Times are numbers of steps.
     #[derive(Default)]
-    struct Scene {
+    struct Model {
         inspections: Inspections,
         running: Vec<(Arc<str>, usize)>,
         waiting: Vec<(Arc<str>, usize, oneshot::Receiver<()>)>,
     }
 
-    impl Scene {
+    impl Model {
         fn begin(&mut self, now: usize) {
             self.running.extend(self.inspections.begin().map(|id| (id, now)));
             assert!(self.running.len() <= CONCURRENT);
@@ -142,28 +142,28 @@ mod tests {
         fn every_request_is_answered_by_an_inspection_that_began_after_it(
             steps in prop::collection::vec(step(), 0..200),
         ) {
-            let mut scene = Scene::default();
+            let mut model = Model::default();
             for (now, step) in steps.iter().enumerate() {
                 match step {
-                    Step::Hint(id) => scene.inspections.hint(id.to_string().into()),
+                    Step::Hint(id) => model.inspections.hint(id.to_string().into()),
                     Step::Request(id) => {
                         let id: Arc<str> = id.to_string().into();
-                        let wait = request(&mut scene.inspections, &id);
-                        scene.waiting.push((id, now, wait));
+                        let wait = request(&mut model.inspections, &id);
+                        model.waiting.push((id, now, wait));
                     }
-                    Step::Begin => scene.begin(now),
-                    Step::End(_) if scene.running.is_empty() => {}
-                    Step::End(index) => scene.end(index.index(scene.running.len())),
+                    Step::Begin => model.begin(now),
+                    Step::End(_) if model.running.is_empty() => {}
+                    Step::End(index) => model.end(index.index(model.running.len())),
                 }
             }
             loop {
-                scene.begin(steps.len());
-                if scene.running.is_empty() {
+                model.begin(steps.len());
+                if model.running.is_empty() {
                     break;
                 }
-                scene.end(0);
+                model.end(0);
             }
-            assert!(scene.waiting.is_empty(), "{:?}", scene.waiting);
+            assert!(model.waiting.is_empty(), "{:?}", model.waiting);
         }
     }
 }

@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all, ready};
+use nightporter::alerts::measurement::{Measure, MeasureContext, Measurement};
 use nightporter::alerts::plan::{Change, Observation};
-use nightporter::alerts::signal::{Look, Measure, Signal};
 use nightporter::alerts::subject::Subject;
-use nightporter::alerts::table::{self, Alert, AlertPage, Cursor, HistoryEntry, Observer, untold};
+use nightporter::alerts::table::{
+    self, Alert, AlertPage, Cursor, HistoryEntry, Observer, after_silence,
+};
 use nightporter::alerts::{Evaluator, Rule};
 use nightporter::ledger::archive::{Archive, Transaction};
 use nightporter::ledger::record::{Micros, WriterId};
@@ -117,11 +119,11 @@ pub async fn what_a_process_observes_counts_until_it_expires(database: &dyn Data
     // The third was killed long ago.
     assert_eq!(observe(&archive, 3, Micros(7), std::slice::from_ref(&wiki)).await.len(), 3);
     let mut snapshot = archive.snapshot().await.expect("begins");
-    assert!(table::glance(&mut snapshot, TENANT).await.expect("answers").has_expired);
+    assert!(table::overview(&mut snapshot, TENANT).await.expect("answers").has_expired);
     drop(snapshot);
     assert_eq!(observe(&archive, 2, FAR, &[]).await, [notes]);
     let mut snapshot = archive.snapshot().await.expect("begins");
-    assert!(!table::glance(&mut snapshot, TENANT).await.expect("answers").has_expired);
+    assert!(!table::overview(&mut snapshot, TENANT).await.expect("answers").has_expired);
     drop(snapshot);
     assert_eq!(observe(&archive, 1, FAR, &[]).await, []);
 }
@@ -211,10 +213,11 @@ pub async fn what_changed_in_a_silence_is_told_once_when_it_has_ended(database: 
     };
     let told = async |now: i64| {
         let mut transaction = locked(&archive).await;
-        let ended = untold::end_silences(&mut transaction, TENANT, Micros(now)).await;
+        let ended = after_silence::end_silences(&mut transaction, TENANT, Micros(now)).await;
         let mut told = Vec::new();
         for alert in ended.expect("ended") {
-            if untold::take(&mut transaction, TENANT, &alert).await.expect("looked") {
+            if after_silence::take_message(&mut transaction, TENANT, &alert).await.expect("looked")
+            {
                 told.push(alert.is_firing);
             }
         }
@@ -223,7 +226,7 @@ pub async fn what_changed_in_a_silence_is_told_once_when_it_has_ended(database: 
     };
     let has_expired = async || {
         let mut snapshot = archive.snapshot().await.expect("begins");
-        table::glance(&mut snapshot, TENANT).await.expect("answers").has_expired
+        table::overview(&mut snapshot, TENANT).await.expect("answers").has_expired
     };
     silence(50).await;
     assert!(has_expired().await, "that was long ago");
@@ -290,12 +293,15 @@ impl Measure for Dial {
         &[Rule::AppFailing]
     }
 
-    fn measure<'a>(&'a self, look: Look<'a>) -> BoxFuture<'a, Option<Vec<Signal>>> {
-        *self.firing.lock().expect("no panic") = look.firing.len();
+    fn measure<'a>(
+        &'a self,
+        context: MeasureContext<'a>,
+    ) -> BoxFuture<'a, Option<Vec<Measurement>>> {
+        *self.firing.lock().expect("no panic") = context.firing.len();
         let Observation { rule, subject, value, detail, .. } = seen("notes");
-        let signal = Signal { rule, subject, value, detail };
+        let measurement = Measurement { rule, subject, value, detail };
         let is_bad = self.is_bad.load(Ordering::SeqCst);
-        Box::pin(ready(Some(is_bad.then_some(signal).into_iter().collect())))
+        Box::pin(ready(Some(is_bad.then_some(measurement).into_iter().collect())))
     }
 }
 
@@ -309,7 +315,7 @@ fn replica(database: &dyn Database, writer: i64, dial: &Dial) -> Evaluator {
 /// Looks in all processes at once, until none has anything left to write.
 async fn until(replicas: &[Evaluator], archive: &Archive, is_firing: bool) {
     for _ in 0..1000 {
-        join_all(replicas.iter().map(Evaluator::look)).await;
+        join_all(replicas.iter().map(Evaluator::evaluate)).await;
         let observed = observed_by_all(archive).await;
         let firing =
             page(archive, AlertPage { is_firing: Some(true), limit: 9, ..AlertPage::default() });
@@ -361,12 +367,12 @@ pub async fn a_process_that_takes_over_tells_nothing_again(database: &dyn Databa
     // It is killed, and started again.
     drop(first);
     let second = replica(database, 2, &dial);
-    second.look().await;
+    second.evaluate().await;
     assert_eq!(*dial.firing.lock().expect("no panic"), 1, "it knows what fires");
     assert_eq!(observed_by_all(&archive).await, 2);
     // What the first has observed expires.
     observe(&archive, 1, FAR, &[]).await;
-    second.look().await;
+    second.evaluate().await;
     let alerts = all(&archive).await;
     assert_eq!((alerts.len(), alerts[0].changes, alerts[0].is_firing), (1, 1, true));
     dial.is_bad.store(false, Ordering::SeqCst);

@@ -111,11 +111,11 @@ async fn what_follows_the_commit_is_done_once_and_its_failure_is_shown() {
         let job = Sample::new("followed", SOON, move || {
             let followed = Arc::clone(&followed);
             Box::pin(async move {
-                let then = move || {
+                let after_commit = move || {
                     followed.runs.fetch_add(1, Ordering::SeqCst);
                     Err(std::io::Error::other("no space"))
                 };
-                Ok(Done { then: Some(Box::new(then)), ..Done::default() })
+                Ok(Done { after_commit: Some(Box::new(after_commit)), ..Done::default() })
             })
         });
         let instance = Instance::start(&place, 7, vec![job.short()]);

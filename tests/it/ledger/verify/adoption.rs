@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use nightporter::access::Viewer;
-use nightporter::ledger::named::{self, RECORDS};
 use nightporter::ledger::proof::{Audit, Proof, audit};
 use nightporter::ledger::record::{Kind, RecordId, WriterId};
+use nightporter::ledger::references::{self, RECORDS};
 use nightporter::ledger::seal::Sealer;
 
 use super::sample::{Kinds, Ledger, id, new_key};
@@ -136,7 +136,7 @@ async fn each_box_adopts_what_it_has_sealed_itself() {
     assert_eq!((extended.adopted, extended.placed), (5, 6));
     ledger.tenant = ours;
     assert_eq!(texts(&ledger.verify().await), [""; 0]);
-    let numbers = named::numbers(theirs.iter().map(|record| record.id));
+    let numbers = references::numbers(theirs.iter().map(|record| record.id));
     assert_eq!(numbers[&WriterId(0xa)].to_string(), "1-5");
 }
 

@@ -17,7 +17,7 @@ use nightporter::ledger::record::{
     Entry, Kind, Micros, Note, Record, RecordId, Step, Stored, WriterId,
 };
 use nightporter::ledger::seal::Sealer;
-use nightporter::ledger::verify::{Evidence, Kept, Report, verify};
+use nightporter::ledger::verify::{Evidence, Report, SavedCheckpoints, verify};
 use tempfile::TempDir;
 
 use crate::support::postgres::{Cluster, Database};
@@ -145,11 +145,11 @@ impl Ledger {
     }
 
     /// The same, and with other checkpoints that were kept.
-    pub async fn verify_with(&self, kept: Vec<Kept>) -> Report {
+    pub async fn verify_with(&self, kept: Vec<SavedCheckpoints>) -> Report {
         self.try_verify(kept).await.expect("verified")
     }
 
-    pub async fn try_verify(&self, kept: Vec<Kept>) -> Result<Report, ArchiveError> {
+    pub async fn try_verify(&self, kept: Vec<SavedCheckpoints>) -> Result<Report, ArchiveError> {
         self.verify_as(kept, true).await
     }
 
@@ -160,12 +160,12 @@ impl Ledger {
 
     async fn verify_as(
         &self,
-        mut kept: Vec<Kept>,
+        mut kept: Vec<SavedCheckpoints>,
         has_private_key: bool,
     ) -> Result<Report, ArchiveError> {
         let signer = SigningKey::load(&self.folder.path().join(key::FILE)).expect("a key");
         if let Some(notes) = self.file().read().expect("readable") {
-            kept.push(Kept { name: file::FILE.into(), notes, is_log: true });
+            kept.push(SavedCheckpoints { name: file::FILE.into(), notes, is_log: true });
         }
         let evidence = Evidence {
             tenant: Arc::clone(&self.tenant),
@@ -233,8 +233,8 @@ pub fn integrity(key: &SigningKey, folder: &Path, interval: Duration) -> Integri
     Integrity::new(key.clone(), CheckpointFile::new(folder.join(file::FILE)), interval)
 }
 
-pub fn kept(name: &str, notes: &str) -> Kept {
-    Kept { name: name.into(), notes: Notes::parse(notes), is_log: false }
+pub fn kept(name: &str, notes: &str) -> SavedCheckpoints {
+    SavedCheckpoints { name: name.into(), notes: Notes::parse(notes), is_log: false }
 }
 
 pub fn id(seq: i64) -> RecordId {

@@ -1,5 +1,6 @@
 //! What a stranger can make the verification do is bounded: texts, checks and keys.
 
+use super::super::keys::{KeyError, MAX_OTHER_TEXTS, parse_key};
 use super::*;
 
 #[test]
@@ -144,7 +145,7 @@ fn forged_signatures_cost_one_check_each_and_keep_no_sender_out() {
         for _ in 0..MAX_OTHER_TEXTS + 10 {
             forged.verify_with(keys, now()).expect_err("forged");
         }
-        let choice = &keys.by_key_id[KEY_ID][0].choice;
+        let choice = &keys.candidates(KEY_ID).expect("known")[0].choice;
         assert!(!choice.admits_another(now()), "forged ones use up the other texts");
     };
     let keys = keys_of(&VECTORS[0]);

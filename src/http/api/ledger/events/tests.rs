@@ -20,7 +20,7 @@ struct Bench {
 struct Client {
     pieces: mpsc::Receiver<Bytes>,
     text: String,
-    feed: JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
 fn record(seq: i64, app: &str) -> Record {
@@ -75,35 +75,35 @@ impl Bench {
     }
 
     fn follow(&self, after: Option<i64>, filter: Filter) -> Client {
-        self.stream(after, filter, Follows::Box, Viewer::clear())
+        self.stream(after, filter, OnIdentityChange::Follow, Viewer::clear())
     }
 
     fn stream(
         &self,
         after: Option<i64>,
         filter: Filter,
-        follows: Follows,
+        on_identity_change: OnIdentityChange,
         viewer: Viewer,
     ) -> Client {
         let (out, pieces) = mpsc::channel(1);
         let streams = Arc::new(Streams::default());
-        let feed = Feed {
-            pass: None,
+        let stream = EventStream {
+            token: None,
             archive: Arc::clone(&self.archive),
             changes: self.archive.changes(),
             jobs: None,
             registry: Arc::clone(&self.registry),
             tenant: self.tenant.get(),
             own_tenant: Arc::clone(&self.tenant),
-            follows,
+            on_identity_change,
             filter,
             viewer,
             after,
             is_known: false,
             out,
-            _place: streams.open(&"root".into()).expect("free"),
+            _slot: streams.open(&"root".into()).expect("free"),
         };
-        Client { pieces, text: String::new(), feed: tokio::spawn(feed.run()) }
+        Client { pieces, text: String::new(), task: tokio::spawn(stream.run()) }
     }
 }
 
@@ -128,7 +128,7 @@ impl Client {
     async fn end(mut self) {
         let ended = async {
             while self.pieces.recv().await.is_some() {}
-            self.feed.await.expect("no panic");
+            self.task.await.expect("no panic");
         };
         timeout(PATIENCE, ended).await.expect("in time");
     }
@@ -210,9 +210,9 @@ async fn only_what_is_asked_for_is_sent() {
 #[tokio::test]
 async fn a_stream_without_a_client_ends() {
     let bench = Bench::new().await;
-    let Client { pieces, feed, .. } = bench.follow(None, Filter::default());
+    let Client { pieces, task, .. } = bench.follow(None, Filter::default());
     drop(pieces);
-    timeout(PATIENCE, feed).await.expect("in time").expect("no panic");
+    timeout(PATIENCE, task).await.expect("in time").expect("no panic");
 }
 
 #[tokio::test]
@@ -229,16 +229,16 @@ async fn a_box_that_gets_its_identity_is_followed_from_its_first_record() {
 
 #[tokio::test]
 async fn a_stream_of_one_tenant_ends_when_the_box_is_another() {
-    for (follows, viewer) in [
-        (Follows::Nothing, Viewer::clear()),
-        (Follows::Nothing, Viewer::masked(None, "box")),
-        (Follows::Box, Viewer::masked(None, "box")),
+    for (on_identity_change, viewer) in [
+        (OnIdentityChange::End, Viewer::clear()),
+        (OnIdentityChange::End, Viewer::masked(None, "box")),
+        (OnIdentityChange::Follow, Viewer::masked(None, "box")),
     ] {
         let bench = Bench::new().await;
         let records = [record(1, "notes"), Record { tenant: "other".into(), ..record(2, "wiki") }];
         bench.write(&records).await;
         bench.place(0, &records[..1]).await;
-        let mut client = bench.stream(None, Filter::default(), follows, viewer);
+        let mut client = bench.stream(None, Filter::default(), on_identity_change, viewer);
         assert_eq!(client.ids(1).await, ["0"]);
         bench.tenant.set("other");
         client.end().await;
@@ -255,13 +255,13 @@ async fn a_stream_of_one_tenant_ends_when_the_box_is_another() {
 
 #[test]
 fn only_those_who_see_all_and_name_no_tenant_go_on_with_another_box() {
-    let follows = |scope: &str, tenant: &str, query: &str| {
+    let on_identity_change = |scope: &str, tenant: &str, query: &str| {
         let principal = Principal { scope: Scope::parse(scope), ..Principal::root() };
-        Follows::of(&principal, tenant, Some(query), "own").expect("a query")
+        OnIdentityChange::new(&principal, tenant, Some(query), "own").expect("a query")
     };
-    assert_eq!(follows("*", "own", ""), Follows::Box);
-    assert_eq!(follows("*", "own", "tenant=own"), Follows::Nothing);
-    assert_eq!(follows("*", "b", "tenant=b"), Follows::Another);
-    assert_eq!(follows("own", "own", "app=notes"), Follows::Nothing);
-    assert_eq!(follows("b", "b", ""), Follows::Another);
+    assert_eq!(on_identity_change("*", "own", ""), OnIdentityChange::Follow);
+    assert_eq!(on_identity_change("*", "own", "tenant=own"), OnIdentityChange::End);
+    assert_eq!(on_identity_change("*", "b", "tenant=b"), OnIdentityChange::Ignore);
+    assert_eq!(on_identity_change("own", "own", "app=notes"), OnIdentityChange::End);
+    assert_eq!(on_identity_change("b", "b", ""), OnIdentityChange::Ignore);
 }

@@ -39,7 +39,7 @@ fn alert(row: &Row) -> Result<Option<Alert>, ArchiveError> {
 
 /// Returns whether an alert that is not silenced is in another state than the one that was told
 /// last, and notes that it is told.
-pub async fn take(
+pub async fn take_message(
     transaction: &mut Transaction<'_>,
     tenant: &str,
     alert: &Alert,

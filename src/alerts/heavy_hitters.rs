@@ -11,13 +11,13 @@ use hashbrown::HashTable;
 /// keys: what strangers can send with 10,000,000 addresses hides no single one among them that
 /// sends a notable share. On average, counting takes constant time.
 #[derive(Debug)]
-pub(super) struct Frequent<K> {
+pub(super) struct HeavyHitters<K> {
     most: usize,
     hash: foldhash::fast::RandomState,
     table: HashTable<(K, u64)>,
 }
 
-impl<K: Hash + Eq> Frequent<K> {
+impl<K: Hash + Eq> HeavyHitters<K> {
     /// Counts `most` keys at most, which is not zero.
     pub(super) fn new(most: usize) -> Self {
         Self { most, hash: foldhash::fast::RandomState::default(), table: HashTable::new() }
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn one_that_knocks_often_is_found_among_ten_million() {
-        let mut counts = Frequent::new(1024);
+        let mut counts = HeavyHitters::new(1024);
         for stranger in 0..10_000_000_u64 {
             counts.add(&(stranger + 1), 1, || stranger + 1);
             if stranger % 100 == 0 {
@@ -91,7 +91,7 @@ mod tests {
         fn a_count_is_never_too_high_and_too_low_by_a_share_only(
             keys in vec((0_u8..40, 1_u64..20), 0..500), most in 1_usize..20,
         ) {
-            let mut counts = Frequent::new(most);
+            let mut counts = HeavyHitters::new(most);
             let mut exact = [0; 40];
             for (key, number) in &keys {
                 counts.add(key, *number, || *key);

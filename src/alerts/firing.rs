@@ -10,7 +10,7 @@ use super::table::Alert;
 
 /// The alerts that fire, as far as this process knows.
 #[derive(Debug, Default)]
-pub struct Board(Mutex<Known>);
+pub struct FiringAlerts(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -26,7 +26,7 @@ pub struct Firing {
     pub stored: Option<Alert>,
 }
 
-impl Board {
+impl FiringAlerts {
     pub(super) fn set_stored(&self, firing: Vec<Alert>) {
         self.lock().stored = firing;
     }
@@ -37,7 +37,7 @@ impl Board {
 
     /// Returns what fires.
     #[must_use]
-    pub fn firing(&self) -> Vec<Firing> {
+    pub fn list(&self) -> Vec<Firing> {
         let Known { stored, own } = &*self.lock();
         let keys: BTreeSet<Key> = stored.iter().map(Alert::key).collect();
         let unwritten = own.difference(&keys).map(|(rule, _)| Firing { rule: *rule, stored: None });
@@ -50,7 +50,7 @@ impl Board {
     #[must_use]
     pub fn counts(&self) -> BTreeMap<Rule, u64> {
         let mut counts: BTreeMap<Rule, u64> = Rule::ALL.map(|rule| (rule, 0)).into();
-        for Firing { rule, .. } in self.firing() {
+        for Firing { rule, .. } in self.list() {
             *counts.entry(rule).or_default() += 1;
         }
         counts

@@ -7,22 +7,22 @@ use tokio::time::Instant;
 
 use super::docker::watch::snapshot_once;
 use super::docker::{Engine, EngineError};
-use super::labelled::{homeless, labelled};
-use super::observed::Selector;
+use super::labelled::{labelled, unnamed};
 use super::ownership::Ownership;
+use super::selector::Selector;
 use super::spec::AppSpec;
 use crate::config::Config;
 use crate::store::labels::Labels;
 
 /// The mismatches between the engine and the installed apps.
 #[derive(Debug, Default)]
-pub struct Survey {
+pub struct Mismatches {
     /// Apps without a container and without a compose file to create one from.
     pub unmatched: Vec<Arc<str>>,
     /// Containers whose label names an app that is not installed, each with that app.
     pub strays: Vec<(String, String)>,
     /// Containers with labels that describe an app, but none that names it.
-    pub homeless: Vec<String>,
+    pub unnamed: Vec<String>,
 }
 
 /// Compares the containers in the engine with the installed apps, and takes in what their
@@ -30,17 +30,17 @@ pub struct Survey {
 ///
 /// # Errors
 /// If the engine does not answer.
-pub async fn survey(
+pub async fn find_mismatches(
     config: &Config,
     apps: &[(Arc<str>, Arc<AppSpec>)],
     labels: Option<&Labels>,
-) -> Result<Survey, EngineError> {
+) -> Result<Mismatches, EngineError> {
     let snapshot = snapshot_once(&Arc::new(Engine::new(config.wake.docker.clone()))).await?;
     let present = labelled(&snapshot);
-    let homeless = match labels {
+    let unnamed = match labels {
         Some(labels) => {
             labels.observe(&present, &snapshot.unread, Instant::now());
-            homeless(&present).map(|labelled| labelled.container.clone()).collect()
+            unnamed(&present).map(|labelled| labelled.container.clone()).collect()
         }
         None => Vec::new(),
     };
@@ -60,7 +60,7 @@ pub async fn survey(
     let unmatched = apps.iter().filter(is_unmatched).map(|(name, _)| Arc::clone(name)).collect();
     let is_installed = |app: &str| {
         apps.iter().any(|(name, _)| name.eq_ignore_ascii_case(app))
-            || labels.is_some_and(|labels| labels.of(app).is_some())
+            || labels.is_some_and(|labels| labels.get(app).is_some())
     };
     let mut strays = Vec::new();
     for container in snapshot.containers.values() {
@@ -68,5 +68,5 @@ pub async fn survey(
         strays.extend(unknown.map(|app| (container.name.clone(), app.clone())));
     }
     strays.sort();
-    Ok(Survey { unmatched, strays, homeless })
+    Ok(Mismatches { unmatched, strays, unnamed })
 }

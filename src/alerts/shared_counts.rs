@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LEASE: Duration = Duration::from_secs(60);
 
 /// The counts of one process and of the others.
-pub struct Together {
+pub struct SharedCounts {
     archive: Arc<Archive>,
     tenant: TenantSource,
     writer: WriterId,
@@ -47,10 +47,10 @@ struct State {
     has_written: bool,
 }
 
-impl fmt::Debug for Together {
+impl fmt::Debug for SharedCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { writer, every, lease, state, .. } = self;
-        f.debug_struct("Together")
+        f.debug_struct("SharedCounts")
             .field("writer", writer)
             .field("every", every)
             .field("lease", lease)
@@ -59,7 +59,7 @@ impl fmt::Debug for Together {
     }
 }
 
-impl Together {
+impl SharedCounts {
     /// What is counted is forgotten within two windows of this length.
     #[must_use]
     pub fn new(

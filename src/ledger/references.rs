@@ -40,7 +40,7 @@ pub fn notes(topic: &'static str, numbers: &Numbers) -> impl Iterator<Item = Not
 
 /// Returns the numbers that a record of a loss or of a cut names.
 #[must_use]
-pub fn named(record: &Record) -> Numbers {
+pub fn referenced(record: &Record) -> Numbers {
     let topic = match record.kind {
         Kind::Loss => RECORDS,
         Kind::Cut => CUT_RECORDS,
@@ -90,8 +90,8 @@ mod tests {
         assert_eq!(texts, ["0000000000000007 1-3", "0000000000000009 4"]);
         let mut cut = crate::ledger::fake::records(Kind::Cut, [1]).remove(0);
         cut.notes = notes;
-        assert_eq!(named(&cut), numbers);
+        assert_eq!(referenced(&cut), numbers);
         cut.kind = Kind::Visit;
-        assert!(named(&cut).is_empty(), "only a cut or a loss explains what is missing");
+        assert!(referenced(&cut).is_empty(), "only a cut or a loss explains what is missing");
     }
 }

@@ -12,7 +12,7 @@ use super::subject::Subject;
 
 /// A number that was measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signal {
+pub struct Measurement {
     pub rule: Rule,
     pub subject: Subject,
     pub value: u64,
@@ -22,7 +22,7 @@ pub struct Signal {
 
 /// When something is measured, and what fires already.
 #[derive(Debug, Clone, Copy)]
-pub struct Look<'a> {
+pub struct MeasureContext<'a> {
     /// The time of a monotonic clock.
     pub now: Duration,
     pub firing: &'a BTreeSet<Key>,
@@ -35,5 +35,8 @@ pub trait Measure: fmt::Debug + Send + Sync {
 
     /// Returns all that is worth a number now; what is left out is well. `None` if that is not
     /// known now: then all stays as it is.
-    fn measure<'a>(&'a self, look: Look<'a>) -> BoxFuture<'a, Option<Vec<Signal>>>;
+    fn measure<'a>(
+        &'a self,
+        context: MeasureContext<'a>,
+    ) -> BoxFuture<'a, Option<Vec<Measurement>>>;
 }

@@ -1,4 +1,4 @@
-//! Files in the spool that are no dead letters: set aside, for the owner to look at.
+//! Files in the spool that are not dead letters: set aside, for the owner to look at.
 //!
 //! They count towards the spool's size, and keep to a quarter of it: beyond that the oldest
 //! are removed. One alone may be larger, since nightporter writes none of that size.
@@ -23,7 +23,7 @@ const PART: u64 = 4;
 
 /// A file that was set aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bad {
+pub struct SetAsideFile {
     pub name: String,
     pub reason: String,
     pub bytes: u64,
@@ -31,7 +31,7 @@ pub struct Bad {
 
 /// The folder of what was set aside.
 #[derive(Debug)]
-pub(super) struct Aside {
+pub(super) struct SetAsideFolder {
     folder: PathBuf,
     max_bytes: u64,
     /// The number of files and what they take up, at the last look.
@@ -45,7 +45,7 @@ struct Found {
     bytes: u64,
 }
 
-impl Aside {
+impl SetAsideFolder {
     pub(super) fn new(folder: PathBuf, max_spool: u64) -> Self {
         Self { folder, max_bytes: max_spool / PART, size: Mutex::default() }
     }
@@ -102,12 +102,12 @@ impl Aside {
         self.size().1.min(self.max_bytes)
     }
 
-    pub(super) fn list(&self) -> io::Result<Vec<Bad>> {
+    pub(super) fn list(&self) -> io::Result<Vec<SetAsideFile>> {
         let files = without_reasons(names(&self.folder)?).into_iter().map(|name| {
             let reason = fs::read_to_string(self.reason_of(&name));
             let reason = reason.map_or_else(|_| String::new(), |text| text.trim_end().to_owned());
             let bytes = fs::symlink_metadata(self.folder.join(&name)).map_or(0, |file| file.len());
-            Bad { name, reason, bytes }
+            SetAsideFile { name, reason, bytes }
         });
         Ok(files.collect())
     }
@@ -147,7 +147,7 @@ mod tests {
     fn no_name_hides_a_file() {
         use std::os::unix::ffi::OsStrExt as _;
         let folder = tempfile::tempdir().expect("a folder");
-        let aside = Aside::new(folder.path().join(BAD), 1 << 30);
+        let aside = SetAsideFolder::new(folder.path().join(BAD), 1 << 30);
         for name in ["a.reason", "a", "a.reason"] {
             fs::write(folder.path().join(name), name).expect("written");
             aside.take(folder.path(), name, &Damage::Foreign).expect("moved");
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn what_is_set_aside_keeps_to_its_part_of_the_spool() {
         let folder = tempfile::tempdir().expect("a folder");
-        let aside = Aside::new(folder.path().join(BAD), 4 * 40_960);
+        let aside = SetAsideFolder::new(folder.path().join(BAD), 4 * 40_960);
         for number in 0..20 {
             let name = format!("{number:02}.letter");
             fs::write(folder.path().join(&name), vec![0; 4096]).expect("written");

@@ -11,14 +11,14 @@ use crate::ledger::key::VerifierKey;
 
 /// A checkpoint that the key has signed, and where it is kept.
 #[derive(Debug, Clone)]
-pub(super) struct Known {
+pub(super) struct KnownCheckpoint {
     pub(super) checkpoint: Checkpoint,
     pub(super) source: Source,
 }
 
 /// Checkpoints that were kept in a file.
 #[derive(Debug)]
-pub struct Kept {
+pub struct SavedCheckpoints {
     /// The file's name, as it is shown.
     pub name: Arc<str>,
     pub notes: Notes,
@@ -28,17 +28,21 @@ pub struct Kept {
 
 /// Every checkpoint, sorted.
 #[derive(Debug, Default)]
-pub(super) struct Collected {
+pub(super) struct Checkpoints {
     /// Those that the key has signed, by size.
-    pub(super) known: Vec<Known>,
+    pub(super) known: Vec<KnownCheckpoint>,
     pub(super) findings: Vec<Finding>,
     /// What is odd and no proof of alteration.
     pub(super) remarks: Vec<String>,
 }
 
-impl Collected {
-    pub(super) fn new(stored: &[StoredCheckpoint], kept: &[Kept], key: &VerifierKey) -> Self {
-        let mut collected = Self::default();
+impl Checkpoints {
+    pub(super) fn new(
+        stored: &[StoredCheckpoint],
+        kept: &[SavedCheckpoints],
+        key: &VerifierKey,
+    ) -> Self {
+        let mut checkpoints = Self::default();
         let mut misplaced = Vec::new();
         let mut signed = HashSet::new();
         for StoredCheckpoint { size, note, at: _ } in stored {
@@ -48,23 +52,25 @@ impl Collected {
                         misplaced.push((*size, checkpoint.size));
                     }
                     signed.insert(note.as_str());
-                    collected.known.push(Known { checkpoint, source: Source::Database });
+                    checkpoints
+                        .known
+                        .push(KnownCheckpoint { checkpoint, source: Source::Database });
                 }
-                Err(problem) => collected.refuse(Source::Database, note, problem),
+                Err(problem) => checkpoints.refuse(Source::Database, note, problem),
             }
         }
         for file in kept {
-            collected.add_file(file, &signed, key);
+            checkpoints.add_file(file, &signed, key);
         }
         let misplaced = misplaced.into_iter().take(MAX_FINDINGS);
         let finding = |(stored, signed)| Finding::MisplacedCheckpoint { stored, signed };
-        collected.findings.extend(misplaced.map(finding));
-        collected.known.sort_by_key(|known| known.checkpoint.size);
-        collected
+        checkpoints.findings.extend(misplaced.map(finding));
+        checkpoints.known.sort_by_key(|known| known.checkpoint.size);
+        checkpoints
     }
 
-    fn add_file(&mut self, file: &Kept, signed: &HashSet<&str>, key: &VerifierKey) {
-        let Kept { name, notes: Notes { notes, fragments }, is_log } = file;
+    fn add_file(&mut self, file: &SavedCheckpoints, signed: &HashSet<&str>, key: &VerifierKey) {
+        let SavedCheckpoints { name, notes: Notes { notes, fragments }, is_log } = file;
         let source = || Source::File(Arc::clone(name));
         let (mut good, mut incomplete) = (HashSet::new(), fragments.len());
         // Of a box whose identity was another one, in a file that its ledgers share.
@@ -78,7 +84,7 @@ impl Collected {
             match Checkpoint::verify(note, key) {
                 Ok(checkpoint) => {
                     if good.insert(note) {
-                        self.known.push(Known { checkpoint, source: source() });
+                        self.known.push(KnownCheckpoint { checkpoint, source: source() });
                     }
                 }
                 Err(CheckpointError::OtherOrigin(origin))

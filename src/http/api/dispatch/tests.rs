@@ -1,13 +1,15 @@
 //! Tests of the table of routes.
 
 use super::*;
+use crate::http::answer;
 
 #[test]
 fn every_route_is_found_by_its_own_path_and_method() {
     let table = Table::new(&ROUTES);
     for expected in &ROUTES {
         let path = expected.pattern.replace("{name}", "a%20b").replace("{id}", "a%20b");
-        let Found::Route(route, parameters) = table.find(&expected.method, &path, |_| true) else {
+        let RouteMatch::Route(route, parameters) = table.find(&expected.method, &path, |_| true)
+        else {
             panic!("{} {path} is not found", expected.method);
         };
         assert!(std::ptr::eq(route, expected), "{path}");
@@ -29,7 +31,7 @@ fn other_methods_and_other_paths_are_told_apart() {
         (Method::HEAD, "/v1/apps/notes/wake", "POST"),
     ] {
         match table.find(&method, path, |_| true) {
-            Found::OtherMethod(allowed) => assert_eq!(allowed, expected, "{method} {path}"),
+            RouteMatch::OtherMethod(allowed) => assert_eq!(allowed, expected, "{method} {path}"),
             _ => panic!("{method} {path}"),
         }
     }
@@ -51,7 +53,10 @@ fn other_methods_and_other_paths_are_told_apart() {
         (Method::GET, "*"),
         (Method::GET, ""),
     ] {
-        assert!(matches!(table.find(&method, path, |_| true), Found::Nothing), "{method} {path}");
+        assert!(
+            matches!(table.find(&method, path, |_| true), RouteMatch::Nothing),
+            "{method} {path}"
+        );
     }
 }
 
@@ -66,7 +71,7 @@ fn parameters_are_decoded_once_and_stay_one_segment() {
         ("/v1/apps/{name}", "{name}"),
         ("/v1/apps/%", "%"),
     ] {
-        let Found::Route(route, parameters) = table.find(&Method::HEAD, path, |_| true) else {
+        let RouteMatch::Route(route, parameters) = table.find(&Method::HEAD, path, |_| true) else {
             panic!("{path}");
         };
         assert_eq!((route.pattern, parameters.get("name")), ("/v1/apps/{name}", name));
@@ -76,7 +81,7 @@ fn parameters_are_decoded_once_and_stay_one_segment() {
 #[test]
 fn what_a_principal_must_not_see_is_not_there() {
     let table = Table::new(&ROUTES);
-    let is_seen = |route: &Route| route.of != Of::Box;
+    let is_seen = |route: &Route| route.owner != Owner::Box;
     for (method, path) in [
         (Method::GET, "/v1/apps"),
         (Method::DELETE, "/v1/apps"),
@@ -86,10 +91,10 @@ fn what_a_principal_must_not_see_is_not_there() {
         (Method::GET, "/metrics"),
         (Method::POST, "/v1/jobs/probes/run"),
     ] {
-        assert!(matches!(table.find(&method, path, is_seen), Found::Nothing), "{path}");
+        assert!(matches!(table.find(&method, path, is_seen), RouteMatch::Nothing), "{path}");
     }
     for path in ["/livez", "/v1/requests", "/v1/audit/checkpoint"] {
-        assert!(matches!(table.find(&Method::GET, path, is_seen), Found::Route(..)), "{path}");
+        assert!(matches!(table.find(&Method::GET, path, is_seen), RouteMatch::Route(..)), "{path}");
     }
 }
 
@@ -97,19 +102,19 @@ fn what_a_principal_must_not_see_is_not_there() {
 fn a_tenant_is_selected_only_by_those_who_see_all() {
     let root = Principal::root();
     let bound = Principal { scope: Scope::Tenant("a".into()), ..Principal::root() };
-    let select = |principal: &Principal, query, of| {
-        let selected = select_tenant(principal, query, of, "own".into());
+    let select = |principal: &Principal, query, owner| {
+        let selected = select_tenant(principal, query, owner, "own".into());
         selected.map(|tenant| tenant.to_string()).map_err(|problem| problem.parameter)
     };
     let refused = Err(Some("tenant".to_owned()));
-    assert_eq!(select(&root, None, Of::Tenant), Ok("own".into()));
-    assert_eq!(select(&root, Some("tenant=b&limit=1"), Of::Tenant), Ok("b".into()));
-    assert_eq!(select(&root, Some("ten%61nt=b"), Of::Tenant), Ok("b".into()));
-    assert_eq!(select(&bound, Some("limit=1"), Of::Tenant), Ok("a".into()));
-    assert_eq!(select(&bound, None, Of::Box), Ok("a".into()));
+    assert_eq!(select(&root, None, Owner::Tenant), Ok("own".into()));
+    assert_eq!(select(&root, Some("tenant=b&limit=1"), Owner::Tenant), Ok("b".into()));
+    assert_eq!(select(&root, Some("ten%61nt=b"), Owner::Tenant), Ok("b".into()));
+    assert_eq!(select(&bound, Some("limit=1"), Owner::Tenant), Ok("a".into()));
+    assert_eq!(select(&bound, None, Owner::Box), Ok("a".into()));
     for query in ["tenant=b", "tenant=a", "tenant=", "tenant=a&tenant=b", "tenant=%ff"] {
-        assert_eq!(select(&bound, Some(query), Of::Tenant), refused, "{query}");
-        assert_eq!(select(&root, Some(query), Of::Box), refused, "{query}");
+        assert_eq!(select(&bound, Some(query), Owner::Tenant), refused, "{query}");
+        assert_eq!(select(&root, Some(query), Owner::Box), refused, "{query}");
     }
 }
 

@@ -2,13 +2,13 @@
 
 use super::super::answer::Sealed;
 use super::super::fingerprint::Payload;
-use super::{Claim, Keyed};
+use super::{Claim, KeyedRequest};
 use crate::ledger::archive::ArchiveError;
 use crate::ledger::archive::sql::Row;
 
-/// What a row says about a request.
+/// The state of a key, as its row shows it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Judged {
+pub(super) enum KeyState {
     /// There is no row, or one that counts no longer.
     Free,
     /// It was done. There is no answer if the row was altered.
@@ -19,7 +19,7 @@ pub(super) enum Judged {
 
 /// A row as the table is asked for it ([`super::LOOK`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct KeyRow {
     payload: Vec<u8>,
     is_expired: bool,
     is_lapsed: bool,
@@ -27,12 +27,12 @@ pub(super) struct Found {
     answer: Option<Sealed>,
 }
 
-impl Found {
+impl KeyRow {
     pub(super) fn first(rows: &[Row]) -> Result<Option<Self>, ArchiveError> {
-        rows.first().map(Self::of).transpose()
+        rows.first().map(Self::from_row).transpose()
     }
 
-    fn of(row: &Row) -> Result<Self, ArchiveError> {
+    fn from_row(row: &Row) -> Result<Self, ArchiveError> {
         let status = row.optional_integer(4)?.and_then(|status| u16::try_from(status).ok());
         let stored = (status, row.optional_text(5)?, row.optional_bytes(6)?);
         let answer = match stored {
@@ -49,20 +49,20 @@ impl Found {
     }
 }
 
-/// Judges what was found of a key.
-pub(super) fn judge(found: Option<Found>, own: &Payload) -> Judged {
+/// Returns what the row of a key says about a request with this payload.
+pub(super) fn key_state(found: Option<KeyRow>, own: &Payload) -> KeyState {
     match found {
-        None | Some(Found { is_expired: true, .. }) => Judged::Free,
-        Some(Found { payload, .. }) if payload != own.0 => Judged::Mismatch,
-        Some(Found { is_done: true, answer, .. }) => Judged::Done(answer),
-        Some(Found { is_lapsed: true, .. }) => Judged::Free,
-        Some(_) => Judged::Running,
+        None | Some(KeyRow { is_expired: true, .. }) => KeyState::Free,
+        Some(KeyRow { payload, .. }) if payload != own.0 => KeyState::Mismatch,
+        Some(KeyRow { is_done: true, answer, .. }) => KeyState::Done(answer),
+        Some(KeyRow { is_lapsed: true, .. }) => KeyState::Free,
+        Some(_) => KeyState::Running,
     }
 }
 
-impl Judged {
+impl KeyState {
     /// Returns `None` if the key is free.
-    pub(super) fn into_claim(self, keyed: &Keyed) -> Option<Claim> {
+    pub(super) fn into_claim(self, keyed: &KeyedRequest) -> Option<Claim> {
         let open = |sealed| keyed.sealer.open(&keyed.payload, sealed).ok();
         match self {
             Self::Free => None,
@@ -81,9 +81,9 @@ mod tests {
 
     const OWN: Payload = Payload([1; 32]);
 
-    fn found(payload: u8, is_done: bool, is_expired: bool, is_lapsed: bool) -> Found {
+    fn found(payload: u8, is_done: bool, is_expired: bool, is_lapsed: bool) -> KeyRow {
         let answer = is_done.then(sealed);
-        Found { payload: vec![payload; 32], is_expired, is_lapsed, is_done, answer }
+        KeyRow { payload: vec![payload; 32], is_expired, is_lapsed, is_done, answer }
     }
 
     fn sealed() -> Sealed {
@@ -92,20 +92,20 @@ mod tests {
 
     #[test]
     fn a_row_tells_what_is_to_be_done() {
-        let altered = Found { answer: None, ..found(1, true, false, true) };
+        let altered = KeyRow { answer: None, ..found(1, true, false, true) };
         for (found, expected, why) in [
-            (None, Judged::Free, "unknown"),
-            (Some(found(1, true, false, true)), Judged::Done(Some(sealed())), "done"),
-            (Some(altered), Judged::Done(None), "done, and its answer was removed"),
-            (Some(found(1, false, false, false)), Judged::Running, "running"),
-            (Some(found(1, false, false, true)), Judged::Free, "its process is gone"),
-            (Some(found(2, true, false, true)), Judged::Mismatch, "another request was done"),
-            (Some(found(2, false, false, false)), Judged::Mismatch, "another request is running"),
-            (Some(found(2, false, false, true)), Judged::Mismatch, "another request was cut off"),
-            (Some(found(2, true, true, true)), Judged::Free, "expired"),
-            (Some(found(1, false, true, false)), Judged::Free, "expired, whatever its lease"),
+            (None, KeyState::Free, "unknown"),
+            (Some(found(1, true, false, true)), KeyState::Done(Some(sealed())), "done"),
+            (Some(altered), KeyState::Done(None), "done, and its answer was removed"),
+            (Some(found(1, false, false, false)), KeyState::Running, "running"),
+            (Some(found(1, false, false, true)), KeyState::Free, "its process is gone"),
+            (Some(found(2, true, false, true)), KeyState::Mismatch, "another request was done"),
+            (Some(found(2, false, false, false)), KeyState::Mismatch, "another request is running"),
+            (Some(found(2, false, false, true)), KeyState::Mismatch, "another request was cut off"),
+            (Some(found(2, true, true, true)), KeyState::Free, "expired"),
+            (Some(found(1, false, true, false)), KeyState::Free, "expired, whatever its lease"),
         ] {
-            assert_eq!(judge(found, &OWN), expected, "{why}");
+            assert_eq!(key_state(found, &OWN), expected, "{why}");
         }
     }
 }

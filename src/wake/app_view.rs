@@ -19,7 +19,7 @@ pub struct ContainerState {
 
 /// What is shown of an app at a given moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shown {
+pub struct AppView {
     /// Increases with every change.
     pub version: u64,
     pub phase: Phase,
@@ -34,7 +34,7 @@ pub struct Shown {
     pub last_failure: Option<WakeError>,
 }
 
-impl Shown {
+impl AppView {
     /// Shows these from now on.
     pub(super) fn change(&mut self, phase: Phase, containers: &Arc<[ContainerState]>) {
         self.version += 1;
