@@ -1,6 +1,6 @@
 //! Measures both archives with 1,000,000 records, each with three steps: how fast they are
-//! written and placed, how long pages of history take, `verify`, and what slow reads of the
-//! record cost the gate beside them:
+//! written and placed, how long pages of history take, `verify`, what slow reads of the record
+//! cost the gate beside them, and what row-level security costs in Postgres:
 //! `cargo bench --bench ledger`, or fewer records with `cargo bench --bench ledger -- 50000`.
 #![allow(
     clippy::unwrap_used,
@@ -103,43 +103,62 @@ async fn measure(name: &str, archive: &Archive, records: i64, folder: &Path) {
 }
 
 /// Reads pages, and records with their steps, as the role for which row-level security shows
-/// one tenant, and as the tables' owner without it, in turn.
+/// one tenant, and as the tables' owner without it, in turn; prints how much longer the role
+/// takes.
 async fn as_roles(name: &str, postgres: &Postgres) {
     const READS: i64 = 200;
+    const TURNS: usize = 5;
     let database = DATABASE.get().expect("there is one");
     let tenant = tenant();
     let mut pages = pages();
-    pages.retain(|(what, _)| ["all", "an app", "an hour long ago"].contains(what));
-    for (role, wall) in
-        [("reader", "ENABLE"), ("owner", "DISABLE"), ("reader", "ENABLE"), ("owner", "DISABLE")]
-    {
+    pages
+        .retain(|(what, _)| ["all", "an app", "an hour long ago", "acts of an app"].contains(what));
+    let record = pages.len();
+    // Of each page, and at last of single records: the times of the role, and of the owner.
+    let mut times = vec![[Vec::new(), Vec::new()]; record + 1];
+    for turn in 0..2 * TURNS {
+        let of = turn % 2;
+        let wall = ["ENABLE", "DISABLE"][of];
         let set = format!("ALTER TABLE nightporter_ledger.requests {wall} ROW LEVEL SECURITY");
         database.batch(&set).await;
         postgres.check_isolation().await.expect("answers");
-        assert_eq!(postgres.isolation_problem().is_none(), role == "reader");
-        for (what, request) in &pages {
-            let mut times = Vec::new();
+        assert_eq!(postgres.isolation_problem().is_none(), of == 0, "{wall}");
+        for (page, (_, request)) in pages.iter().enumerate() {
+            // The first one learns that the table has changed.
+            postgres.page(request).await.expect("a page");
             for _ in 0..ROUNDS {
                 let begin = Instant::now();
                 postgres.page(request).await.expect("a page");
-                times.push(begin.elapsed());
+                times[page][of].push(begin.elapsed());
             }
-            times.sort();
-            let figure = format!("{:.1?}", times[times.len() / 2]);
-            print(name, &format!("page as {role}: {what}"), &figure, None);
         }
-        let begin = Instant::now();
         for seq in 1..=READS {
             let id = RecordId { writer: WriterId(7), seq: seq * 17 };
+            let begin = Instant::now();
             let found = postgres.find(&tenant, id).await.expect("answers").expect("a record");
+            times[record][of].push(begin.elapsed());
             assert_eq!(found.record.steps.len(), 3);
         }
-        let each = begin.elapsed() / u32::try_from(READS).expect("few");
-        print(name, &format!("a record with steps as {role}"), &format!("{each:.1?}"), None);
+    }
+    let whats = pages.iter().map(|(what, _)| *what).chain(["a record with steps"]);
+    for (what, [reader, owner]) in whats.zip(times) {
+        let figures: [(&str, fn(Vec<Duration>) -> Duration); 2] =
+            [("median", median), ("p99", p99)];
+        for (figure, of) in figures {
+            let (reader, owner) = (of(reader.clone()), of(owner.clone()));
+            let ratio = reader.as_secs_f64() / owner.as_secs_f64();
+            let what = format!("row-level security, {figure}: {what}");
+            print(name, &what, &format!("{ratio:.2} ({reader:.1?} to {owner:.1?})"), None);
+        }
     }
     let set = "ALTER TABLE nightporter_ledger.requests ENABLE ROW LEVEL SECURITY";
     database.batch(set).await;
     postgres.check_isolation().await.expect("answers");
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
 }
 
 /// Does what Postgres does by itself within some minutes.
@@ -199,7 +218,7 @@ fn p99(mut times: Vec<Duration>) -> Duration {
 
 fn print(name: &str, what: &str, figure: &str, is_met: Option<bool>) {
     let verdict = is_met.map_or("", |is_met| if is_met { "met" } else { "missed" });
-    println!("{name:<9} {what:<34} {figure:<28} {verdict}");
+    println!("{name:<9} {what:<48} {figure:<28} {verdict}");
 }
 
 async fn write(name: &str, archive: &Archive, records: i64, key: &SigningKey) {

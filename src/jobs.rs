@@ -270,6 +270,12 @@ impl Jobs {
         Some(runs.await)
     }
 
+    /// Returns whether this process runs a job of that name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.runners.iter().any(|runner| runner.plan().name == name)
+    }
+
     /// Has a job run soon, before it is due, because there is something to do.
     pub fn run_soon(&self, name: &str) {
         if let Some(runner) = self.runners.iter().find(|runner| runner.plan().name == name) {

@@ -32,6 +32,7 @@ pub mod ranges;
 pub mod record;
 pub mod recorder;
 pub mod references;
+mod remedy;
 pub mod rollup;
 pub mod seal;
 pub mod sealing;

@@ -58,7 +58,7 @@
 //!                 and signed), tree, checkpoint, proof, integrity and verify (the Merkle tree),
 //!                 references (which records a record names), direct (records that a job or an act
 //!                 writes in its transaction), history (filters and pages), acts (what an
-//!                 operator asks for)
+//!                 operator asks for), remedy (what helps when a file cannot be used)
 //! access/         who may use the operator's API: principal (rights, scope), token and tokens (a
 //!                 row, and whose it is), table, masking (what is shown of personal values)
 //! alerts/         what the operator has to know: rule (the rules, as data), denials and starts

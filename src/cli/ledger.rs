@@ -27,7 +27,7 @@ pub(super) enum Action {
     Show(show::Options),
     /// Print the last records, and new ones as they come
     Tail(tail::Options),
-    /// Print all records as lines of JSON, oldest first
+    /// Print all records as lines of JSON, oldest first; exit code 1 if some cannot be read
     Export(export::Options),
     /// Prove that the record is unaltered since a checkpoint; exit code 1 if it is not
     Verify(verify::Options),

@@ -24,7 +24,7 @@ pub(super) enum Action {
     Add {
         /// A name to recognize it by
         name: String,
-        /// The box whose records it reads, or `*` for all [default: this box]
+        /// Whose records it reads: this box's id, or `*` for those of all [default: this box]
         #[arg(long, value_name = "ID")]
         tenant: Option<String>,
         /// What it may do: read (what identifies a person is masked), pii (nothing is),
@@ -82,9 +82,25 @@ async fn scope(source: &Source, named: Option<&str>) -> Result<Scope, CliError> 
         return Ok(Scope::parse(tenant));
     }
     let identity = source.identity().await?.ok_or_else(|| {
-        CliError::Message("the box has no identity yet; name a tenant with `--tenant`".into())
+        CliError::Message(
+            "the box has no identity yet; a token of all is added with `--tenant '*'`".into(),
+        )
     })?;
     Ok(Scope::Tenant(identity.id.as_str().into()))
+}
+
+/// Refuses to change the tokens of another box, whose readers would not see the record of it.
+async fn is_of_this_box(source: &Source, scope: &Scope) -> Result<(), CliError> {
+    let Scope::Tenant(tenant) = scope else { return Ok(()) };
+    let own = source.identity().await?;
+    if own.is_some_and(|own| own.id.as_str() == &**tenant) {
+        return Ok(());
+    }
+    let tenant = tenant.escape_debug();
+    Err(CliError::Message(format!(
+        "a token of the box `{tenant}` is added and removed by the nightporter of that box, which \
+         records it; here there are tokens of this box and, with `--tenant '*'`, of all"
+    )))
 }
 
 /// Adds a token. Unless as JSON, only its text is written to `out`, so that a script can read
@@ -98,6 +114,7 @@ async fn add(
     as_json: bool,
     out: &mut dyn Write,
 ) -> CommandResult {
+    is_of_this_box(source, &new.scope).await?;
     let made = new.make(&Principal::root(), now);
     let (token, secret) = made.map_err(|error| CliError::Message(error.to_string()))?;
     let Token { id, name, rights, .. } = &token;
@@ -168,6 +185,7 @@ async fn remove(
 ) -> CommandResult {
     let all = tokens.list(&Scope::All).await?;
     if let Some(token) = all.iter().find(|token| *token.id == *id) {
+        is_of_this_box(source, &token.scope).await?;
         let act = Act::RemoveToken { id: Arc::clone(&token.id) };
         let act = act::commit(config, source, act).await?;
         let removed = delete(tokens, token).await;

@@ -91,8 +91,9 @@ static ROUTES: [Route; 44] = [
     route(Method::GET, "/readyz", Right::Read, Owner::Nobody, |services, _| {
         now(probes::readiness(&services.gate.health()))
     }),
-    route(Method::GET, "/healthz", Right::Read, Owner::Box, |services, _| {
-        now(probes::details(&services.gate.health(), services.operator_health()))
+    route(Method::GET, "/healthz", Right::Read, Owner::Box, |services, call| {
+        let viewer = call.viewer_of_texts();
+        now(probes::details(&services.gate.health(), services.operator_health(), &viewer))
     }),
     route(Method::GET, "/metrics", Right::Read, Owner::Box, |services, _| {
         now(metrics::render(services))

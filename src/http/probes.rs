@@ -8,16 +8,19 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Response, answer};
+use crate::access::{Private, Viewer};
 use crate::gate::Health;
 use crate::ledger::health as ledger;
+use crate::ledger::record::Micros;
 use crate::store::cache::Counts;
 
-/// Answers `/livez`, `/readyz` and `/healthz`; returns `None` for any other path.
+/// Answers `/livez`, `/readyz` and `/healthz`; returns `None` for any other path. Whoever asks
+/// has shown no right to anything, so texts are masked.
 pub(crate) fn probe(path: &str, health: impl FnOnce() -> Health) -> Option<Response> {
     Some(match path {
         "/livez" => liveness(),
         "/readyz" => readiness(&health()),
-        "/healthz" => details(&health(), OperatorHealth::default()),
+        "/healthz" => details(&health(), OperatorHealth::default(), &Viewer::masked(None, "")),
         _ => return None,
     })
 }
@@ -67,7 +70,7 @@ pub(super) struct OperatorHealth {
     pub(super) alerts: Option<Vec<FiringAlert>>,
 }
 
-pub(super) fn details(health: &Health, operator: OperatorHealth) -> Response {
+pub(super) fn details(health: &Health, operator: OperatorHealth, viewer: &Viewer) -> Response {
     let (status, state) = state(health);
     let OperatorHealth { ledger, idempotency, job_problems, alerts } = operator;
     let pool = health.store.pool.map(|(connections, idle)| Pool { connections, idle });
@@ -76,13 +79,13 @@ pub(super) fn details(health: &Health, operator: OperatorHealth) -> Response {
         state,
         listener: if health.live { "live" } else { "degraded" },
         pool,
-        store: Problems { problems: health.store.problems.clone() },
+        store: Problems::new(&health.store.problems, viewer),
         touches_waiting: health.touches_waiting,
         caches: caches.collect(),
         ages: Ages { verified_seconds: health.verified_ago.as_secs_f64() },
-        ledger: ledger.as_ref().map(Ledger::from),
-        idempotency: idempotency.map(|problem| Problems { problems: vec![problem.to_string()] }),
-        jobs: job_problems.map(|problems| Problems { problems }),
+        ledger: ledger.as_ref().map(|health| Ledger::new(health, viewer)),
+        idempotency: idempotency.map(|problem| Problems::new(&[problem], viewer)),
+        jobs: job_problems.map(|problems| Problems::new(&problems, viewer)),
         alerts,
     };
     json(status, &details)
@@ -115,7 +118,21 @@ pub(super) struct Details {
 /// What is wrong now, worded for the operator.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Problems {
+    /// They may quote what a database has said. Without the right `pii`, each is `…`.
     problems: Vec<String>,
+}
+
+impl Problems {
+    fn new(problems: &[impl AsRef<str>], viewer: &Viewer) -> Self {
+        Self { problems: shown(problems, viewer) }
+    }
+}
+
+/// Returns problems as they are shown.
+fn shown(problems: &[impl AsRef<str>], viewer: &Viewer) -> Vec<String> {
+    // The time matters to ids alone.
+    let show = |problem| viewer.show(Private::Text(problem), Micros(0));
+    problems.iter().map(|problem| show(problem.as_ref())).collect()
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -147,6 +164,7 @@ struct Ledger {
     spooled: u64,
     dead_letters: Letters,
     dropped: u64,
+    /// They may quote what a database has said. Without the right `pii`, each is `…`.
     problems: Vec<String>,
 }
 
@@ -163,8 +181,8 @@ impl From<&Counts> for Cache {
     }
 }
 
-impl From<&ledger::Health> for Ledger {
-    fn from(health: &ledger::Health) -> Self {
+impl Ledger {
+    fn new(health: &ledger::Health, viewer: &Viewer) -> Self {
         let ledger::Health { accepted, waiting, age, written, spooled, .. } = *health;
         Self {
             accepted,
@@ -174,7 +192,7 @@ impl From<&ledger::Health> for Ledger {
             spooled,
             dead_letters: Letters { letters: health.letters, bytes: health.letter_bytes },
             dropped: health.dropped(),
-            problems: health.problems.clone(),
+            problems: shown(&health.problems, viewer),
         }
     }
 }

@@ -99,7 +99,7 @@ impl Act {
                 Entry { notes: vec![note], ..entry }
             }
             Self::AddToken { id, rights } => {
-                // Whose it is may be for another tenant only to know.
+                // It belongs to the box whose record this is, or to all.
                 let text = format!("{id}: {rights}");
                 let note = Note { topic: "token".into(), text: text.into() };
                 Entry { notes: vec![note], ..entry }

@@ -1,6 +1,6 @@
 //! Reading the record: which records are asked for, and a page of them.
 
-use super::record::{Kind, Micros, RecordId, Stored};
+use super::record::{Kind, Micros, RecordId, RecordRow, Stored};
 
 /// Which records are asked for; what is `None` is not filtered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,19 +67,10 @@ pub struct Page {
     pub next: Option<Cursor>,
 }
 
-/// A row of a page.
-#[derive(Debug)]
-pub(super) struct PageRow {
-    pub(super) id: RecordId,
-    pub(super) position: Option<i64>,
-    /// `None` if it cannot be read.
-    pub(super) stored: Option<Stored>,
-}
-
 impl Page {
     /// Makes a page of rows, of which there is one more than `limit` if another page follows.
     /// `placed` is the first position that was not given when the first page was read.
-    pub(super) fn from_rows(mut rows: Vec<PageRow>, limit: usize, placed: i64) -> Self {
+    pub(super) fn from_rows(mut rows: Vec<RecordRow>, limit: usize, placed: i64) -> Self {
         let has_next = rows.len() > limit;
         rows.truncate(limit);
         let last = rows.last().map(|last| match last.position {
@@ -87,7 +78,7 @@ impl Page {
             _ => Cursor::Unplaced { id: last.id, placed },
         });
         let read = rows.len();
-        let records: Vec<_> = rows.into_iter().filter_map(|row| row.stored).collect();
+        let records: Vec<_> = rows.into_iter().filter_map(RecordRow::into_stored).collect();
         let unreadable = read - records.len();
         Self { records, unreadable, last, next: last.filter(|_| has_next) }
     }

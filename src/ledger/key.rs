@@ -19,6 +19,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
+use super::remedy::WithRemedy;
 use super::seal::SealKey;
 use crate::access::MaskKey;
 
@@ -41,7 +42,7 @@ const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'+').add(b'%');
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), WithRemedy(source))]
     Io { path: PathBuf, source: io::Error },
     #[error(
         "{}: others can read the private key (mode {mode:o}); if nobody has, \

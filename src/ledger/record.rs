@@ -281,6 +281,26 @@ pub struct Stored {
     pub position: Option<i64>,
 }
 
+/// A row of an archive, which holds a record that may be one that this version cannot read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordRow {
+    pub id: RecordId,
+    /// As [`Stored::position`].
+    pub position: Option<i64>,
+    /// The record, or what of it cannot be read, without the value itself: a later version has
+    /// written it, or it was altered.
+    pub record: Result<Record, Box<str>>,
+}
+
+impl RecordRow {
+    /// Returns the record, if it can be read.
+    #[must_use]
+    pub fn into_stored(self) -> Option<Stored> {
+        let Self { id: _, position, record } = self;
+        record.ok().map(|record| Stored { record, position })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::clock;
 use super::record::{Kind, Record};
+use super::remedy::WithRemedy;
 
 pub(crate) use files::open_to_read;
 use files::{is_leftover, is_link, names, occupied, remove_leftover, write_synced};
@@ -63,7 +64,7 @@ pub struct Spool {
 /// Why the spool did not take a batch.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
-    #[error("{path}: {error}")]
+    #[error("{path}: {}", WithRemedy(error))]
     Io { path: PathBuf, error: io::Error },
     #[error("a batch of {0} bytes does not fit into ledger.max_spool")]
     TooLarge(u64),

@@ -19,7 +19,7 @@ use super::archive::{ArchiveError, Snapshot};
 use super::checkpoint::Checkpoint;
 use super::key::{SigningKey, VerifierKey};
 use super::ranges::Ranges;
-use super::record::{Micros, RecordId, Stored, WriterId};
+use super::record::{Micros, RecordId, RecordRow, WriterId};
 use super::tree::{self, Tiles};
 
 pub use checkpoints::SavedCheckpoints;
@@ -60,6 +60,8 @@ pub struct Report {
     /// How many more records, after the first altered one, are not what they were or not where
     /// they were.
     pub others: u64,
+    /// How many records cannot be read; the first of them are among the findings.
+    pub unreadable: u64,
     /// What is odd and no proof of alteration.
     pub remarks: Vec<String>,
     /// The last checkpoint since which the records that it covers are unaltered.
@@ -158,6 +160,7 @@ pub async fn verify(
     Ok(Report {
         findings: all,
         others: checked.others,
+        unreadable: checked.unreadable,
         remarks,
         uncovered: size.saturating_sub(covered) + unplaced,
         proved: checked.proved,
@@ -177,9 +180,9 @@ async fn unplaced(
         let limit = usize::try_from(WINDOW).unwrap_or(usize::MAX);
         let page = snapshot.unplaced(tenant, after, limit).await?;
         let Some(last) = page.last() else { return Ok(count) };
-        after = Some(last.record.id);
-        for stored in &page {
-            checker.unplaced(&stored.record);
+        after = Some(last.id);
+        for row in page {
+            checker.unplaced(row);
             count += 1;
         }
     }
@@ -194,9 +197,9 @@ async fn tenantless(
     loop {
         let page = snapshot.unplaced("", after, limit).await?;
         let Some(last) = page.last() else { return Ok(()) };
-        after = Some(last.record.id);
-        for stored in &page {
-            checker.tenantless(&stored.record);
+        after = Some(last.id);
+        for row in page {
+            checker.tenantless(row);
         }
     }
 }
@@ -208,7 +211,7 @@ struct Reader<'a, 's> {
     size: u64,
     next: u64,
     /// Records that were read and not returned yet.
-    ahead: VecDeque<Stored>,
+    ahead: VecDeque<RecordRow>,
     /// Where the next records are read; `None` after the last.
     from: Option<i64>,
     records: u64,
@@ -241,7 +244,7 @@ impl<'a, 's> Reader<'a, 's> {
         let end = i64::try_from(positions.end).unwrap_or(i64::MAX);
         while self.ahead.back().is_none_or(|last| last.position < Some(end)) && self.read().await? {
         }
-        let count = self.ahead.partition_point(|stored| stored.position < Some(end));
+        let count = self.ahead.partition_point(|row| row.position < Some(end));
         let records = self.ahead.drain(..count).collect();
         let tiles = self.tiles(&positions).await?;
         Ok(Some(Window { positions, records, tiles }))
@@ -252,15 +255,15 @@ impl<'a, 's> Reader<'a, 's> {
         let Some(from) = self.from else { return Ok(false) };
         let limit = usize::try_from(WINDOW).unwrap_or(usize::MAX);
         let page = self.snapshot.records(self.tenant, from, limit).await?;
-        let last = page.last().and_then(|stored| stored.position);
+        let last = page.last().and_then(|row| row.position);
         self.from = last.and_then(|last| last.checked_add(1)).filter(|_| page.len() == limit);
         self.records += page.len() as u64;
-        for stored in page {
-            match stored.position {
+        for row in page {
+            match row.position {
                 Some(position) if u64::try_from(position).is_ok_and(|at| at < self.size) => {
-                    self.ahead.push_back(stored);
+                    self.ahead.push_back(row);
                 }
-                position => self.outside.push((stored.record.id, position.unwrap_or_default())),
+                position => self.outside.push((row.id, position.unwrap_or_default())),
             }
         }
         Ok(true)

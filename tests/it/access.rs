@@ -79,20 +79,10 @@ impl Home {
         id_of(&BOX_KEY)
     }
 
-    /// Adds a token as the command line does.
+    /// Adds a token as the command line of its box does.
     async fn token(&self, tenant: &str, rights: &str) -> String {
-        let new = NewToken {
-            name: "test".into(),
-            scope: Scope::parse(tenant),
-            rights: rights.parse().expect("rights"),
-            expires: None,
-        };
-        let (token, secret) = new.make(&Principal::root(), Micros(1)).expect("valid");
-        let tokens = Tokens::new(Arc::new(self.archive()));
-        let mut transaction = tokens.begin().await.expect("begins");
-        tokens.insert(&mut transaction, &token).await.expect("added");
-        transaction.commit().await.expect("committed");
-        secret.expose().to_owned()
+        let (token, _id) = add_token(self.archive(), tenant, rights).await;
+        token
     }
 
     async fn ask(&self, request: Request, token: Option<&str>) -> Response {
@@ -141,6 +131,22 @@ impl Home {
         let records: Vec<_> = records.into_iter().map(sealed).collect();
         self.archive().write(&records).await.expect("written");
     }
+}
+
+/// Adds a token as the command line of its box does; returns its text and its id.
+pub async fn add_token(archive: Archive, tenant: &str, rights: &str) -> (String, String) {
+    let new = NewToken {
+        name: "test".into(),
+        scope: Scope::parse(tenant),
+        rights: rights.parse().expect("rights"),
+        expires: None,
+    };
+    let (token, secret) = new.make(&Principal::root(), Micros(1)).expect("valid");
+    let tokens = Tokens::new(Arc::new(archive));
+    let mut transaction = tokens.begin().await.expect("begins");
+    tokens.insert(&mut transaction, &token).await.expect("added");
+    transaction.commit().await.expect("committed");
+    (secret.expose().to_owned(), token.id.to_string())
 }
 
 fn run(arguments: &[&str], file: &PathBuf) -> (i32, String, String) {

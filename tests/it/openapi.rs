@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nightporter::ledger;
 use serde_json::{Value, json};
 
+use crate::access::add_token;
 use crate::support::boxes::{SampleBox, Store};
 use crate::support::client::{Connection, Request, Response, ask, poll};
 use crate::support::program::Program;
@@ -220,10 +222,17 @@ impl Sender {
     }
 
     /// Returns the token that is sent.
-    async fn sent(self, program: &Program) -> Option<String> {
+    async fn sent(self, sample: &SampleBox, program: &Program) -> Option<String> {
         let Self::Token { tenant, rights, has_expired } = self else {
             return (self == Self::Root).then(|| TOKEN.to_owned());
         };
+        if tenant == "another box" {
+            let config = config(&sample.store_config());
+            let archive = ledger::archive(&config.ledger).expect("a valid configuration");
+            archive.prepare().await.expect("prepared");
+            let (token, _id) = add_token(archive, tenant, rights).await;
+            return Some(token);
+        }
         let rights: Vec<_> = rights.split(',').collect();
         let mut wanted = json!({"name": "test", "rights": rights});
         if !tenant.is_empty() {
@@ -253,7 +262,7 @@ impl Sender {
 /// Sends cases to every operation; returns how many.
 async fn run_cases(sample: &SampleBox, sender: Sender) -> u64 {
     let program = started(sample, sender.of_listener()).await;
-    let sent = sender.sent(&program).await;
+    let sent = sender.sent(sample, &program).await;
     let report = sample.folder().join("report.json");
     let mut command = tokio::process::Command::new(schemathesis());
     command

@@ -8,6 +8,7 @@ mod order;
 mod receiver;
 mod sending;
 mod site;
+mod storms;
 mod targets;
 mod tls;
 mod world;

@@ -143,7 +143,7 @@ fn whole(
 }
 
 fn print(report: &Report, out: &mut dyn Write) -> Result<(), CliError> {
-    let Report { findings, others, remarks, proved, uncovered, cut, .. } = report;
+    let Report { findings, others, unreadable, remarks, proved, uncovered, cut, .. } = report;
     match proved {
         Some(checkpoint) if findings.is_empty() => writeln!(out, "{}", words(checkpoint))?,
         None if findings.is_empty() => {
@@ -156,6 +156,9 @@ fn print(report: &Report, out: &mut dyn Write) -> Result<(), CliError> {
     }
     if *others > 0 {
         writeln!(out, "records after it that were altered too or have moved: {others}")?;
+    }
+    if *unreadable > 0 {
+        writeln!(out, "records that cannot be read: {unreadable}")?;
     }
     if *uncovered > 0 {
         writeln!(out, "records that no checkpoint covers yet: {uncovered}")?;
@@ -170,12 +173,13 @@ fn print(report: &Report, out: &mut dyn Write) -> Result<(), CliError> {
 }
 
 fn as_json(report: &Report) -> serde_json::Value {
-    let Report { findings, others, remarks, records, uncovered, cut, .. } = report;
+    let Report { findings, others, unreadable, remarks, records, uncovered, cut, .. } = report;
     let findings: Vec<_> = findings.iter().map(ToString::to_string).collect();
     json!({
         "unaltered_since": report.unaltered_since().map(claim),
         "findings": findings,
         "others": others,
+        "unreadable": unreadable,
         "remarks": remarks,
         "records": records,
         "uncovered": uncovered,

@@ -45,10 +45,15 @@ pub(super) async fn runs(services: &Services, call: Call) -> Result<Response, Pr
     Ok(ok(&RunLog { name, runs, next }))
 }
 
-/// `POST /v1/jobs/{name}/run`: makes a job due, and does not wait for it.
+/// `POST /v1/jobs/{name}/run`: makes a job due, and does not wait for it. As long as it is not
+/// known whose job that is, it would be due for nobody.
 pub(super) async fn run_now(services: &Services, call: Call) -> Result<Outcome<'_>, Problem> {
-    let name = call.parameters.get("name");
-    let asked = jobs(services)?.run_now(name).await;
+    let (name, jobs) = (call.parameters.get("name"), jobs(services)?);
+    if !jobs.has(name) {
+        return Err(Problem::not_found(format!("there is no job `{name}`")));
+    }
+    services.own_rows(&call)?;
+    let asked = jobs.run_now(name).await;
     let asked = asked.ok_or_else(|| Problem::not_found(format!("there is no job `{name}`")))??;
     let response = json(StatusCode::ACCEPTED, &RequestedRun { name, next_run: text(asked.due) });
     let (transaction, runner) = asked.into_parts();

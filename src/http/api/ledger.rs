@@ -18,6 +18,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use schemars::JsonSchema;
 use serde::Serialize;
+use tracing::warn;
 
 pub(super) use self::audit::{checkpoint, prove};
 pub(super) use self::dead_letters::{
@@ -149,11 +150,21 @@ impl Services {
     /// Returns the tenant whose rows a request changes, which is the box's own: the record of
     /// the change belongs to the same box.
     pub(super) fn own_rows(&self, call: &Call) -> Result<Arc<str>, Problem> {
+        self.rows_of(&call.tenant)
+    }
+
+    /// The same, if it is known which tenant's rows are changed. The record of a change in
+    /// another box could not be that box's: what it records is sealed with a key that only its
+    /// own process has, and its tree takes nothing else.
+    pub(super) fn rows_of(&self, tenant: &str) -> Result<Arc<str>, Problem> {
         let own = self.own_tenant();
         if own.is_empty() {
-            return Err(Problem::unavailable("the box has no identity yet"));
+            let detail = "the box has no identity yet, and nothing belongs to a box without one: \
+                          ask again once it has been set up; `nightporter check` says what is \
+                          missing";
+            return Err(Problem::unavailable(detail));
         }
-        if call.tenant != own {
+        if *tenant != *own {
             let detail = "this changes rows of another box: ask the nightporter of that box";
             let problem = Problem::new(StatusCode::CONFLICT, detail).kind(Kind::OTHER_BOX);
             // With an idempotency key, that one may do it.
@@ -252,8 +263,11 @@ impl Committed {
     }
 }
 
-fn unrecorded(error: impl Display) -> Problem {
-    Problem::unavailable(format!("not done, because it cannot be recorded: {error}"))
+/// What the archive has said is for the log: it may quote anything.
+pub(super) fn unrecorded(error: impl Display) -> Problem {
+    warn!(%error, "an act is refused, because it cannot be recorded");
+    let detail = "not done, because it cannot be recorded: `/healthz` tells the operator why";
+    Problem::unavailable(detail)
 }
 
 #[cfg(test)]

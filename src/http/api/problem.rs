@@ -9,7 +9,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::app_state::AppState;
 use crate::http::answer::Rejection;
@@ -208,10 +208,13 @@ impl From<ReadError> for Problem {
 impl From<ArchiveError> for Problem {
     fn from(error: ArchiveError) -> Self {
         match error {
-            ArchiveError::Unavailable(problem) => {
-                Self::unavailable(format!("the ledger's archive cannot answer: {problem}"))
-            }
             // What the database has said may quote a value.
+            ArchiveError::Unavailable(problem) => {
+                warn!(%problem, "a request is refused, because the archive cannot answer");
+                let detail =
+                    "the ledger's archive cannot answer; `/healthz` tells the operator why";
+                Self::unavailable(detail)
+            }
             ArchiveError::Content(problem) => {
                 debug!(%problem, "the archive refuses a request's content");
                 let detail = "the ledger's archive refuses this, or holds what cannot be read";

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::guard::credential;
+use super::ledger::unrecorded;
 use super::outcome::Outcome;
 use super::problem::{Kind, Problem};
 use super::{Call, Route, Services};
@@ -254,11 +255,12 @@ fn headers_text(headers: &http::HeaderMap) -> String {
 impl From<ClaimError> for Problem {
     fn from(error: ClaimError) -> Self {
         match error {
-            ClaimError::Archive(error) => {
-                Self::unavailable(format!("not done, because it cannot be recorded: {error}"))
-            }
+            ClaimError::Archive(error) => unrecorded(error),
             ClaimError::Shape(text) => {
-                Self::unavailable(text.to_string()).kind(Kind::KEYS_UNUSABLE)
+                warn!(problem = &*text, "a request with an Idempotency-Key is refused");
+                let detail = "an Idempotency-Key cannot be kept: its table is another one than \
+                              expected; `/healthz` tells the operator what differs";
+                Self::unavailable(detail).kind(Kind::KEYS_UNUSABLE)
             }
         }
     }

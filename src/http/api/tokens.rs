@@ -1,4 +1,5 @@
-//! Tokens of this API: a token manages those of its own tenant, within its own rights.
+//! Tokens of this API: a token manages those of its own tenant, within its own rights, and the
+//! nightporter of that tenant's box adds and removes them.
 
 use std::sync::Arc;
 
@@ -101,8 +102,12 @@ pub(super) async fn add(services: &Services, call: Call) -> Result<Outcome<'_>, 
         Problem::new(StatusCode::BAD_REQUEST, format!("the body is not that of a token: {error}"))
     })?;
     let now = clock::now();
-    let default = if scope == Scope::All { Scope::Tenant(Arc::clone(&call.tenant)) } else { scope };
+    let default = match scope {
+        Scope::All if wanted.tenant.is_none() => Scope::Tenant(services.own_rows(&call)?),
+        scope => scope,
+    };
     let (token, secret) = wanted.read(default, now)?.make(&call.principal, now)?;
+    is_of_this_box(services, &token.scope)?;
     let act = Act::AddToken { id: Arc::clone(&token.id), rights: token.rights.to_string() };
     let mut transaction = tokens.begin().await?;
     tokens.insert(&mut transaction, &token).await?;
@@ -117,6 +122,7 @@ pub(super) async fn remove(services: &Services, call: Call) -> Result<Outcome<'_
     let (tokens, id) = (tokens(services)?, call.parameters.get("id"));
     let all = tokens.list(&scope).await?;
     let token = all.iter().find(|token| *token.id == *id).ok_or_else(missing)?;
+    is_of_this_box(services, &token.scope)?;
     let mut transaction = tokens.begin().await?;
     if !tokens.delete(&mut transaction, &scope, token).await? {
         return Err(missing());
@@ -159,6 +165,14 @@ fn scope(call: &Call) -> Result<Scope, Problem> {
     let named = query.text(TENANT)?;
     query.end()?;
     Ok(named.map_or_else(|| call.principal.scope.clone(), |tenant| Scope::Tenant(tenant.into())))
+}
+
+/// Refuses to change the tokens of another box, whose readers would not see the record of it.
+fn is_of_this_box(services: &Services, scope: &Scope) -> Result<(), Problem> {
+    match scope {
+        Scope::All => Ok(()),
+        Scope::Tenant(tenant) => services.rows_of(tenant).map(drop),
+    }
 }
 
 fn tokens(services: &Services) -> Result<&Arc<Tokens>, Problem> {

@@ -1,7 +1,7 @@
 //! Long reads, on either archive.
 
 use super::{ArchiveError, Holdings, JobRow, JobRun, StoredCheckpoint, TileKey, postgres, sqlite};
-use crate::ledger::record::{Micros, RecordId, Stored};
+use crate::ledger::record::{Micros, RecordId, RecordRow};
 
 /// One state of all tables, for long reads.
 #[derive(Debug)]
@@ -12,13 +12,13 @@ pub enum Snapshot<'a> {
 
 impl Snapshot<'_> {
     /// Returns up to `limit` records at or after a position, in the order of their positions,
-    /// with their steps and notes.
+    /// with their steps and notes. What cannot be read is a row like the others.
     pub async fn records(
         &mut self,
         tenant: &str,
         from: i64,
         limit: usize,
-    ) -> Result<Vec<Stored>, ArchiveError> {
+    ) -> Result<Vec<RecordRow>, ArchiveError> {
         dispatch!(self, Self, snapshot => snapshot.records(tenant, from, limit).await)
     }
 
@@ -28,7 +28,7 @@ impl Snapshot<'_> {
         tenant: &str,
         after: Option<RecordId>,
         limit: usize,
-    ) -> Result<Vec<Stored>, ArchiveError> {
+    ) -> Result<Vec<RecordRow>, ArchiveError> {
         dispatch!(self, Self, snapshot => snapshot.unplaced(tenant, after, limit).await)
     }
 

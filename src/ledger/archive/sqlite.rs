@@ -84,7 +84,8 @@ impl Sqlite {
     #[must_use]
     pub fn new(path: PathBuf, limits: Limits) -> Self {
         let path = Arc::from(path);
-        Self { writer: Writer::new(Arc::clone(&path), limits), readers: Readers::new(path, limits) }
+        let readers = Readers::new(Arc::clone(&path), limits);
+        Self { writer: Writer::new(path, limits, readers.idle()), readers }
     }
 
     pub async fn prepare(&self) -> Result<(), ArchiveError> {

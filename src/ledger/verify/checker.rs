@@ -9,7 +9,7 @@ use crate::ledger::archive::TileKey;
 use crate::ledger::canonical::{Hasher, Version};
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::ranges::Ranges;
-use crate::ledger::record::{Kind, Leaf, Record, RecordId, Stored};
+use crate::ledger::record::{Kind, Leaf, Record, RecordId, RecordRow};
 use crate::ledger::references::cut_positions;
 use crate::ledger::seal::SealKey;
 use crate::ledger::tree::{Edge, Tiles};
@@ -18,7 +18,7 @@ use crate::ledger::tree::{Edge, Tiles};
 #[derive(Debug)]
 pub(super) struct Window {
     pub(super) positions: std::ops::Range<u64>,
-    pub(super) records: Vec<Stored>,
+    pub(super) records: Vec<RecordRow>,
     pub(super) tiles: Tiles,
 }
 
@@ -49,6 +49,8 @@ pub(super) struct Checked {
     pub(super) proved: Option<Checkpoint>,
     /// How many records follow the first altered one and differ from their tiles, too.
     pub(super) others: u64,
+    /// How many records cannot be read.
+    pub(super) unreadable: u64,
     /// How many records retention has removed.
     pub(super) cut: u64,
     /// How many records explain what is missing, and may be forged.
@@ -79,6 +81,9 @@ pub(super) struct Checker {
     pub(super) writers: Writers,
     suspect: Option<Suspect>,
     others: u64,
+    /// How many records cannot be read, and the first of them.
+    unreadable: u64,
+    unreadable_named: Vec<Finding>,
     findings: Vec<Finding>,
     proved: Option<Checkpoint>,
     rewritten: Option<Finding>,
@@ -106,6 +111,8 @@ impl Checker {
             writers,
             suspect: None,
             others: 0,
+            unreadable: 0,
+            unreadable_named: Vec::new(),
             findings: Vec::new(),
             proved: None,
             rewritten: None,
@@ -119,12 +126,16 @@ impl Checker {
         for position in positions {
             let at = i64::try_from(position).unwrap_or(i64::MAX);
             let tile = tiles.leaf(position);
-            let next = records.next_if(|stored| stored.position == Some(at));
-            let leaf = if let Some(Stored { record, .. }) = next {
-                self.placed(position, &record, tile)
-            } else {
-                self.gaps.insert(at);
-                tile.unwrap_or_default()
+            let leaf = match records.next_if(|row| row.position == Some(at)) {
+                Some(RecordRow { record: Ok(record), .. }) => self.placed(position, &record, tile),
+                Some(RecordRow { id, record: Err(problem), .. }) => {
+                    self.unreadable(id, Some(position), problem);
+                    tile.unwrap_or_default()
+                }
+                None => {
+                    self.gaps.insert(at);
+                    tile.unwrap_or_default()
+                }
             };
             self.push(leaf, tile.unwrap_or_default());
             self.compare();
@@ -177,8 +188,22 @@ impl Checker {
         newest
     }
 
+    /// Notes a row that cannot be read. It is there, so its number is not missing.
+    fn unreadable(&mut self, id: RecordId, position: Option<u64>, problem: Box<str>) {
+        self.writers.account_for(id);
+        self.unreadable += 1;
+        if self.unreadable_named.len() < MAX_FINDINGS {
+            self.unreadable_named.push(Finding::Unreadable { id, position, problem });
+        }
+    }
+
     /// Checks a record that has no position yet.
-    pub(super) fn unplaced(&mut self, record: &Record) {
+    pub(super) fn unplaced(&mut self, row: RecordRow) {
+        let record = match row.record {
+            Ok(record) => record,
+            Err(problem) => return self.unreadable(row.id, None, problem),
+        };
+        let record = &record;
         self.writers.add(record);
         if self.hasher.version(record).is_some() && self.is_sealed(record) {
             self.account(record);
@@ -191,9 +216,18 @@ impl Checker {
 
     /// Checks a record of no tenant, which the box may have written before it had an identity.
     /// If it is this box's and unaltered, it is not missing.
-    pub(super) fn tenantless(&mut self, record: &Record) {
-        if self.hasher.version(record).is_some() && self.is_sealed(record) {
-            self.writers.account_for(record.id);
+    pub(super) fn tenantless(&mut self, row: RecordRow) {
+        match row.record {
+            Ok(record) => {
+                if self.hasher.version(&record).is_some() && self.is_sealed(&record) {
+                    self.writers.account_for(record.id);
+                }
+            }
+            // One of a writer that wrote for this box, too, is this box's.
+            Err(problem) if self.writers.knows(row.id.writer) => {
+                self.unreadable(row.id, None, problem);
+            }
+            Err(_) => {}
         }
     }
 
@@ -310,6 +344,7 @@ impl Checker {
         if let Some(suspect) = self.suspect {
             findings.push(suspect.finding(inserted_in_cut));
         }
+        findings.extend(self.unreadable_named);
         findings.extend(self.findings);
         findings.extend(self.rewritten);
         findings.extend(self.writers.missing());
@@ -322,6 +357,7 @@ impl Checker {
             findings,
             proved: self.proved,
             others: self.others,
+            unreadable: self.unreadable,
             cut,
             unbelieved: self.unbelieved,
             tiles: self.upper,

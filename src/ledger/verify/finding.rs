@@ -54,6 +54,14 @@ pub enum Finding {
     EditedUncovered {
         id: RecordId,
     },
+    /// A row is no record that this version can read: what it was can be neither shown nor
+    /// compared.
+    Unreadable {
+        id: RecordId,
+        /// `None` if it has none yet, or one that cannot be.
+        position: Option<u64>,
+        problem: Box<str>,
+    },
     /// Records of a writer are gone that neither a loss nor a cut accounts for.
     Missing {
         writer: WriterId,
@@ -108,6 +116,7 @@ impl Finding {
             Self::Edited { position, .. } | Self::Deleted { position } => Some(*position),
             Self::Inserted { position, .. } => Some(u64::try_from(*position).unwrap_or_default()),
             Self::Moved { to, .. } => Some(*to),
+            Self::Unreadable { position, .. } => *position,
             _ => None,
         }
     }
@@ -130,6 +139,12 @@ impl fmt::Display for Finding {
             }
             Self::EditedUncovered { id } => {
                 write!(f, "record {id} was edited or inserted before a checkpoint covered it")
+            }
+            Self::Unreadable { id, position: Some(position), problem } => {
+                write!(f, "record {id} at position {position} cannot be read: {problem}")
+            }
+            Self::Unreadable { id, position: None, problem } => {
+                write!(f, "record {id} cannot be read: {problem}")
             }
             Self::Missing { writer, numbers } => write!(
                 f,

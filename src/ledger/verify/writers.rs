@@ -44,6 +44,11 @@ impl Writers {
         self.writers.entry(id.writer).or_default().known.insert(id.seq);
     }
 
+    /// Returns whether any record of the writer is known.
+    pub(super) fn knows(&self, writer: WriterId) -> bool {
+        self.writers.contains_key(&writer)
+    }
+
     /// Accounts for records that are not in the archive.
     pub(super) fn account(&mut self, writer: WriterId, numbers: &Ranges) {
         let known = &mut self.writers.entry(writer).or_default().known;

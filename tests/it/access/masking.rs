@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use nightporter::access::{Private, Viewer};
 use nightporter::ledger::key::SigningKey;
 use nightporter::ledger::proof::Proof;
-use nightporter::ledger::record::{Entry, Note, Personal, Record, Stored};
+use nightporter::ledger::record::{Entry, Note, Personal, Record, RecordRow, Stored};
 use nightporter::ledger::spool::Spool;
 use nightporter::operator_routes;
 use serde::Serialize;
@@ -215,6 +215,34 @@ async fn what_is_masked_can_still_be_told_apart() {
     }
 }
 
+/// What is wrong may quote what a database or a file holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_told_in_words_to_those_who_may_see_personal_values() {
+    let home = Home::new(Store::Files).await;
+    let broken = home.sample.folder().join("terminals.toml");
+    std::fs::write(&broken, "[[is not\ncomplete = ").expect("written");
+    let mut problems = Value::Null;
+    poll("it is said", PATIENCE, async || {
+        problems = parsed(&home.get("/healthz", None).await)["store"]["problems"].clone();
+        problems[0].is_string()
+    })
+    .await;
+    assert!(problems[0].as_str().expect("a text").contains("terminals.toml"), "{problems}");
+    let is_hidden = |health: &Value| {
+        let problems = health["store"]["problems"].as_array().expect("a list");
+        !problems.is_empty() && problems.iter().all(|problem| problem == "…")
+    };
+    for (rights, hides) in [("read", true), ("read,operate", true), ("read,pii", false)] {
+        let token = home.token(&Home::tenant(), rights).await;
+        let health = parsed(&home.get("/healthz", Some(&token)).await);
+        assert_eq!(is_hidden(&health), hides, "{rights}: {health}");
+        assert_eq!(health.to_string().contains("terminals.toml"), !hides, "{rights}: {health}");
+    }
+    // Whoever asks the gate has shown no right to anything.
+    let health = parsed(&home.porter.ask(&Request::new("GET", "/healthz")).await);
+    assert!(is_hidden(&health) && !health.to_string().contains("terminals.toml"), "{health}");
+}
+
 /// Whether a type has `Serialize`.
 struct Written<T: ?Sized>(PhantomData<T>);
 
@@ -235,6 +263,7 @@ fn no_type_with_a_personal_value_can_be_serialized() {
         assert!(!Written::<Private<'static>>::IS);
         assert!(!Written::<Personal>::IS);
         assert!(!Written::<Record>::IS && !Written::<Stored>::IS && !Written::<Entry>::IS);
+        assert!(!Written::<RecordRow>::IS);
         assert!(!Written::<Note>::IS && !Written::<Viewer>::IS);
     };
 }

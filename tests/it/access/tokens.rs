@@ -117,7 +117,9 @@ async fn a_token_gives_no_more_than_it_has() {
         (Some(&*own), wanted(&tenant, &["all"]), 400),
         (Some(&*reader), wanted(&tenant, &["read"]), 403),
         (Some(&*other), wanted(&tenant, &["read"]), 403),
-        (Some(&*other), wanted(OTHER, &["operate"]), 201),
+        // Its record would be in the ledger of this box, where nobody of that box sees it.
+        (Some(&*other), wanted(OTHER, &["operate"]), 409),
+        (root, wanted(OTHER, &["read"]), 409),
         (root, wanted("*", &["read", "pii", "operate"]), 201),
         (root, json!({"name": "x", "rights": ["read"], "expires_in": "soon"}), 400),
         (root, json!({"name": "x", "rights": ["read"], "expires": "90d"}), 400),
@@ -134,11 +136,40 @@ async fn a_token_gives_no_more_than_it_has() {
     };
     let all = ids(parsed(&home.get("/v1/tokens", root).await));
     let others = ids(parsed(&home.get("/v1/tokens", Some(&other)).await));
-    assert_eq!((all.len(), others.len()), (6, 2));
+    assert_eq!((all.len(), others.len()), (5, 1));
     assert_eq!(ids(parsed(&home.get(&format!("/v1/tokens?tenant={OTHER}"), root).await)), others);
     let foreign = all.iter().find(|id| !others.contains(id)).expect("another's");
     let path = format!("/v1/tokens/{foreign}");
     assert_eq!(home.send("DELETE", &path, &Value::Null, Some(&other)).await.status, 404);
     assert_eq!(home.get(&path, Some(&other)).await.status, 404);
     assert_eq!(home.get(&path, root).await.status, 200);
+}
+
+/// What is done to the tokens of a box, its readers see in its record; the record of another
+/// box they do not see.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tokens_of_another_box_are_added_and_removed_there() {
+    for store in Store::BOTH {
+        let home = Home::new(store).await;
+        let (other, id) = super::add_token(home.archive(), OTHER, "read,operate").await;
+        let wanted = json!({"name": "x", "tenant": OTHER, "rights": ["read"]});
+        let path = format!("/v1/tokens/{id}");
+        for token in [None, Some(&*other)] {
+            let added = home.send("POST", "/v1/tokens", &wanted, token).await;
+            let removed = home.send("DELETE", &path, &Value::Null, token).await;
+            for answer in [added, removed] {
+                assert_eq!(answer.status, 409, "{}", answer.body());
+                assert_eq!(parsed(&answer)["type"], "/problems/other-box");
+            }
+        }
+        for arguments in [&["token", "add", "x", "--tenant", OTHER][..], &["token", "remove", &id]]
+        {
+            let (code, out, err) = home.run(arguments);
+            assert_eq!((code, &*out), (2, ""), "{arguments:?}: {err}");
+            assert!(err.contains("by the nightporter of that box"), "{err}");
+        }
+        assert_eq!(home.get("/v1/requests", Some(&other)).await.status, 200, "it is there");
+        let acts = parsed(&home.get("/v1/requests?kind=act", None).await);
+        assert_eq!(acts["requests"], json!([]), "{acts}");
+    }
 }

@@ -3,6 +3,7 @@
 mod acts;
 mod dead_letters;
 mod events;
+mod identity;
 
 use std::time::Duration;
 

@@ -63,6 +63,7 @@ for_each_archive! {
         records_with_a_position_come_first_or_last,
         every_filter_finds_what_it_should,
         pages_skip_and_repeat_nothing_while_records_are_placed,
+        pages_skip_and_repeat_nothing_while_records_are_removed,
         first_reads_of_a_new_database_all_answer,
         a_snapshot_sees_one_state;
     transactions:

@@ -30,6 +30,8 @@ use crate::support::postgres::{Cluster, Database};
 /// What anything may take on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 /// An archive that several instances share.
 pub(super) enum Place {
     Sqlite(TempDir),

@@ -16,6 +16,7 @@ use nightporter::ledger::history::{Filter, Order, PageRequest};
 use nightporter::ledger::record::{Kind, Micros, Note, Personal, Record, RecordId, Step, WriterId};
 use tokio::time::timeout;
 
+use crate::ledger::samples::readable;
 use crate::support::client::poll;
 use crate::support::pooler::Pooler;
 use crate::support::postgres::{Cluster, Database};
@@ -152,7 +153,7 @@ async fn two_boxes_in_one_database_see_nothing_of_each_other() {
     transaction.roll_back().await.expect("rolled back");
 
     let mut snapshot = one.snapshot().await.expect("begins");
-    let read = snapshot.records("one", 0, 100).await.expect("read");
+    let read = readable(snapshot.records("one", 0, 100).await.expect("read"));
     assert_eq!(read.iter().map(|stored| stored.record.clone()).collect::<Vec<_>>(), written);
     let places: Vec<_> = read.iter().map(|stored| stored.position).collect();
     assert_eq!(places, (0..10).map(Some).collect::<Vec<_>>());

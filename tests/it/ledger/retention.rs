@@ -19,7 +19,7 @@ use nightporter::ledger::verify::{Evidence, verify};
 use rusqlite::Connection;
 
 use super::jobs::{Instance, Place, settings, until_runs};
-use super::samples::TENANT;
+use super::samples::{TENANT, readable};
 use crate::support::client::poll;
 
 const LONG: Duration = Duration::from_secs(120);
@@ -94,7 +94,7 @@ async fn all(archive: &Archive) -> Vec<Stored> {
         let page = snapshot.records(TENANT, from, 1000).await.expect("records");
         let Some(last) = page.last() else { return all };
         from = last.position.expect("a position") + 1;
-        all.extend(page);
+        all.extend(readable(page));
     }
 }
 
@@ -349,7 +349,7 @@ async fn without_tenant(archive: &Archive) -> BTreeMap<(i64, &'static str), usiz
     let mut snapshot = archive.snapshot().await.expect("a snapshot");
     let all = snapshot.unplaced("", None, 100_000).await.expect("records");
     let mut counts = BTreeMap::new();
-    for Stored { record, .. } in all {
+    for Stored { record, .. } in readable(all) {
         let writer = if record.kind == Kind::Cut { 0 } else { record.id.writer.0 };
         *counts.entry((writer, record.kind.as_str())).or_default() += 1;
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use nightporter::ledger::archive::{Archive, Transaction};
 use nightporter::ledger::history::{Cursor, Filter, Order, PageRequest};
 use nightporter::ledger::record::{
-    Kind, Micros, Note, Personal, Record, RecordId, Step, Stored, WriterId,
+    Kind, Micros, Note, Personal, Record, RecordId, RecordRow, Step, Stored, WriterId,
 };
 
 pub const TENANT: &str = "box";
@@ -105,6 +105,11 @@ pub async fn pages(
         assert!(matches!(request.after, Some(Cursor::Position(_) | Cursor::Unplaced { .. })));
         between().await;
     }
+}
+
+/// Returns the records of rows all of which can be read.
+pub fn readable(rows: Vec<RecordRow>) -> Vec<Stored> {
+    rows.into_iter().map(|row| row.into_stored().expect("a readable record")).collect()
 }
 
 pub fn ids(stored: &[Stored]) -> Vec<RecordId> {

@@ -173,6 +173,85 @@ async fn a_file_that_was_removed_is_created_anew() {
     assert_eq!(all_ids(&folder.archive()).await.len(), 3);
 }
 
+impl Folder {
+    /// A file of the database: itself, or what has this at the end of its name.
+    fn with(&self, suffix: &str) -> PathBuf {
+        self.file().with_extension(format!("db{suffix}"))
+    }
+}
+
+/// What is committed is in the write-ahead log at first, and a process that has it open can still
+/// read it when somebody has removed it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_ahead_log_that_was_removed_takes_nothing_with_it() {
+    for removed in [&["-wal"][..], &["-shm"], &["-wal", "-shm"]] {
+        for is_read_first in [true, false] {
+            let folder = Folder::new();
+            let archive = folder.archive();
+            archive.write(&records(7, 1..=5)).await.expect("writes");
+            assert_eq!(all_ids(&archive).await.len(), 5);
+            for suffix in removed {
+                fs::remove_file(folder.with(suffix)).expect("removed");
+            }
+            if is_read_first {
+                assert_eq!(all_ids(&archive).await.len(), 5, "{removed:?}");
+            }
+            archive.write(&records(8, 1..=3)).await.expect("writes");
+            assert_eq!(all_ids(&archive).await.len(), 8, "{removed:?}");
+            assert_eq!(archive.problem(), None);
+            assert!(folder.with("-wal").exists() && folder.with("-shm").exists(), "{removed:?}");
+            // As another process sees it, now and after this one has ended.
+            assert_eq!(all_ids(&folder.archive()).await.len(), 8, "{removed:?}");
+            drop(archive);
+            assert_eq!(all_ids(&folder.archive()).await.len(), 8, "{removed:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_log_is_saved_when_no_read_goes_on_and_until_then_that_is_said() {
+    let folder = Folder::new();
+    let limits = Limits { write: Duration::from_millis(300), ..Limits::default() };
+    let archive = Archive::Sqlite(Sqlite::new(folder.file(), limits));
+    archive.write(&records(7, 1..=5)).await.expect("writes");
+    let mut snapshot = archive.snapshot().await.expect("begins");
+    fs::remove_file(folder.with("-wal")).expect("removed");
+    let error = archive.write(&records(8, [1])).await.expect_err("a read goes on");
+    let text = error.to_string();
+    assert!(text.contains("ledger.db`") && text.contains("removed while in use"), "{text}");
+    assert_eq!(archive.problem(), Some(text));
+    assert_eq!(snapshot.records(TENANT, 0, 10).await.expect("goes on"), []);
+    assert_eq!(snapshot.unplaced(TENANT, None, 10).await.expect("goes on").len(), 5);
+    drop(snapshot);
+    poll("it is saved", LONG, async || archive.write(&records(8, [1])).await.is_ok()).await;
+    assert_eq!(archive.problem(), None);
+    assert_eq!(all_ids(&archive).await.len(), 6);
+    drop(archive);
+    assert_eq!(all_ids(&folder.archive()).await.len(), 6);
+}
+
+/// As a power failure and a careless hand leave the files.
+#[tokio::test]
+async fn a_log_or_an_index_that_is_missing_at_the_start_stops_nothing() {
+    let folder = Folder::new();
+    let archive = folder.archive();
+    archive.write(&records(7, 1..=5)).await.expect("writes");
+    folder.execute("PRAGMA wal_checkpoint(TRUNCATE)");
+    archive.write(&records(7, 6..=8)).await.expect("writes");
+    // What is in the log alone goes with it.
+    for (left, found) in [(&["", "-wal"][..], 8), (&["", "-shm"], 5), (&[""], 5)] {
+        let other = Folder::new();
+        fs::create_dir(other.file().parent().expect("a folder")).expect("writable");
+        for suffix in left {
+            fs::copy(folder.with(suffix), other.with(suffix)).expect("copied");
+        }
+        let archive = other.archive();
+        assert_eq!(all_ids(&archive).await.len(), found, "{left:?}");
+        archive.write(&records(8, 1..=3)).await.expect("writes");
+        assert_eq!(all_ids(&archive).await.len(), found + 3, "{left:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_full_disk_takes_no_half_of_a_batch_and_needs_only_space() {
     let disk = SmallDisk::of_kib(1_024);

@@ -5,6 +5,7 @@ mod commands;
 mod proofs;
 mod sample;
 mod tree;
+mod unreadable;
 
 use nightporter::ledger::archive::{Placed, TileKey};
 use nightporter::ledger::canonical::{Hasher, Version, erased};
@@ -106,63 +107,6 @@ async fn an_edit_of_any_column_is_named() {
             ledger.replace(EDITED, |record| *record = original.clone()).await;
             assert_eq!(texts(&ledger.verify().await), [""; 0], "{kind:?}: it is restored");
         }
-    }
-}
-
-/// What no record can hold cannot be compared; the record is named all the same.
-#[tokio::test]
-async fn a_record_that_cannot_be_read_is_named() {
-    for kind in BOTH {
-        let ledger = Ledger::new(kind).await;
-        let edit = format!("UPDATE requests SET kind = 'nonsense' WHERE seq = {}", EDITED.seq);
-        ledger.tamper(&edit).await;
-        let error = ledger.try_verify(Vec::new()).await.expect_err("unreadable").to_string();
-        assert!(error.contains(&EDITED.to_string()), "{kind:?}: {error}");
-    }
-}
-
-/// A later version may know more kinds than this one.
-#[tokio::test]
-async fn a_row_that_cannot_be_read_does_not_block_the_pages_that_it_is_on() {
-    for kind in BOTH {
-        let mut ledger = Ledger::new(kind).await;
-        ledger.tamper("UPDATE requests SET kind = 'nonsense' WHERE seq IN (126, 700, 710)").await;
-        for order in [Order::NewestFirst, Order::OldestFirst] {
-            let (mut seen, mut unreadable, mut after) = (Vec::new(), 0, None);
-            loop {
-                let request = PageRequest {
-                    tenant: ledger.tenant.to_string(),
-                    filter: Filter::default(),
-                    order,
-                    after,
-                    // The last row of a page is one of them, too.
-                    limit: 7,
-                    with_unplaced: true,
-                };
-                let page = ledger.archive.page(&request).await.expect("a page");
-                seen.extend(page.records.iter().map(|stored| stored.record.id.seq));
-                unreadable += page.unreadable;
-                let Some(next) = page.next else { break };
-                after = Some(next);
-            }
-            seen.sort_unstable();
-            let expected: Vec<_> = (1..=710).filter(|seq| ![126, 700, 710].contains(seq)).collect();
-            assert_eq!((seen, unreadable), (expected, 3), "{kind:?} {order:?}");
-        }
-        // Nor the newest one: events are sent up to it.
-        ledger.tamper("UPDATE requests SET kind = 'nonsense' WHERE position = 699").await;
-        let newest = PageRequest {
-            tenant: ledger.tenant.to_string(),
-            filter: Filter::default(),
-            order: Order::NewestFirst,
-            after: None,
-            limit: 1,
-            with_unplaced: false,
-        };
-        let page = ledger.archive.page(&newest).await.expect("a page");
-        assert_eq!((page.records.len(), page.last), (0, Some(Cursor::Position(699))), "{kind:?}");
-        ledger.write(1).await;
-        assert_eq!(ledger.extend().await.expect("it goes on").placed, 11, "{kind:?}");
     }
 }
 

@@ -28,6 +28,9 @@ pub const DOUBLE_USES: Rounds = Rounds { few: 40, all: 1_000 };
 /// Wrong codes of a guesser.
 pub const GUESSES: Rounds = Rounds { few: 400, all: 10_000 };
 
+/// Records that are read in pages of two, while some of them are removed.
+pub const WALKED: Rounds = Rounds { few: 3_000, all: 20_000 };
+
 /// Batches of the ledger whose COMMIT is answered by nobody.
 pub const LOST_COMMITS: Rounds = Rounds { few: 20, all: 200 };
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use schemars::JsonSchema;
 use serde::Serialize;
+use tracing::warn;
 
 use super::{Call, Problem, Services, ok};
 use crate::access::{Private, Viewer};
@@ -60,15 +61,16 @@ pub(in super::super) struct Totals<'a> {
     /// Letters that wait for the operator.
     given_up: usize,
     bad: Vec<SetAside<'a>>,
-    /// Why no letter can be written or read.
-    problem: Option<&'a str>,
+    /// Why no letter can be written or read. Without the right `pii`, `…`.
+    problem: Option<String>,
 }
 
 /// A file that is not a dead letter.
 #[derive(Debug, Serialize, JsonSchema)]
 struct SetAside<'a> {
     name: &'a str,
-    reason: &'a str,
+    /// Without the right `pii`, `…`.
+    reason: String,
     bytes: u64,
 }
 
@@ -95,7 +97,7 @@ impl<'a> ShownLetter<'a> {
     }
 }
 
-/// Returns what the database has said: it may quote a value that it refuses.
+/// Returns what a database or a file system has said: it may quote a value.
 fn quoted(error: &str, viewer: &Viewer) -> String {
     viewer.show(Private::Text(error), clock::now())
 }
@@ -106,12 +108,14 @@ pub(in super::super) async fn stats(services: &Services, call: Call) -> Result<R
     call.query()?.end()?;
     let Stats { letters, bytes, max_bytes, given_up, bad, problem } =
         history.letters().stats().await?;
+    let viewer = call.viewer_of_texts();
     let bad = bad.iter().map(|SetAsideFile { name, reason, bytes }| SetAside {
         name,
-        reason,
+        reason: quoted(reason, &viewer),
         bytes: *bytes,
     });
-    let (bad, problem) = (bad.collect(), problem.as_deref());
+    let bad = bad.collect();
+    let problem = problem.as_deref().map(|problem| quoted(problem, &viewer));
     Ok(ok(&Totals { letters, bytes, max_bytes, given_up, bad, problem }))
 }
 
@@ -196,7 +200,11 @@ impl From<LetterError> for Problem {
                 Self::new(StatusCode::CONFLICT, detail)
             }
             LetterError::Archive(error @ ArchiveError::Unavailable(_)) => error.into(),
-            LetterError::Spool(_) | LetterError::Panicked => Self::unavailable(text),
+            LetterError::Spool(_) | LetterError::Panicked => {
+                warn!(error = text, "a request is refused, because the spool cannot be used");
+                let detail = "the spool cannot be used; `/healthz` tells the operator why";
+                Self::unavailable(detail)
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use tokio_postgres::types::Type;
 use super::super::ArchiveError;
 use super::read::{columns_of, count};
 use super::rows::{self, COLUMN_COUNT, columns, get, tenant};
-use crate::ledger::history::{Cursor, Filter, Order, Page, PageRequest, PageRow};
+use crate::ledger::history::{Cursor, Filter, Order, Page, PageRequest};
 use crate::ledger::record::{Kind, Micros, RecordId};
 use crate::postgres::{AssumedRole, Parameter, Pool};
 
@@ -173,14 +173,6 @@ pub(super) async fn page(
     let free = rows.first().map(|row| get(row, COLUMN_COUNT + 1)).transpose()?;
     let placed = first_free.or(free).unwrap_or(0);
     let tenant = request.tenant.as_str().into();
-    let page_row = |row| {
-        let stored = match rows::stored(row, &tenant) {
-            Ok(stored) => Some(stored),
-            Err(ArchiveError::Content(_)) => None,
-            Err(error) => return Err(error),
-        };
-        Ok(PageRow { id: rows::id(row)?, position: get(row, 2)?, stored })
-    };
-    let rows = rows.iter().map(page_row).collect::<Result<_, _>>()?;
+    let rows = rows.iter().map(|row| rows::record_row(row, &tenant)).collect::<Result<_, _>>()?;
     Ok(Page::from_rows(rows, request.limit, placed))
 }

@@ -9,7 +9,7 @@ use tokio_postgres::types::Type;
 use super::super::{ArchiveError, Holdings, JobRow, JobRun, StoredCheckpoint, TileKey};
 use super::holdings;
 use super::rows::{self, JOB_COLUMNS, SELECT_NOTES, SELECT_STEPS, columns, get, tenant};
-use crate::ledger::record::{Micros, RecordId, Stored};
+use crate::ledger::record::{Micros, Record, RecordId, RecordRow, Stored};
 use crate::postgres::{self, AssumedRole, Parameter, Pool};
 
 /// Reads one record with its steps and notes.
@@ -31,7 +31,9 @@ pub(super) async fn find(
         [(&tenant, Type::TEXT), (&id.writer.0, Type::INT8), (&id.seq, Type::INT8)];
     let mut found = whole(&mut snapshot, tenant, sql, &parameters).await?;
     snapshot.commit().await?;
-    Ok(found.pop())
+    let Some(RecordRow { id, position, record }) = found.pop() else { return Ok(None) };
+    let record = record.map_err(|problem| rows::unreadable(id, &problem))?;
+    Ok(Some(Stored { record, position }))
 }
 
 /// Reads records with their steps and notes.
@@ -40,40 +42,52 @@ async fn whole(
     tenant: &str,
     sql: &str,
     parameters: &[Parameter<'_>],
-) -> Result<Vec<Stored>, ArchiveError> {
+) -> Result<Vec<RecordRow>, ArchiveError> {
     let (rows, tenant) = (transaction.query(sql, parameters).await?, Arc::from(tenant));
-    let records = rows.iter().map(|row| rows::stored(row, &tenant)).collect::<Result<_, _>>()?;
+    let row = |row| rows::record_row(row, &tenant);
+    let records = rows.iter().map(row).collect::<Result<_, _>>()?;
     with_parts(transaction, records).await
 }
 
 /// Adds their steps and notes to records.
 async fn with_parts(
     transaction: &mut postgres::Transaction<'_>,
-    mut records: Vec<Stored>,
-) -> Result<Vec<Stored>, ArchiveError> {
+    mut records: Vec<RecordRow>,
+) -> Result<Vec<RecordRow>, ArchiveError> {
     if records.is_empty() {
         return Ok(records);
     }
-    let (writers, seqs) = rows::ids(records.iter().map(|stored| stored.record.id));
+    let (writers, seqs) = rows::ids(records.iter().map(|row| row.id));
     let ids: [Parameter<'_>; 2] = [(&writers, Type::INT8_ARRAY), (&seqs, Type::INT8_ARRAY)];
     let steps = transaction.query(SELECT_STEPS, &ids).await?;
     let notes = transaction.query(SELECT_NOTES, &ids).await?;
     if steps.is_empty() && notes.is_empty() {
         return Ok(records);
     }
-    let mut by_id: HashMap<RecordId, &mut Stored> =
-        records.iter_mut().map(|stored| (stored.record.id, stored)).collect();
-    for row in &steps {
-        if let Some(stored) = by_id.get_mut(&rows::id(row)?) {
-            stored.record.steps.push(rows::step(row)?);
-        }
+    let mut by_id: HashMap<RecordId, &mut RecordRow> =
+        records.iter_mut().map(|row| (row.id, row)).collect();
+    for step in &steps {
+        add(&mut by_id, step, |record, row| rows::step(row).map(|step| record.steps.push(step)))?;
     }
-    for row in &notes {
-        if let Some(stored) = by_id.get_mut(&rows::id(row)?) {
-            stored.record.notes.push(rows::note(row)?);
-        }
+    for note in &notes {
+        add(&mut by_id, note, |record, row| rows::note(row).map(|note| record.notes.push(note)))?;
     }
     Ok(records)
+}
+
+/// Adds a step or a note to the record that it belongs to.
+fn add(
+    by_id: &mut HashMap<RecordId, &mut RecordRow>,
+    row: &Row,
+    push: impl Fn(&mut Record, &Row) -> Result<(), Box<str>>,
+) -> Result<(), ArchiveError> {
+    if let Some(found) = by_id.get_mut(&rows::id(row)?)
+        && let Ok(record) = &mut found.record
+        && let Err(problem) = push(record, row)
+    {
+        found.record = Err(problem);
+    }
+    Ok(())
 }
 
 /// See [`super::super::Snapshot`].
@@ -95,7 +109,7 @@ impl Snapshot<'_> {
         tenant: &str,
         from: i64,
         limit: usize,
-    ) -> Result<Vec<Stored>, ArchiveError> {
+    ) -> Result<Vec<RecordRow>, ArchiveError> {
         let sql = concat!(
             "SELECT ",
             columns!(),
@@ -114,7 +128,7 @@ impl Snapshot<'_> {
         tenant: &str,
         after: Option<RecordId>,
         limit: usize,
-    ) -> Result<Vec<Stored>, ArchiveError> {
+    ) -> Result<Vec<RecordRow>, ArchiveError> {
         let sql = concat!(
             "SELECT ",
             columns!(),
@@ -250,12 +264,10 @@ pub(super) async fn find_all(
     let parameters: [Parameter<'_>; 3] =
         [(&tenant, Type::TEXT), (&writers, Type::INT8_ARRAY), (&seqs, Type::INT8_ARRAY)];
     let (rows, tenant) = (transaction.query(sql, &parameters).await?, Arc::from(tenant));
-    let readable = |row| match rows::stored(row, &tenant) {
-        Err(ArchiveError::Content(_)) => None,
-        stored => Some(stored),
-    };
-    let records = rows.iter().filter_map(readable).collect::<Result<_, _>>()?;
-    with_parts(transaction, records).await
+    let row = |row| rows::record_row(row, &tenant);
+    let records = rows.iter().map(row).collect::<Result<_, _>>()?;
+    let records = with_parts(transaction, records).await?;
+    Ok(records.into_iter().filter_map(RecordRow::into_stored).collect())
 }
 
 pub(super) async fn last_checkpoint(

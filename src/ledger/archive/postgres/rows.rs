@@ -8,7 +8,7 @@ use tokio_postgres::types::{FromSql, ToSql, Type};
 
 use super::super::{ArchiveError, JobRow, Unplaced};
 use crate::ledger::record::{
-    Kind, Micros, Note, Personal, Record, RecordId, Step, Stored, Word, WriterId,
+    Kind, Micros, Note, Personal, Record, RecordId, RecordRow, Step, Word, WriterId,
 };
 use crate::postgres::{Error, Parameter};
 
@@ -159,7 +159,7 @@ pub(super) const INSERT_NOTES: &str = "
     INSERT INTO nightporter_ledger.notes (writer, seq, n, topic, text)
     SELECT * FROM unnest($1, $2, $3, $4, $5)";
 
-/// The columns of a record, read by [`stored`].
+/// The columns of a record, read by [`record_row`].
 macro_rules! columns {
     () => {
         "r.writer, r.seq, r.position, r.kind, r.at, r.app, r.host, r.path, r.rule, r.client, \
@@ -192,45 +192,55 @@ pub(super) const SELECT_NOTES: &str = "
     ORDER BY p.writer, p.seq, p.n";
 
 /// Returns a row that begins with the [`columns`].
-pub(super) fn stored(row: &Row, tenant: &Arc<str>) -> Result<Stored, ArchiveError> {
+pub(super) fn record_row(row: &Row, tenant: &Arc<str>) -> Result<RecordRow, ArchiveError> {
     let id = id(row)?;
-    let personal = |text, digest_of| match get::<Option<&str>>(row, text)? {
+    Ok(RecordRow { id, position: get(row, 2)?, record: record(row, id, tenant) })
+}
+
+/// Reads a record, or says which value of it cannot be read, without the value.
+fn record(row: &Row, id: RecordId, tenant: &Arc<str>) -> Result<Record, Box<str>> {
+    let personal = |text, digest_of| match value::<Option<&str>>(row, text)? {
         Some(text) => Ok(Some(Personal::Clear(text.into()))),
-        None => Ok::<_, ArchiveError>(bytes(row, digest_of)?.map(Personal::Digest)),
+        None => Ok::<_, Box<str>>(bytes(row, digest_of)?.map(Personal::Digest)),
     };
-    let record = Record {
+    Ok(Record {
         id,
         tenant: Arc::clone(tenant),
-        kind: Kind::parse(get(row, 3)?).ok_or_else(|| invalid(id, "kind"))?,
-        at: Micros(get(row, 4)?),
-        app: get::<Option<&str>>(row, 5)?.map(Arc::from),
-        host: get::<Option<&str>>(row, 6)?.map(Box::from),
-        path: get::<Option<&str>>(row, 7)?.map(Box::from),
-        rule: get::<Option<&str>>(row, 8)?.map(Arc::from),
-        client: get::<Option<String>>(row, 9)?.map(Cow::Owned),
+        kind: Kind::parse(value(row, 3)?).ok_or_else(|| invalid(row, 3))?,
+        at: Micros(value(row, 4)?),
+        app: value::<Option<&str>>(row, 5)?.map(Arc::from),
+        host: value::<Option<&str>>(row, 6)?.map(Box::from),
+        path: value::<Option<&str>>(row, 7)?.map(Box::from),
+        rule: value::<Option<&str>>(row, 8)?.map(Arc::from),
+        client: value::<Option<String>>(row, 9)?.map(Cow::Owned),
         client_id: personal(10, 13)?,
         client_name: personal(11, 14)?,
         address: personal(12, 15)?,
-        verdict: get::<Option<String>>(row, 16)?.map(Cow::Owned),
-        reason: get::<Option<String>>(row, 17)?.map(Cow::Owned),
-        trace: get::<Option<&str>>(row, 18)?.map(Box::from),
-        duration: Micros(get(row, 19)?),
-        count: get(row, 20)?,
+        verdict: value::<Option<String>>(row, 16)?.map(Cow::Owned),
+        reason: value::<Option<String>>(row, 17)?.map(Cow::Owned),
+        trace: value::<Option<&str>>(row, 18)?.map(Box::from),
+        duration: Micros(value(row, 19)?),
+        count: value(row, 20)?,
         steps: Vec::new(),
         notes: Vec::new(),
         salt: bytes(row, 21)?,
-        leaf: bytes(row, 22)?.ok_or_else(|| invalid(id, "leaf"))?,
-        seal: bytes(row, 23)?.ok_or_else(|| invalid(id, "seal"))?,
-    };
-    Ok(Stored { record, position: get(row, 2)? })
+        leaf: bytes(row, 22)?.ok_or_else(|| invalid(row, 22))?,
+        seal: bytes(row, 23)?.ok_or_else(|| invalid(row, 23))?,
+    })
+}
+
+/// Returns the error about a record of which not everything can be read.
+pub(super) fn unreadable(id: RecordId, problem: &str) -> ArchiveError {
+    ArchiveError::Content(format!("the record {id} cannot be read: {problem}").into())
 }
 
 /// Returns a row of an id, a leaf, a seal and a time.
 pub(super) fn unplaced(row: &Row) -> Result<Unplaced, ArchiveError> {
-    let id = id(row)?;
-    let leaf = bytes(row, 2)?.ok_or_else(|| invalid(id, "leaf"))?;
-    let seal = bytes(row, 3)?.ok_or_else(|| invalid(id, "seal"))?;
-    Ok(Unplaced { id, at: Micros(get(row, 4)?), leaf, seal })
+    // A value of another length was altered. Nothing is sealed with zeros, so the record gets no
+    // position, and is no reason for others to get none.
+    let leaf = bytes(row, 2).ok().flatten().unwrap_or_default();
+    let seal = bytes(row, 3).ok().flatten().unwrap_or_default();
+    Ok(Unplaced { id: id(row)?, at: Micros(get(row, 4)?), leaf, seal })
 }
 
 /// Returns the first two columns of a row, an id.
@@ -239,13 +249,13 @@ pub(super) fn id(row: &Row) -> Result<RecordId, ArchiveError> {
 }
 
 /// Returns a row of [`SELECT_STEPS`].
-pub(super) fn step(row: &Row) -> Result<Step, ArchiveError> {
-    Ok(Step { name: word(row, 2)?, duration: Micros(get(row, 3)?), outcome: word(row, 4)? })
+pub(super) fn step(row: &Row) -> Result<Step, Box<str>> {
+    Ok(Step { name: word(row, 2)?, duration: Micros(value(row, 3)?), outcome: word(row, 4)? })
 }
 
 /// Returns a row of [`SELECT_NOTES`].
-pub(super) fn note(row: &Row) -> Result<Note, ArchiveError> {
-    Ok(Note { topic: word(row, 2)?, text: get::<&str>(row, 3)?.into() })
+pub(super) fn note(row: &Row) -> Result<Note, Box<str>> {
+    Ok(Note { topic: word(row, 2)?, text: value::<&str>(row, 3)?.into() })
 }
 
 /// Returns a row with the columns [`JOB_COLUMNS`].
@@ -262,27 +272,24 @@ pub(super) fn job(row: &Row) -> Result<JobRow, ArchiveError> {
 
 pub(super) const JOB_COLUMNS: &str = "name, due, started, ended, outcome, by";
 
-/// Returns a value of a row that begins with an id; the value has a certain length unless it
-/// was altered.
-fn bytes<const LENGTH: usize>(
-    row: &Row,
-    column: usize,
-) -> Result<Option<[u8; LENGTH]>, ArchiveError> {
-    let Some(bytes) = get::<Option<&[u8]>>(row, column)? else { return Ok(None) };
-    let name = || row.columns().get(column).map_or("value", tokio_postgres::Column::name);
-    match bytes.try_into() {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(_) => Err(invalid(id(row)?, name())),
-    }
+/// Returns a value that has a certain length unless it was altered.
+fn bytes<const LENGTH: usize>(row: &Row, column: usize) -> Result<Option<[u8; LENGTH]>, Box<str>> {
+    let Some(bytes) = value::<Option<&[u8]>>(row, column)? else { return Ok(None) };
+    bytes.try_into().map(Some).map_err(|_| invalid(row, column))
 }
 
-/// Returns the error about a record that nightporter has not written so.
-fn invalid(id: RecordId, column: &str) -> ArchiveError {
-    ArchiveError::Content(format!("record {id}: invalid {column}").into())
+fn word(row: &Row, column: usize) -> Result<Word, Box<str>> {
+    Ok(Cow::Owned(value(row, column)?))
 }
 
-fn word(row: &Row, column: usize) -> Result<Word, ArchiveError> {
-    Ok(Cow::Owned(get(row, column)?))
+/// Returns a value of a row that may have been altered.
+fn value<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, Box<str>> {
+    row.try_get(column).map_err(|_| invalid(row, column))
+}
+
+fn invalid(row: &Row, column: usize) -> Box<str> {
+    let name = row.columns().get(column).map_or("value", tokio_postgres::Column::name);
+    format!("invalid {name}").into()
 }
 
 pub(crate) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, ArchiveError> {

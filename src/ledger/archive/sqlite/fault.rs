@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::ErrorCode;
 
 use crate::ledger::archive::ArchiveError;
+use crate::ledger::remedy::{FREE_SPACE, MAKE_WRITABLE, WithRemedy};
 
 /// Why a call to SQLite failed.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(crate) enum Fault {
     Unusable(String),
     /// The time limit of a read.
     TooSlow(Duration),
+    /// The write-ahead log was removed, and what it holds cannot be moved yet.
+    LostLog,
 }
 
 impl From<rusqlite::Error> for Fault {
@@ -65,6 +68,7 @@ impl Fault {
     /// SQLite has in memory may differ from the file.
     pub(super) fn spares_connection(&self) -> bool {
         self.is_content()
+            || matches!(self, Self::LostLog)
             || self.is_busy()
             || self.is_interrupted()
             || self.code() == Some(ErrorCode::DiskFull)
@@ -83,15 +87,30 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Content(reason) | Self::Unusable(reason) => f.write_str(reason),
-            Self::File(error) => error.fmt(f),
+            Self::File(error) => WithRemedy(error).fmt(f),
+            Self::LostLog => f.write_str(
+                "its write-ahead log (`-wal`) or the log's index (`-shm`) was removed while in \
+                 use; what they hold is moved into the database as soon as no read goes on",
+            ),
             Self::TooSlow(limit) => write!(f, "the read took longer than {limit:?}"),
             Self::Sqlite(error) => match error.sqlite_error_code() {
                 Some(ErrorCode::NotADatabase) => {
                     write!(f, "not a database of SQLite, or damaged: {REMEDY}")
                 }
                 Some(ErrorCode::DatabaseCorrupt) => write!(f, "damaged ({error}): {REMEDY}"),
-                Some(ErrorCode::DiskFull) => f.write_str("no space is left on the disk"),
-                Some(ErrorCode::ReadOnly) => write!(f, "cannot be written ({error})"),
+                Some(ErrorCode::DiskFull) => {
+                    write!(f, "no space is left on the disk: {FREE_SPACE}")
+                }
+                Some(ErrorCode::ReadOnly) => {
+                    write!(f, "cannot be written ({error}): {MAKE_WRITABLE}")
+                }
+                Some(ErrorCode::CannotOpen) => {
+                    write!(f, "{error}: unless something else has its name, {MAKE_WRITABLE}")
+                }
+                // Of a file of SQLite's own, such as the log's index, it does not say more.
+                Some(ErrorCode::SystemIoFailure) => {
+                    write!(f, "{error}: if the disk is full, {FREE_SPACE}")
+                }
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                     f.write_str("another process holds the database's lock")
                 }

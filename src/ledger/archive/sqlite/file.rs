@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
+use tracing::warn;
 
 use super::fault::Fault;
 use super::schema;
@@ -22,27 +23,62 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// Which file a path leads to: its device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FileId(u64, u64);
+struct FileId(u64, u64);
 
 impl FileId {
-    pub(super) fn read(path: &Path) -> io::Result<Self> {
+    fn read(path: &Path) -> io::Result<Self> {
         let metadata = path.metadata()?;
         Ok(Self(metadata.dev(), metadata.ino()))
     }
 }
 
-/// A connection, and the file that it was opened on.
+/// Which files a path leads to: the database, and beside it the write-ahead log and the log's
+/// index, which are there as long as somebody has the database open to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Files {
+    database: FileId,
+    beside: [Option<FileId>; 2],
+}
+
+impl Files {
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let beside = |suffix| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            FileId::read(Path::new(&name)).ok()
+        };
+        Ok(Self { database: FileId::read(path)?, beside: ["-wal", "-shm"].map(beside) })
+    }
+}
+
+/// A connection, and the files that it was opened on.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) connection: Connection,
-    pub(super) file: FileId,
+    pub(super) files: Files,
 }
 
 impl Opened {
-    /// Returns whether the path still leads to the file of this connection. SQLite would go
-    /// on writing to a file that was deleted.
+    /// Returns whether the path still leads to the files of this connection. SQLite would go
+    /// on writing to files that were deleted.
     pub(super) fn is_current(&self, path: &Path) -> bool {
-        FileId::read(path).is_ok_and(|file| file == self.file)
+        Files::of(path).is_ok_and(|files| files == self.files)
+    }
+
+    /// Moves into the database what only this connection can see, if somebody has removed the
+    /// write-ahead log or its index: whoever opens the database now makes new ones. Nothing
+    /// needs to be moved if the database itself was removed.
+    pub(super) fn save_log(&self, path: &Path) -> Result<(), Fault> {
+        if !Files::of(path).is_ok_and(|files| files.database == self.files.database) {
+            return Ok(());
+        }
+        let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+        if self.connection.query_row(sql, [], |row| row.get(0))? {
+            return Err(Fault::LostLog);
+        }
+        let path = path.display();
+        warn!("`{path}-wal` or `{path}-shm` was removed while in use; what they held is saved");
+        Ok(())
     }
 }
 
@@ -68,7 +104,7 @@ pub(super) fn open_writer(path: &Path, busy: Duration) -> Result<Opened, Fault> 
          PRAGMA journal_size_limit = 33554432;",
     )?;
     schema::migrate(&mut connection, APPLICATION)?;
-    Ok(Opened { connection, file })
+    opened(connection, file, path)
 }
 
 /// Opens the file to read.
@@ -76,7 +112,19 @@ pub(super) fn open_reader(path: &Path, busy: Duration) -> Result<Opened, Fault> 
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let (connection, file) = open(path, flags, busy)?;
     connection.execute_batch("PRAGMA query_only = ON; PRAGMA temp_store = MEMORY;")?;
-    Ok(Opened { connection, file })
+    opened(connection, file, path)
+}
+
+fn opened(connection: Connection, file: FileId, path: &Path) -> Result<Opened, Fault> {
+    let files = Files::of(path)?;
+    if files.database != file {
+        return Err(replaced());
+    }
+    Ok(Opened { connection, files })
+}
+
+fn replaced() -> Fault {
+    Fault::Unusable("the file was replaced just now".to_owned())
 }
 
 fn open(path: &Path, flags: OpenFlags, busy: Duration) -> Result<(Connection, FileId), Fault> {
@@ -86,7 +134,7 @@ fn open(path: &Path, flags: OpenFlags, busy: Duration) -> Result<(Connection, Fi
     let connection = Connection::open_with_flags(absolute, flags)?;
     connection.busy_timeout(busy)?;
     if FileId::read(path)? != before {
-        return Err(Fault::Unusable("the file was replaced just now".to_owned()));
+        return Err(replaced());
     }
     Ok((connection, before))
 }

@@ -12,8 +12,8 @@ use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
 
 use super::fault::Fault;
 use super::rows::{self, COLUMNS};
-use crate::ledger::history::{Cursor, Filter, Order, Page, PageRequest, PageRow};
-use crate::ledger::record::RecordId;
+use crate::ledger::history::{Cursor, Filter, Order, Page, PageRequest};
+use crate::ledger::record::{RecordId, RecordRow};
 
 /// A filter with fewer matches than this is preferred to one with more; no more are counted.
 const FEW: i64 = 10_000;
@@ -109,7 +109,7 @@ fn parts(request: &PageRequest) -> Vec<Part> {
 
 /// Records that have positions.
 struct Found {
-    records: Vec<PageRow>,
+    records: Vec<RecordRow>,
     /// Where the search was ended, if there are fewer records than wanted and may be more.
     searched_to: Option<i64>,
 }
@@ -244,7 +244,7 @@ impl Read<'_> {
         after: Option<RecordId>,
         placed: i64,
         limit: usize,
-    ) -> Result<Vec<PageRow>, Fault> {
+    ) -> Result<Vec<RecordRow>, Fault> {
         let mut conditions = self.conditions();
         if let Some(after) = after {
             let sql = match self.request.order {
@@ -307,8 +307,8 @@ impl Read<'_> {
         &self,
         sql: &str,
         values: impl Iterator<Item = &'v Value>,
-    ) -> Result<Vec<PageRow>, Fault> {
-        rows::page(self.connection, &self.tenant, sql, params_from_iter(values))
+    ) -> Result<Vec<RecordRow>, Fault> {
+        rows::without_parts(self.connection, &self.tenant, sql, params_from_iter(values))
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::Limits;
 use super::fault::Fault;
-use super::file::{self, FileId, Opened};
+use super::file::{self, Files, Opened};
 use super::writer::{Writer, on_thread};
 use crate::ledger::archive::ArchiveError;
 
@@ -40,7 +40,8 @@ pub(super) struct Readers {
     idle: Idle,
 }
 
-type Idle = Arc<Mutex<Vec<Opened>>>;
+/// Connections that wait for the next reads.
+pub(super) type Idle = Arc<Mutex<Vec<Opened>>>;
 
 /// A connection for one read, or for several in one transaction.
 #[derive(Debug)]
@@ -64,6 +65,10 @@ impl Readers {
         }
     }
 
+    pub(super) fn idle(&self) -> Idle {
+        Arc::clone(&self.idle)
+    }
+
     /// Waits until one more read may run.
     pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, ArchiveError> {
         let limit = self.limits.read;
@@ -75,20 +80,25 @@ impl Readers {
         })
     }
 
-    /// Returns whether the file is missing or not known to have the right schema.
+    /// Returns whether a file is missing or replaced, or not known to have the right schema.
     pub(super) async fn needs_preparation(
         &self,
         writer: &Arc<Writer>,
     ) -> Result<bool, ArchiveError> {
         let (path, writer) = (Arc::clone(&self.path), Arc::clone(writer));
-        on_thread(move || !FileId::read(&path).is_ok_and(|file| writer.is_prepared(file))).await
+        on_thread(move || !Files::of(&path).is_ok_and(|files| writer.is_prepared(files))).await
     }
 
     pub(super) async fn open(&self, permit: OwnedSemaphorePermit) -> Result<Reader, ArchiveError> {
         let (path, idle) = (Arc::clone(&self.path), Arc::clone(&self.idle));
         let limit = self.limits.read;
         let opening = on_thread(move || {
-            let kept = lock(&idle).pop().filter(|kept| kept.is_current(&path));
+            let kept = {
+                let mut idle = lock(&idle);
+                // One on files that were removed keeps others from making new ones.
+                idle.retain(|kept| kept.is_current(&path));
+                idle.pop()
+            };
             let opened = match kept.map_or_else(|| file::open_reader(&path, limit), Ok) {
                 Ok(opened) => Some(opened),
                 Err(fault) => return Err(fault.at(&path)),
@@ -212,6 +222,11 @@ fn keep(idle: &Idle, opened: Opened) {
     if idle.len() < MAX_IDLE {
         idle.push(opened);
     }
+}
+
+/// Closes the connections that wait for the next reads.
+pub(super) fn forget(idle: &Idle) {
+    lock(idle).clear();
 }
 
 fn lock(idle: &Idle) -> MutexGuard<'_, Vec<Opened>> {

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use rusqlite::{Connection, Params, Row, params};
 
 use super::fault::Fault;
-use crate::ledger::history::PageRow;
 use crate::ledger::record::{
-    Kind, Micros, Note, Personal, Record, RecordId, Step, Stored, WriterId,
+    Kind, Micros, Note, Personal, Record, RecordId, RecordRow, Step, Stored, WriterId,
 };
 
-/// The columns of a record, as [`stored`] reads them.
+/// The columns of a record, as [`record`] reads them.
 pub(super) const COLUMNS: &str = "r.writer, r.seq, r.position, r.kind, r.at, r.app, r.host, r.path, \
      r.rule, r.client, r.client_id, r.client_name, r.address, r.client_id_digest, \
      r.client_name_digest, r.address_digest, r.verdict, r.reason, r.trace, r.duration, r.count, \
@@ -28,7 +27,12 @@ pub(super) fn find(
 ) -> Result<Option<Stored>, Fault> {
     let condition = "r.tenant = ".to_owned() + TENANT + " AND r.writer = ?2 AND r.seq = ?3";
     let params = params![tenant, id.writer.0, id.seq];
-    Ok(with_parts(connection, tenant, &condition, "r.writer, r.seq", params)?.pop())
+    let mut found = with_parts(connection, tenant, &condition, "r.writer, r.seq", params)?;
+    let Some(RecordRow { id, position, record }) = found.pop() else { return Ok(None) };
+    match record {
+        Ok(record) => Ok(Some(Stored { record, position })),
+        Err(problem) => Err(Fault::Content(format!("the record {id} cannot be read: {problem}"))),
+    }
 }
 
 /// Returns records with their steps and notes. `params` are those of the condition; `order`
@@ -39,9 +43,9 @@ pub(super) fn with_parts<P: Params + Copy>(
     condition: &str,
     order: &str,
     params: P,
-) -> Result<Vec<Stored>, Fault> {
+) -> Result<Vec<RecordRow>, Fault> {
     let sql = format!("SELECT {COLUMNS} FROM requests r WHERE {condition} ORDER BY {order}");
-    let mut found = records(connection, tenant, &sql, params)?;
+    let mut found = without_parts(connection, tenant, &sql, params)?;
     let parts = |table, columns| {
         format!(
             "SELECT p.writer, p.seq, {columns} FROM requests r CROSS JOIN {table} p
@@ -68,7 +72,7 @@ pub(super) fn with_parts<P: Params + Copy>(
 /// Adds steps or notes to the records that they belong to; both are in the same order.
 fn add_parts(
     connection: &Connection,
-    found: &mut [Stored],
+    found: &mut [RecordRow],
     sql: &str,
     params: impl Params,
     add: impl Fn(&mut Record, &Row<'_>) -> rusqlite::Result<()>,
@@ -78,82 +82,76 @@ fn add_parts(
     }
     let mut statement = connection.prepare(sql)?;
     let mut rows = statement.query(params)?;
-    let mut records = found.iter_mut().map(|stored| &mut stored.record).peekable();
+    let mut records = found.iter_mut().peekable();
     while let Some(row) = rows.next()? {
         let id = id(row)?;
-        while records.next_if(|record| record.id != id).is_some() {}
-        if let Some(record) = records.peek_mut() {
-            add(record, row)?;
+        while records.next_if(|found| found.id != id).is_some() {}
+        if let Some(found) = records.peek_mut()
+            && let Ok(record) = &mut found.record
+            && let Err(error) = add(record, row)
+        {
+            found.record = Err(unreadable(row, &error));
         }
     }
     Ok(())
 }
 
-/// Returns the rows of a page, without steps and notes; `sql` selects [`COLUMNS`].
-pub(super) fn page(
+/// Returns records without their steps and notes; `sql` selects [`COLUMNS`].
+pub(super) fn without_parts(
     connection: &Connection,
     tenant: &Arc<str>,
     sql: &str,
     params: impl Params,
-) -> Result<Vec<PageRow>, Fault> {
+) -> Result<Vec<RecordRow>, Fault> {
     let mut statement = connection.prepare(sql)?;
     let mut rows = statement.query(params)?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let (id, position) = (id(row)?, row.get(2)?);
-        found.push(PageRow { id, position, stored: stored(row, tenant).ok() });
+        let record = record(row, id, tenant).map_err(|error| unreadable(row, &error));
+        found.push(RecordRow { id, position, record });
     }
     Ok(found)
 }
 
-fn records(
-    connection: &Connection,
-    tenant: &Arc<str>,
-    sql: &str,
-    params: impl Params,
-) -> Result<Vec<Stored>, Fault> {
-    let mut statement = connection.prepare(sql)?;
-    let mut rows = statement.query(params)?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push(stored(row, tenant)?);
-    }
-    Ok(found)
+/// Reads a record. A row that was edited may hold anything.
+fn record(row: &Row<'_>, id: RecordId, tenant: &Arc<str>) -> rusqlite::Result<Record> {
+    Ok(Record {
+        id,
+        tenant: Arc::clone(tenant),
+        kind: kind(row)?,
+        at: Micros(row.get(4)?),
+        app: row.get(5)?,
+        host: row.get(6)?,
+        path: row.get(7)?,
+        rule: row.get(8)?,
+        client: row.get::<_, Option<_>>(9)?.map(word),
+        client_id: personal(row, 10)?,
+        client_name: personal(row, 11)?,
+        address: personal(row, 12)?,
+        verdict: row.get::<_, Option<_>>(16)?.map(word),
+        reason: row.get::<_, Option<_>>(17)?.map(word),
+        trace: row.get(18)?,
+        duration: Micros(row.get(19)?),
+        count: row.get(20)?,
+        steps: Vec::new(),
+        notes: Vec::new(),
+        salt: row.get(21)?,
+        leaf: row.get(22)?,
+        seal: row.get(23)?,
+    })
 }
 
-fn stored(row: &Row<'_>, tenant: &Arc<str>) -> Result<Stored, Fault> {
-    let id = id(row)?;
-    // A row that was edited may hold anything.
-    let read = || -> rusqlite::Result<Stored> {
-        Ok(Stored {
-            position: row.get(2)?,
-            record: Record {
-                id,
-                tenant: Arc::clone(tenant),
-                kind: kind(row)?,
-                at: Micros(row.get(4)?),
-                app: row.get(5)?,
-                host: row.get(6)?,
-                path: row.get(7)?,
-                rule: row.get(8)?,
-                client: row.get::<_, Option<_>>(9)?.map(word),
-                client_id: personal(row, 10)?,
-                client_name: personal(row, 11)?,
-                address: personal(row, 12)?,
-                verdict: row.get::<_, Option<_>>(16)?.map(word),
-                reason: row.get::<_, Option<_>>(17)?.map(word),
-                trace: row.get(18)?,
-                duration: Micros(row.get(19)?),
-                count: row.get(20)?,
-                steps: Vec::new(),
-                notes: Vec::new(),
-                salt: row.get(21)?,
-                leaf: row.get(22)?,
-                seal: row.get(23)?,
-            },
-        })
+/// Says which value of a row cannot be read, without the value.
+fn unreadable(row: &Row<'_>, error: &rusqlite::Error) -> Box<str> {
+    let column = match error {
+        rusqlite::Error::FromSqlConversionFailure(column, ..)
+        | rusqlite::Error::IntegralValueOutOfRange(column, _)
+        | rusqlite::Error::InvalidColumnType(column, ..)
+        | rusqlite::Error::Utf8Error(column, _) => row.as_ref().column_name(*column).ok(),
+        _ => None,
     };
-    read().map_err(|error| Fault::Content(format!("the record {id} cannot be read: {error}")))
+    format!("invalid {}", column.unwrap_or("value")).into()
 }
 
 fn id(row: &Row<'_>) -> rusqlite::Result<RecordId> {

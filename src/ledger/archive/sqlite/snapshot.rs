@@ -9,7 +9,7 @@ use super::readers::Reader;
 use super::rows::{self, TENANT};
 use super::{holdings, jobs, tree};
 use crate::ledger::archive::{ArchiveError, Holdings, JobRow, JobRun, StoredCheckpoint, TileKey};
-use crate::ledger::record::{Micros, RecordId, Stored, WriterId};
+use crate::ledger::record::{Micros, RecordId, RecordRow, WriterId};
 
 /// A read transaction. Each call has the time limit of a read; while the snapshot lives, the
 /// write-ahead log grows by what is written.
@@ -43,7 +43,7 @@ impl Snapshot {
         tenant: &str,
         from: i64,
         limit: usize,
-    ) -> Result<Vec<Stored>, ArchiveError> {
+    ) -> Result<Vec<RecordRow>, ArchiveError> {
         let (tenant, limit): (Arc<str>, _) = (tenant.into(), rows::count(limit));
         self.0
             .run(move |connection| {
@@ -66,7 +66,7 @@ impl Snapshot {
         tenant: &str,
         after: Option<RecordId>,
         limit: usize,
-    ) -> Result<Vec<Stored>, ArchiveError> {
+    ) -> Result<Vec<RecordRow>, ArchiveError> {
         let (tenant, limit): (Arc<str>, _) = (tenant.into(), rows::count(limit));
         let RecordId { writer: WriterId(writer), seq } =
             after.unwrap_or(RecordId { writer: WriterId(0), seq: 0 });

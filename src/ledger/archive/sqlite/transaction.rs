@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use super::fault::Fault;
 use super::rows::{self, count};
-use super::writer::{Turn, Writer, on_thread};
+use super::writer::{Turn, Writer, on_thread, roll_back};
 use super::{jobs, tree, write};
 use crate::ledger::archive::{
     ArchiveError, JobRow, Placed, StoredCheckpoint, TileKey, Unplaced, UnplacedFilter,
@@ -83,15 +83,6 @@ impl Drop for Open {
     }
 }
 
-fn roll_back(turn: &mut Turn) {
-    let rolled_back =
-        turn.as_ref().is_some_and(|opened| opened.connection.execute_batch("ROLLBACK").is_ok());
-    if !rolled_back {
-        // Closing a connection rolls back as well.
-        **turn = None;
-    }
-}
-
 /// Gives pages back to the file system. Each step of the statement frees one.
 fn vacuum(connection: &Connection) -> rusqlite::Result<()> {
     let mut statement = connection.prepare(&format!("PRAGMA incremental_vacuum({VACUUM})"))?;
@@ -163,7 +154,10 @@ impl Transaction {
             let rows = statement.query_map(params, |row| {
                 let id = RecordId { writer: WriterId(row.get(0)?), seq: row.get(1)? };
                 let at = Micros(row.get(4)?);
-                Ok(Unplaced { id, at, leaf: row.get(2)?, seal: row.get(3)? })
+                // A value of another length was altered. Nothing is sealed with zeros, so the
+                // record gets no position, and is no reason for others to get none.
+                let (leaf, seal) = (row.get(2).unwrap_or_default(), row.get(3).unwrap_or_default());
+                Ok(Unplaced { id, at, leaf, seal })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
         })

@@ -112,5 +112,7 @@ pub(super) fn bytes(connection: &Connection, tenant: &str) -> rusqlite::Result<u
 }
 
 fn checkpoint_row(row: &Row<'_>) -> rusqlite::Result<StoredCheckpoint> {
-    Ok(StoredCheckpoint { size: row.get(0)?, at: Micros(row.get(1)?), note: row.get(2)? })
+    // A text that was altered may be none; its signature says so.
+    let note = String::from_utf8_lossy(row.get_ref(2)?.as_bytes()?).into_owned();
+    Ok(StoredCheckpoint { size: row.get(0)?, at: Micros(row.get(1)?), note })
 }

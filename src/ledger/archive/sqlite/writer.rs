@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use super::Limits;
 use super::fault::Fault;
-use super::file::{self, FileId, Opened};
+use super::file::{self, Files, Opened};
+use super::readers::{self, Idle};
 use crate::ledger::archive::ArchiveError;
 
 /// The right to use the connection; it is opened by the first use.
@@ -22,6 +23,8 @@ pub(super) struct Writer {
     pub(super) path: Arc<Path>,
     pub(super) limits: Limits,
     connection: Arc<Mutex<Option<Opened>>>,
+    /// The connections of the readers that rest.
+    idle: Idle,
     state: std::sync::Mutex<State>,
     /// Tells those who wait for new records.
     pub(super) written: watch::Sender<()>,
@@ -29,17 +32,18 @@ pub(super) struct Writer {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The file whose schema is known to be up to date.
-    prepared: Option<FileId>,
+    /// The files whose schema is known to be up to date.
+    prepared: Option<Files>,
     problem: Option<Arc<str>>,
 }
 
 impl Writer {
-    pub(super) fn new(path: Arc<Path>, limits: Limits) -> Arc<Self> {
+    pub(super) fn new(path: Arc<Path>, limits: Limits, idle: Idle) -> Arc<Self> {
         Arc::new(Self {
             path,
             limits,
             connection: Arc::default(),
+            idle,
             state: std::sync::Mutex::default(),
             written: watch::Sender::new(()),
         })
@@ -80,14 +84,22 @@ impl Writer {
     }
 
     fn opened<'a>(&self, turn: &'a mut Turn) -> Result<&'a mut Opened, Fault> {
-        let usable = |opened: &Opened| {
-            // A transaction is open if the thread that was to roll it back never ran.
-            opened.connection.is_autocommit() && opened.is_current(&self.path)
-        };
-        if !turn.as_ref().is_some_and(usable) {
+        // A transaction is open if the thread that was to roll it back never ran.
+        if turn.as_ref().is_some_and(|opened| !opened.connection.is_autocommit()) {
+            roll_back(turn);
+        }
+        if let Some(opened) = &**turn
+            && !opened.is_current(&self.path)
+        {
+            opened.save_log(&self.path)?;
             **turn = None;
+        }
+        if turn.is_none() {
+            // As long as one connection is open, the others use its index of the log: one that
+            // was removed, or that could not be written then.
+            readers::forget(&self.idle);
             let opened = file::open_writer(&self.path, self.limits.write)?;
-            self.state().prepared = Some(opened.file);
+            self.state().prepared = Some(opened.files);
             **turn = Some(opened);
         }
         turn.as_mut().ok_or_else(|| Fault::Unusable("not open".to_owned()))
@@ -114,8 +126,8 @@ impl Writer {
         self.state().problem.as_deref().map(str::to_owned)
     }
 
-    pub(super) fn is_prepared(&self, file: FileId) -> bool {
-        self.state().prepared == Some(file)
+    pub(super) fn is_prepared(&self, files: Files) -> bool {
+        self.state().prepared == Some(files)
     }
 
     pub(super) fn error(&self, fault: &Fault) -> ArchiveError {
@@ -130,6 +142,15 @@ impl Writer {
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Rolls back the open transaction; if that fails, the connection is closed, which does so, too.
+pub(super) fn roll_back(turn: &mut Turn) {
+    let rolled_back =
+        turn.as_ref().is_some_and(|opened| opened.connection.execute_batch("ROLLBACK").is_ok());
+    if !rolled_back {
+        **turn = None;
     }
 }
 

@@ -48,8 +48,23 @@ async fn an_order_that_cannot_be_recorded_is_not_carried_out() {
     recorded.is_denied("/").await;
     let refused = problem(&recorded.post("/v1/apps/notes/wake").await, 503);
     let detail = refused["detail"].as_str().expect("a text");
-    assert!(detail.starts_with("not done, because it cannot be recorded: "), "{detail}");
-    problem(&recorded.get("/v1/requests").await, 503);
+    let expected = "not done, because it cannot be recorded: `/healthz` tells the operator why";
+    assert_eq!(detail, expected);
+    // Whoever asks learns nothing of the database, with an idempotency key neither.
+    let path = recorded.sample.ledger().display().to_string();
+    let keyed = Request::new("POST", "/v1/apps/notes/wake").header("Idempotency-Key", "\"a\"");
+    let keyed = ask(recorded.porter.ops, &keyed).await;
+    assert_eq!(problem(&keyed, 503)["detail"], expected);
+    let read = recorded.get("/v1/requests").await;
+    let expected = "the ledger's archive cannot answer; `/healthz` tells the operator why";
+    assert_eq!(problem(&read, 503)["detail"], expected);
+    assert!(!keyed.body().contains(&path) && !read.body().contains(&path));
+    // The operator does.
+    poll("the problem is said", PATIENCE, async || {
+        let health = recorded.json("/healthz").await;
+        health["ledger"]["problems"].to_string().contains(&path)
+    })
+    .await;
     // The gate goes on.
     recorded.is_denied("/").await;
     std::fs::remove_dir(recorded.sample.ledger().join("ledger.db")).expect("empty");

@@ -3,12 +3,16 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use nightporter::ledger::archive::Archive;
 use nightporter::ledger::history::{Filter, Order, PageRequest};
 use nightporter::ledger::record::{Kind, Micros, Personal, Record, RecordId, Stored};
 use tokio::task::JoinSet;
 
 use super::Database;
-use crate::ledger::samples::{TENANT, bare, id, ids, pages, place, record, records, request};
+use crate::ledger::samples::{
+    TENANT, all_ids, bare, id, ids, pages, place, readable, record, records, request,
+};
+use crate::support::soak::WALKED;
 
 pub async fn records_with_a_position_come_first_or_last(database: &impl Database) {
     let archive = database.archive();
@@ -152,6 +156,66 @@ pub async fn pages_skip_and_repeat_nothing_while_records_are_placed(database: &i
     assert_eq!(positions, expected);
 }
 
+/// Removes records, as retention does.
+async fn remove(archive: &Archive, ids: &[RecordId]) {
+    let mut transaction = archive.begin().await.expect("begins");
+    transaction.remove(TENANT, ids).await.expect("removes");
+    transaction.commit().await.expect("commits");
+}
+
+/// Retention goes on while somebody reads thousands of pages: before the cursor, behind it, and
+/// at it.
+pub async fn pages_skip_and_repeat_nothing_while_records_are_removed(database: &impl Database) {
+    const STEP: usize = 10;
+    let archive = database.archive();
+    let count = i64::from(WALKED.count());
+    let mut begin = 0;
+    for order in [Order::OldestFirst, Order::NewestFirst] {
+        for first in (begin + 1..=begin + count).step_by(1_000) {
+            let last = (first + 999).min(begin + count);
+            archive.write(&records(5, first..=last)).await.expect("writes");
+        }
+        begin += count;
+        // Most have a position.
+        place(&archive, usize::try_from(count - 200).expect("positive")).await;
+        let existing = all_ids(&archive).await;
+        let all: Vec<_> = existing.iter().copied().collect();
+        let mut removed = BTreeSet::new();
+        let mut request = PageRequest { order, ..request(2) };
+        let (mut seen, mut read) = (Vec::new(), 0);
+        // The same numbers in every run.
+        let mut random: usize = 12_345;
+        loop {
+            let page = archive.page(&request).await.expect("a page");
+            read += 1;
+            seen.extend(ids(&page.records));
+            let Some(next) = page.next else { break };
+            request.after = Some(next);
+            if read % STEP != 0 {
+                continue;
+            }
+            let mut old: Vec<_> = ids(&page.records).last().copied().into_iter().collect();
+            for _ in 0..3 {
+                random = random.wrapping_mul(1_103_515_245).wrapping_add(12_345) % (1 << 31);
+                old.push(all[(random >> 8) % all.len()]);
+            }
+            remove(&archive, &old).await;
+            removed.extend(old);
+            if read % (2 * STEP) == 0 {
+                place(&archive, 5).await;
+            }
+        }
+        let unique: BTreeSet<_> = seen.iter().copied().collect();
+        assert_eq!(unique.len(), seen.len(), "{order:?}: nothing twice");
+        let stayed: BTreeSet<_> = existing.difference(&removed).copied().collect();
+        let skipped: Vec<_> = stayed.difference(&unique).collect();
+        assert!(skipped.is_empty(), "{order:?}: {skipped:?}");
+        assert!(read >= usize::try_from(count / 3).expect("positive"), "{read} pages");
+        assert!(removed.len() > read / STEP, "{} were removed", removed.len());
+        while place(&archive, 1_000).await > 0 {}
+    }
+}
+
 pub async fn first_reads_of_a_new_database_all_answer(database: &impl Database) {
     let archive = std::sync::Arc::new(database.archive());
     let mut reads = JoinSet::new();
@@ -187,9 +251,9 @@ pub async fn a_snapshot_sees_one_state(database: &impl Database) {
         if chunk.is_empty() {
             break;
         }
-        all.extend(chunk);
+        all.extend(readable(chunk));
     }
-    all.extend(snapshot.unplaced(TENANT, None, 100).await.expect("reads"));
+    all.extend(readable(snapshot.unplaced(TENANT, None, 100).await.expect("reads")));
     let expected: Vec<_> = written
         .into_iter()
         .zip(0_i64..)

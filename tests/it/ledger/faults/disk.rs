@@ -77,6 +77,126 @@ async fn a_read_only_spool_drops_and_says_so_and_goes_on_when_it_can_be_written(
         .await;
 }
 
+/// Something that is done to a disk.
+type Change = fn(&SmallDisk);
+
+/// How a disk may be when a process starts, how that is ended, and what is said of it meanwhile.
+const AT_THE_START: [(Change, Change, &str); 2] = [
+    (
+        |disk| fill(disk.path()),
+        |disk| fs::remove_file(disk.path().join("filler")).expect("removed"),
+        "free some space",
+    ),
+    (|disk| disk.set_read_only(true), |disk| disk.set_read_only(false), "make its folder writable"),
+];
+
+/// Neither the database nor the spool takes anything from the first record on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spool_that_cannot_be_written_at_the_start_is_named_and_loses_nothing() {
+    const VISITS: u32 = 100;
+    for (breaks, repairs, remedy) in AT_THE_START {
+        let database = Cluster::shared().database().await;
+        let proxy = ChaosProxy::before(database.server_address()).await;
+        proxy.set(Network::Cut);
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = SmallDisk::of_kib(16 * 1024);
+        let spool = folder.path().join("spool");
+        std::os::unix::fs::symlink(disk.path(), &spool).expect("a link");
+        breaks(&disk);
+        let running = Running::start(folder.path(), Some(&database.url_at(proxy.address)));
+        let ledger = &running.ledger;
+        (0..VISITS).for_each(|number| ledger.recorder.record(visit(number)));
+        let name = spool.display().to_string();
+        poll("it is said", PATIENCE, async || {
+            let problems = ledger.health().problems;
+            problems.iter().any(|problem| problem.contains(&name) && problem.contains(remedy))
+        })
+        .await;
+        assert_eq!(ledger.health().dropped(), 0);
+        repairs(&disk);
+        let visits = u64::from(VISITS);
+        poll("all is spooled", PATIENCE, async || ledger.writer.spooled() >= visits).await;
+        proxy.set(Network::Pass);
+        running.end().await;
+        assert_eq!(ledger.health().dropped(), 0);
+        has_exactly(&database, VISITS, running.accepted()).await;
+    }
+}
+
+/// Starts on a folder that cannot be written, which may hold the record of an earlier process.
+async fn starts_without_a_disk(is_first: bool, (breaks, repairs, remedy): (Change, Change, &str)) {
+    const VISITS: usize = 20;
+    let disk = SmallDisk::of_kib(24 * 1024);
+    let sample = SampleBox::new(Store::Files).await;
+    sample.add_app("notes", &serde_json::json!({"": {"access": "private"}})).await;
+    let path = format!("[ledger]\npath = \"{}\"\n", disk.path().join("ledger").display());
+    let own = format!("[ledger]\npath = \"{}\"\n", sample.ledger().display());
+    let config = config(&sample.store_config().replace(&own, &path));
+    let denied = async |porter: &Nightporter, path: &str| {
+        assert_eq!(porter.auth("notes.box.example", path).await.status, 401);
+    };
+    let get =
+        async |porter: &Nightporter, path: &str| ask(porter.ops, &Request::new("GET", path)).await;
+    let visits = async |porter: &Nightporter| -> Option<usize> {
+        let page = get(porter, "/v1/requests?kind=visit&limit=500").await;
+        let page: Value = serde_json::from_slice(&page.body).expect("JSON");
+        page["requests"].as_array().map(Vec::len)
+    };
+    let mut before = 0;
+    if !is_first {
+        let porter = Nightporter::start(config.clone());
+        porter.ready().await;
+        denied(&porter, "/before").await;
+        poll("it is recorded", PATIENCE, async || visits(&porter).await == Some(1)).await;
+        before = 1;
+    }
+    breaks(&disk);
+    let porter = Nightporter::start(config);
+    porter.ready().await;
+    for number in 0..VISITS {
+        denied(&porter, &format!("/{number}")).await;
+    }
+    let mut problems = Value::Null;
+    let name = disk.path().join("ledger").display().to_string();
+    poll("it is said", PATIENCE, async || {
+        let health = get(&porter, "/healthz").await;
+        let health: Value = serde_json::from_slice(&health.body).expect("JSON");
+        assert_eq!(health["ledger"]["dropped"], 0, "{health}");
+        problems = health["ledger"]["problems"].clone();
+        let problems = problems.as_array().expect("a list").iter().filter_map(Value::as_str);
+        problems.into_iter().any(|text| text.contains(&name) && text.contains(remedy))
+    })
+    .await;
+    println!("{problems}");
+    let wake = Request::new("POST", "/v1/apps/notes/wake");
+    assert_eq!(ask(porter.ops, &wake).await.status, 503, "no act without a record");
+    denied(&porter, "/last").await;
+    repairs(&disk);
+    let all = before + VISITS + 1;
+    poll("all are there", PATIENCE, async || visits(&porter).await >= Some(all)).await;
+    assert_eq!(visits(&porter).await, Some(all), "each once");
+    poll("nothing is wrong", PATIENCE, async || {
+        let health = get(&porter, "/healthz").await;
+        let health: Value = serde_json::from_slice(&health.body).expect("JSON");
+        health["ledger"]["problems"] == serde_json::json!([]) && health["ledger"]["dropped"] == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_that_cannot_be_written_at_the_first_start_loses_nothing() {
+    for state in AT_THE_START {
+        Box::pin(starts_without_a_disk(true, state)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_that_cannot_be_written_at_another_start_loses_nothing() {
+    for state in AT_THE_START {
+        Box::pin(starts_without_a_disk(false, state)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_gate_answers_while_the_disk_of_the_record_is_full() {
     let disk = SmallDisk::of_kib(24 * 1024);

@@ -1,6 +1,7 @@
 //! Jobs that fail, panic or hang.
 
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use nightporter::ledger::archive::{StoredCheckpoint, Transaction};
 use nightporter::ledger::record::{Kind, Micros};
 
 use super::super::samples::TENANT;
-use super::{Counts, Instance, Place, Sample, until_runs};
+use super::{Counts, HOUR, Instance, LONG, Place, Sample, until_runs};
+use crate::support::client::poll;
 
 const SOON: Duration = Duration::from_millis(200);
 
@@ -19,7 +21,7 @@ struct Halfway;
 
 impl ShortJob for Halfway {
     fn plan(&self) -> Plan {
-        Plan::new("halfway", SOON, super::LONG)
+        Plan::new("halfway", SOON, LONG)
     }
 
     fn run<'a>(&'a self, tenant: &'a Arc<str>, transaction: &'a mut Transaction<'_>) -> Run<'a> {
@@ -123,4 +125,69 @@ async fn what_follows_the_commit_is_done_once_and_its_failure_is_shown() {
         assert!(counts.runs() + 1 >= runs && counts.runs() <= place.runs("followed").await.len());
         assert_eq!(instance.jobs.problems(), ["the job followed: no space"]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_follows_the_commit_and_takes_too_long_does_not_stop_the_job() {
+    for place in Place::both().await {
+        let (release, held) = channel::<()>();
+        let held = Arc::new(Mutex::new(held));
+        let mut job = Sample::new("slow", SOON, move || {
+            let held = Arc::clone(&held);
+            Box::pin(async move {
+                // Returns when the sender is gone.
+                let then = move || {
+                    let _ended = held.lock().expect("not poisoned").recv();
+                    Ok(())
+                };
+                Ok(Done { then: Some(Box::new(then)), ..Done::default() })
+            })
+        });
+        job.plan.limit = Duration::from_millis(300);
+        let instance = Instance::start(&place, 7, vec![job.short()]);
+        until_runs(&place, "slow", 3).await;
+        let expected = ["the job slow: what follows its run took longer than 300ms"];
+        poll("it is said", LONG, async || instance.jobs.problems() == expected).await;
+        drop(release);
+        poll("it is over", LONG, async || instance.jobs.problems().is_empty()).await;
+    }
+}
+
+/// The lock's name is that of the tenant's job, and this is the namespace of such locks.
+const TAKE: &str = "BEGIN; SELECT pg_advisory_xact_lock(
+    hashtextextended('box/late', x'6c65646765726a6f'::bit(64)::int8));
+    SELECT pg_sleep(0.3); COMMIT";
+
+const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+/// Another session may get the lock between the failure of a run and the record of it, such as
+/// the run's own session, which the server has not ended yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_run_is_written_although_its_lock_is_taken_for_a_moment() {
+    let place = Place::postgres().await;
+    let Place::Postgres(database) = &place else { panic!("not Postgres") };
+    let taking = Arc::new(database.connect().await);
+    let looking = Arc::new(database.connect().await);
+    let counts = Arc::<Counts>::default();
+    let counted = Arc::clone(&counts);
+    let job = Sample::new("late", HOUR, move || {
+        let (taking, looking) = (Arc::clone(&taking), Arc::clone(&looking));
+        counted.runs.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move {
+            // Whoever waits for the lock has it as soon as the run's transaction is given up.
+            tokio::spawn(async move { taking.batch_execute(TAKE).await });
+            loop {
+                let row = looking.query_one(WAITING, &[]).await.expect("an answer");
+                if row.get::<_, i64>(0) == 1 {
+                    return Err(JobError::Failed("on purpose".into()));
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+    });
+    let _instance = Instance::start(&place, 7, vec![job.short()]);
+    let runs = until_runs(&place, "late", 1).await;
+    assert_eq!(runs[0].outcome, "failed: on purpose");
+    assert_eq!(counts.runs(), 1, "no run whose end was not written");
 }

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Counts, Instance, LONG, Place, Sample, until_runs};
+use super::{Counts, HOUR, Instance, LONG, Place, Sample, until_runs};
 use crate::support::client::poll;
-
-const HOUR: Duration = Duration::from_secs(3600);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_is_run_when_somebody_asks_for_it() {

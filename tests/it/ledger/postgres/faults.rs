@@ -5,6 +5,7 @@ use std::time::Duration;
 use nightporter::ledger::archive::ArchiveError;
 
 use super::{all_of, archive_with, count, id, record, records};
+use crate::ledger::samples::readable;
 use crate::support::chaos::{ChaosProxy, Network};
 use crate::support::postgres::Cluster;
 use crate::support::soak::LOST_COMMITS;
@@ -35,7 +36,7 @@ async fn a_commit_whose_answer_is_lost_is_written_once() {
     }
     let all = i64::from(LOST_COMMITS.count()) * BATCH;
     let mut snapshot = archive.snapshot().await.expect("begins");
-    let read = snapshot.records("box", 0, usize::MAX).await.expect("read");
+    let read = readable(snapshot.records("box", 0, usize::MAX).await.expect("read"));
     let read: Vec<_> = read.into_iter().map(|stored| stored.record).collect();
     assert_eq!(read, records("box", 1, 1..all + 1), "nothing twice, nothing lost");
     assert_eq!(count(&database, "steps").await, 3 * all);

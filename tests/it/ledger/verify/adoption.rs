@@ -10,6 +10,7 @@ use nightporter::ledger::seal::Sealer;
 
 use super::sample::{Kinds, Ledger, id, new_key};
 use super::{BOTH, texts};
+use crate::ledger::samples::readable;
 
 /// A ledger with so many records of no tenant, and its box's id.
 async fn without_identity(kind: Kinds, count: i64) -> (Ledger, Arc<str>) {
@@ -37,7 +38,7 @@ async fn records_of_a_box_without_an_identity_become_its_own() {
         assert_eq!(stored.record.steps.len(), 3, "with steps and notes");
 
         let mut snapshot = ledger.archive.snapshot().await.expect("a snapshot");
-        let all = snapshot.records(&ledger.tenant, 0, 100).await.expect("read");
+        let all = readable(snapshot.records(&ledger.tenant, 0, 100).await.expect("read"));
         drop(snapshot);
         let said: Vec<_> = all.iter().filter(|stored| stored.record.kind == Kind::Job).collect();
         assert_eq!(said.len(), 1);

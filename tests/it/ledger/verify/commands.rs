@@ -11,7 +11,7 @@ use nightporter::ledger::proof::{Audit, audit};
 use serde_json::Value;
 
 use super::EDITED;
-use super::sample::{Kinds, Ledger};
+use super::sample::{BEGIN, Kinds, Ledger};
 
 /// A ledger of a box that has no identity yet, and the configuration of that box.
 struct Home {
@@ -28,12 +28,17 @@ impl Home {
         ledger.tenant = "".into();
         ledger.write(count).await;
         let _ = ledger.extend().await.expect("extended");
+        Self::of(ledger)
+    }
+
+    fn of(ledger: Ledger) -> Self {
         let folder = ledger.folder.path();
         let store = folder.join("box");
         fs::create_dir_all(store.join("installed_apps")).expect("folders");
         let config = folder.join("nightporter.toml");
+        let url = ledger.url().map(|url| format!("url = \"{url}\"\n")).unwrap_or_default();
         let text = format!(
-            "[ledger]\npath = \"{}\"\n[store]\nkind = \"files\"\npath = \"{}\"\n\
+            "[ledger]\npath = \"{}\"\n{url}[store]\nkind = \"files\"\npath = \"{}\"\n\
              installed_apps_dir = \"{}\"\n",
             folder.display(),
             store.display(),
@@ -114,6 +119,34 @@ async fn verify_prints_what_is_proved_and_what_was_altered() {
     assert!(err.contains("there is no key"), "{err}");
 }
 
+/// The machine's clock is years ahead of this database's.
+#[tokio::test(flavor = "multi_thread")]
+async fn which_records_may_be_on_their_way_is_judged_by_the_databases_clock() {
+    let mut ledger = Box::pin(Ledger::empty(Kinds::Postgres)).await;
+    ledger.tenant = "".into();
+    ledger.write(5).await;
+    let _ = ledger.extend().await.expect("extended");
+    // Given its number, and not written.
+    let _sixth = ledger.next();
+    ledger.write(1).await;
+    let home = Home::of(ledger);
+    let search = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path TO
+                      other_clock, pg_catalog', current_database()); END $$";
+    home.ledger.tamper(&format!("CREATE SCHEMA other_clock; {search}")).await;
+    for (seconds, expected) in [(60, 0), (600, 1)] {
+        let now = BEGIN / 1_000_000 + seconds;
+        let clock = format!(
+            "CREATE OR REPLACE FUNCTION other_clock.clock_timestamp() RETURNS timestamptz
+             LANGUAGE sql AS 'SELECT to_timestamp({now})'"
+        );
+        home.ledger.tamper(&clock).await;
+        let (code, out, err) = home.run(&["verify"]);
+        assert_eq!(code, expected, "{seconds}: {out}{err}");
+        let missing = out.contains("records 6 of writer");
+        assert_eq!(missing, expected == 1, "{seconds}: {out}{err}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proof_is_verified_without_a_box() {
     let home = Home::new(300).await;
@@ -137,6 +170,44 @@ async fn a_proof_is_verified_without_a_box() {
     let (code, out, _) = run(&arguments);
     assert_eq!(code, 1);
     assert!(out.contains("the record was altered"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_cannot_be_read_end_neither_an_export_nor_a_verification() {
+    let home = Home::new(2_500).await;
+    let edit = "UPDATE requests SET kind = 'nonsense' WHERE position IN (5, 2300)";
+    home.ledger.tamper(edit).await;
+    let named: Vec<_> = [6, 2301].iter().map(|seq| super::sample::id(*seq)).collect();
+    let (code, out, err) = home.run(&["export", "--masked"]);
+    assert_eq!((code, out.lines().count()), (1, 2_498), "{err}");
+    let expected: Vec<_> = named
+        .iter()
+        .map(|id| format!("record {id} cannot be read: invalid kind"))
+        .chain(["records that cannot be read and are not in the export: 2".into()])
+        .collect();
+    assert_eq!(err.lines().collect::<Vec<_>>(), expected);
+
+    let (code, out, err) = home.run(&["verify"]);
+    let expected = [
+        format!("record {} at position 5 cannot be read: invalid kind", named[0]),
+        format!("record {} at position 2300 cannot be read: invalid kind", named[1]),
+        "records that cannot be read: 2".into(),
+    ];
+    assert_eq!(
+        (code, out.lines().collect::<Vec<_>>()),
+        (1, expected.iter().map(|line| &**line).collect()),
+        "{err}"
+    );
+    let (code, out, _) = home.run(&["verify", "--json"]);
+    let report: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((code, &report["unreadable"]), (1, &Value::from(2)));
+    assert_eq!(report["unaltered_since"], Value::Null);
+
+    // However many there are, a few are named.
+    home.ledger.tamper("UPDATE requests SET kind = 'nonsense'").await;
+    let (code, out, err) = home.run(&["export"]);
+    assert_eq!((code, &*out, err.lines().count()), (1, "", 11));
+    assert!(err.ends_with("not in the export: 2500\n"), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -199,11 +199,20 @@ impl Ledger {
     pub async fn replace(&self, id: RecordId, edit: impl FnOnce(&mut Record)) {
         let Stored { mut record, position } = self.find(id).await;
         edit(&mut record);
-        let at = format!("writer = {} AND seq = {}", id.writer.0, id.seq);
+        self.put_back(&record, position.expect("a position")).await;
+    }
+
+    /// Puts a record in place of what there is under its id.
+    pub async fn put_back(&self, record: &Record, position: i64) {
+        let at = format!("writer = {} AND seq = {}", record.id.writer.0, record.id.seq);
         self.tamper(&format!("DELETE FROM requests WHERE {at}")).await;
-        self.archive.write(&[record]).await.expect("written");
-        let position = position.expect("a position");
+        self.archive.write(std::slice::from_ref(record)).await.expect("written");
         self.tamper(&format!("UPDATE requests SET position = {position} WHERE {at}")).await;
+    }
+
+    /// Returns where its database is; `None` if that is a file beside the key.
+    pub fn url(&self) -> Option<String> {
+        self.database.as_ref().map(Database::url)
     }
 
     /// Edits a tile.

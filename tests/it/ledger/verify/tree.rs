@@ -22,7 +22,7 @@ async fn records_are_placed_once_and_in_bounded_runs() {
         assert_eq!((third.placed, third.is_new, third.size()), (0, false, 5_010));
         let mut snapshot = ledger.archive.snapshot().await.expect("a snapshot");
         let records = snapshot.records(&ledger.tenant, 0, 10_000).await.expect("read");
-        let positions: HashSet<_> = records.iter().filter_map(|stored| stored.position).collect();
+        let positions: HashSet<_> = records.iter().filter_map(|row| row.position).collect();
         assert_eq!(positions, (0..5_010).collect());
     }
 }
