@@ -452,15 +452,18 @@ impl Gate {
     /// Returns how long a pairing code from there has to wait before it is looked at.
     pub(crate) fn code_wait(&self, origin: Option<Origin>) -> Option<Duration> {
         let now = Instant::now();
-        let own = origin.and_then(|origin| self.limits.wait(origin, now));
+        let own = origin.and_then(|origin| self.limits.wait_for_code(origin, now));
         own.or_else(|| self.limits.wait_for_codes(now))
     }
 
     /// Counts a wrong pairing code. Returns how long its origin has to wait from now on.
     pub(crate) fn refuse_code(&self, origin: Option<Origin>, code: &str) -> Option<Duration> {
-        let now = Instant::now();
-        self.limits.spend_code(now);
-        self.limits.refuse(origin?, code.as_bytes(), now)
+        self.limits.refuse_code(origin?, code.as_bytes(), Instant::now())
+    }
+
+    /// Counts a wrong pairing code against the budget that all origins share.
+    pub(crate) fn spend_code(&self) {
+        self.limits.spend_code(Instant::now());
     }
 
     /// Reads terminals again: this process has added one, and need not wait for the store's

@@ -15,6 +15,7 @@ pub(crate) mod answer;
 pub(crate) mod api;
 pub(crate) mod body;
 mod connection;
+mod forms;
 mod listener;
 pub(crate) mod pages;
 pub(crate) mod pairing;

@@ -85,8 +85,9 @@
 //!                 dynamic configuration), caddy and nginx (a file for each), yaml
 //! http/           listeners, TLS, connections, bodies, routes (the gate's), api (the
 //!                 operator's: one table of routes, a guard and the dispatch behind it, problem
-//!                 documents, OpenAPI), probes, pages, pairing (the form), standby (what is
-//!                 answered while the gate is away); nothing else knows hyper's server
+//!                 documents, OpenAPI), probes, pages, pairing (the form), forms (how many are
+//!                 read at a time), standby (what is answered while the gate is away); nothing
+//!                 else knows hyper's server
 //! telemetry/      logs (each line with its request's id), metrics, traces (spans for an
 //!                 OpenTelemetry collector)
 //! backoff.rs throttle.rs    waits between attempts; log lines at a bounded rate
@@ -145,7 +146,7 @@
 //! | a value that identifies a person | `Private` in `access/masking.rs`; where it is shown, a `Viewer` |
 //! | what keeps tenants apart in Postgres | `ledger/archive/postgres/isolation/` |
 //! | a page in place of an app | `http/pages.rs`; its texts, and another language, `http/pages/words/` |
-//! | what is read of a request's body, such as a form | a handler of `http/api.rs`, which has the body already (`Call::body`, read by `http/body.rs`); of the gate's routes, `http/pairing.rs` reads one, and the others (`http/routes.rs`) drop them |
+//! | what is read of a request's body, such as a form | a handler of `http/api.rs`, which has the body already (`Call::body`, read by `http/body.rs`); of the gate's routes, `http/pairing.rs` reads one by `http/forms.rs`, and the others (`http/routes.rs`) drop them |
 //! | an endpoint for proxies | `http/routes.rs` |
 //! | when a failed attempt is repeated | `wake/reconciler/completion.rs` |
 //!

@@ -4,7 +4,10 @@
 //! afterwards. A wrong code is a guess ([`crate::gate::limits`]).
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 
 use crate::alerts::denials::Denials;
 use crate::domain::identity::encode_id;
@@ -14,7 +17,7 @@ use crate::gate::credentials::code::Code;
 use crate::gate::credentials::terminal as token;
 use crate::ledger::Ledger;
 use crate::ledger::acts::Act;
-use crate::store::invitations::Invitation;
+use crate::store::invitations::{Invitation, Redeemed};
 use crate::store::{Source, Terminal, Unavailable};
 
 /// Random bytes of a new terminal's id; they give eight characters.
@@ -26,9 +29,18 @@ const MAX_NAME: usize = 64;
 /// How often a handle is drawn if the one before is taken.
 const DRAWS: usize = 8;
 
+/// How many codes are redeemed at a time: the store has requests of the gate to answer as well.
+const REDEMPTIONS: usize = 4;
+
+/// How many codes are redeemed or wait for that, and how long one waits.
+const MAX_PENDING: usize = 64;
+const MAX_WAIT: Duration = Duration::from_secs(5);
+
 /// Pairs devices with one box.
 #[derive(Debug)]
 pub(crate) struct Pairing {
+    pending: Semaphore,
+    redemptions: Semaphore,
     gate: Arc<Gate>,
     source: Arc<Source>,
     /// `None` if nothing is recorded.
@@ -50,7 +62,9 @@ pub(crate) enum PairingError {
     #[error("the code is wrong, was used, or is too old")]
     WrongCode,
     #[error("too many wrong codes")]
-    TooMany(std::time::Duration),
+    TooMany(Duration),
+    #[error("too many codes are being redeemed")]
+    Busy,
     #[error("{0}")]
     Unavailable(String),
 }
@@ -68,7 +82,8 @@ impl Pairing {
         ledger: Option<Arc<Ledger>>,
         denials: Option<Arc<Denials>>,
     ) -> Self {
-        Self { gate, source, ledger, denials }
+        let (pending, redemptions) = (Semaphore::new(MAX_PENDING), Semaphore::new(REDEMPTIONS));
+        Self { pending, redemptions, gate, source, ledger, denials }
     }
 
     /// Pairs a device that shows this code. The code is as its owner typed it; without a name,
@@ -81,19 +96,27 @@ impl Pairing {
         domain: &str,
         now: SystemTime,
     ) -> Result<Paired, PairingError> {
-        if let Some(wait) = self.gate.code_wait(origin) {
-            return Err(PairingError::TooMany(wait));
-        }
-        let secret = self.source.terminal_secret().await?;
-        let redeemed = match (typed.parse::<Code>(), &secret) {
-            (Ok(code), Some(secret)) => {
-                self.source.redeem_invitation(code.handle(), &code.digest(secret), now).await?
-            }
-            _ => None,
-        };
-        let (Some(invited), Some(secret)) = (redeemed, secret) else {
+        self.check_wait(origin)?;
+        let Ok(code) = typed.parse::<Code>() else {
             return Err(self.refuse(typed, origin));
         };
+        let turn = self.turn().await?;
+        // Others from there may have guessed meanwhile.
+        self.check_wait(origin)?;
+        let Some(secret) = self.source.terminal_secret().await? else {
+            return Err(self.refuse(typed, origin));
+        };
+        let digest = code.digest(&secret);
+        let invited = match self.source.redeem_invitation(code.handle(), &digest, now).await? {
+            Redeemed::Name(name) => name,
+            Redeemed::Wrong => {
+                // Strangers cannot spend what others need: hardly any code hits an invitation.
+                self.gate.spend_code();
+                return Err(self.refuse(typed, origin));
+            }
+            Redeemed::Unknown => return Err(self.refuse(typed, origin)),
+        };
+        drop(turn);
         let unavailable =
             |error: &dyn std::fmt::Display| PairingError::Unavailable(error.to_string());
         let id = random_id().map_err(|error| unavailable(&error))?;
@@ -102,6 +125,19 @@ impl Pairing {
         let terminal = Terminal { id: id.into(), name: name.into() };
         self.add(&terminal).await?;
         Ok(Paired { cookie: token::cookie(&token, domain, now) })
+    }
+
+    /// Returns an error if codes from there have to wait.
+    fn check_wait(&self, origin: Option<Origin>) -> Result<(), PairingError> {
+        self.gate.code_wait(origin).map_or(Ok(()), |wait| Err(PairingError::TooMany(wait)))
+    }
+
+    /// Waits until few enough other codes are being redeemed.
+    async fn turn(&self) -> Result<[SemaphorePermit<'_>; 2], PairingError> {
+        let pending = self.pending.try_acquire().map_err(|_| PairingError::Busy)?;
+        let turn = timeout(MAX_WAIT, self.redemptions.acquire()).await;
+        let turn = turn.ok().and_then(Result::ok).ok_or(PairingError::Busy)?;
+        Ok([turn, pending])
     }
 
     /// Counts a wrong code.

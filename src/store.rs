@@ -39,7 +39,7 @@ use crate::domain::identity::Identity;
 use crate::domain::lifecycle::is_revivable;
 use crate::domain::names::Names;
 use crate::postgres::{AdvisoryLock, ConfigError};
-use invitations::Invitation;
+use invitations::{Invitation, Redeemed};
 
 pub use cache::Cached;
 use descriptions::Descriptions;
@@ -438,15 +438,14 @@ impl Source {
         }
     }
 
-    /// Removes the invitation with this handle and digest, and returns its name; `None` if there
-    /// is none, or no longer. Of several processes with the same code one gets it. A wrong digest
-    /// counts against the invitation with the handle.
+    /// Removes the invitation with this handle and digest. Of several processes with the same code
+    /// one gets it. A wrong digest counts against the invitation with the handle.
     pub async fn redeem_invitation(
         &self,
         handle: &str,
         digest: &str,
         now: SystemTime,
-    ) -> Result<Option<String>, Unavailable> {
+    ) -> Result<Redeemed, Unavailable> {
         match &self.backend {
             Backend::Postgres(store) => store.redeem_invitation(handle, digest).await,
             Backend::Files(store) => store.redeem_invitation(handle, digest, now).await,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 
 /// The longest text of an address: an IPv6 address that ends like an IPv4 address, in brackets
 /// and with a port.
@@ -69,15 +69,17 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Returns the address that the proxy itself saw: it appends it to what the client sent.
+/// Returns the address that the proxy itself saw: it appends it to what the client sent. If the
+/// proxy has appended what is no address, such as `unix:`, there is none: `X-Real-Ip` may come from
+/// the client then, who could choose whose address counts.
 #[must_use]
 pub fn address(headers: &HeaderMap) -> Option<IpAddr> {
-    let last = headers.get_all("x-forwarded-for").iter().next_back();
-    let forwarded = last.map(HeaderValue::as_bytes).and_then(|line| {
-        let begins = line.iter().rposition(|byte| *byte == b',').map_or(0, |at| at + 1);
-        parse_address(&line[begins..])
-    });
-    forwarded.or_else(|| parse_address(headers.get("x-real-ip")?.as_bytes()))
+    let Some(last) = headers.get_all("x-forwarded-for").iter().next_back() else {
+        return parse_address(headers.get("x-real-ip")?.as_bytes());
+    };
+    let line = last.as_bytes();
+    let begins = line.iter().rposition(|byte| *byte == b',').map_or(0, |at| at + 1);
+    parse_address(&line[begins..])
 }
 
 fn parse_address(text: &[u8]) -> Option<IpAddr> {
@@ -90,6 +92,8 @@ fn parse_address(text: &[u8]) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -136,5 +140,14 @@ mod tests {
         two.append("x-forwarded-for", HeaderValue::from_static("192.0.2.7"));
         assert_eq!(address(&two), "192.0.2.7".parse().ok());
         assert_eq!(address(&with("x-real-ip", "192.0.2.7")), "192.0.2.7".parse().ok());
+    }
+
+    #[test]
+    fn a_client_cannot_choose_an_address_that_the_proxy_does_not_know() {
+        for unknown in ["unix:", "@", "unknown", "", "10.0.0.1, unix:", "10.0.0.1,"] {
+            let mut headers = with("x-real-ip", "192.0.2.7");
+            headers.append("x-forwarded-for", HeaderValue::from_str(unknown).expect("a value"));
+            assert_eq!(address(&headers), None, "{unknown}");
+        }
     }
 }

@@ -1,15 +1,22 @@
-//! Slows down guessing: counts credentials that were refused, by their origin, and says how long an
-//! origin has to wait before another one is looked at.
+//! Who has guessed: counts credentials that were refused, by where they came from, and says who
+//! has to wait.
 //!
 //! What counts is a guess: a token, a signature, a management secret or a pairing code that is
 //! wrong. A request without a credential never counts, and neither does the same wrong credential
-//! once more: a browser sends an outdated cookie with everything it asks for. A credential that
-//! is right is accepted even if others have guessed from the same address.
+//! once more: a browser sends an outdated cookie with everything it asks for.
+//!
+//! Pairing codes are short, so who has to wait for them is refused even a right one. They are
+//! therefore counted apart: whoever sends wrong tokens from behind an address keeps nobody there
+//! from pairing. All other credentials are too long to be guessed. They are always looked at, and
+//! one that is right is accepted whoever else has guessed from the same address; who has to wait is
+//! told so if it is wrong.
 //!
 //! Memory is bounded: [`MAX_ORIGINS`] are remembered. If there are more, those that guess most
 //! stay (`TinyLFU`), and all of them together have one budget for codes, which are the only
-//! credentials that are short enough to be guessed at all.
+//! credentials that are short enough to be guessed at all. A wrong code is paid for from it only if
+//! an invitation has its handle, so that strangers without one cannot spend it.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -18,8 +25,10 @@ use moka::sync::Cache;
 use tokio::time::Instant;
 
 use crate::domain::origin::Origin;
+use crate::throttle::Throttle;
 
-/// How many origins are remembered, at some 300 bytes each.
+/// How many origins are remembered, at some 400 bytes each; one that has guessed codes and other
+/// credentials counts as two.
 pub const MAX_ORIGINS: u64 = 16 * 1024;
 
 /// From how many guesses on each of them has to be waited for, and how long.
@@ -33,23 +42,37 @@ const LADDER: [(u32, Duration); 4] = [
 /// An origin is forgotten this long after its last guess: a day after the longest wait.
 const REMEMBERED_FOR: Duration = Duration::from_hours(48);
 
-/// How many of the last wrong credentials of an origin are told from new ones.
-const TOLD_APART: usize = 8;
+/// How many of the last wrong credentials of an origin are told from new ones: the outdated
+/// cookies of all devices of a household come again and again.
+const TOLD_APART: usize = 32;
 
-/// Wrong codes that all origins together may try at once, and how long until one more may be.
+/// Wrong codes for invitations that all origins together may try at once, and how long until one
+/// more may be.
 const CODES: u32 = 100;
 const CODE_EVERY: Duration = Duration::from_secs(3);
+
+/// How often the log may tell of an origin that has to wait: one caller may have many addresses.
+const WARN_EVERY: Duration = Duration::from_mins(1);
 
 /// Counts guesses by origin.
 #[derive(Debug)]
 pub struct Limits {
-    origins: Cache<Origin, Guesses>,
+    origins: Cache<(Origin, Kind), Guesses>,
     /// Of fingerprints: nobody can choose two credentials with the same one.
     hasher: RandomState,
     codes: Mutex<Budget>,
+    warnings: Throttle,
 }
 
-/// The guesses of one origin.
+/// The credentials that are counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    /// A pairing code: none is looked at while its origin has to wait.
+    Code,
+    Other,
+}
+
+/// The guesses of one kind from one origin.
 #[derive(Debug, Clone, Copy)]
 struct Guesses {
     count: u32,
@@ -57,15 +80,16 @@ struct Guesses {
     /// How long the origin has to wait after the last one.
     wait: Duration,
     /// Fingerprints of the last wrong credentials.
-    recent: [u64; TOLD_APART],
+    recent: [u32; TOLD_APART],
 }
 
 /// An origin that has to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limited {
     pub origin: Origin,
+    /// Of all kinds for which it has to wait.
     pub guesses: u32,
-    /// For how long from now.
+    /// For how long from now, at most.
     pub wait: Duration,
 }
 
@@ -73,7 +97,12 @@ impl Default for Limits {
     fn default() -> Self {
         let origins =
             Cache::builder().max_capacity(MAX_ORIGINS).time_to_live(REMEMBERED_FOR).build();
-        Self { origins, hasher: RandomState::new(), codes: Mutex::default() }
+        Self {
+            origins,
+            hasher: RandomState::new(),
+            codes: Mutex::default(),
+            warnings: Throttle::default(),
+        }
     }
 }
 
@@ -84,7 +113,7 @@ impl Guesses {
     }
 
     /// Counts a guess, unless it is one of the last once more.
-    fn add(&mut self, fingerprint: u64, now: Instant) {
+    fn add(&mut self, fingerprint: u32, now: Instant) {
         if self.recent[..self.known()].contains(&fingerprint) {
             return;
         }
@@ -102,19 +131,36 @@ impl Guesses {
 }
 
 impl Limits {
-    /// Returns how long an origin has to wait, if it has to.
+    /// Returns how long an origin has to wait before a code from there is looked at, if it has to.
     #[must_use]
-    pub fn wait(&self, origin: Origin, now: Instant) -> Option<Duration> {
-        self.origins.get(&origin)?.wait_from(now)
+    pub fn wait_for_code(&self, origin: Origin, now: Instant) -> Option<Duration> {
+        self.origins.get(&(origin, Kind::Code))?.wait_from(now)
     }
 
-    /// Counts a credential that was refused, unless its origin has to wait: then it was not
-    /// looked at. Returns how long the origin has to wait, before or from now on.
+    /// Counts a wrong code, unless its origin has to wait: then it was not looked at. Returns how
+    /// long the origin has to wait, before or from now on.
+    pub fn refuse_code(&self, origin: Origin, code: &[u8], now: Instant) -> Option<Duration> {
+        self.count(origin, Kind::Code, code, now)
+    }
+
+    /// The same for a credential of any other kind, which was refused because it is wrong.
     pub fn refuse(&self, origin: Origin, credential: &[u8], now: Instant) -> Option<Duration> {
-        let fingerprint = self.hasher.hash_one(credential);
+        self.count(origin, Kind::Other, credential, now)
+    }
+
+    fn count(
+        &self,
+        origin: Origin,
+        kind: Kind,
+        credential: &[u8],
+        now: Instant,
+    ) -> Option<Duration> {
+        let [.., a, b, c, d] = self.hasher.hash_one(credential).to_be_bytes();
+        let fingerprint = u32::from_be_bytes([a, b, c, d]);
         let mut has_begun = false;
-        let entry = self.origins.entry(origin).and_upsert_with(|known| {
-            let none = Guesses { count: 0, last: now, wait: Duration::ZERO, recent: [0; 8] };
+        let entry = self.origins.entry((origin, kind)).and_upsert_with(|known| {
+            let recent = [0; TOLD_APART];
+            let none = Guesses { count: 0, last: now, wait: Duration::ZERO, recent };
             let mut guesses = known.map_or(none, moka::Entry::into_value);
             if guesses.wait_from(now).is_none() {
                 let before = guesses.count;
@@ -124,11 +170,12 @@ impl Limits {
             guesses
         });
         let guesses = entry.into_value();
-        if has_begun {
+        if has_begun && let Some(others) = self.warnings.admit(now, WARN_EVERY) {
             let seconds = guesses.wait.as_secs();
             tracing::warn!(
                 guesses = guesses.count,
                 seconds,
+                others,
                 "an address has tried too many wrong credentials; see `nightporter limits list`"
             );
         }
@@ -154,18 +201,27 @@ impl Limits {
     /// Returns the origins that have to wait, those that wait longest first.
     #[must_use]
     pub fn list(&self, now: Instant) -> Vec<Limited> {
-        let limited = self.origins.iter().filter_map(|(origin, guesses)| {
-            let wait = guesses.wait_from(now)?;
-            Some(Limited { origin: *origin, guesses: guesses.count, wait })
-        });
-        let mut limited: Vec<_> = limited.collect();
+        let mut limited: HashMap<Origin, Limited> = HashMap::new();
+        for (key, guesses) in &self.origins {
+            let (origin, _) = *key;
+            let Some(wait) = guesses.wait_from(now) else { continue };
+            let none = Limited { origin, guesses: 0, wait };
+            let known = limited.entry(origin).or_insert(none);
+            known.guesses = known.guesses.saturating_add(guesses.count);
+            known.wait = known.wait.max(wait);
+        }
+        let mut limited: Vec<_> = limited.into_values().collect();
         limited.sort_by_key(|limited| (std::cmp::Reverse(limited.wait), limited.origin));
         limited
     }
 
     /// Forgets the guesses of an origin. Returns whether it had to wait.
     pub fn lift(&self, origin: Origin, now: Instant) -> bool {
-        self.origins.remove(&origin).is_some_and(|guesses| guesses.wait_from(now).is_some())
+        let lifted = [Kind::Code, Kind::Other].map(|kind| {
+            let guesses = self.origins.remove(&(origin, kind));
+            guesses.is_some_and(|guesses| guesses.wait_from(now).is_some())
+        });
+        lifted.contains(&true)
     }
 }
 
@@ -206,17 +262,17 @@ mod tests {
             let expected = steps.iter().rev().find(|(least, _)| count >= *least);
             let expected = expected.map(|(_, seconds)| Duration::from_secs(*seconds));
             let guess = count.to_be_bytes();
-            assert_eq!(limits.refuse(origin(1), &guess, now), expected, "guess {count}");
-            assert_eq!(limits.wait(origin(1), now), expected);
-            assert_eq!(limits.wait(origin(2), now), None, "others do not wait");
+            assert_eq!(limits.refuse_code(origin(1), &guess, now), expected, "guess {count}");
+            assert_eq!(limits.wait_for_code(origin(1), now), expected);
+            assert_eq!(limits.wait_for_code(origin(2), now), None, "others do not wait");
             if let Some(wait) = expected {
                 // What comes before its time is not counted, and does not make it longer.
                 let half = now + wait / 2;
-                assert_eq!(limits.refuse(origin(1), b"more", half), Some(wait / 2));
+                assert_eq!(limits.refuse_code(origin(1), b"more", half), Some(wait / 2));
                 let listed = Limited { origin: origin(1), guesses: count, wait };
                 assert_eq!(limits.list(now), [listed]);
                 now += wait;
-                assert_eq!(limits.wait(origin(1), now), None);
+                assert_eq!(limits.wait_for_code(origin(1), now), None);
                 assert_eq!(limits.list(now), []);
             }
         }
@@ -231,6 +287,77 @@ mod tests {
             }
         }
         assert!(limits.refuse(origin(1), b"g", now).is_some(), "the seventh");
+    }
+
+    #[test]
+    fn outdated_cookies_of_many_devices_do_not_climb() {
+        let (limits, mut now) = (Limits::default(), Instant::now());
+        let mut longest = Duration::ZERO;
+        for _ in 0..1000 {
+            for device in 0..9_u8 {
+                longest = longest.max(limits.refuse(origin(1), &[device], now).unwrap_or_default());
+                now += Duration::from_secs(20);
+            }
+        }
+        assert_eq!(longest, Duration::from_mins(1));
+        assert_eq!(limits.list(now), []);
+    }
+
+    #[test]
+    fn codes_and_other_credentials_count_apart() {
+        let (limits, now) = (Limits::default(), Instant::now());
+        for guess in 0..30_u8 {
+            limits.refuse(origin(1), &[guess], now);
+        }
+        assert_eq!(limits.wait_for_code(origin(1), now), None);
+        for guess in 0..6_u8 {
+            assert_eq!(limits.refuse_code(origin(1), &[guess], now), None);
+        }
+        let minute = Duration::from_mins(1);
+        assert_eq!(limits.list(now), [Limited { origin: origin(1), guesses: 7, wait: minute }]);
+        assert_eq!(limits.refuse_code(origin(1), b"one more", now), Some(minute));
+        assert_eq!(limits.list(now), [Limited { origin: origin(1), guesses: 14, wait: minute }]);
+        assert!(limits.lift(origin(1), now));
+        assert_eq!((limits.list(now), limits.wait_for_code(origin(1), now)), (vec![], None));
+        assert!(!limits.lift(origin(1), now));
+    }
+
+    /// Counts the lines of the log.
+    #[derive(Debug, Default)]
+    struct Lines(std::sync::atomic::AtomicUsize);
+
+    impl tracing::Subscriber for &'static Lines {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, event: &tracing::Event<'_>) {
+            let is_own = event.metadata().target() == "nightporter::gate::limits";
+            self.0.fetch_add(is_own.into(), std::sync::atomic::Ordering::Relaxed);
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[test]
+    fn one_caller_with_many_addresses_does_not_fill_the_log() {
+        let lines: &'static Lines = Box::leak(Box::default());
+        tracing::subscriber::with_default(lines, || {
+            let (limits, now) = (Limits::default(), Instant::now());
+            for number in 0..1000 {
+                for guess in 0..7_u8 {
+                    limits.refuse(origin(number), &[guess], now);
+                }
+            }
+            for guess in 0..7_u8 {
+                limits.refuse(origin(1000), &[guess], now + WARN_EVERY);
+            }
+        });
+        assert_eq!(lines.0.load(std::sync::atomic::Ordering::Relaxed), 2);
     }
 
     #[test]
@@ -280,6 +407,6 @@ mod tests {
         }
         limits.origins.run_pending_tasks();
         assert!(limits.origins.entry_count() <= MAX_ORIGINS, "{}", limits.origins.entry_count());
-        assert!(size_of::<Guesses>() + size_of::<Origin>() <= 128);
+        assert!(size_of::<Guesses>() + size_of::<(Origin, Kind)>() <= 208);
     }
 }

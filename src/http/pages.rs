@@ -66,8 +66,19 @@ pub(crate) struct PageContext<'a> {
     pub uri: Option<&'a str>,
     /// The domain of the box; hosts in it may show the page in a frame.
     pub domain: Option<&'a str>,
-    /// Whether the visitor can pair a device at [`pairing::PATH`].
-    pub pairs: bool,
+    pub pairs: Pairs,
+}
+
+/// Where a visitor can pair a device, so that it may use a private app.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Pairs {
+    /// At a page of another program.
+    #[default]
+    Elsewhere,
+    /// At [`pairing::PATH`] of the app's host.
+    Here,
+    /// Nowhere: the host is outside of the box's domain, so that no paired device is known there.
+    Nowhere,
 }
 
 /// Renders pages; reads icons from the folder of installed apps.

@@ -13,7 +13,7 @@
 mod destination;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use http::header::{CONTENT_TYPE, HOST, LOCATION, ORIGIN, RETRY_AFTER, SET_COOKIE};
 use http::request::Parts;
@@ -21,7 +21,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use tracing::{error, warn};
 
-use super::body::{self, Body};
+use super::body::{Body, ReadError};
+use super::forms::Forms;
 use super::pages::pairing::{Form, PATH, Problem, page};
 use super::{Response, answer};
 use crate::domain::origin::Origin;
@@ -33,11 +34,7 @@ pub(crate) use destination::link;
 /// What the proxy routes to the gate.
 pub(crate) const PREFIX: &str = "/.nightporter/";
 
-/// Bounds of the form.
-const MAX_BODY: usize = 8 * 1024;
-const BODY_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Seconds until it is worth trying again if the store cannot answer.
+/// Seconds until it is worth trying again if the store cannot answer, or has much to do.
 const SOON: u64 = 5;
 
 /// Serves the page.
@@ -45,6 +42,7 @@ const SOON: u64 = 5;
 pub(crate) struct PairingRoutes {
     gate: Arc<Gate>,
     pairing: Arc<Pairing>,
+    forms: Forms,
 }
 
 /// What the form has sent.
@@ -57,26 +55,28 @@ struct Sent {
 
 impl PairingRoutes {
     pub(crate) fn new(gate: Arc<Gate>, pairing: Pairing) -> Self {
-        Self { gate, pairing: Arc::new(pairing) }
+        Self { gate, pairing: Arc::new(pairing), forms: Forms::default() }
     }
 
-    /// Answers a request whose path begins with [`PREFIX`].
+    /// Answers a request whose path begins with [`PREFIX`]. It may be anybody's: no number of wrong
+    /// ones ends the connection of the proxy that passes them on.
     pub(crate) async fn answer(&self, head: &Parts, body: Body) -> Response {
         if head.uri.path() != PATH {
-            return answer::not_found();
+            return answer::of_status(404);
         }
-        let Some(host) = host(&head.headers) else { return answer::bad_request() };
+        let Some(host) = host(&head.headers) else { return answer::of_status(400) };
         let Some(domain) = self.gate.box_domain().await else {
             return answer::of_status(503);
         };
         // The cookie would not be sent to any app.
         if !is_within(host, &domain) {
-            return answer::not_found();
+            return answer::of_status(404);
         }
         let to = query(head, "to");
         match head.method {
             Method::GET | Method::HEAD => {
-                let form = Form { domain: &domain, to: destination(&to), problem: None };
+                let problem = is_plain_http(&head.headers).then_some(Problem::NeedsHttps);
+                let form = Form { domain: &domain, to: destination(&to), problem };
                 page(StatusCode::OK, &form, &head.headers)
             }
             Method::POST => self.post(head, body, host, &domain).await,
@@ -91,20 +91,22 @@ impl PairingRoutes {
             page(status, &form, headers)
         };
         if !is_own_page(headers, host) {
-            return show(StatusCode::FORBIDDEN, "", Problem::OtherSite);
+            let is_plain = is_plain_http(headers) && is_without_origin(headers);
+            let problem = if is_plain { Problem::NeedsHttps } else { Problem::OtherSite };
+            return show(StatusCode::FORBIDDEN, "", problem);
         }
         if !is_form(headers) {
             return answer::of_status(400);
         }
-        let body = match body::read(body, MAX_BODY, BODY_DEADLINE).await {
+        let origin = Origin::from_headers(headers);
+        let body = match self.forms.read(body, origin).await {
             Ok(body) => body,
-            Err(body::ReadError::Busy) => return answer::of_status(503),
+            Err(ReadError::Busy) => return answer::of_status(503),
             Err(_) => return answer::of_status(400),
         };
         let Sent { code, name, to } = Sent::read(&body);
         drop(body);
         let (pairing, domain_name) = (Arc::clone(&self.pairing), domain.to_owned());
-        let origin = Origin::from_headers(headers);
         // In a task of its own: a visitor who leaves while a code is redeemed must not be left
         // with half of a pairing.
         let paired = tokio::spawn(async move {
@@ -118,6 +120,9 @@ impl PairingRoutes {
             Ok(Err(PairingError::TooMany(wait))) => {
                 let shown = show(StatusCode::TOO_MANY_REQUESTS, &to, Problem::TooMany);
                 with_retry(shown, answer::whole_seconds(wait))
+            }
+            Ok(Err(PairingError::Busy)) => {
+                with_retry(show(StatusCode::SERVICE_UNAVAILABLE, &to, Problem::Busy), SOON)
             }
             Ok(Err(PairingError::Unavailable(reason))) => {
                 warn!(%reason, "a device cannot be paired");
@@ -163,7 +168,7 @@ fn query(head: &Parts, name: &str) -> String {
 
 /// Returns the host of a request, as the visitor's browser shows it: the proxy's word, or the
 /// request's own. `None` if there is none or more than one.
-fn host(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn host(headers: &HeaderMap) -> Option<&str> {
     let name =
         if headers.contains_key("x-forwarded-host") { "x-forwarded-host" } else { HOST.as_str() };
     let mut values = headers.get_all(name).iter();
@@ -174,7 +179,7 @@ fn host(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Whether a host is the box's domain, or in it.
-fn is_within(host: &str, domain: &str) -> bool {
+pub(super) fn is_within(host: &str, domain: &str) -> bool {
     let name = host.split(':').next().unwrap_or_default();
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     let domain = domain.to_ascii_lowercase();
@@ -197,6 +202,21 @@ fn is_own_page(headers: &HeaderMap, host: &str) -> bool {
         _ => Some(false),
     };
     matches!((&sites[..], is_null_or_own), ([b"same-origin"], None | Some(true)) | ([], Some(true)))
+}
+
+/// Whether a browser shows the page over plain HTTP: there it would not keep the cookie, and it
+/// does not say which page has sent the form.
+///
+/// If something in front of the proxy ends TLS, the proxy may say `http` as well; then the
+/// browser sends `Sec-Fetch-Site`, as it does to `localhost`, where it keeps the cookie.
+fn is_plain_http(headers: &HeaderMap) -> bool {
+    let scheme = headers.get("x-forwarded-proto").map(HeaderValue::as_bytes);
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http"))
+        && !headers.contains_key("sec-fetch-site")
+}
+
+fn is_without_origin(headers: &HeaderMap) -> bool {
+    headers.get(ORIGIN).is_none_or(|origin| origin == "null")
 }
 
 fn is_origin_of(origin: &[u8], host: &str) -> bool {

@@ -11,8 +11,8 @@ use percent_encoding::percent_decode_str;
 use tracing::error;
 
 use super::body::Body;
-use super::pages::{PageContext, Pages, accepts_json_only};
-use super::pairing::{self, PairingRoutes};
+use super::pages::{PageContext, Pages, Pairs, accepts_json_only};
+use super::pairing::{self, PairingRoutes, is_within};
 use super::{Handler, Response, answer, probes};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::observation::{Observation, Observer};
@@ -59,8 +59,7 @@ impl GateRoutes {
             Verdict::Asleep(asleep) => {
                 let domain = self.domain_for(asleep.form == AsleepResponse::Page).await;
                 let uri = header(&head.headers, FORWARDED_URI);
-                let context =
-                    PageContext { uri, domain: domain.as_deref(), pairs: self.pairing.is_some() };
+                let context = self.context(uri, domain.as_deref(), &head.headers);
                 self.pages.asleep(asleep, &head.headers, context).await
             }
             Verdict::Deny(reason) => match wait {
@@ -98,7 +97,7 @@ impl GateRoutes {
         let Some(app) = self.gate.app_denied(headers).await else { return answer };
         let domain = self.gate.box_domain().await;
         let uri = header(headers, FORWARDED_URI);
-        let context = PageContext { uri, domain: domain.as_deref(), pairs: self.pairing.is_some() };
+        let context = self.context(uri, domain.as_deref(), headers);
         let page = self.pages.denied(answer.status(), &app, headers, context).await;
         self.with_scheme(page)
     }
@@ -122,6 +121,25 @@ impl GateRoutes {
         response
     }
 
+    fn context<'a>(
+        &self,
+        uri: Option<&'a str>,
+        domain: Option<&'a str>,
+        headers: &HeaderMap,
+    ) -> PageContext<'a> {
+        let is_outside = || {
+            domain
+                .zip(pairing::host(headers))
+                .is_some_and(|(domain, host)| !is_within(host, domain))
+        };
+        let pairs = match &self.pairing {
+            None => Pairs::Elsewhere,
+            Some(_) if is_outside() => Pairs::Nowhere,
+            Some(_) => Pairs::Here,
+        };
+        PageContext { uri, domain, pairs }
+    }
+
     async fn domain_for(&self, is_page: bool) -> Option<String> {
         if is_page { self.gate.box_domain().await } else { None }
     }
@@ -135,11 +153,7 @@ impl GateRoutes {
         let uri = original_uri(head);
         let app = self.gate.app_for_page(status, headers, uri.as_deref()).await;
         let domain = self.domain_for(app.is_some()).await;
-        let context = PageContext {
-            uri: uri.as_deref(),
-            domain: domain.as_deref(),
-            pairs: self.pairing.is_some(),
-        };
+        let context = self.context(uri.as_deref(), domain.as_deref(), headers);
         if let (Some(status), true) = (status, is_gate_status(head)) {
             return self.gate_response(status, app, headers, context).await;
         }

@@ -32,7 +32,7 @@ use tokio::time::{sleep, timeout};
 use self::folder::{Folder, add, remove};
 use super::app_meta::{AppMetaDir, FileState};
 use super::file_calls::FileCalls;
-use super::invitations::Invitation;
+use super::invitations::{Invitation, Redeemed};
 use super::peers::split_rows;
 use super::{BadPeer, Cached, Freshness, Health, Peer, Table, Terminal, Touched, Unavailable};
 use crate::config::{self, Secret};
@@ -201,7 +201,7 @@ impl Files {
         handle: &str,
         digest: &str,
         now: SystemTime,
-    ) -> Result<Option<String>, Unavailable> {
+    ) -> Result<Redeemed, Unavailable> {
         let folder = Arc::clone(&self.folder);
         let (handle, digest) = (handle.to_owned(), digest.to_owned());
         self.edit(move || folder.redeem_invitation(&handle, &digest, now)).await

@@ -18,3 +18,14 @@ pub struct Invitation {
     /// The name that the device gets if its owner gives it no other.
     pub name: String,
 }
+
+/// What a code has done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Redeemed {
+    /// It was that of the invitation with this name, which is used up.
+    Name(String),
+    /// It counts against the invitation with its handle.
+    Wrong,
+    /// There is no invitation with its handle, or no longer.
+    Unknown,
+}

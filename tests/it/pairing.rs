@@ -13,7 +13,7 @@ use nightporter::store::invitations::Invitation;
 use nightporter::store::{Freshness, Source};
 use serde_json::json;
 
-use crate::support::boxes::{SampleBox, Store, TERMINAL_SECRET};
+use crate::support::boxes::{SampleBox, Store, TERMINAL_SECRET, app_meta};
 use crate::support::client::{Connection, Request, Response};
 use crate::support::server::{Nightporter, config};
 
@@ -199,6 +199,30 @@ async fn where_another_program_pairs_there_is_no_page() {
     let shown = Request::auth(HOST, "/").header("Sec-Fetch-Dest", "document");
     let denied = server.ask(&shown.header("Accept", "text/html")).await;
     assert!(denied.status == 401 && !denied.body().contains(PATH), "{denied:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outside_of_the_boxs_domain_no_device_is_told_to_pair() {
+    for store in Store::BOTH {
+        let house = House::new(store).await;
+        let mut meta = app_meta("wiki", &json!({"": {"access": "private"}}));
+        meta["hosts"] = json!(["wiki.example.org"]);
+        house.sample.add_app_bytes("wiki", meta.to_string().as_bytes()).await;
+        let server = house.server().await;
+        let open = |host: &str| {
+            Request::auth(host, "/")
+                .header("Sec-Fetch-Dest", "document")
+                .header("Accept", "text/html")
+        };
+        server.until(401, &open("wiki.example.org")).await;
+        let outside = server.ask(&open("wiki.example.org")).await;
+        assert!(!outside.body().contains(PATH), "{outside:?}");
+        assert!(outside.body().contains("at its address in box.example."), "{outside:?}");
+        let inside = server.ask(&open("wiki.box.example")).await;
+        assert_eq!(inside.status, 401);
+        assert!(inside.body().contains(PATH), "{inside:?}");
+        assert!(!inside.body().contains("at its address"), "{inside:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,7 +21,7 @@ pub(super) struct List {
     limits: Vec<LimitView>,
 }
 
-/// An address that has to wait before another credential from it is looked at.
+/// An address that has to wait: wrong credentials from it get 429, and codes are not looked at.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Limit")]
 pub(super) struct LimitView {

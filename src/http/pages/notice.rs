@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::PageContext;
 use super::clock::{Clock, rounded_up, time};
 use super::template::{fill, fill_or_leave_out};
 use super::words::{Message, Words};
+use super::{PageContext, Pairs};
 use crate::domain::app::Size;
 use crate::domain::lifecycle::{Phase, WakeError, WakeErrorKind};
 use crate::gate::PageApp;
@@ -191,8 +191,11 @@ impl Notice {
         let detail = match (status, context.domain) {
             // No rule of the app covers the path: signing in would not help.
             (StatusCode::FORBIDDEN, _) => words.forbidden.into(),
-            (StatusCode::UNAUTHORIZED, _) if context.pairs => {
+            (StatusCode::UNAUTHORIZED, _) if context.pairs == Pairs::Here => {
                 format!("{} {}", words.denied.detail, words.pair_here)
+            }
+            (StatusCode::UNAUTHORIZED, Some(domain)) if context.pairs == Pairs::Nowhere => {
+                format!("{} {}", words.denied.detail, fill(words.pair_nowhere, |_| domain.into()))
             }
             (StatusCode::UNAUTHORIZED, Some(domain)) => {
                 format!("{} {}", words.denied.detail, fill(words.sign_in_at, |_| domain.into()))

@@ -10,12 +10,12 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
-use super::PageContext;
 use super::clock::Clock;
 use super::icon::{favicon, initials, is_visible};
 use super::notice::{Follow, Notice, STEPS};
 use super::template::{escaped, fill};
 use super::words::Words;
+use super::{PageContext, Pairs};
 use crate::gate::PageApp;
 use crate::http::pairing::link;
 use crate::wake::ContainerState;
@@ -123,7 +123,7 @@ impl Page<'_> {
 
     /// Returns the link to the page that pairs a device, for a visitor who may not use the app.
     fn pair(&self) -> String {
-        if !self.context.pairs || self.status != StatusCode::UNAUTHORIZED {
+        if self.context.pairs != Pairs::Here || self.status != StatusCode::UNAUTHORIZED {
             return String::new();
         }
         let (link, title) = (link(self.context.uri), self.words.pairing.title);

@@ -50,6 +50,10 @@ pub(crate) enum Problem {
     TooMany,
     /// A page of another site has sent it.
     OtherSite,
+    /// The browser shows the page over plain HTTP, where it does not keep the cookie.
+    NeedsHttps,
+    /// Others are being paired: the code is still good.
+    Busy,
     Unavailable,
 }
 
@@ -110,6 +114,8 @@ impl Problem {
             Self::WrongCode => words.wrong_code,
             Self::TooMany => words.too_many,
             Self::OtherSite => words.other_site,
+            Self::NeedsHttps => words.needs_https,
+            Self::Busy => words.busy,
             Self::Unavailable => words.unavailable,
         }
     }

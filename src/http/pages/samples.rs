@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::{BodyExt as _, Collected};
 use tokio::time::Instant;
 
-use super::{PageContext, Pages, pairing, standby};
+use super::{PageContext, Pages, Pairs, pairing, standby};
 use crate::domain::app::Size;
 use crate::domain::lifecycle::{Phase, WakeError};
 use crate::gate::PageApp;
@@ -38,8 +38,11 @@ pub async fn samples() -> Vec<Sample> {
     let (html, policy) = (standby::page(None), standby::policy());
     let mut samples = vec![Sample { name: "standby".into(), html, policy }];
     for (lang, headers) in [("en", &english), ("de", &german)] {
-        let place =
-            PageContext { uri: Some("/deep/link"), domain: Some("box.example"), pairs: false };
+        let place = PageContext {
+            uri: Some("/deep/link"),
+            domain: Some("box.example"),
+            ..PageContext::default()
+        };
         for (name, app) in asleep() {
             let asleep = Asleep { app, form: AsleepResponse::Page };
             let page = pages.asleep(&asleep, headers, place).await;
@@ -50,14 +53,18 @@ pub async fn samples() -> Vec<Sample> {
             samples.push(sample(format!("{name}-{lang}"), page).await);
         }
         let app = PageApp { is_granted: false, ..app(Phase::Awake) };
-        let pairs = PageContext { pairs: true, ..place };
-        let page = pages.denied(StatusCode::UNAUTHORIZED, &app, headers, pairs).await;
-        samples.push(sample(format!("denied-pairing-{lang}"), page).await);
+        for (name, pairs) in [("denied-pairing", Pairs::Here), ("denied-outside", Pairs::Nowhere)] {
+            let place = PageContext { pairs, ..place };
+            let page = pages.denied(StatusCode::UNAUTHORIZED, &app, headers, place).await;
+            samples.push(sample(format!("{name}-{lang}"), page).await);
+        }
         for (name, problem) in [
             ("pair", None),
             ("pair-wrong-code", Some(pairing::Problem::WrongCode)),
             ("pair-too-many", Some(pairing::Problem::TooMany)),
             ("pair-other-site", Some(pairing::Problem::OtherSite)),
+            ("pair-needs-https", Some(pairing::Problem::NeedsHttps)),
+            ("pair-busy", Some(pairing::Problem::Busy)),
             ("pair-unavailable", Some(pairing::Problem::Unavailable)),
         ] {
             let form = pairing::Form { domain: "box.example", to: "/deep/link".into(), problem };

@@ -42,6 +42,8 @@ pub(super) struct Words {
     pub sign_in: &'static str,
     /// Follows [`Words::denied`] where devices are paired with a code.
     pub pair_here: &'static str,
+    /// Follows [`Words::denied`] on a host outside of the box's domain, which is `{{domain}}`.
+    pub pair_nowhere: &'static str,
     pub pairing: PairingWords,
     /// Replaces the detail of [`Words::denied`] if no client has access.
     pub forbidden: &'static str,
@@ -86,6 +88,8 @@ pub(super) struct PairingWords {
     pub wrong_code: &'static str,
     pub too_many: &'static str,
     pub other_site: &'static str,
+    pub needs_https: &'static str,
+    pub busy: &'static str,
     pub unavailable: &'static str,
     /// Names to begin with.
     pub phone: &'static str,

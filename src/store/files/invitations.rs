@@ -7,7 +7,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
-use crate::store::invitations::{Invitation, LIFETIME, MAX_TRIES};
+use crate::store::invitations::{Invitation, LIFETIME, MAX_TRIES, Redeemed};
 
 pub(super) const INVITATIONS: &str = "invitations.json";
 
@@ -39,33 +39,33 @@ impl Folder {
         Ok(true)
     }
 
-    /// Removes the invitation with this code and returns its name; a wrong code counts against
-    /// the one with its handle.
+    /// Removes the invitation with this code; a wrong code counts against the one with its handle.
     pub(super) fn redeem_invitation(
         &self,
         handle: &str,
         digest: &str,
         now: SystemTime,
-    ) -> io::Result<Option<String>> {
+    ) -> io::Result<Redeemed> {
         let _lock = self.lock()?;
         let mut rows = self.invitations(now)?;
         let Some(at) = rows.iter().position(|row| row.handle == handle) else {
-            return Ok(None);
+            return Ok(Redeemed::Unknown);
         };
         let row = &mut rows[at];
-        let name = if verify_slices_are_equal(row.digest.as_bytes(), digest.as_bytes()).is_ok() {
-            Some(rows.remove(at).name)
+        let redeemed = if verify_slices_are_equal(row.digest.as_bytes(), digest.as_bytes()).is_ok()
+        {
+            Redeemed::Name(rows.remove(at).name)
         } else {
             row.tries += 1;
             if row.tries >= MAX_TRIES {
                 rows.remove(at);
             }
-            None
+            Redeemed::Wrong
         };
         // Written before the device is added: a code that is known to be used cannot be used
         // again, whatever happens next.
         self.write_invitations(&rows)?;
-        Ok(name)
+        Ok(redeemed)
     }
 
     /// Returns the invitations that are still valid.

@@ -2,17 +2,17 @@
 
 use tokio_postgres::types::Type;
 
-use super::super::invitations::{Invitation, LIFETIME, MAX_TRIES};
+use super::super::invitations::{Invitation, LIFETIME, MAX_TRIES, Redeemed};
 use super::{Postgres, Unavailable};
 use crate::postgres::Parameter;
 
 /// One statement, so that of several processes with the same code one gets the row. A wrong
-/// code counts against the invitation with its handle.
+/// code counts against the invitation with its handle, as long as that is valid.
 const REDEEM: &str = "WITH redeemed AS (DELETE FROM nightporter.invitations \
         WHERE handle = $1 AND digest = $2 AND expires > now() AND tries < $3 RETURNING name), \
     refused AS (UPDATE nightporter.invitations SET tries = tries + 1 \
-        WHERE handle = $1 AND digest <> $2) \
-    SELECT name FROM redeemed";
+        WHERE handle = $1 AND digest <> $2 AND expires > now() AND tries < $3 RETURNING true) \
+    SELECT (SELECT name FROM redeemed), EXISTS (SELECT FROM refused)";
 
 const ADD: &str = "INSERT INTO nightporter.invitations (handle, digest, name, expires) \
     VALUES ($1, $2, $3, now() + make_interval(secs => $4)) ON CONFLICT DO NOTHING RETURNING true";
@@ -33,16 +33,23 @@ impl Postgres {
         Ok(!self.pool.query(ADD, &parameters).await?.is_empty())
     }
 
-    /// Removes the invitation with this code and returns its name.
+    /// Removes the invitation with this code.
     pub async fn redeem_invitation(
         &self,
         handle: &str,
         digest: &str,
-    ) -> Result<Option<String>, Unavailable> {
+    ) -> Result<Redeemed, Unavailable> {
         let tries = i32::try_from(MAX_TRIES).unwrap_or(i32::MAX);
         let parameters: [Parameter<'_>; 3] =
             [(&handle, Type::TEXT), (&digest, Type::TEXT), (&tries, Type::INT4)];
         let rows = self.pool.query(REDEEM, &parameters).await?;
-        rows.first().map(|row| super::queries::get(row, 0)).transpose()
+        let Some(row) = rows.first() else { return Ok(Redeemed::Unknown) };
+        let name: Option<String> = super::queries::get(row, 0)?;
+        let is_wrong: bool = super::queries::get(row, 1)?;
+        Ok(match name {
+            Some(name) => Redeemed::Name(name),
+            None if is_wrong => Redeemed::Wrong,
+            None => Redeemed::Unknown,
+        })
     }
 }

@@ -10,7 +10,6 @@ mod unreadable;
 use nightporter::ledger::archive::{Placed, TileKey};
 use nightporter::ledger::canonical::{Hasher, Version, erased};
 use nightporter::ledger::checkpoint::Checkpoint;
-use nightporter::ledger::history::{Cursor, Filter, Order, PageRequest};
 use nightporter::ledger::ranges::Ranges;
 use nightporter::ledger::record::{Entry, Kind, Micros, Note, Record, RecordId};
 use nightporter::ledger::references;

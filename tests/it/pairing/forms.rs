@@ -1,8 +1,10 @@
 //! Which requests pair, and what the answers keep other sites from.
 
+use std::net::SocketAddr;
+
 use super::{Form, HOST, House, ORIGIN, PATH, visit};
 use crate::support::boxes::Store;
-use crate::support::client::Response;
+use crate::support::client::{Connection, Response};
 
 fn assert_protected(response: &Response) {
     let policy = response.text("content-security-policy").expect("a policy");
@@ -135,6 +137,57 @@ async fn the_page_is_on_every_host_of_the_box_and_on_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_stranger_ends_the_connection_of_the_proxy() {
+    let house = House::new(Store::Files).await;
+    let server = house.server().await;
+    let of_host =
+        |host| visit("GET", PATH).without("X-Forwarded-Host").header("X-Forwarded-Host", host);
+    for (request, status) in [
+        (visit("GET", "/.nightporter/x"), 404),
+        (of_host("evil.example"), 404),
+        (of_host("evil@notes.box.example"), 400),
+        (visit("DELETE", PATH), 405),
+        (visit("POST", PATH), 403),
+        (visit("POST", PATH).header("Origin", ORIGIN), 400),
+    ] {
+        let mut proxy = server.connect().await;
+        for number in 0..250 {
+            let response = proxy.ask(&request).await.expect("the connection stays open");
+            assert_eq!(response.status, status, "{number} {request:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_plain_http_the_page_says_what_it_needs() {
+    let house = House::new(Store::Files).await;
+    let server = house.server().await;
+    let over = |scheme: &str, method: &str| {
+        visit(method, PATH).without("X-Forwarded-Proto").header("X-Forwarded-Proto", scheme)
+    };
+    let needs_https = "Over plain HTTP, a browser cannot be paired.";
+    let other_site = "This form came from another page.";
+    for (request, status, said) in [
+        (over("http", "GET"), 200, Some(needs_https)),
+        (over("https", "GET"), 200, None),
+        // TLS ends in front of the proxy, or the host is localhost.
+        (over("http", "GET").header("Sec-Fetch-Site", "none"), 200, None),
+        (over("http", "POST").header("Origin", "null"), 403, Some(needs_https)),
+        (over("http", "POST"), 403, Some(needs_https)),
+        (over("http", "POST").header("Origin", "http://evil.example"), 403, Some(other_site)),
+        (over("http", "POST").header("Sec-Fetch-Site", "cross-site"), 403, Some(other_site)),
+        (over("https", "POST").header("Origin", "null"), 403, Some(other_site)),
+    ] {
+        let response = server.ask(&request).await;
+        assert_eq!(response.status, status, "{request:?}");
+        for text in [needs_https, other_site] {
+            assert_eq!(response.body().contains(text), said == Some(text), "{request:?}");
+        }
+        assert!(response.body().contains("<form"), "{response:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_form_has_bounds() {
     let house = House::new(Store::Files).await;
     let server = house.server().await;
@@ -147,4 +200,41 @@ async fn a_form_has_bounds() {
     let name = "ü".repeat(500);
     assert_eq!(Form { name: &name, ..Form::new(&code) }.send(&server).await.status, 303);
     assert!(house.names().await.contains(&"ü".repeat(64)));
+}
+
+/// Sends a form of which only the first byte arrives; returns the status.
+async fn send_slowly(gate: SocketAddr, from: &str) -> u16 {
+    let request = visit("POST", PATH)
+        .without("X-Forwarded-For")
+        .header("X-Forwarded-For", from)
+        .header("Origin", ORIGIN)
+        .header("Content-Type", "application/x-www-form-urlencoded")
+        .header("Content-Length", "5000");
+    let bytes = [&request.bytes()[..], b"c"].concat();
+    let mut connection = Connection::open(gate).await.expect("the gate listens");
+    connection.ask_bytes(&bytes).await.expect("an answer").status
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forms_that_are_sent_slowly_make_room_for_others() {
+    let house = House::new(Store::Files).await;
+    let server = house.server().await;
+    // Those that are awaited to the end get 400. None is displaced if they come too slowly.
+    let mut displaced = 0;
+    for _ in 0..20 {
+        let slow = (0..100).map(|_| tokio::spawn(send_slowly(server.gate, "198.51.100.7")));
+        let slow: Vec<_> = slow.collect();
+        let code = house.invite("phone").await;
+        let paired = Form::new(&code).send(&server).await;
+        assert_eq!(paired.status, 303, "{paired:?}");
+        for answer in slow {
+            let status = answer.await.expect("no panic");
+            assert!([400, 503].contains(&status), "{status}");
+            displaced += u32::from(status == 503);
+        }
+        if displaced > 0 {
+            return;
+        }
+    }
+    panic!("a hundred forms of one address were awaited at a time");
 }

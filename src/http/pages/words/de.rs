@@ -87,6 +87,8 @@ pub(super) static WORDS: Words = Words {
               dieses Gerät, und kommen Sie dann zurück.",
     pair_here: "Mit einem Code von der Person, die diese Maschine betreibt, können Sie dieses \
                 Gerät koppeln.",
+    pair_nowhere: "Unter dieser Adresse wird kein gekoppeltes Gerät erkannt. \
+                   Bitte öffnen Sie die App unter ihrer Adresse in {{domain}}.",
     pairing: PairingWords {
         title: "Gerät koppeln",
         detail: "Ein gekoppeltes Gerät öffnet die privaten Apps von {{domain}}. \
@@ -97,8 +99,11 @@ pub(super) static WORDS: Words = Words {
         name_hint: "Unter diesem Namen ist es zu finden und wieder zu entfernen.",
         button: "Koppeln",
         wrong_code: "Dieser Code ist falsch, schon benutzt oder zu alt.",
-        too_many: "Von hier kamen zu viele falsche Codes. Bitte versuchen Sie es später noch einmal.",
+        too_many: "Es wurden zu viele falsche Codes versucht. Bitte versuchen Sie es später noch einmal.",
         other_site: "Dieses Formular kam von einer anderen Seite. Bitte geben Sie den Code hier ein.",
+        needs_https: "Über unverschlüsseltes HTTP kann kein Browser gekoppelt werden. \
+                      Bitte öffnen Sie diese Seite mit https://.",
+        busy: "Gerade werden zu viele Codes versucht. Bitte versuchen Sie es gleich noch einmal.",
         unavailable: "Das Gerät kann gerade nicht gekoppelt werden. Bitte lassen Sie sich einen \
                       neuen Code geben, und versuchen Sie es gleich noch einmal.",
         phone: "Handy",

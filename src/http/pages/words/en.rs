@@ -78,6 +78,8 @@ pub(super) static WORDS: Words = Words {
     sign_in_at: "Sign in or pair this device at {{domain}}, then come back here.",
     sign_in: "Sign in or pair this device on the start page of this machine, then come back here.",
     pair_here: "With a code from whoever runs this machine, you can pair this device.",
+    pair_nowhere: "At this address, no paired device is recognized. \
+                   Please open the app at its address in {{domain}}.",
     pairing: PairingWords {
         title: "Pair this device",
         detail: "A paired device opens the private apps of {{domain}}. \
@@ -88,8 +90,11 @@ pub(super) static WORDS: Words = Words {
         name_hint: "By this name it can be found and removed again.",
         button: "Pair",
         wrong_code: "This code is wrong, was used already, or is too old.",
-        too_many: "Too many wrong codes came from here. Please try again later.",
+        too_many: "Too many wrong codes were tried. Please try again later.",
         other_site: "This form came from another page. Please type the code here.",
+        needs_https: "Over plain HTTP, a browser cannot be paired. \
+                      Please open this page with https:// instead.",
+        busy: "Too many codes are being tried just now. Please try again in a moment.",
         unavailable: "The device cannot be paired just now. Please ask for a new code, \
                       and try again in a moment.",
         phone: "Phone",

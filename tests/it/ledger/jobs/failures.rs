@@ -140,7 +140,7 @@ async fn what_follows_the_commit_and_takes_too_long_does_not_stop_the_job() {
                     let _ended = held.lock().expect("not poisoned").recv();
                     Ok(())
                 };
-                Ok(Done { then: Some(Box::new(then)), ..Done::default() })
+                Ok(Done { after_commit: Some(Box::new(then)), ..Done::default() })
             })
         });
         job.plan.limit = Duration::from_millis(300);
