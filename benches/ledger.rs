@@ -142,10 +142,8 @@ async fn as_roles(name: &str, postgres: &Postgres) {
     }
     let whats = pages.iter().map(|(what, _)| *what).chain(["a record with steps"]);
     for (what, [reader, owner]) in whats.zip(times) {
-        let figures: [(&str, fn(Vec<Duration>) -> Duration); 2] =
-            [("median", median), ("p99", p99)];
-        for (figure, of) in figures {
-            let (reader, owner) = (of(reader.clone()), of(owner.clone()));
+        for (figure, percent) in [("median", 50), ("p99", 99)] {
+            let [reader, owner] = [&reader, &owner].map(|times| percentile(times.clone(), percent));
             let ratio = reader.as_secs_f64() / owner.as_secs_f64();
             let what = format!("row-level security, {figure}: {what}");
             print(name, &what, &format!("{ratio:.2} ({reader:.1?} to {owner:.1?})"), None);
@@ -154,11 +152,6 @@ async fn as_roles(name: &str, postgres: &Postgres) {
     let set = "ALTER TABLE nightporter_ledger.requests ENABLE ROW LEVEL SECURITY";
     database.batch(set).await;
     postgres.check_isolation().await.expect("answers");
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
 }
 
 /// Does what Postgres does by itself within some minutes.
@@ -211,9 +204,13 @@ async fn ask_gate(porter: &Nightporter, request: &[u8], times: &mut Vec<Duration
     }
 }
 
-fn p99(mut times: Vec<Duration>) -> Duration {
+fn p99(times: Vec<Duration>) -> Duration {
+    percentile(times, 99)
+}
+
+fn percentile(mut times: Vec<Duration>, percent: usize) -> Duration {
     times.sort_unstable();
-    times[times.len() * 99 / 100]
+    times[times.len() * percent / 100]
 }
 
 fn print(name: &str, what: &str, figure: &str, is_met: Option<bool>) {

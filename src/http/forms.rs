@@ -113,9 +113,9 @@ mod tests {
 
     use super::*;
 
-    fn origin(number: usize) -> Option<Origin> {
+    fn origin(number: usize) -> Origin {
         let number = u32::try_from(number).expect("a small number");
-        Some(Origin::V4(Ipv4Addr::from_bits(number)))
+        Origin::V4(Ipv4Addr::from_bits(number))
     }
 
     fn is_awaited(displaced: &mut oneshot::Receiver<()>) -> bool {
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_new_form_takes_the_place_of_the_oldest() {
-        let kinds: [fn(usize) -> Option<Origin>; 2] = [origin, |_| None];
+        let kinds: [fn(usize) -> Option<Origin>; 2] = [|number| Some(origin(number)), |_| None];
         for of in kinds {
             let forms = Forms::default();
             let mut places: Vec<_> =
@@ -149,9 +149,9 @@ mod tests {
     #[test]
     fn one_origin_displaces_its_own_forms_only() {
         let forms = Forms::default();
-        let mut others = [1, 2].map(|number| forms.take_place(origin(number)));
+        let mut others = [1, 2].map(|number| forms.take_place(Some(origin(number))));
         let mut own: Vec<_> =
-            (0..10 * MAX_OF_ORIGIN).map(|_| forms.take_place(origin(3))).collect();
+            (0..10 * MAX_OF_ORIGIN).map(|_| forms.take_place(Some(origin(3)))).collect();
         assert!(others.iter_mut().all(|(_, displaced)| is_awaited(displaced)));
         let awaited: Vec<_> = own.iter_mut().map(|(_, displaced)| is_awaited(displaced)).collect();
         let (older, newest) = awaited.split_at(9 * MAX_OF_ORIGIN);

@@ -39,7 +39,7 @@ const REFUSED_SUFFIX: &str = ".refused.letter";
 
 const TEMPORARY: &str = ".tmp";
 
-/// In bytes (NAME_MAX of Linux).
+/// In bytes (`NAME_MAX` of Linux).
 const LONGEST_FILE_NAME: usize = 255;
 
 /// What a file takes up at least: a block of most file systems.

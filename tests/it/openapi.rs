@@ -306,7 +306,7 @@ async fn the_api_keeps_to_its_description_whatever_it_is_sent() {
             if number >= 3 && number % 2 == skipped && !is_soak() {
                 continue;
             }
-            let cases = run_cases(&sample, sender).await;
+            let cases = Box::pin(run_cases(&sample, sender)).await;
             total += cases;
             println!("{store:?}, {sender:?}: {cases} cases");
         }

@@ -31,7 +31,6 @@ pub(super) use self::requests::{VERDICTS, list, show};
 use self::streams::Streams;
 use super::outcome::Recorded;
 use super::problem::{Kind, Problem};
-use super::repeat::lost;
 use super::{Call, Services, json, ok};
 use crate::access::{Principal, Right, Tokens, Viewer};
 use crate::idempotency::table::Keys;
@@ -196,7 +195,7 @@ impl Services {
         }
         let mut transaction = history.archive().begin().await.map_err(unrecorded)?;
         if !execution.note_recorded(&mut transaction).await.map_err(unrecorded)? {
-            return Err(lost());
+            return Err(Problem::key_lost());
         }
         let recorded = self.record(&mut transaction, act).await?;
         transaction.commit().await.map_err(unrecorded)?;

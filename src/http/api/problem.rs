@@ -150,6 +150,13 @@ impl Problem {
         Self::not_found(detail).kind(Kind::LEDGER_DISABLED)
     }
 
+    /// The lease of the request's idempotency key has ended.
+    pub(super) fn key_lost() -> Self {
+        let detail = "the request took too long, and its key may be in use by another one";
+        let problem = Self::new(StatusCode::CONFLICT, detail).kind(Kind::KEY_RUNNING);
+        Self { retry_after: Some(1), ..problem }
+    }
+
     /// Nothing was done, and it may work in a moment.
     pub(super) fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
         Self {

@@ -189,13 +189,13 @@ async fn keep_lease(keys: &Keys, execution: &Execution) -> Problem {
         tokio::select! {
             extended = &mut extended => match extended {
                 Ok(true) => (until, wait) = (asked + LEASE, EXTEND_EVERY),
-                Ok(false) => return lost(),
+                Ok(false) => return Problem::key_lost(),
                 Err(_) => wait = EXTEND_AGAIN,
             },
-            () = sleep((until - MARGIN).saturating_duration_since(asked)) => return lost(),
+            () = sleep((until - MARGIN).saturating_duration_since(asked)) => return Problem::key_lost(),
         }
         if Instant::now() + MARGIN >= until {
-            return lost();
+            return Problem::key_lost();
         }
     }
 }
@@ -208,7 +208,7 @@ async fn finish(
 ) -> Result<(), Problem> {
     if !execution.finish(&mut transaction, answer).await? {
         transaction.roll_back().await?;
-        return Err(lost());
+        return Err(Problem::key_lost());
     }
     Ok(transaction.commit().await?)
 }
@@ -217,12 +217,6 @@ async fn release(keys: &Keys, execution: &Execution) {
     if let Err(error) = keys.release(execution).await {
         info!(scope = %execution.scope(), %error, "a key stays until its lease ends");
     }
-}
-
-pub(super) fn lost() -> Problem {
-    let detail = "the request took too long, and its key may be in use by another one";
-    let problem = Problem::new(StatusCode::CONFLICT, detail).kind(Kind::KEY_RUNNING);
-    Problem { retry_after: Some(1), ..problem }
 }
 
 /// Returns the answer as it was.

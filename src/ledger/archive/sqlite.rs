@@ -8,6 +8,7 @@
 mod fault;
 mod file;
 mod holdings;
+mod idle;
 mod jobs;
 mod page;
 mod readers;

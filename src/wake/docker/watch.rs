@@ -234,7 +234,7 @@ impl Watch {
         let mut services_changed = false;
         let mut unchanged = 0;
         let mut service_requests = Vec::new();
-        for id in self.snapshot.borrow().unread.iter() {
+        for id in &self.snapshot.borrow().unread {
             inspections.hint(Arc::clone(id));
         }
         for event in &early_events {

@@ -41,7 +41,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn of(path: &Path) -> io::Result<Self> {
+    pub(super) fn read(path: &Path) -> io::Result<Self> {
         let beside = |suffix| {
             let mut name = path.as_os_str().to_owned();
             name.push(suffix);
@@ -62,14 +62,14 @@ impl Opened {
     /// Returns whether the path still leads to the files of this connection. SQLite would go
     /// on writing to files that were deleted.
     pub(super) fn is_current(&self, path: &Path) -> bool {
-        Files::of(path).is_ok_and(|files| files == self.files)
+        Files::read(path).is_ok_and(|files| files == self.files)
     }
 
     /// Moves into the database what only this connection can see, if somebody has removed the
     /// write-ahead log or its index: whoever opens the database now makes new ones. Nothing
     /// needs to be moved if the database itself was removed.
     pub(super) fn save_log(&self, path: &Path) -> Result<(), Fault> {
-        if !Files::of(path).is_ok_and(|files| files.database == self.files.database) {
+        if !Files::read(path).is_ok_and(|files| files.database == self.files.database) {
             return Ok(());
         }
         let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
@@ -116,7 +116,7 @@ pub(super) fn open_reader(path: &Path, busy: Duration) -> Result<Opened, Fault> 
 }
 
 fn opened(connection: Connection, file: FileId, path: &Path) -> Result<Opened, Fault> {
-    let files = Files::of(path)?;
+    let files = Files::read(path)?;
     if files.database != file {
         return Err(replaced());
     }

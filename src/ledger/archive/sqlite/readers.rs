@@ -1,7 +1,7 @@
 //! The connections that read: one a read, a bounded number, each under a time limit.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::Limits;
 use super::fault::Fault;
 use super::file::{self, Files, Opened};
+use super::idle::{Idle, lock};
 use super::writer::{Writer, on_thread};
 use crate::ledger::archive::ArchiveError;
 
@@ -39,9 +40,6 @@ pub(super) struct Readers {
     permits: Arc<Semaphore>,
     idle: Idle,
 }
-
-/// Connections that wait for the next reads.
-pub(super) type Idle = Arc<Mutex<Vec<Opened>>>;
 
 /// A connection for one read, or for several in one transaction.
 #[derive(Debug)]
@@ -86,7 +84,7 @@ impl Readers {
         writer: &Arc<Writer>,
     ) -> Result<bool, ArchiveError> {
         let (path, writer) = (Arc::clone(&self.path), Arc::clone(writer));
-        on_thread(move || !Files::of(&path).is_ok_and(|files| writer.is_prepared(files))).await
+        on_thread(move || !Files::read(&path).is_ok_and(|files| writer.is_prepared(files))).await
     }
 
     pub(super) async fn open(&self, permit: OwnedSemaphorePermit) -> Result<Reader, ArchiveError> {
@@ -222,15 +220,6 @@ fn keep(idle: &Idle, opened: Opened) {
     if idle.len() < MAX_IDLE {
         idle.push(opened);
     }
-}
-
-/// Closes the connections that wait for the next reads.
-pub(super) fn forget(idle: &Idle) {
-    lock(idle).clear();
-}
-
-fn lock(idle: &Idle) -> MutexGuard<'_, Vec<Opened>> {
-    idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::Limits;
 use super::fault::Fault;
 use super::file::{self, Files, Opened};
-use super::readers::{self, Idle};
+use super::idle::{self, Idle};
 use crate::ledger::archive::ArchiveError;
 
 /// The right to use the connection; it is opened by the first use.
@@ -97,7 +97,7 @@ impl Writer {
         if turn.is_none() {
             // As long as one connection is open, the others use its index of the log: one that
             // was removed, or that could not be written then.
-            readers::forget(&self.idle);
+            idle::close_all(&self.idle);
             let opened = file::open_writer(&self.path, self.limits.write)?;
             self.state().prepared = Some(opened.files);
             **turn = Some(opened);
