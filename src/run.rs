@@ -13,6 +13,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
@@ -71,8 +72,10 @@ pub async fn run(
     mut signals: mpsc::Receiver<Signal>,
 ) -> Result<(), RunError> {
     let mut reloaded = None;
+    // Boxed as a trait object, here and below: whether a future that holds all others can be sent
+    // to another thread takes the compiler more steps than it allows.
     let started = tokio::select! {
-        started = Box::pin(start(&config, listeners)) => started?,
+        started = start(&config, listeners).boxed() => started?,
         () = shutdown(&mut signals, &mut reloaded) => {
             info!("shut down while starting");
             return Ok(());
@@ -95,8 +98,7 @@ pub async fn run(
         }
     };
     let flush = async { tokio::join!(touches.flush(source), records, spans) };
-    let outcome =
-        Box::pin(end(served, drains, config.gate.drain_timeout, &mut signals, flush)).await;
+    let outcome = end(served, drains, config.gate.drain_timeout, &mut signals, flush).boxed().await;
     if outcome.is_ok() {
         background.shutdown().await;
     } else {

@@ -22,7 +22,7 @@ pub(super) const WRITE_GRACE: Duration = Duration::from_millis(100);
 const FILE_NAME: &str = "app_meta.json";
 
 /// Largest `app_meta.json`, in bytes. Real ones have a few thousand.
-const MAX_SIZE: u64 = 1024 * 1024;
+pub(crate) const MAX_SIZE: u64 = 1024 * 1024;
 
 /// The folder `installed_apps_dir`.
 #[derive(Debug, Clone)]

@@ -21,7 +21,7 @@ pub(crate) async fn read(calls: &FileCalls, path: PathBuf, max_size: u64) -> io:
 }
 
 /// Like [`read`], on a thread that may block.
-pub(super) fn read_now(path: &Path, max_size: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read_now(path: &Path, max_size: u64) -> io::Result<Vec<u8>> {
     descriptors::with_spare(|| open_and_read(path, max_size))
 }
 

@@ -14,6 +14,7 @@ use crate::domain::identity::Identity;
 use crate::domain::lifecycle::project_of;
 use crate::domain::request::app_label;
 use crate::gate::headers::HeaderTemplates;
+use crate::store::{app_meta, regular_file};
 
 /// The prefix of every header's name: proxies pass on only these headers, and
 /// remove those that clients send.
@@ -79,7 +80,7 @@ fn is_created(config: &Config) -> bool {
 }
 
 fn one(config: &Config, name: &str, file: &Path, report: &mut Report) {
-    let json = match std::fs::read(file) {
+    let json = match regular_file::read_now(file, app_meta::MAX_SIZE) {
         Ok(json) => json,
         Err(error) => {
             let hint = "write the file, or remove the folder if it is not an app's";

@@ -12,7 +12,8 @@ use super::rules::{RuleWarning, rule_warnings};
 use crate::config::Config;
 use crate::domain::app::AppMeta;
 use crate::domain::app::labels::{Described, Finding, PREFIX};
-use crate::store::Source;
+use crate::store::app_meta::MAX_SIZE;
+use crate::store::{Source, regular_file};
 use crate::wake::docker::APP_LABEL;
 use crate::wake::{AppSpec, Mismatches, find_mismatches};
 
@@ -102,7 +103,8 @@ fn installed(dir: &Path) -> Vec<(Arc<str>, Arc<AppSpec>)> {
     let folders = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
     let mut apps: Vec<_> = folders
         .filter_map(|folder| {
-            let json = std::fs::read(folder.path().join("app_meta.json")).ok()?;
+            let json =
+                regular_file::read_now(&folder.path().join("app_meta.json"), MAX_SIZE).ok()?;
             let meta = AppMeta::parse(&json).ok()?;
             Some((folder.file_name().to_str()?.into(), AppSpec::new(&meta).into()))
         })

@@ -3,8 +3,8 @@
 //! Backends differ in what they do to a path before they act on it: decode it, once or
 //! (behind a proxy that decodes too) twice, IIS's `%u002e` included; fold `.` and `..`;
 //! fold repeated slashes; take `\` for `/`; decode overlong UTF-8; cut matrix parameters;
-//! cut again at a `?`, `#` or NUL that decoding revealed, or not cut at a `#`; take `//x`
-//! for the name of a host. The readings are the results of all sequences of these steps,
+//! cut again at a `?`, `#` or NUL that decoding revealed, or not cut at a `#`; remove tabs and
+//! line breaks that decoding revealed; take `//x` for the name of a host. The readings are the results of all sequences of these steps,
 //! so that a rule can be found for each. Letter case is left to the policy.
 //!
 //! Anyone may send any path, so the work for one is bounded: in readings, and in bytes
@@ -254,6 +254,10 @@ mod tests {
             ("/pub/%c0%ae%c0%ae%c0%afprivate", "/private"),
             ("/pub/%e0%80%ae%f0%80%80%ae%e0%80%afprivate", "/private"),
             ("/pub/%u002e%U002E/private", "/private"),
+            ("/pub/.%09./private", "/private"),
+            ("/pub/%2e%0a%2e/private", "/private"),
+            ("/pub/.%0d.%2fprivate", "/private"),
+            ("/pub/..%2509/private", "/private"),
             ("//host/private", "/private"),
             ("///user@host:1/private", "/private"),
             ("/\\host/private", "/private"),

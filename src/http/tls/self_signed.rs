@@ -142,6 +142,12 @@ impl Authority {
             );
             return Err(unusable(&certificate, problem));
         }
+        if now < parsed.not_before {
+            warn!(
+                "the certificate authority is not valid yet: the clock was ahead; proxies need the new ca.pem"
+            );
+            return Ok(None);
+        }
         if parsed.not_after < now + LEAF_LIFE {
             warn!("the certificate authority expires soon; proxies need the new ca.pem");
             return Ok(None);
@@ -270,7 +276,9 @@ impl Parsed {
 }
 
 fn time(seconds: i64) -> Option<SystemTime> {
-    UNIX_EPOCH.checked_add(Duration::from_secs(seconds.try_into().ok()?))
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    // Before 1970: a certificate that was made while the clock had not been set.
+    if seconds < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) }
 }
 
 fn name(general: &GeneralName<'_>) -> Option<String> {

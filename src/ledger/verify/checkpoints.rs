@@ -97,7 +97,9 @@ impl Checkpoints {
                 Err(problem) => self.refuse(source(), note, problem),
             }
         }
-        if good.is_empty() && incomplete > 0 {
+        // Who names a file wants the records compared with what it says.
+        let is_empty = incomplete == 0 && of_others == 0 && !is_log;
+        if good.is_empty() && (incomplete > 0 || is_empty) {
             self.refuse(source(), "", CheckpointError::Malformed);
         } else if incomplete > 0 {
             self.remarks.push(format!("{name}: texts that are not checkpoints: {incomplete}"));

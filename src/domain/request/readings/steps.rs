@@ -14,10 +14,11 @@ pub(super) enum Step {
     DecodeOverlong,
     CutParameters,
     CutTail,
+    RemoveLineBreaks,
 }
 
 impl Step {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Decode,
         Self::CutAuthority,
         Self::DecodePercentU,
@@ -27,6 +28,7 @@ impl Step {
         Self::DecodeOverlong,
         Self::CutParameters,
         Self::CutTail,
+        Self::RemoveLineBreaks,
     ];
 
     /// Returns the path after this step.
@@ -41,6 +43,7 @@ impl Step {
             Self::DecodeOverlong => decode_overlong(path),
             Self::CutParameters => cut_parameters(path),
             Self::CutTail => cut_tail(path),
+            Self::RemoveLineBreaks => remove_line_breaks(path),
         }
     }
 }
@@ -68,6 +71,7 @@ impl PossibleSteps {
                 b'\\' => possible.insert(Step::ConvertBackslashes),
                 b';' => possible.insert(Step::CutParameters),
                 b'?' | b'#' | 0 => possible.insert(Step::CutTail),
+                b'\t' | b'\n' | b'\r' => possible.insert(Step::RemoveLineBreaks),
                 0xc0 | 0xc1 | 0xe0 | 0xf0 => possible.insert(Step::DecodeOverlong),
                 _ => {}
             }
@@ -92,6 +96,12 @@ impl PossibleSteps {
 /// Returns whether the text begins with a complete segment `.` or `..`.
 fn dots_only(segment: &[u8]) -> bool {
     matches!(segment, [b'.'] | [b'.', b'/', ..] | [b'.', b'.'] | [b'.', b'.', b'/', ..])
+}
+
+/// WHATWG's URL Standard, "basic URL parser", step 3, and Python's `urlsplit`: what parses a
+/// decoded path as a URL removes tabs and line breaks first.
+fn remove_line_breaks(path: &[u8]) -> Vec<u8> {
+    path.iter().copied().filter(|byte| !matches!(byte, b'\t' | b'\n' | b'\r')).collect()
 }
 
 /// RFC 3986 section 5.2.4, with empty segments kept.

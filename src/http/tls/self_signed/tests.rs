@@ -156,3 +156,20 @@ fn those_who_start_at_once_agree() {
     });
     assert!(made.iter().all(|pair| *pair == made[0]));
 }
+
+/// A box without a clock of its own starts in 1970, or with whatever its firmware says.
+#[test]
+fn an_authority_made_while_the_clock_was_wrong_keeps_nobody_out() {
+    let now = wall_clock();
+    for wrong in [UNIX_EPOCH, now + DAY * 365 * 14] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (directory, requested) = (directory.path(), names(&["gate"]));
+        ensure(directory, &requested, wrong).expect("made");
+        let (leaf, _) = ensure(directory, &requested, now).expect("made again");
+        let authority = parsed(&fs::read(directory.join("ca.pem")).expect("an authority"));
+        for certificate in [&authority, &parsed(&leaf)] {
+            assert!((certificate.not_before..=certificate.not_after).contains(&now));
+        }
+        assert_eq!(authority.subject_key_id, parsed(&leaf).authority_key_id);
+    }
+}
