@@ -57,13 +57,14 @@ pub(super) async fn follow(
             if observed.is_unsaved {
                 save_at = Some(now);
             }
+            let registered = if observed.apps.is_empty() { Vec::new() } else { registry.list() };
             for app in observed.apps {
                 // Known to the operator at once, and not only when it is requested; not beside
                 // itself, if its file spells its name otherwise.
                 let is_known = |known: &Arc<AppHandle>| {
                     known.name != app && known.name.eq_ignore_ascii_case(&app)
                 };
-                if labels.get(&app).is_some() && !registry.list().iter().any(is_known) {
+                if labels.get(&app).is_some() && !registered.iter().any(is_known) {
                     match descriptions.read(&app).await {
                         Ok(meta) => drop(registry.handle(&app, Some(AppSpec::new(&meta).into()))),
                         Err(error) => {
